@@ -1,0 +1,118 @@
+/**
+ * What a store must do to hold objects: the interface between a blocker peer and a driver (file, rados, memory, …).
+ * Nothing here knows volumes or maps. Every driver passes the exported kit (kit.ts).
+ *
+ * An object is a byte string under a name of 1..255 bytes. It may be shorter than what is asked of it: bytes past its end read
+ * as zeros. A missing object is not an empty one: reading it fails with ENOENT.
+ *
+ * The hot operations (read, write, trim, writeZeroes) take an ObjectIo and finish it by `io.complete`, once, either before the
+ * call returns (cached data) or later; they never throw and never block the event loop. The rest return promises that reject
+ * with a SystemError.
+ */
+
+/** One hot operation on one object. Reused by its owner after `complete`; a driver keeps no reference afterwards. */
+export interface ObjectIo {
+  /** The object's name. Computed on demand: a driver that recognises `hint` need not ask. */
+  readonly name: string;
+  /**
+   * A number that a driver may leave here to find the object again without its name (0 = none). It comes back with later requests
+   * for the same object, may be stale, and is never trusted without a check.
+   */
+  hint: number;
+  readonly offset: number;
+  readonly length: number;
+  /** Where the data is or goes: the address in this process, and the same bytes as a Buffer (made on demand). */
+  readonly address: number;
+  readonly bytes: Buffer;
+  /** Durable before complete. */
+  readonly fua: boolean;
+  /** writeZeroes: keep the space allocated. */
+  readonly noHole: boolean;
+  /** Ends the operation: 0, or a positive errno. Reads fill all of `bytes`, zeros past the object's end. */
+  complete(errno: number): void;
+}
+
+export interface DriverCapabilities {
+  /** An acknowledged write survives a power cut: flush has nothing to do. */
+  readonly durableOnAck: boolean;
+  /** trim gives space back. */
+  readonly sparse: boolean;
+  /** copy moves no data through this process. */
+  readonly serverSideCopy: boolean;
+  /** Locks are known to the store itself and can be watched. */
+  readonly nativeLocks: boolean;
+  /** The largest length of one read or write, in bytes. */
+  readonly maxIo: number;
+}
+
+export interface ObjectInfo {
+  /** Length in bytes. */
+  readonly size: number;
+  /** Bytes of storage used, where the store can tell, else size. */
+  readonly allocated: number;
+}
+
+export interface LockHolder {
+  /** The owner string as stored, e.g. `node1_1002`. */
+  readonly owner: string;
+  /** When the lock was taken, ms since the epoch; null where the store does not tell. */
+  readonly since: number | null;
+}
+
+export interface ListPage {
+  readonly names: string[];
+  /** Pass to the next call; null at the end. */
+  readonly cursor: string | null;
+}
+
+export interface Driver {
+  readonly capabilities: DriverCapabilities;
+
+  /** Makes the store usable. Rejects with a sentence that names the directory, pool or setting at fault. */
+  open(): Promise<void>;
+  /** Finishes what runs, then lets go of the store. */
+  close(): Promise<void>;
+
+  read(io: ObjectIo): void;
+  /** Writes in place; creates the object when missing. */
+  write(io: ObjectIo): void;
+  /** The range reads as zeros afterwards; a missing object stays missing (success). Never lengthens the object. */
+  trim(io: ObjectIo): void;
+  /** The range reads as zeros afterwards; creates the object when missing if noHole. */
+  writeZeroes(io: ObjectIo): void;
+
+  /** Makes every acknowledged change durable (of these objects, or of all when names is null), directory entries too. */
+  flush(names: readonly string[] | null): Promise<void>;
+
+  /** Makes the object exist and be empty, whatever it was. durable: its directory entry and size survive a power cut. */
+  reset(name: string, durable: boolean): Promise<void>;
+  /**
+   * Makes `target` exactly a copy of `source`, at most `size` bytes, replacing what target was. Sparse stays sparse.
+   * @param durable content and directory entry survive a power cut once it resolves
+   * @throws ENOENT when the source is missing: never a target of zeros; EEXIST with `exclusive` when target exists
+   */
+  copy(source: string, target: string, size: number, options: { durable: boolean; exclusive: boolean }): Promise<void>;
+  /** Removes the object. @throws ENOENT when missing */
+  delete(name: string): Promise<void>;
+  /** @throws ENOENT when missing */
+  info(name: string): Promise<ObjectInfo>;
+  /** Cuts or extends (with zeros) the object to `size` bytes. @throws ENOENT when missing */
+  truncate(name: string, size: number): Promise<void>;
+  /**
+   * Content-addresses an object (ondisk: blocker hashing): its first `size` bytes without trailing zeros are stored under their
+   * SHA-256 in hex, remembered in `<name>_hash`. Resolves to the 64 hex characters.
+   */
+  hash(name: string, size: number): Promise<string>;
+  /** A page of the names in the store, in no particular order, complete over all pages for objects that exist throughout. */
+  list(cursor: string | null, limit: number): Promise<ListPage>;
+
+  /**
+   * Takes the exclusive lock `target` for this driver's owner string; idempotent for the same owner; does not wait.
+   * @throws EBUSY naming the holder
+   */
+  acquire(target: string): Promise<void>;
+  /** @throws ENOENT when not locked, EPERM naming the holder when another owner has it and force is false */
+  release(target: string, force: boolean): Promise<void>;
+  /** Who holds the lock, or null. */
+  lockHolder(target: string): Promise<LockHolder | null>;
+}

@@ -1,0 +1,98 @@
+/**
+ * What an NBD server needs of whatever it exports. The library calls it; it knows nothing of how the bytes are kept.
+ *
+ * The hot path is callback-shaped: the server owns a pool of Io objects, hands one to `submit`, and the device ends it with
+ * `io.complete(errno)` once, before submit returns or later. Nothing is allocated per request.
+ */
+
+/** Memory for payloads that native calls and JavaScript both reach. */
+export interface IoBuffer {
+  /** Address in this process, for recv and send on a descriptor. */
+  readonly address: number;
+  /** The same memory as bytes; made on first use, so that the native path never pays for it. */
+  readonly bytes: Buffer;
+  /** Usable length in bytes. */
+  readonly length: number;
+}
+
+export const IoCommand = { READ: 0, WRITE: 1, FLUSH: 3, TRIM: 4, CACHE: 5, WRITE_ZEROES: 6, BLOCK_STATUS: 7 } as const;
+export type IoCommand = (typeof IoCommand)[keyof typeof IoCommand];
+
+/** One extent of block status: `flags` as the meta context defines them (base:allocation: 1 hole, 2 zero). */
+export interface Extent {
+  length: number;
+  flags: number;
+}
+
+/**
+ * One operation. Reads and writes are at most `maxIo` long: the server cuts longer requests. The server has validated it
+ * against size, alignment and readOnly.
+ */
+export interface Io {
+  readonly command: IoCommand;
+  readonly offset: number;
+  readonly length: number;
+  readonly fua: boolean;
+  /** WRITE_ZEROES: do not make a hole. */
+  readonly noHole: boolean;
+  /** WRITE_ZEROES: fail with EOPNOTSUPP rather than be as slow as writing. */
+  readonly fastZero: boolean;
+  /** BLOCK_STATUS: the meta context asked for, and: stop after one extent. */
+  readonly context: string;
+  readonly reqOne: boolean;
+  /** READ: filled by the device from 0 to length. WRITE: the data. The server allocates and releases it. */
+  readonly buffer: IoBuffer | null;
+  /** BLOCK_STATUS: the device sets it before complete; covers a prefix of the range, at least one extent. */
+  extents: Extent[] | null;
+  /** For the device's own use while the operation runs. */
+  tag: unknown;
+  /** Ends the operation: 0, or a positive Linux errno (mapped to an NBD error by the server); text is for structured errors. */
+  complete(errno: number, text?: string): void;
+}
+
+export interface DeviceInfo {
+  readonly readOnly: boolean;
+  readonly canFlush: boolean;
+  readonly canFua: boolean;
+  readonly canTrim: boolean;
+  readonly canWriteZeroes: boolean;
+  readonly canFastZero: boolean;
+  readonly canCache: boolean;
+  readonly multiConn: boolean;
+  readonly rotational: boolean;
+  /** Block sizes in bytes: minimum and preferred are powers of two; maximum bounds one request's payload. */
+  readonly blockSize: { readonly minimum: number; readonly preferred: number; readonly maximum: number };
+  /** Names of the meta contexts it answers, e.g. `base:allocation`. */
+  readonly metaContexts: readonly string[];
+  readonly description: string | null;
+}
+
+export interface BlockDevice {
+  readonly info: DeviceInfo;
+  /** Current size in bytes; may change while connected (online resize). */
+  readonly size: number;
+  /** The longest single read or write `submit` takes, in bytes. */
+  readonly maxIo: number;
+  /** A buffer of at least `length` <= maxIo bytes, or null when there is none now: the server waits and stops reading. */
+  allocate(length: number): IoBuffer | null;
+  release(buffer: IoBuffer): void;
+  /** Calls back once when an allocation may succeed again after it returned null. */
+  whenAvailable(callback: () => void): void;
+  submit(io: Io): void;
+  /** The last connection's end: no Io is in flight. */
+  close(): Promise<void>;
+}
+
+/** What a server offers by name. */
+export interface ExportProvider {
+  /** Names (and descriptions) for NBD_OPT_LIST. */
+  list(): Promise<{ name: string; description?: string }[]>;
+  /**
+   * Opens an export for one connection. @throws an error with `errno`: ENOENT (unknown export), EACCES (policy),
+   * EBUSY …; its message goes to the client.
+   * @param name UTF-8 export name, "" = default
+   */
+  open(name: string): Promise<BlockDevice>;
+  /** What open would tell, without opening: for NBD_OPT_INFO and failed negotiations that must not touch the store. */
+  describe(name: string): Promise<{ info: DeviceInfo; size: number }>;
+}

@@ -1,0 +1,88 @@
+/**
+ * The operations peers ask of each other: numbers, flags, states. The first block keeps the original's names and numbers
+ * (libxseg protocol); everything that is new starts at 64. Which peer serves an operation and what target, offset, size and
+ * data mean there is the table in docs/xseg-protocol.md.
+ */
+
+export const Op = {
+  PING: 0,
+  READ: 1,
+  WRITE: 2,
+  SYNC: 3,
+  TRUNCATE: 4,
+  DELETE: 5,
+  ACQUIRE: 6,
+  RELEASE: 7,
+  COPY: 8,
+  CLONE: 9,
+  COMMIT: 10,
+  INFO: 11,
+  MAPR: 12,
+  MAPW: 13,
+  OPEN: 14,
+  CLOSE: 15,
+  SNAPSHOT: 16,
+  HASH: 17,
+  CREATE: 18,
+  RENAME: 19,
+  FLUSH: 20,
+  UPDATE: 21,
+
+  /** Volume or object range reads as zeros afterwards; space may be given back. */
+  TRIM: 64,
+  /** Volume or object range reads as zeros afterwards; with NO_HOLE the space stays allocated. */
+  WRITE_ZEROES: 65,
+  /** Extents of a volume range: which blocks are zero. Reply: packed extents (requests/extents.ts). */
+  BLOCK_STATUS: 66,
+  /** blocker: make the target object exist and be empty (a first write to a zero block comes after this). */
+  RESET: 67,
+  /** blocker: names of objects; mapper: volumes. Reply: JSON page with a cursor (requests/json.ts). */
+  LIST: 68,
+  /** mapper: everything `vlmc info` shows, as JSON. */
+  STAT: 69,
+  /** composer to mapper: lease on a volume's resolved map (requests/lease.ts). */
+  LEASE: 70,
+  /** mapper to composer: drain the volume, drop its resolved map, reply when nothing is in flight. */
+  REVOKE: 71,
+  /** composer to mapper: resolved entries of a range of blocks (requests/resolved-map.ts). */
+  MAPFETCH: 72,
+  /** composer to mapper: these whole blocks become ZERO entries; own objects they named are deleted. */
+  MAPZERO: 73,
+  /** blocker: who holds the lock of the target, as JSON. */
+  LOCKINFO: 74,
+  /** endpoint: make the volume an export / end that / list them; data and reply are JSON. */
+  MAP: 75,
+  UNMAP: 76,
+  SHOWMAPPED: 77,
+  /** every peer: its state as JSON (role, version, counters). */
+  STATUS: 78,
+} as const;
+export type Op = (typeof Op)[keyof typeof Op];
+
+/** Request flags. The first five are the original's. */
+export const Flag = {
+  /** ACQUIRE, map changes: do not wait for a lock. */
+  NOSYNC: 1,
+  FLUSH: 2,
+  /** The data is durable before the reply. */
+  FUA: 4,
+  FORCE: 8,
+  /** The map has no header: read it as a v0 (Pithos) map. */
+  ASSUMEV0: 16,
+  /** WRITE_ZEROES: keep the space allocated. */
+  NO_HOLE: 32,
+  /** WRITE_ZEROES: fail with EOPNOTSUPP unless it is faster than writing. */
+  FAST_ZERO: 64,
+  /** COPY, CREATE: fail with EEXIST when the target exists. */
+  EXCL: 128,
+} as const;
+
+/** v0_size of a request that gives none (the original's 2^64-1). */
+export const NO_V0_SIZE = -1;
+
+const names = new Map<number, string>(Object.entries(Op).map(([name, value]) => [value, name]));
+
+/** The operation's name for messages and logs, e.g. `SNAPSHOT`. */
+export function opName(op: number): string {
+  return names.get(op) ?? `op ${op}`;
+}

@@ -1,0 +1,150 @@
+/**
+ * The C library calls the data path needs and Node does not offer: shared memory, positional I/O on raw addresses,
+ * non-blocking sockets, sync_file_range-like hints, syslog. A leaf: it imports nothing of the project.
+ *
+ * Every function returns what the C function returns; on -1 `errno()` is valid until the next call. Addresses are plain
+ * numbers (x86-64 and arm64 user addresses are below 2^48, so they are exact); passing a number is what makes a call cheap:
+ * passing a Buffer costs several times the call itself.
+ */
+import os from 'node:os';
+import koffi from 'koffi';
+
+const lib = koffi.load('libc.so.6');
+
+/** errno of the last failed call of this module, on this thread. */
+export const errno = (): number => koffi.errno();
+
+/** A call that also exists as `.async(...args, callback)`, which runs on libuv's thread pool. */
+export type Native<A extends unknown[], R> = ((...args: A) => R) & {
+  async(...args: [...A, (err: Error | null, result: R) => void]): void;
+};
+
+const bind = <A extends unknown[], R>(signature: string): Native<A, R> =>
+  lib.func(signature) as unknown as Native<A, R>;
+
+export const O_RDONLY = 0;
+export const O_WRONLY = 1;
+export const O_RDWR = 2;
+export const O_CREAT = 0o100;
+export const O_EXCL = 0o200;
+export const O_TRUNC = 0o1000;
+export const O_NONBLOCK = 0o4000;
+export const O_CLOEXEC = 0o2000000;
+export const O_DIRECTORY = os.arch() === 'arm64' ? 0o40000 : 0o200000;
+export const PROT_READ = 1;
+export const PROT_WRITE = 2;
+export const MAP_SHARED = 1;
+export const MSG_DONTWAIT = 0x40;
+export const MSG_NOSIGNAL = 0x4000;
+export const RWF_DSYNC = 2;
+export const RWF_NOWAIT = 8;
+export const FALLOC_FL_KEEP_SIZE = 1;
+export const FALLOC_FL_PUNCH_HOLE = 2;
+export const FALLOC_FL_ZERO_RANGE = 16;
+export const SEEK_DATA = 3;
+export const SEEK_HOLE = 4;
+
+export const open = bind<[path: string, flags: number, type: 'uint32_t', mode: number], number>(
+  'int open(const char *path, int flags, ...)',
+);
+export const close = bind<[fd: number], number>('int close(int fd)');
+export const shmOpen = bind<[name: string, flags: number, mode: number], number>(
+  'int shm_open(const char *name, int flags, uint32_t mode)',
+);
+export const shmUnlink = bind<[name: string], number>('int shm_unlink(const char *name)');
+export const ftruncate = bind<[fd: number, length: number], number>('int ftruncate(int fd, int64_t length)');
+export const mmap = bind<
+  [address: number, length: number, prot: number, flags: number, fd: number, offset: number],
+  number
+>('uintptr_t mmap(uintptr_t addr, size_t length, int prot, int flags, int fd, int64_t offset)');
+export const munmap = bind<[address: number, length: number], number>('int munmap(uintptr_t addr, size_t length)');
+
+export const pread = bind<[fd: number, address: number, count: number, offset: number], number>(
+  'int64_t pread(int fd, uintptr_t buf, size_t count, int64_t offset)',
+);
+export const pwrite = bind<[fd: number, address: number, count: number, offset: number], number>(
+  'int64_t pwrite(int fd, uintptr_t buf, size_t count, int64_t offset)',
+);
+/** iov: address of an array of struct iovec; flags: RWF_*. */
+export const preadv2 = bind<[fd: number, iov: number, iovcnt: number, offset: number, flags: number], number>(
+  'int64_t preadv2(int fd, uintptr_t iov, int iovcnt, int64_t offset, int flags)',
+);
+export const pwritev2 = bind<[fd: number, iov: number, iovcnt: number, offset: number, flags: number], number>(
+  'int64_t pwritev2(int fd, uintptr_t iov, int iovcnt, int64_t offset, int flags)',
+);
+export const fsync = bind<[fd: number], number>('int fsync(int fd)');
+export const fdatasync = bind<[fd: number], number>('int fdatasync(int fd)');
+export const fallocate = bind<[fd: number, mode: number, offset: number, length: number], number>(
+  'int fallocate(int fd, int mode, int64_t offset, int64_t len)',
+);
+export const lseek = bind<[fd: number, offset: number, whence: number], number>(
+  'int64_t lseek(int fd, int64_t offset, int whence)',
+);
+export const ioctlInt = bind<[fd: number, request: number, type: 'int', arg: number], number>(
+  'int ioctl(int fd, unsigned long request, ...)',
+);
+export const copyFileRange = bind<
+  [fdIn: number, offIn: number, fdOut: number, offOut: number, length: number, flags: number],
+  number
+>(
+  'int64_t copy_file_range(int fd_in, uintptr_t off_in, int fd_out, uintptr_t off_out, size_t len, unsigned int flags)',
+);
+
+export const recv = bind<[fd: number, address: number, length: number, flags: number], number>(
+  'int64_t recv(int fd, uintptr_t buf, size_t len, int flags)',
+);
+export const send = bind<[fd: number, address: number, length: number, flags: number], number>(
+  'int64_t send(int fd, uintptr_t buf, size_t len, int flags)',
+);
+export const writev = bind<[fd: number, iov: number, iovcnt: number], number>(
+  'int64_t writev(int fd, uintptr_t iov, int iovcnt)',
+);
+/** msg: address of a struct msghdr. Unlike writev it takes MSG_NOSIGNAL | MSG_DONTWAIT. */
+export const sendmsg = bind<[fd: number, msg: number, flags: number], number>(
+  'int64_t sendmsg(int fd, uintptr_t msg, int flags)',
+);
+
+export const mkfifo = bind<[path: string, mode: number], number>('int mkfifo(const char *path, uint32_t mode)');
+export const kill = bind<[pid: number, signal: number], number>('int kill(int pid, int sig)');
+export const schedYield = bind<[], number>('int sched_yield()');
+export const umask = bind<[mask: number], number>('uint32_t umask(uint32_t mask)');
+
+export const openlog = bind<[ident: string, option: number, facility: number], void>(
+  'void openlog(const char *ident, int option, int facility)',
+);
+export const syslog = bind<[priority: number, format: string, type: 'const char *', text: string], void>(
+  'void syslog(int priority, const char *format, ...)',
+);
+
+const posixMemalign = lib.func('int posix_memalign(_Out_ uintptr_t *memptr, size_t alignment, size_t size)');
+const cFree = lib.func('void free(uintptr_t ptr)');
+
+/** A piece of C memory that stays where it is: `bytes` is a view over it, `address` goes to the calls above. */
+export interface Memory {
+  readonly address: number;
+  readonly bytes: Buffer;
+}
+
+/** Views `length` bytes of this process's memory at `address` as a Buffer; nothing is copied, nothing is owned. */
+export function viewMemory(address: number, length: number): Buffer {
+  return Buffer.from(koffi.view(BigInt(address), length));
+}
+
+/**
+ * Allocates zeroed C memory, aligned to 4096 bytes, that is never moved. Free it with freeMemory when nothing views it.
+ * @throws Error with code ENOMEM
+ */
+export function allocateMemory(length: number): Memory {
+  const out: [number] = [0];
+  if (posixMemalign(out, 4096, Math.max(length, 1)) !== 0) {
+    throw Object.assign(new Error(`cannot allocate ${length} bytes`), { code: 'ENOMEM', errno: 12 });
+  }
+  const address = Number(out[0]);
+  const bytes = viewMemory(address, length);
+  bytes.fill(0);
+  return { address, bytes };
+}
+
+export function freeMemory(memory: Memory): void {
+  cFree(memory.address);
+}
