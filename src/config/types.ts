@@ -1,0 +1,138 @@
+/**
+ * The configuration of a node as the rest of the program sees it: typed, complete (defaults applied) and frozen.
+ * What the file may say, the defaults and the limits are in schema.ts; load.ts makes one of the other.
+ */
+
+/** 0 error, 1 warning, 2 info, 3 debug: the original's levels. */
+export type LogLevel = 0 | 1 | 2 | 3;
+
+/** What every role has. Ports are inclusive: a role binds `portnoStart` for the requests sent to it. */
+export interface CommonRoleSettings {
+  /** The role's name: a word of ROLES and the title of its section. */
+  readonly name: string;
+  readonly portnoStart: number;
+  readonly portnoEnd: number;
+  /** Requests served at the same time; a power of two. */
+  readonly nrOps: number;
+  /** Own log file of this role's process, or null: LOG decides. */
+  readonly logfile: string | null;
+  readonly logLevel: LogLevel;
+  readonly umask: number;
+  /** Accepted for old files; nothing spins on it. */
+  readonly threshold: number;
+}
+
+export interface FileBlockerSettings extends CommonRoleSettings {
+  readonly type: 'file_blocker';
+  readonly nrThreads: number;
+  /** Directory of the objects. */
+  readonly archipDir: string;
+  /** Directory of the lock files (`/dev/shm` and the like make locks local to a node; default: archipDir). */
+  readonly lockDir: string;
+  /** Put before every object's file name. */
+  readonly prefix: string;
+  /** Files kept open at the same time. */
+  readonly fdcache: number;
+  /** Open objects with O_DIRECT. */
+  readonly direct: boolean;
+  /** Look for objects under the old Pithos paths too. */
+  readonly pithosMigrate: boolean;
+  /** The owner string of this blocker's locks. */
+  readonly uniqueStr: string;
+}
+
+export interface RadosBlockerSettings extends CommonRoleSettings {
+  readonly type: 'rados_blocker';
+  readonly nrThreads: number;
+  readonly pool: string;
+  /** CephX user, without `client.`; null: librados' default. */
+  readonly cephxId: string | null;
+  readonly uniqueStr: string;
+}
+
+export interface MapperSettings extends CommonRoleSettings {
+  readonly type: 'mapperd';
+  readonly blockerbPort: number;
+  readonly blockermPort: number;
+  /** How long a write waits for a volume's lock that another node holds, in seconds. */
+  readonly lockWait: number;
+}
+
+export interface ComposerSettings extends CommonRoleSettings {
+  readonly type: 'vlmcd';
+  readonly blockerPort: number;
+  readonly mapperPort: number;
+}
+
+export interface NbdSettings extends CommonRoleSettings {
+  readonly type: 'nbd';
+  /** Path of the unix socket, or null: none. */
+  readonly socket: string | null;
+  /** TCP address, or null: no TCP. */
+  readonly listen: { readonly host: string; readonly port: number } | null;
+  /** Which volumes are exports: every one, or only those that `vlmc map` made one. */
+  readonly exports: 'all' | 'mapped';
+  /** How long a connection's socket is polled before the event loop waits for it, in microseconds; 0 = never. */
+  readonly busyPollUs: number;
+  readonly maxConnections: number;
+  /** How long a client may take to negotiate, in seconds. */
+  readonly handshakeTimeout: number;
+  readonly composerPort: number;
+  readonly mapperPort: number;
+}
+
+export interface PoolSettings extends CommonRoleSettings {
+  readonly type: 'poold';
+  readonly socketPath: string;
+  readonly pidfile: string;
+  /** Accepted for old files (a Python logging configuration); not read. */
+  readonly loggingConf: string | null;
+}
+
+export type RoleSettings =
+  | FileBlockerSettings
+  | RadosBlockerSettings
+  | MapperSettings
+  | ComposerSettings
+  | NbdSettings
+  | PoolSettings;
+
+export type RoleType = RoleSettings['type'];
+
+export interface XsegSettings {
+  readonly name: string;
+  /** All ports, and how many of them are static: the rest, from `dynPorts` up, is for tools. */
+  readonly ports: number;
+  readonly dynPorts: number;
+  readonly sizeMiB: number;
+  /** Ports of the command-line tools, inclusive. */
+  readonly vtoolStart: number;
+  readonly vtoolEnd: number;
+  /** What a segment is created and joined by: `posix:<name>:<ports>:<dynports>:<MiB>:12`. */
+  readonly spec: string;
+}
+
+export interface Config {
+  /** The file it was read from; null when there is none and all is default. */
+  readonly path: string | null;
+  /** Who the roles run as; null: whoever starts them. */
+  readonly user: { readonly name: string; readonly uid: number } | null;
+  readonly group: { readonly name: string; readonly gid: number } | null;
+  readonly umask: number;
+  /** Pidfiles, sockets, the registry of mappings. */
+  readonly runDir: string;
+  readonly logDir: string;
+  readonly log: 'syslog' | 'file' | 'stderr';
+  /** This node's name in locks. */
+  readonly hostname: string;
+  readonly cache: 'writeback' | 'writethrough';
+  readonly blktapEnabled: boolean;
+  readonly expectedVolumes: number;
+  readonly xseg: XsegSettings;
+  /** In start order. */
+  readonly roles: readonly RoleSettings[];
+  /** Names of roles by process; every role once, each process in start order. */
+  readonly placement: readonly (readonly string[])[];
+  /** Sentences about settings that are accepted but questionable. */
+  readonly warnings: readonly string[];
+}
