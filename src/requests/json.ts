@@ -1,0 +1,113 @@
+/**
+ * JSON bodies of requests and replies, and the shapes that more than one part knows. The bytes are the start of the data buffer.
+ */
+import { errnos, SystemError } from '../sys/errno.js';
+
+/** LIST: a page of names or volumes. */
+export interface ListRequest {
+  /** From the page before; null for the first. */
+  cursor: string | null;
+  /** Most entries of the reply; the peer may give fewer. */
+  limit: number;
+  /** mapper only: list deleted volumes too (their headers stay, to keep the epoch). */
+  deleted?: boolean;
+}
+
+/** Reply of a blocker's LIST. The cursor is null at the end. */
+export interface NameListReply {
+  names: string[];
+  cursor: string | null;
+}
+
+export interface VolumeListEntry {
+  name: string;
+  /** Bytes. */
+  size: number;
+  blockSize: number;
+  readOnly: boolean;
+  version: number;
+  /** Only with `deleted` in the request. */
+  deleted?: boolean;
+  /** What is wrong with the map, when it cannot be read; size is then 0. */
+  error?: string;
+}
+
+/** Reply of the mapper's LIST. A page can be empty and still have a cursor. */
+export interface VolumeListReply {
+  volumes: VolumeListEntry[];
+  cursor: string | null;
+}
+
+/** Request of the mapper's STAT. */
+export interface StatRequest {
+  /** Ask the blocker for the space of every object: slow. */
+  allocated?: boolean;
+}
+
+/** Reply of the mapper's STAT. */
+export interface VolumeStat {
+  name: string;
+  size: number;
+  blockSize: number;
+  version: number;
+  epoch: number;
+  readOnly: boolean;
+  readOnlyReason?: string;
+  /** Most likely the volume or snapshot it was made from, guessed from its objects' names; null when there is no sign of one. */
+  parent: string | null;
+  blocks: {
+    total: number;
+    zero: number;
+    /** Own objects: writable in place, deleted with the volume. */
+    own: number;
+    /** Objects shared with snapshots or clones: copied before a write. */
+    shared: number;
+    /** Objects not made by a volume (content-addressed images). */
+    foreign: number;
+  };
+  /** Bytes of storage of own and of all other objects; only when asked for. Missing objects are counted, not an error. */
+  allocated?: { own: number; other: number; missing: number };
+  /** Owner of the volume's lock and when it was taken (ms since the epoch), null when not locked. */
+  lock: LockInfo | null;
+}
+
+/** Reply of LOCKINFO, or null: not locked. */
+export interface LockInfo {
+  owner: string;
+  since: number | null;
+}
+
+/** The bytes of a JSON body. */
+export function encodeJson(value: unknown): Buffer {
+  return Buffer.from(JSON.stringify(value), 'utf8');
+}
+
+/**
+ * Parses a JSON body that must be an object or null. @param what names the request in the error
+ * @throws SystemError EINVAL
+ */
+export function decodeJson(bytes: Uint8Array, what: string): Record<string, unknown> | null {
+  let value: unknown;
+  try {
+    value = JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8'));
+  } catch (error) {
+    throw new SystemError(errnos.EINVAL, `${what}: the data is not JSON`, { cause: error });
+  }
+  if (value !== null && (typeof value !== 'object' || Array.isArray(value))) {
+    throw new SystemError(errnos.EINVAL, `${what}: the data is not a JSON object`);
+  }
+  return value as Record<string, unknown> | null;
+}
+
+/** Checks a LIST request. @throws SystemError EINVAL */
+export function parseListRequest(bytes: Uint8Array): ListRequest {
+  const value = bytes.length === 0 ? {} : (decodeJson(bytes, 'LIST') ?? {});
+  const { cursor = null, limit = 256, deleted = false } = value;
+  if (cursor !== null && typeof cursor !== 'string')
+    throw new SystemError(errnos.EINVAL, 'LIST: cursor is not a string');
+  if (typeof limit !== 'number' || !Number.isInteger(limit) || limit < 1) {
+    throw new SystemError(errnos.EINVAL, 'LIST: limit is not a positive integer');
+  }
+  if (typeof deleted !== 'boolean') throw new SystemError(errnos.EINVAL, 'LIST: deleted is not true or false');
+  return { cursor, limit, deleted };
+}

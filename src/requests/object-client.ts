@@ -1,0 +1,184 @@
+/**
+ * Objects as a peer sees them: the operations of a blocker as promises. The mapper is written against the interface; in a
+ * running node the blocker is on the other side of a segment.
+ */
+import { errnos, SystemError } from '../sys/errno.js';
+import { decodeJson, encodeJson, type LockInfo, type NameListReply } from './json.js';
+import { Flag, NO_V0_SIZE, Op } from './ops.js';
+import { decodeInfo, decodeName, encodeName, NAME_STRUCT_SIZE } from './structs.js';
+
+/** The operations on one store of objects. All reject with a SystemError. */
+export interface ObjectClient {
+  /** `length` bytes from `offset`, zeros past the object's end. @throws ENOENT when the object is missing */
+  read(name: string, offset: number, length: number): Promise<Buffer>;
+  /** Writes in place; creates the object when missing. fua: durable when it resolves. */
+  write(name: string, offset: number, bytes: Uint8Array, options?: { fua?: boolean }): Promise<void>;
+  /** The range reads as zeros afterwards; a missing object stays missing. */
+  trim(name: string, offset: number, length: number): Promise<void>;
+  writeZeroes(name: string, offset: number, length: number): Promise<void>;
+  /** Makes the object exist and be empty. */
+  reset(name: string, durable: boolean): Promise<void>;
+  /** Makes `target` a copy of at most `size` bytes of `source`. @throws ENOENT, EEXIST with `exclusive` */
+  copy(source: string, target: string, size: number, options: { durable: boolean; exclusive?: boolean }): Promise<void>;
+  /** @throws ENOENT when missing */
+  delete(name: string): Promise<void>;
+  /** Length and space used, in bytes. @throws ENOENT when missing */
+  info(name: string): Promise<{ size: number; allocated: number }>;
+  truncate(name: string, size: number): Promise<void>;
+  /** Content-addresses the object's first `size` bytes; resolves to 64 hex characters. */
+  hash(name: string, size: number): Promise<string>;
+  list(cursor: string | null, limit: number): Promise<NameListReply>;
+  /** Makes these objects durable, or all of the store when null. */
+  flush(names: readonly string[] | null): Promise<void>;
+  /** Takes the exclusive lock `target`, at once. @throws EBUSY naming the holder */
+  acquire(target: string): Promise<void>;
+  /** @throws ENOENT when not locked, EPERM when another owner holds it and force is false */
+  release(target: string, force: boolean): Promise<void>;
+  lockHolder(target: string): Promise<LockInfo | null>;
+}
+
+/** A request as Port.call of src/xseg takes it. */
+export interface CallRequest {
+  op: Op;
+  target: string;
+  offset?: number;
+  size?: number;
+  flags?: number;
+  v0Size?: number;
+  data?: Buffer;
+  capacity?: number;
+}
+
+/** The part of a port that calling needs. */
+export interface Caller {
+  call(dst: number, request: CallRequest): Promise<{ serviced: number; data: Buffer }>;
+}
+
+/** Largest data of one request to a blocker: full map reads and writes go in such pieces, as the original's did. */
+export const PIECE = 512 * 1024;
+
+/** An ObjectClient over XSEG requests to a blocker's port. */
+export class XsegObjectClient implements ObjectClient {
+  readonly #port: Caller;
+  readonly #destination: number;
+
+  /** @param destination port number of the blocker */
+  constructor(port: Caller, destination: number) {
+    this.#port = port;
+    this.#destination = destination;
+  }
+
+  #call(op: Op, target: string, more: Omit<CallRequest, 'op' | 'target'> = {}) {
+    return this.#port.call(this.#destination, {
+      op,
+      target,
+      offset: 0,
+      size: 0,
+      flags: 0,
+      v0Size: NO_V0_SIZE,
+      ...more,
+    });
+  }
+
+  async read(name: string, offset: number, length: number): Promise<Buffer> {
+    if (length <= PIECE) return (await this.#call(Op.READ, name, { offset, size: length, capacity: length })).data;
+    const out = Buffer.allocUnsafe(length);
+    for (let done = 0; done < length; done += PIECE) {
+      const size = Math.min(PIECE, length - done);
+      const reply = await this.#call(Op.READ, name, { offset: offset + done, size, capacity: size });
+      reply.data.copy(out, done, 0, size);
+    }
+    return out;
+  }
+
+  async write(name: string, offset: number, bytes: Uint8Array, options: { fua?: boolean } = {}): Promise<void> {
+    const flags = options.fua ? Flag.FUA : 0;
+    for (let done = 0; done === 0 || done < bytes.length; done += PIECE) {
+      const piece = bytes.subarray(done, Math.min(done + PIECE, bytes.length));
+      const data = Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength);
+      const { serviced } = await this.#call(Op.WRITE, name, { offset: offset + done, size: data.length, flags, data });
+      if (serviced !== data.length) {
+        throw new SystemError(errnos.EIO, `object ${name}: ${serviced} of ${data.length} bytes were written`);
+      }
+    }
+  }
+
+  async trim(name: string, offset: number, length: number): Promise<void> {
+    await this.#call(Op.TRIM, name, { offset, size: length });
+  }
+
+  async writeZeroes(name: string, offset: number, length: number): Promise<void> {
+    await this.#call(Op.WRITE_ZEROES, name, { offset, size: length });
+  }
+
+  async reset(name: string, durable: boolean): Promise<void> {
+    await this.#call(Op.RESET, name, { flags: durable ? Flag.FUA : 0 });
+  }
+
+  async copy(
+    source: string,
+    target: string,
+    size: number,
+    options: { durable: boolean; exclusive?: boolean },
+  ): Promise<void> {
+    const flags = (options.durable ? Flag.FUA : 0) | (options.exclusive ? Flag.EXCL : 0);
+    await this.#call(Op.COPY, target, { size, flags, data: encodeName(source) });
+  }
+
+  async delete(name: string): Promise<void> {
+    await this.#call(Op.DELETE, name);
+  }
+
+  async info(name: string): Promise<{ size: number; allocated: number }> {
+    const reply = await this.#call(Op.INFO, name, { capacity: 16 });
+    const { size, allocated = size } = decodeInfo(reply.data.subarray(0, Math.max(reply.serviced, 8)));
+    return { size, allocated };
+  }
+
+  async truncate(name: string, size: number): Promise<void> {
+    await this.#call(Op.TRUNCATE, name, { offset: size });
+  }
+
+  async hash(name: string, size: number): Promise<string> {
+    return decodeName((await this.#call(Op.HASH, name, { size, capacity: NAME_STRUCT_SIZE })).data, 'HASH reply');
+  }
+
+  async list(cursor: string | null, limit: number): Promise<NameListReply> {
+    const data = encodeJson({ cursor, limit });
+    const reply = await this.#call(Op.LIST, '', { size: data.length, data, capacity: PIECE });
+    const page = decodeJson(reply.data.subarray(0, reply.serviced), 'LIST reply');
+    if (!page || !Array.isArray(page.names)) throw new SystemError(errnos.EIO, 'LIST reply has no names');
+    return page as unknown as NameListReply;
+  }
+
+  async flush(names: readonly string[] | null): Promise<void> {
+    if (names === null) {
+      await this.#call(Op.FLUSH, '');
+      return;
+    }
+    // In pieces that fit a request.
+    for (let from = 0; from < names.length; ) {
+      let bytes = 0;
+      let to = from;
+      while (to < names.length && bytes + Buffer.byteLength(names[to]) + 1 <= PIECE) {
+        bytes += Buffer.byteLength(names[to++]) + 1;
+      }
+      const data = Buffer.from(names.slice(from, to).join('\n'), 'utf8');
+      await this.#call(Op.FLUSH, '', { size: data.length, data });
+      from = to;
+    }
+  }
+
+  async acquire(target: string): Promise<void> {
+    await this.#call(Op.ACQUIRE, target, { flags: Flag.NOSYNC });
+  }
+
+  async release(target: string, force: boolean): Promise<void> {
+    await this.#call(Op.RELEASE, target, { flags: force ? Flag.FORCE : 0 });
+  }
+
+  async lockHolder(target: string): Promise<LockInfo | null> {
+    const reply = await this.#call(Op.LOCKINFO, target, { capacity: 4096 });
+    return decodeJson(reply.data.subarray(0, reply.serviced), 'LOCKINFO reply') as LockInfo | null;
+  }
+}

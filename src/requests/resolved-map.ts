@@ -1,0 +1,431 @@
+/**
+ * The resolved map of a volume: for every block its flags and the name of the object that holds it. The mapper keeps its
+ * maps this way and the composer its leased copies; MAPFETCH carries pieces of it between the two.
+ *
+ * Typed arrays instead of an object per block, because a 16 TiB volume has four million blocks: 13 bytes an entry, in chunks of
+ * 4096 entries that exist only once something was stored in them. Nearly every object is called `<prefix>_<epoch>_<index>` with
+ * the index of its own block, so an entry keeps the number of the prefix and the epoch, and the name is written out when needed,
+ * without making a string. Any other name (content-addressed, legacy) is kept as bytes in its chunk: the LITERAL flag says so.
+ */
+import { errnos, SystemError } from '../sys/errno.js';
+
+/** Flags of a map entry. The first four are those stored on disk (ondisk: map formats), LITERAL is of the memory only. */
+export const EntryFlag = { WRITABLE: 1, ARCHIP: 2, ZERO: 4, DELETED: 8, LITERAL: 16 } as const;
+
+/** Entries of one lazily loaded chunk, and the most that one MAPFETCH carries. */
+export const CHUNK_ENTRIES = 4096;
+/** The longest object name the map holds, in bytes (a target in the segment has 256). */
+export const MAX_OBJECT_NAME = 255;
+/** The most blocks a map may have: 2^32 blocks are 16 PiB at the default block size. */
+export const MAX_BLOCKS = 2 ** 32;
+
+const PRESENT = 128;
+const PUBLIC_FLAGS = 31;
+const SUFFIX = 34; // '_' and 16 hex digits, twice
+const UNDERSCORE = 0x5f;
+const MAGIC = 0x31434d52; // "RMC1"
+const HEADER = 32;
+const ENTRY_BYTES = 13;
+
+const hexDigits = Buffer.from('0123456789abcdef', 'latin1');
+const hexValues = new Int8Array(256).fill(-1);
+for (let i = 0; i < 16; i++) hexValues[hexDigits[i]] = i;
+
+interface Chunk {
+  readonly flags: Uint8Array;
+  /** Number of the prefix, or offset of the literal (its length in one byte, then its bytes). */
+  readonly nameRef: Uint32Array;
+  readonly epochHigh: Uint32Array;
+  readonly epochLow: Uint32Array;
+  literals: Uint8Array;
+  literalsUsed: number;
+}
+
+const noLiterals = new Uint8Array(0);
+const nameScratch = Buffer.alloc(256);
+
+/** 32 bits of hexadecimal at `at`, or -1 when a byte is not a lower-case hex digit. */
+function parseHex8(bytes: Uint8Array, at: number): number {
+  let value = 0;
+  for (let i = at; i < at + 8; i++) {
+    const digit = hexValues[bytes[i]];
+    if (digit < 0) return -1;
+    value = value * 16 + digit;
+  }
+  return value;
+}
+
+function writeHex8(target: Uint8Array, at: number, value: number): void {
+  for (let i = at + 7; i >= at; i--) {
+    target[i] = hexDigits[value & 15];
+    value >>>= 4;
+  }
+}
+
+const invalid = (what: string): SystemError => new SystemError(errnos.EINVAL, `resolved map piece is damaged: ${what}`);
+
+/** Flags and object names of a volume's blocks. Entries not stored yet are absent: `has(i)` is false. */
+export class ResolvedMap {
+  #blockCount: number;
+  readonly #chunks: (Chunk | undefined)[] = [];
+  readonly #prefixes: Buffer[] = [];
+  /** Number of a prefix by its bytes (as latin1), and by the text setOwn was given. */
+  readonly #prefixNumbers = new Map<string, number>();
+  readonly #ownNumbers = new Map<string, number>();
+
+  /** @param blockCount blocks of the volume, ceil(size / block size) */
+  constructor(blockCount: number) {
+    this.#blockCount = checkedCount(blockCount);
+  }
+
+  get blockCount(): number {
+    return this.#blockCount;
+  }
+
+  /** Changes the number of blocks. Entries at and past the new end are forgotten. */
+  resize(blockCount: number): void {
+    const count = checkedCount(blockCount);
+    if (count < this.#blockCount) this.forget(count, this.#blockCount - count);
+    this.#blockCount = count;
+  }
+
+  /** Whether the entry of block `i` is known. */
+  has(i: number): boolean {
+    const chunk = this.#chunks[Math.floor(i / CHUNK_ENTRIES)];
+    return chunk !== undefined && (chunk.flags[i % CHUNK_ENTRIES] & PRESENT) !== 0;
+  }
+
+  /** EntryFlag bits of block `i`. @throws RangeError when the entry is absent */
+  flags(i: number): number {
+    const chunk = this.#chunks[Math.floor(i / CHUNK_ENTRIES)];
+    const flags = chunk === undefined ? 0 : chunk.flags[i % CHUNK_ENTRIES];
+    if ((flags & PRESENT) === 0) throw new RangeError(`entry ${i} is not loaded`);
+    return flags & PUBLIC_FLAGS;
+  }
+
+  /** Name of the object of block `i`; '' for a ZERO entry. */
+  objectName(i: number): string {
+    return nameScratch.toString('utf8', 0, this.writeName(i, nameScratch));
+  }
+
+  /** Length in bytes of the name that writeName writes. */
+  nameLength(i: number): number {
+    const chunk = this.#at(i);
+    const k = i % CHUNK_ENTRIES;
+    const flags = chunk.flags[k];
+    if (flags & EntryFlag.ZERO) return 0;
+    if (flags & EntryFlag.LITERAL) return chunk.literals[chunk.nameRef[k]];
+    return this.#prefixes[chunk.nameRef[k]].length + SUFFIX;
+  }
+
+  /**
+   * Writes the name of block `i`'s object at `at` in `target`, which must have room for it (MAX_OBJECT_NAME).
+   * @returns its length in bytes; 0 for a ZERO entry, which has no object
+   */
+  writeName(i: number, target: Uint8Array, at = 0): number {
+    const chunk = this.#at(i);
+    const k = i % CHUNK_ENTRIES;
+    const flags = chunk.flags[k];
+    if (flags & EntryFlag.ZERO) return 0;
+    const ref = chunk.nameRef[k];
+    if (flags & EntryFlag.LITERAL) {
+      const length = chunk.literals[ref];
+      for (let j = 0; j < length; j++) target[at + j] = chunk.literals[ref + 1 + j];
+      return length;
+    }
+    const prefix = this.#prefixes[ref];
+    const length = prefix.length;
+    for (let j = 0; j < length; j++) target[at + j] = prefix[j];
+    const end = at + length;
+    target[end] = UNDERSCORE;
+    writeHex8(target, end + 1, chunk.epochHigh[k]);
+    writeHex8(target, end + 9, chunk.epochLow[k]);
+    target[end + 17] = UNDERSCORE;
+    writeHex8(target, end + 18, Math.floor(i / 0x100000000));
+    writeHex8(target, end + 26, i >>> 0);
+    return length + SUFFIX;
+  }
+
+  /** Stores an entry. @param name object name; ignored for ZERO entries. LITERAL is found out here, not passed. */
+  set(i: number, flags: number, name: string): void {
+    const bytes = Buffer.from(name, 'utf8');
+    this.setBytes(i, flags, bytes, 0, bytes.length);
+  }
+
+  /**
+   * Stores an entry whose object name is `length` bytes of `bytes` from `start`; nothing is kept of `bytes`.
+   * @throws SystemError EINVAL when the name is empty or too long
+   */
+  setBytes(i: number, flags: number, bytes: Uint8Array, start: number, length: number): void {
+    if (flags & EntryFlag.ZERO) {
+      this.setZero(i, flags);
+      return;
+    }
+    if (length < 1 || length > MAX_OBJECT_NAME) throw invalid(`an object name of ${length} bytes (block ${i})`);
+    const suffix = start + length - SUFFIX;
+    if (
+      suffix > start &&
+      bytes[suffix] === UNDERSCORE &&
+      bytes[suffix + 17] === UNDERSCORE &&
+      parseHex8(bytes, suffix + 18) === Math.floor(i / 0x100000000) &&
+      parseHex8(bytes, suffix + 26) === i >>> 0
+    ) {
+      const high = parseHex8(bytes, suffix + 1);
+      const low = parseHex8(bytes, suffix + 9);
+      if (high >= 0 && low >= 0) {
+        this.#store(i, flags & ~EntryFlag.LITERAL, this.#prefixNumber(bytes, start, suffix - start), high, low);
+        return;
+      }
+    }
+    const chunk = this.#chunkFor(i);
+    this.#store(i, flags | EntryFlag.LITERAL, addLiteral(chunk, bytes, start, length), 0, 0);
+  }
+
+  /** Stores `<prefix>_<epoch>_<i>` without making a string. @param epoch at most 2^53 - 1 */
+  setOwn(i: number, flags: number, prefix: string, epoch: number): void {
+    let number = this.#ownNumbers.get(prefix);
+    if (number === undefined) {
+      const bytes = Buffer.from(prefix, 'utf8');
+      number = this.#prefixNumber(bytes, 0, bytes.length);
+      this.#ownNumbers.set(prefix, number);
+    }
+    this.#store(i, flags & ~EntryFlag.LITERAL, number, Math.floor(epoch / 0x100000000), epoch >>> 0);
+  }
+
+  /** Makes block `i` a zero block. @param flags more flags to keep besides ZERO */
+  setZero(i: number, flags: number = EntryFlag.ZERO): void {
+    this.#store(i, (flags | EntryFlag.ZERO) & ~EntryFlag.LITERAL, 0, 0, 0);
+  }
+
+  /** Changes the flags (not LITERAL) of a known entry and keeps its name. */
+  setFlags(i: number, flags: number): void {
+    const chunk = this.#at(i);
+    const k = i % CHUNK_ENTRIES;
+    chunk.flags[k] = (chunk.flags[k] & (PRESENT | EntryFlag.LITERAL)) | (flags & 15);
+  }
+
+  /** Forgets `count` entries from `first`; chunks that lie inside give their memory back. */
+  forget(first: number, count: number): void {
+    const end = Math.min(first + count, this.#blockCount);
+    for (let i = first; i < end; ) {
+      const number = Math.floor(i / CHUNK_ENTRIES);
+      const chunkEnd = (number + 1) * CHUNK_ENTRIES;
+      const stop = Math.min(chunkEnd, end);
+      if (i % CHUNK_ENTRIES === 0 && (stop === chunkEnd || stop === this.#blockCount)) delete this.#chunks[number];
+      else this.#chunks[number]?.flags.fill(0, i % CHUNK_ENTRIES, stop - number * CHUNK_ENTRIES);
+      i = stop;
+    }
+  }
+
+  /**
+   * Packs entries for MAPFETCH: as many from `first` on as are known, lie in one chunk and fit.
+   * @param limit most bytes of the piece
+   * @returns the piece; its count of blocks is what pieceRange() tells. @throws SystemError ERANGE when not even one fits
+   */
+  serialiseChunk(first: number, count: number, limit: number): Buffer {
+    const chunk = this.#at(first);
+    const base = first % CHUNK_ENTRIES;
+    const most = Math.min(count, CHUNK_ENTRIES - base, this.#blockCount - first);
+    const numbers = new Map<number, number>();
+    let prefixBytes = 0;
+    let literalBytes = 0;
+    let n = 0;
+    for (; n < most; n++) {
+      const flags = chunk.flags[base + n];
+      if ((flags & PRESENT) === 0) break;
+      let morePrefix = 0;
+      let moreLiteral = 0;
+      const ref = chunk.nameRef[base + n];
+      if (flags & EntryFlag.LITERAL) moreLiteral = 1 + chunk.literals[ref];
+      else if ((flags & EntryFlag.ZERO) === 0 && !numbers.has(ref)) morePrefix = 1 + this.#prefixes[ref].length;
+      if (HEADER + prefixBytes + morePrefix + (n + 1) * ENTRY_BYTES + literalBytes + moreLiteral > limit) break;
+      if (morePrefix > 0) numbers.set(ref, numbers.size);
+      prefixBytes += morePrefix;
+      literalBytes += moreLiteral;
+    }
+    if (n === 0) throw new SystemError(errnos.ERANGE, `a buffer of ${limit} bytes has no room for one map entry`);
+
+    const out = Buffer.alloc(HEADER + prefixBytes + n * ENTRY_BYTES + literalBytes);
+    out.writeUInt32LE(MAGIC, 0);
+    out.writeUInt32LE(n, 4);
+    out.writeBigUInt64LE(BigInt(first), 8);
+    out.writeUInt32LE(numbers.size, 16);
+    out.writeUInt32LE(prefixBytes, 20);
+    out.writeUInt32LE(literalBytes, 24);
+    let at = HEADER;
+    for (const ref of numbers.keys()) {
+      const prefix = this.#prefixes[ref];
+      out[at] = prefix.length;
+      prefix.copy(out, at + 1);
+      at += 1 + prefix.length;
+    }
+    const literalsAt = at + n * ENTRY_BYTES;
+    let literal = 0;
+    for (let k = 0; k < n; k++, at += ENTRY_BYTES) {
+      const flags = chunk.flags[base + k];
+      const ref = chunk.nameRef[base + k];
+      out[at] = flags & PUBLIC_FLAGS;
+      if (flags & EntryFlag.LITERAL) {
+        const length = 1 + chunk.literals[ref];
+        out.writeUInt32LE(literal, at + 1);
+        out.set(chunk.literals.subarray(ref, ref + length), literalsAt + literal);
+        literal += length;
+      } else if ((flags & EntryFlag.ZERO) === 0) {
+        out.writeUInt32LE(numbers.get(ref)!, at + 1);
+        out.writeUInt32LE(chunk.epochLow[base + k], at + 5);
+        out.writeUInt32LE(chunk.epochHigh[base + k], at + 9);
+      }
+    }
+    return out;
+  }
+
+  /**
+   * Stores the entries of a piece made by serialiseChunk. The piece is checked completely before any entry changes.
+   * @returns the blocks it covered. @throws SystemError EINVAL when it is damaged or reaches past the volume
+   */
+  setChunk(piece: Uint8Array): { first: number; count: number } {
+    const bytes = Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength);
+    const { first, count } = pieceRange(bytes);
+    if (first + count > this.#blockCount) throw invalid(`blocks ${first}..${first + count - 1} of ${this.#blockCount}`);
+    const prefixCount = bytes.readUInt32LE(16);
+    const prefixBytes = bytes.readUInt32LE(20);
+    const literalBytes = bytes.readUInt32LE(24);
+    if (HEADER + prefixBytes + count * ENTRY_BYTES + literalBytes !== bytes.length)
+      throw invalid('its length is wrong');
+    const prefixes: { start: number; length: number }[] = [];
+    let at = HEADER;
+    const entriesAt = HEADER + prefixBytes;
+    while (at < entriesAt) {
+      const length = bytes[at];
+      if (length === 0 || length + SUFFIX > MAX_OBJECT_NAME || at + 1 + length > entriesAt)
+        throw invalid('a name prefix');
+      prefixes.push({ start: at + 1, length });
+      at += 1 + length;
+    }
+    if (prefixes.length !== prefixCount) throw invalid('its name prefixes');
+    const literalsAt = entriesAt + count * ENTRY_BYTES;
+    for (let k = 0, e = entriesAt; k < count; k++, e += ENTRY_BYTES) {
+      const flags = bytes[e];
+      const ref = bytes.readUInt32LE(e + 1);
+      if (flags & ~PUBLIC_FLAGS) throw invalid(`flags ${flags} of block ${first + k}`);
+      if (flags & EntryFlag.ZERO) continue;
+      if (flags & EntryFlag.LITERAL) {
+        const start = literalsAt + ref;
+        if (start >= bytes.length || bytes[start] === 0 || start + 1 + bytes[start] > bytes.length) {
+          throw invalid(`the name of block ${first + k}`);
+        }
+      } else if (ref >= prefixCount) throw invalid(`the name of block ${first + k}`);
+    }
+
+    const numbers = prefixes.map((p) => this.#prefixNumber(bytes, p.start, p.length));
+    this.forget(first, count);
+    for (let k = 0, e = entriesAt; k < count; k++, e += ENTRY_BYTES) {
+      const flags = bytes[e];
+      const ref = bytes.readUInt32LE(e + 1);
+      if (flags & EntryFlag.ZERO) this.setZero(first + k, flags);
+      else if (flags & EntryFlag.LITERAL) {
+        const start = literalsAt + ref;
+        this.#store(first + k, flags, addLiteral(this.#chunkFor(first + k), bytes, start + 1, bytes[start]), 0, 0);
+      } else this.#store(first + k, flags, numbers[ref], bytes.readUInt32LE(e + 9), bytes.readUInt32LE(e + 5));
+    }
+    return { first, count };
+  }
+
+  /** Bytes of memory the entries take now, about. */
+  get memoryUsage(): number {
+    let bytes = 0;
+    for (const chunk of this.#chunks) if (chunk) bytes += CHUNK_ENTRIES * ENTRY_BYTES + chunk.literals.length;
+    for (const prefix of this.#prefixes) bytes += prefix.length;
+    return bytes;
+  }
+
+  #at(i: number): Chunk {
+    const chunk = this.#chunks[Math.floor(i / CHUNK_ENTRIES)];
+    if (chunk === undefined || (chunk.flags[i % CHUNK_ENTRIES] & PRESENT) === 0) {
+      throw new RangeError(`entry ${i} is not loaded`);
+    }
+    return chunk;
+  }
+
+  #chunkFor(i: number): Chunk {
+    if (!Number.isInteger(i) || i < 0 || i >= this.#blockCount) {
+      throw new RangeError(`block ${i} is outside of a map of ${this.#blockCount} blocks`);
+    }
+    const number = Math.floor(i / CHUNK_ENTRIES);
+    let chunk = this.#chunks[number];
+    if (chunk === undefined) {
+      chunk = {
+        flags: new Uint8Array(CHUNK_ENTRIES),
+        nameRef: new Uint32Array(CHUNK_ENTRIES),
+        epochHigh: new Uint32Array(CHUNK_ENTRIES),
+        epochLow: new Uint32Array(CHUNK_ENTRIES),
+        literals: noLiterals,
+        literalsUsed: 0,
+      };
+      this.#chunks[number] = chunk;
+    }
+    return chunk;
+  }
+
+  #store(i: number, flags: number, ref: number, epochHigh: number, epochLow: number): void {
+    const chunk = this.#chunkFor(i);
+    const k = i % CHUNK_ENTRIES;
+    chunk.flags[k] = PRESENT | (flags & PUBLIC_FLAGS);
+    chunk.nameRef[k] = ref;
+    chunk.epochHigh[k] = epochHigh;
+    chunk.epochLow[k] = epochLow;
+  }
+
+  #prefixNumber(bytes: Uint8Array, start: number, length: number): number {
+    // The newest prefixes are the likely ones, and there are as many as the volume has ancestors: a scan beats making a string.
+    for (let n = this.#prefixes.length - 1, tries = 0; n >= 0 && tries < 4; n--, tries++) {
+      if (equalBytes(this.#prefixes[n], bytes, start, length)) return n;
+    }
+    const prefix = Buffer.from(bytes.subarray(start, start + length));
+    const key = prefix.toString('latin1');
+    const known = this.#prefixNumbers.get(key);
+    if (known !== undefined) return known;
+    this.#prefixes.push(prefix);
+    this.#prefixNumbers.set(key, this.#prefixes.length - 1);
+    return this.#prefixes.length - 1;
+  }
+}
+
+/** The blocks a serialised piece covers. @throws SystemError EINVAL when it is not such a piece */
+export function pieceRange(piece: Uint8Array): { first: number; count: number } {
+  const bytes = Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength);
+  if (bytes.length < HEADER || bytes.readUInt32LE(0) !== MAGIC) throw invalid('it does not start like one');
+  const count = bytes.readUInt32LE(4);
+  const first = Number(bytes.readBigUInt64LE(8));
+  if (count < 1 || first >= MAX_BLOCKS) throw invalid('its range');
+  if (Math.floor(first / CHUNK_ENTRIES) !== Math.floor((first + count - 1) / CHUNK_ENTRIES)) throw invalid('its range');
+  return { first, count };
+}
+
+function checkedCount(blockCount: number): number {
+  if (!Number.isInteger(blockCount) || blockCount < 0 || blockCount > MAX_BLOCKS) {
+    throw new SystemError(errnos.EFBIG, `a map cannot have ${blockCount} blocks (at most ${MAX_BLOCKS})`);
+  }
+  return blockCount;
+}
+
+function equalBytes(a: Uint8Array, bytes: Uint8Array, start: number, length: number): boolean {
+  if (a.length !== length) return false;
+  for (let i = 0; i < length; i++) if (a[i] !== bytes[start + i]) return false;
+  return true;
+}
+
+/** Appends a name to the chunk's literals and returns its offset there. A name that an entry no longer uses stays until the chunk goes. */
+function addLiteral(chunk: Chunk, bytes: Uint8Array, start: number, length: number): number {
+  const offset = chunk.literalsUsed;
+  const end = offset + 1 + length;
+  if (end > chunk.literals.length) {
+    const grown = new Uint8Array(Math.max(end, chunk.literals.length * 2, 256));
+    grown.set(chunk.literals.subarray(0, offset));
+    chunk.literals = grown;
+  }
+  chunk.literals[offset] = length;
+  chunk.literals.set(bytes.subarray(start, start + length), offset + 1);
+  chunk.literalsUsed = end;
+  return offset;
+}
