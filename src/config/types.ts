@@ -27,9 +27,9 @@ export interface FileBlockerSettings extends CommonRoleSettings {
   readonly nrThreads: number;
   /** Directory of the objects. */
   readonly archipDir: string;
-  /** Directory of the lock files (`/dev/shm` and the like make locks local to a node; default: archipDir). */
-  readonly lockDir: string;
-  /** Put before every object's file name. */
+  /** Flat directory of the lock files; null: beside the objects. */
+  readonly lockDir: string | null;
+  /** Vestige of the original: names that begin with it must be 6 characters longer than it. Not part of paths. */
   readonly prefix: string;
   /** Files kept open at the same time. */
   readonly fdcache: number;
@@ -105,6 +105,8 @@ export interface XsegSettings {
   readonly ports: number;
   readonly dynPorts: number;
   readonly sizeMiB: number;
+  /** Volumes that are busy at the same time, for the size. */
+  readonly expectedVolumes: number;
   /** Ports of the command-line tools, inclusive. */
   readonly vtoolStart: number;
   readonly vtoolEnd: number;
@@ -127,7 +129,6 @@ export interface Config {
   readonly hostname: string;
   readonly cache: 'writeback' | 'writethrough';
   readonly blktapEnabled: boolean;
-  readonly expectedVolumes: number;
   readonly xseg: XsegSettings;
   /** In start order. */
   readonly roles: readonly RoleSettings[];

@@ -96,6 +96,10 @@ export const recv = bind<[fd: number, address: number, length: number, flags: nu
 export const send = bind<[fd: number, address: number, length: number, flags: number], number>(
   'int64_t send(int fd, uintptr_t buf, size_t len, int flags)',
 );
+/** SIGPIPE is ignored in Node processes: a broken pipe is EPIPE. */
+export const write = bind<[fd: number, address: number, length: number], number>(
+  'int64_t write(int fd, uintptr_t buf, size_t len)',
+);
 export const writev = bind<[fd: number, iov: number, iovcnt: number], number>(
   'int64_t writev(int fd, uintptr_t iov, int iovcnt)',
 );
@@ -109,8 +113,9 @@ export const kill = bind<[pid: number, signal: number], number>('int kill(int pi
 export const schedYield = bind<[], number>('int sched_yield()');
 export const umask = bind<[mask: number], number>('uint32_t umask(uint32_t mask)');
 
-export const openlog = bind<[ident: string, option: number, facility: number], void>(
-  'void openlog(const char *ident, int option, int facility)',
+/** ident: address of a C string that stays: the C library keeps the pointer, so a JavaScript string would dangle. */
+export const openlog = bind<[ident: number, option: number, facility: number], void>(
+  'void openlog(uintptr_t ident, int option, int facility)',
 );
 export const syslog = bind<[priority: number, format: string, type: 'const char *', text: string], void>(
   'void syslog(int priority, const char *format, ...)',

@@ -1,0 +1,261 @@
+/**
+ * Every setting of archipelago.conf: its key, what it may be, its default, what it does. The one source for reading a file
+ * (load.ts), for its messages and for docs/configuration.md (document.ts).
+ */
+import * as v from './values.js';
+
+/** One setting; `default` undefined: there is none, or load.ts works it out (then `shown` says how). */
+export interface Setting<T = unknown, D extends T | undefined = T | undefined> {
+  /** As the documentation writes it; files may use any case. */
+  readonly key: string;
+  readonly kind: v.Kind<T>;
+  readonly default: D;
+  /** The default in words. */
+  readonly shown: string;
+  readonly help: string;
+}
+
+/** The settings of a section, by the name the program gives them. */
+export type Settings = Readonly<Record<string, Setting>>;
+
+/** What reading a section yields. */
+export type Values<S extends Settings> = {
+  readonly [K in keyof S]: S[K] extends Setting<infer T, infer D> ? (undefined extends D ? T | undefined : T) : never;
+};
+
+function show(value: unknown): string {
+  if (typeof value === 'boolean') return value ? 'True' : 'False';
+  if (Array.isArray(value)) return value.join(' ');
+  return value === '' ? 'nothing' : String(value);
+}
+
+/** A setting with a fixed default. */
+const fixed = <T>(key: string, kind: v.Kind<T>, value: T, help: string, shown = show(value)): Setting<T, T> => ({
+  key,
+  kind,
+  default: value,
+  shown,
+  help,
+});
+
+/** A setting whose default depends on others, or that has none. */
+const derived = <T>(key: string, kind: v.Kind<T>, shown: string, help: string): Setting<T, undefined> => ({
+  key,
+  kind,
+  default: undefined,
+  shown,
+  help,
+});
+
+export const MAX_SEGMENT_PORTS = 65520;
+const port = v.integer(0, MAX_SEGMENT_PORTS - 1);
+
+export const archipelago = {
+  user: derived('USER', v.text('the name of an account'), 'whoever starts', 'Account that everything runs as.'),
+  group: derived('GROUP', v.text('the name of a group'), "USER's, or the starter's", 'Group that everything runs as.'),
+  umask: fixed('UMASK', v.umask, 0o007, 'Mode bits that new files, sockets and directories do not get.', '0o007'),
+  runDir: fixed('RUN_DIR', v.path, '/run/archipelago', 'Directory of pidfiles, sockets and the registry of mappings.'),
+  logDir: fixed('LOG_DIR', v.path, '/var/log/archipelago', 'Directory of log files.'),
+  log: fixed(
+    'LOG',
+    v.oneOf('syslog', 'file', 'stderr'),
+    'syslog',
+    'Where messages go: syslog (facility LOCAL0), LOG_DIR/ROLE.log (SIGHUP reopens it), or standard error.',
+  ),
+  hostname: derived(
+    'HOSTNAME',
+    v.text('a name without blanks, slashes and colons'),
+    "the system's host name",
+    "This node's name in the locks of volumes. It must differ from every other node of the same store, and stay the same.",
+  ),
+  cache: fixed(
+    'CACHE',
+    v.oneOf('writeback', 'writethrough'),
+    'writeback',
+    'writeback: a write is durable after the next flush; writethrough: before its reply.',
+  ),
+  blktapEnabled: fixed('BLKTAP_ENABLED', v.boolean, false, 'Offer volumes through tapdisk (blktap) too.'),
+};
+
+export const xseg = {
+  name: fixed('SEGMENT_NAME', v.text('a name of letters, digits and . _ + -'), 'archipelago', 'Name of the segment.'),
+  ports: fixed('SEGMENT_PORTS', v.integer(2, MAX_SEGMENT_PORTS), 2048, 'Ports of the segment, static and dynamic.'),
+  dynPorts: fixed(
+    'SEGMENT_DYNPORTS',
+    v.integer(1, MAX_SEGMENT_PORTS - 1),
+    1024,
+    'First dynamic port. The original has the static ports of roles and tools below it.',
+  ),
+  sizeMiB: derived(
+    'SEGMENT_SIZE',
+    v.integer(4, 65536, 'MiB'),
+    '256 + 64 for each of EXPECTED_VOLUMES',
+    'Size of the segment in MiB: requests and their data live in it.',
+  ),
+  expectedVolumes: fixed(
+    'EXPECTED_VOLUMES',
+    v.integer(0, 1000),
+    4,
+    'Volumes that are busy at the same time on this node; tells how large SEGMENT_SIZE should be.',
+  ),
+  vtoolStart: fixed('VTOOL_START', port, 1003, 'First port of the command line tools.'),
+  vtoolEnd: fixed('VTOOL_END', port, 1022, 'Last port of the command line tools.'),
+};
+
+export const peers = {
+  roles: fixed(
+    'ROLES',
+    v.words('names of roles separated by blanks'),
+    ['blockerb', 'blockerm', 'mapperd', 'vlmcd', 'nbd'],
+    'The roles of this node in the order they start; they stop in reverse. Each has a section of its name.',
+  ),
+  placement: derived(
+    'PLACEMENT',
+    v.words('roles of one process joined by +, processes separated by blanks'),
+    'the nbd and vlmcd roles and the blocker of vlmcd in one process, the rest in another',
+    'Which roles share a process; every role once.',
+  ),
+  order: derived('ORDER', v.optionalText('any text'), 'nothing', 'Accepted for old files; ROLES gives the order.'),
+};
+
+export const ROLE_TYPES = ['file_blocker', 'rados_blocker', 'mapperd', 'vlmcd', 'nbd', 'poold'] as const;
+
+/** Settings that every role has. */
+export const role = {
+  type: derived('type', v.oneOf(...ROLE_TYPES), "the role's, for the roles of the default ROLES", 'What the role is.'),
+  portnoStart: derived('portno_start', port, 'see the table of ports', 'First port of the role, the one it serves.'),
+  portnoEnd: derived('portno_end', port, 'portno_start (999 for vlmcd)', 'Last port of the role.'),
+  nrOps: fixed('nr_ops', v.powerOfTwo(1, 65536), 256, 'Requests that are served at the same time.'),
+  logfile: derived('logfile', v.path, 'LOG decides', 'Log file of this role alone; overrides LOG.'),
+  logLevel: fixed(
+    'log_level',
+    v.integer(0, 3),
+    2,
+    '0 errors, 1 warnings, 2 information, 3 debugging. SIGUSR1 lowers, SIGUSR2 raises it while running.',
+  ),
+  umask: derived('umask', v.umask, 'UMASK', 'As UMASK. Roles that share a process must have the same.'),
+  threshold: fixed('threshold', v.integer(0, 1_000_000_000), 1000, 'Accepted for old files; not used: nothing spins.'),
+};
+
+const lockName = derived(
+  'unique_str',
+  v.text('a name without blanks and slashes, at most 128 characters'),
+  'HOSTNAME_portno_start',
+  "Owner of this role's locks. It must differ from every other node's.",
+);
+const threads = fixed(
+  'nr_threads',
+  v.integer(1, 1024),
+  8,
+  'Threads for what would block: cold reads, durable writes. Roles of one process share them.',
+);
+
+export const fileBlocker = {
+  nrThreads: threads,
+  archipDir: derived(
+    'archip_dir',
+    v.path,
+    '/srv/archip/blocks for blockerb, /srv/archip/maps for blockerm',
+    'Directory of the objects. It must exist.',
+  ),
+  lockDir: derived('lock_dir', v.path, "beside the objects, as the original's", 'Directory of the lock files.'),
+  prefix: fixed(
+    'prefix',
+    v.optionalText('any text'),
+    '',
+    'Names that begin with it must be 6 characters longer than it.',
+  ),
+  fdcache: derived(
+    'fdcache',
+    v.integer(2, 1_000_000),
+    '2 * nr_ops, or 2 * nr_threads if that is more',
+    'Object files that are kept open; at least 2 * nr_threads.',
+  ),
+  direct: fixed('direct', v.boolean, false, 'Open objects with O_DIRECT: nothing is cached by the system.'),
+  pithosMigrate: fixed('pithos_migrate', v.boolean, false, 'Look for an object under the old Pithos path too.'),
+  uniqueStr: lockName,
+};
+
+export const radosBlocker = {
+  nrThreads: threads,
+  pool: derived(
+    'pool',
+    v.text('the name of a pool'),
+    'blocks for blockerb, maps for blockerm',
+    'RADOS pool of the objects. It must exist.',
+  ),
+  cephxId: derived('cephx_id', v.text('the name of a CephX user'), "librados' own", 'CephX user, without "client.".'),
+  uniqueStr: lockName,
+};
+
+export const mapper = {
+  blockerbPort: derived('blockerb_port', port, "blockerb's portno_start", 'Port of the blocker of blocks.'),
+  blockermPort: derived('blockerm_port', port, "blockerm's portno_start", 'Port of the blocker of maps.'),
+  lockWait: fixed(
+    'lock_wait',
+    v.seconds(0, 86400),
+    30,
+    'Seconds that a write waits for a volume that another node has locked, before it fails with EBUSY.',
+  ),
+};
+
+export const composer = {
+  blockerPort: derived('blocker_port', port, "blockerb's portno_start", 'Port of the blocker of blocks.'),
+  mapperPort: derived('mapper_port', port, "mapperd's portno_start", 'Port of the mapper.'),
+};
+
+export const nbd = {
+  socket: derived('socket', v.optionalPath, 'RUN_DIR/nbd.sock', 'Path of the unix socket; nothing: no unix socket.'),
+  listen: fixed(
+    'listen',
+    v.address,
+    { host: '127.0.0.1', port: 10809 },
+    'TCP address; nothing: no TCP. Anybody who reaches it can read and write the exports.',
+    '127.0.0.1:10809',
+  ),
+  exports: fixed(
+    'exports',
+    v.oneOf('all', 'mapped'),
+    'all',
+    'Which volumes clients can open: every volume, or those of `vlmc map`.',
+  ),
+  busyPollUs: fixed(
+    'busy_poll_us',
+    v.integer(0, 10_000),
+    50,
+    'Microseconds that a busy connection is polled before waiting for it; 0: never. More speed at depth 1 for more CPU time.',
+  ),
+  maxConnections: fixed('max_connections', v.integer(1, 10_000), 256, 'Connections at the same time.'),
+  handshakeTimeout: fixed('handshake_timeout', v.seconds(0.1, 3600), 10, 'Seconds a client may take to negotiate.'),
+  tls: fixed('tls', v.oneOf('off'), 'off', 'Transport encryption. This version has none.'),
+  composerPort: derived('vlmcd_port', port, "vlmcd's portno_start", 'Port of the composer.'),
+  mapperPort: derived('mapper_port', port, "mapperd's portno_start", 'Port of the mapper.'),
+};
+
+export const pool = {
+  socketPath: derived('socket_path', v.path, 'RUN_DIR/poold.socket', 'Path of its unix socket.'),
+  pidfile: derived('pidfile', v.path, 'RUN_DIR/ROLE.pid', 'Accepted for old files; pidfiles are in RUN_DIR.'),
+  loggingConf: derived('logging_conf', v.path, 'nothing', 'Accepted for old files; not used.'),
+};
+
+/** The settings that a type of role has besides those of every role. */
+export const byType = {
+  file_blocker: fileBlocker,
+  rados_blocker: radosBlocker,
+  mapperd: mapper,
+  vlmcd: composer,
+  nbd,
+  poold: pool,
+} as const;
+
+/** Types and ports of the roles that need not say them. */
+export const WELL_KNOWN: Readonly<
+  Record<string, { type: (typeof ROLE_TYPES)[number]; first: number; last: number; dir?: string; pool?: string }>
+> = {
+  poold: { type: 'poold', first: 1, last: 200 },
+  vlmcd: { type: 'vlmcd', first: 500, last: 999 },
+  blockerb: { type: 'file_blocker', first: 1000, last: 1000, dir: '/srv/archip/blocks', pool: 'blocks' },
+  mapperd: { type: 'mapperd', first: 1001, last: 1001 },
+  blockerm: { type: 'file_blocker', first: 1002, last: 1002, dir: '/srv/archip/maps', pool: 'maps' },
+  nbd: { type: 'nbd', first: 1030, last: 1030 },
+};
