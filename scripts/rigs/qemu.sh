@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# qemu.sh KERNEL INITRAMFS CMDLINE [QEMU ARGUMENT...] : runs a small machine with its serial console on stdin and stdout,
+# until it powers off. Replaces itself with qemu, so a signal to this process ends the machine.
+# ARCHIPELAGO_TEST_ACCEL = kvm | tcg overrides the choice of accelerator.
+set -euo pipefail
+. "$(dirname "$0")/common.sh"
+kernel=$1 initramfs=$2 cmdline=$3
+shift 3
+
+machine() {
+  local accel=$1 cpu=max
+  shift
+  # Some hosts claim this feature and then refuse the register behind it; no guest here needs it.
+  [ "$accel" = kvm ] && cpu=max,-arch-capabilities
+  echo qemu-system-x86_64 -accel "$accel" -M q35 -cpu "$cpu" -smp 2 -m 1024 \
+    -nodefaults -no-user-config -display none -serial stdio -no-reboot
+}
+
+# A readable /dev/kvm proves little: on nested hosts a guest may never run its first instruction. So a kernel without a root
+# file system is started under kvm once per boot of this host: it must reach its panic, and so the end, in a few seconds.
+choose_accel() {
+  local verdict
+  verdict=$cache/accel-$(cat /proc/sys/kernel/random/boot_id)
+  if [ ! -e "$verdict" ]; then
+    if [ -w /dev/kvm ] && timeout -k 1 5 $(machine kvm) -kernel "$kernel" \
+      -append "console=ttyS0 panic=-1" </dev/null >/dev/null 2>&1; then
+      echo kvm >"$verdict.$$"
+    else
+      echo tcg >"$verdict.$$"
+    fi
+    mv "$verdict.$$" "$verdict"
+  fi
+  cat "$verdict"
+}
+
+accel=${ARCHIPELAGO_TEST_ACCEL:-$(choose_accel)}
+exec $(machine "$accel") -device virtio-rng-pci -kernel "$kernel" -initrd "$initramfs" \
+  -append "console=ttyS0 panic=-1 oops=panic mitigations=off random.trust_cpu=on $cmdline" "$@"
