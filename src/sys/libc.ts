@@ -121,6 +121,11 @@ export const syslog = bind<[priority: number, format: string, type: 'const char 
   'void syslog(int priority, const char *format, ...)',
 );
 
+/** Copies between addresses; the two must not overlap. Cheaper than making a Buffer over either. */
+export const memcpy = bind<[to: number, from: number, length: number], number>(
+  'uintptr_t memcpy(uintptr_t to, uintptr_t from, size_t n)',
+);
+
 const posixMemalign = lib.func('int posix_memalign(_Out_ uintptr_t *memptr, size_t alignment, size_t size)');
 const cFree = lib.func('void free(uintptr_t ptr)');
 

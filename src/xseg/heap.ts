@@ -1,0 +1,213 @@
+/**
+ * The data heap: a buddy allocator over the segment's pages, shared by all processes under one lock.
+ *
+ * A block is 2^order pages, aligned to its size from the heap's start. The page table alone says what is allocated and to which
+ * port, so after any crash the free lists are rebuilt from it (rebuild). Ports keep small caches of blocks in front of this, so the
+ * lock is off the hot path.
+ */
+import { errnos, SystemError } from '../sys/errno.js';
+import { type Geometry, H, MAX_ALLOCATION, ORPHAN_OWNER, PAGE_ALLOCATED, PAGE_FREE, PAGE_WORDS } from './layout.js';
+import { lock, unlock } from './lock.js';
+import type { SegmentMemory } from './memory.js';
+
+const ORDER_SHIFT = 24;
+const ORDER_MASK = 0x1f;
+const OWNER_MASK = 0xffff;
+
+/** One allocated block, for reports and recovery. */
+export interface Block {
+  /** First page. */
+  readonly page: number;
+  readonly order: number;
+  readonly owner: number;
+}
+
+export class Heap {
+  readonly #memory: SegmentMemory;
+  readonly #pages: number;
+  readonly #table: number;
+  readonly #start: number;
+  readonly #pageShift: number;
+  readonly maxOrder: number;
+
+  constructor(memory: SegmentMemory, geometry: Geometry) {
+    this.#memory = memory;
+    this.#pages = geometry.heapPages;
+    this.#table = geometry.pageTable / 4;
+    this.#start = geometry.heap;
+    this.#pageShift = geometry.pageShift;
+    this.maxOrder = Math.log2(MAX_ALLOCATION) - geometry.pageShift;
+  }
+
+  /** The order of the smallest block that holds `length` bytes. @throws SystemError E2BIG above MAX_ALLOCATION */
+  orderFor(length: number): number {
+    if (length > MAX_ALLOCATION) {
+      throw new SystemError(errnos.E2BIG, `${length} bytes are more than one segment buffer holds (${MAX_ALLOCATION})`);
+    }
+    const pages = Math.max(1, Math.ceil(length / (1 << this.#pageShift)));
+    return 32 - Math.clz32(pages - 1);
+  }
+
+  bytesOf(order: number): number {
+    return 1 << (order + this.#pageShift);
+  }
+
+  /** Order of the allocated block that starts at this segment offset, or -1 when none does. */
+  orderAt(offset: number): number {
+    const page = (offset - this.#start) >> this.#pageShift;
+    if (page < 0 || page >= this.#pages) return -1;
+    const state = this.#memory.u32[this.#entry(page)];
+    return state & PAGE_ALLOCATED ? (state >>> ORDER_SHIFT) & ORDER_MASK : -1;
+  }
+
+  /** Are these bytes inside the heap? For requests that came from somebody else. */
+  contains(offset: number, length: number): boolean {
+    return (
+      offset >= this.#start && length >= 0 && offset + length <= this.#start + this.#pages * (1 << this.#pageShift)
+    );
+  }
+
+  /** Allocates a block of this order for a port: its segment offset, or -1 when the heap has none. */
+  allocate(order: number, port: number): number {
+    this.#lock(port);
+    try {
+      let found = order;
+      while (found <= this.maxOrder && this.#head(found) === 0) found++;
+      if (found > this.maxOrder) return -1;
+      const page = this.#head(found) - 1;
+      this.#unlink(page, found);
+      while (found > order) {
+        found--;
+        this.#link(page + (1 << found), found);
+      }
+      this.#memory.u32[this.#entry(page)] = (PAGE_ALLOCATED | (order << ORDER_SHIFT) | port) >>> 0;
+      this.#memory.u32[H.FREE_PAGES] -= 1 << order;
+      return this.#start + page * (1 << this.#pageShift);
+    } finally {
+      unlock(this.#memory, H.HEAP_LOCK);
+    }
+  }
+
+  /** Gives a block back. @throws SystemError EINVAL when no allocated block starts there */
+  free(offset: number, port: number): void {
+    this.#lock(port);
+    try {
+      const page = (offset - this.#start) >> this.#pageShift;
+      let order = this.orderAt(offset);
+      if (order < 0) throw new SystemError(errnos.EINVAL, `no segment buffer starts at ${offset}: freed twice?`);
+      this.#memory.u32[this.#entry(page)] = 0;
+      this.#memory.u32[H.FREE_PAGES] += 1 << order;
+      let at = page;
+      for (; order < this.maxOrder; order++) {
+        const buddy = at ^ (1 << order);
+        if (buddy + (1 << order) > this.#pages) break;
+        if (this.#memory.u32[this.#entry(buddy)] !== (PAGE_FREE | (order << ORDER_SHIFT)) >>> 0) break;
+        this.#unlink(buddy, order);
+        at = Math.min(at, buddy);
+      }
+      this.#link(at, order);
+    } finally {
+      unlock(this.#memory, H.HEAP_LOCK);
+    }
+  }
+
+  /** All allocated blocks, in order of address. */
+  *blocks(): Generator<Block> {
+    for (let page = 0; page < this.#pages; ) {
+      const state = this.#memory.u32[this.#entry(page)];
+      const order = (state >>> ORDER_SHIFT) & ORDER_MASK;
+      if (state & PAGE_ALLOCATED) yield { page, order, owner: state & OWNER_MASK };
+      page += state & (PAGE_ALLOCATED | PAGE_FREE) ? 1 << order : 1;
+    }
+  }
+
+  offsetOf(block: Block): number {
+    return this.#start + block.page * (1 << this.#pageShift);
+  }
+
+  /** Marks a block as nobody's: freed when the last request that works on it is answered. */
+  orphan(block: Block): void {
+    this.#memory.u32[this.#entry(block.page)] = (PAGE_ALLOCATED | (block.order << ORDER_SHIFT) | ORPHAN_OWNER) >>> 0;
+  }
+
+  /** Makes the free lists from what is not allocated: at creation, and after an owner of the heap lock died. */
+  rebuild(port: number): void {
+    lock(this.#memory, H.HEAP_LOCK, port);
+    try {
+      this.#rebuild();
+    } finally {
+      unlock(this.#memory, H.HEAP_LOCK);
+    }
+  }
+
+  /** Counts free pages by walking the lists: what verify compares with the counter. -1 = a list is broken. */
+  countFree(): number {
+    let count = 0;
+    for (let order = 0; order <= this.maxOrder; order++) {
+      let steps = 0;
+      for (let next = this.#head(order); next !== 0; next = this.#memory.u32[this.#entry(next - 1) + 1]) {
+        const expected = (PAGE_FREE | (order << ORDER_SHIFT)) >>> 0;
+        if (next > this.#pages || this.#memory.u32[this.#entry(next - 1)] !== expected || steps++ > this.#pages)
+          return -1;
+        count += 1 << order;
+      }
+    }
+    return count;
+  }
+
+  #lock(port: number): void {
+    if (lock(this.#memory, H.HEAP_LOCK, port)) this.#rebuild();
+  }
+
+  #rebuild(): void {
+    const { u32 } = this.#memory;
+    for (let order = 0; order <= this.maxOrder; order++) u32[H.FREE_BLOCKS + order] = 0;
+    const taken = [...this.blocks()];
+    let free = 0;
+    let page = 0;
+    for (const block of [...taken, { page: this.#pages, order: 0, owner: 0 }]) {
+      for (let p = page; p < block.page; p++) u32.fill(0, this.#entry(p), this.#entry(p) + PAGE_WORDS);
+      free += block.page - page;
+      while (page < block.page) {
+        const aligned = page === 0 ? this.maxOrder : Math.min(this.maxOrder, Math.log2(page & -page));
+        const order = Math.min(aligned, Math.floor(Math.log2(block.page - page)));
+        this.#link(page, order);
+        page += 1 << order;
+      }
+      page = block.page + (1 << block.order);
+    }
+    u32[H.FREE_PAGES] = free;
+  }
+
+  #entry(page: number): number {
+    return this.#table + page * PAGE_WORDS;
+  }
+
+  #head(order: number): number {
+    return this.#memory.u32[H.FREE_BLOCKS + order];
+  }
+
+  #link(page: number, order: number): void {
+    const { u32 } = this.#memory;
+    const entry = this.#entry(page);
+    const next = this.#head(order);
+    u32[entry] = (PAGE_FREE | (order << ORDER_SHIFT)) >>> 0;
+    u32[entry + 1] = next;
+    u32[entry + 2] = 0;
+    if (next !== 0) u32[this.#entry(next - 1) + 2] = page + 1;
+    u32[H.FREE_BLOCKS + order] = page + 1;
+  }
+
+  #unlink(page: number, order: number): void {
+    const { u32 } = this.#memory;
+    const entry = this.#entry(page);
+    const next = u32[entry + 1];
+    const previous = u32[entry + 2];
+    if (next !== 0) u32[this.#entry(next - 1) + 2] = previous;
+    if (previous !== 0) u32[this.#entry(previous - 1) + 1] = next;
+    else u32[H.FREE_BLOCKS + order] = next;
+    u32[entry] = 0;
+    u32[entry + 1] = 0;
+    u32[entry + 2] = 0;
+  }
+}

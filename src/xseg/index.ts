@@ -1,0 +1,8 @@
+/** XSEG: ports, requests and data buffers in shared memory. See docs/xseg.md. */
+export { ABI_VERSION, MAX_ALLOCATION, MAX_MESSAGE, MAX_TARGET } from './layout.js';
+export { type CallInit, type CallOptions, type CallReply, Port, ReplyError } from './port.js';
+export type { RecoverPortOptions, RecoveryResult } from './recovery.js';
+export { type PortReport, report, type SegmentReport, verify } from './report.js';
+export type { Request } from './request.js';
+export { type BindOptions, type PortOwner, Segment } from './segment.js';
+export { DEFAULT_SPEC, formatSpec, parseSpec, type SegmentSpec } from './spec.js';

@@ -1,0 +1,209 @@
+/**
+ * A request: a fixed-size record in the segment, seen through one JavaScript object per record and process. The objects are made
+ * once and reused with their records, so a request costs no allocation.
+ *
+ * The fields in the segment belong to the asker until it submits, to the server until it answers, and to the asker again after
+ * that. `onReply`, `context` belong to the asker in this process; `serving` to the server.
+ */
+import {
+  MAX_MESSAGE,
+  MAX_TARGET,
+  MESSAGE_BYTE,
+  R,
+  REQUEST_BYTES,
+  REQUEST_WORDS,
+  Status,
+  TARGET_BYTE,
+} from './layout.js';
+import type { SegmentMemory } from './memory.js';
+
+/** What a request needs of its segment; the segment implements it. */
+export interface RequestHost {
+  readonly memory: SegmentMemory;
+  respond(request: Request): void;
+  isDataInHeap(offset: number, length: number): boolean;
+}
+
+export class Request {
+  /** Index in the request table. */
+  readonly index: number;
+  /** Asker's side: called once when the answer is there. */
+  onReply: ((request: Request) => void) | null = null;
+  /** Asker's side: whatever onReply needs. */
+  context: unknown = null;
+  /** Server's side: whatever it needs while it works. */
+  serving: unknown = null;
+
+  readonly #host: RequestHost;
+  readonly #memory: SegmentMemory;
+  readonly #u32: Uint32Array;
+  readonly #word: number;
+  readonly #byte: number;
+
+  constructor(host: RequestHost, index: number, tableByte: number) {
+    this.#host = host;
+    this.#memory = host.memory;
+    this.#u32 = host.memory.u32;
+    this.index = index;
+    this.#byte = tableByte + index * REQUEST_BYTES;
+    this.#word = tableByte / 4 + index * REQUEST_WORDS;
+  }
+
+  get op(): number {
+    return this.#u32[this.#word + R.OP];
+  }
+  set op(value: number) {
+    this.#u32[this.#word + R.OP] = value;
+  }
+  get flags(): number {
+    return this.#u32[this.#word + R.FLAGS];
+  }
+  set flags(value: number) {
+    this.#u32[this.#word + R.FLAGS] = value;
+  }
+  /** Positive errno of a failed request. */
+  get errno(): number {
+    return this.#u32[this.#word + R.ERRNO];
+  }
+  /** Did the server succeed? Valid in onReply. */
+  get served(): boolean {
+    return this.#u32[this.#word + R.STATUS] === Status.SERVED;
+  }
+  /** Port of the asker. */
+  get src(): number {
+    return this.#u32[this.#word + R.SRC];
+  }
+  /** Port of the server. */
+  get dst(): number {
+    return this.#u32[this.#word + R.DST];
+  }
+  get offset(): number {
+    return this.#memory.get64(this.#word + R.OFFSET);
+  }
+  set offset(value: number) {
+    this.#memory.set64(this.#word + R.OFFSET, value);
+  }
+  get size(): number {
+    return this.#memory.get64(this.#word + R.SIZE);
+  }
+  set size(value: number) {
+    this.#memory.set64(this.#word + R.SIZE, value);
+  }
+  get serviced(): number {
+    return this.#memory.get64(this.#word + R.SERVICED);
+  }
+  /** Size of a v0 map's volume in bytes, -1 = not given. */
+  get v0Size(): number {
+    return this.#memory.get64(this.#word + R.V0_SIZE);
+  }
+  set v0Size(value: number) {
+    this.#memory.set64(this.#word + R.V0_SIZE, value);
+  }
+  /** See ObjectIo.hint: comes back from the server with the answer. */
+  get hint(): number {
+    return this.#memory.get64(this.#word + R.HINT);
+  }
+  set hint(value: number) {
+    this.#memory.set64(this.#word + R.HINT, value);
+  }
+
+  /** Segment offset of the data, 0 when there is none. */
+  get dataOffset(): number {
+    return this.#memory.get64(this.#word + R.DATA);
+  }
+  get dataLength(): number {
+    return this.#u32[this.#word + R.DATA_LENGTH];
+  }
+  /** Points the request at `length` bytes of the heap. The bytes stay whoever allocated them. */
+  setData(offset: number, length: number): void {
+    this.#memory.set64(this.#word + R.DATA, offset);
+    this.#u32[this.#word + R.DATA_LENGTH] = length;
+  }
+  /** Address of the data in this process. */
+  get dataAddress(): number {
+    return this.#memory.base + this.dataOffset;
+  }
+  /** The data as a view on the segment; makes a Buffer, so not for the hot path. */
+  get data(): Buffer {
+    return this.#memory.bytes.subarray(this.dataOffset, this.dataOffset + this.dataLength);
+  }
+  /** Is the data range really in the heap? A server asks this before it touches data of a request. */
+  get hasValidData(): boolean {
+    return this.#host.isDataInHeap(this.dataOffset, this.dataLength);
+  }
+
+  get targetLength(): number {
+    return this.#u32[this.#word + R.TARGET_LENGTH];
+  }
+  /** The target's name. Names are bytes; they are seen as UTF-8. */
+  get target(): string {
+    const start = this.#byte + TARGET_BYTE;
+    return this.#memory.bytes.toString('utf8', start, start + Math.min(this.targetLength, MAX_TARGET));
+  }
+  /** @throws RangeError when it is longer than MAX_TARGET bytes: callers validate names first */
+  set target(name: string) {
+    const start = this.#byte + TARGET_BYTE;
+    const length = Buffer.byteLength(name);
+    if (length > MAX_TARGET) throw new RangeError(`a target has at most ${MAX_TARGET} bytes, not ${length}`);
+    this.#memory.bytes.write(name, start, MAX_TARGET, 'utf8');
+    this.#u32[this.#word + R.TARGET_LENGTH] = length;
+  }
+  /** Sets the target from bytes, for names that are kept as bytes. */
+  setTargetBytes(name: Uint8Array): void {
+    this.#memory.bytes.set(name, this.#byte + TARGET_BYTE);
+    this.#u32[this.#word + R.TARGET_LENGTH] = name.length;
+  }
+
+  /** What went wrong, in a sentence; empty when the server said nothing. */
+  get message(): string {
+    const start = this.#byte + MESSAGE_BYTE;
+    const length = Math.min(this.#u32[this.#word + R.MESSAGE_LENGTH], MAX_MESSAGE);
+    return this.#memory.bytes.toString('utf8', start, start + length);
+  }
+
+  /** Clears what the last use left; the asker calls it (through Port.getRequest). */
+  reset(): void {
+    const { u32 } = this.#memory;
+    const w = this.#word;
+    u32[w + R.STATUS] = Status.NONE;
+    u32[w + R.FLAGS] = 0;
+    u32[w + R.ERRNO] = 0;
+    u32[w + R.DATA] = 0;
+    u32[w + R.DATA + 1] = 0;
+    u32[w + R.DATA_LENGTH] = 0;
+    u32[w + R.TARGET_LENGTH] = 0;
+    u32[w + R.SERVICED] = 0;
+    u32[w + R.SERVICED + 1] = 0;
+    u32[w + R.HINT] = 0;
+    u32[w + R.HINT + 1] = 0;
+    u32[w + R.V0_SIZE] = 0xffffffff;
+    u32[w + R.V0_SIZE + 1] = 0xffffffff;
+    u32[w + R.MESSAGE_LENGTH] = 0;
+    this.onReply = null;
+    this.context = null;
+  }
+
+  /** Answers: done. @param serviced bytes that were serviced */
+  succeed(serviced: number): void {
+    this.#u32[this.#word + R.STATUS] = Status.SERVED;
+    this.#memory.set64(this.#word + R.SERVICED, serviced);
+    this.#host.respond(this);
+  }
+
+  /** Answers: failed. @param errno positive errno @param message a sentence for the administrator, cut to MAX_MESSAGE bytes */
+  fail(errno: number, message = '', serviced = 0): void {
+    const w = this.#word;
+    this.#u32[w + R.STATUS] = Status.FAILED;
+    this.#u32[w + R.ERRNO] = errno;
+    this.#memory.set64(w + R.SERVICED, serviced);
+    if (message !== '') {
+      this.#u32[w + R.MESSAGE_LENGTH] = this.#memory.bytes.write(
+        message,
+        this.#byte + MESSAGE_BYTE,
+        MAX_MESSAGE,
+        'utf8',
+      );
+    }
+    this.#host.respond(this);
+  }
+}
