@@ -70,7 +70,7 @@ export function parseConfig(text: string | null, path: string | null): Config {
   const roles = readRoles(file, names, { path: where, hostname, runDir: node.runDir, umask: node.umask }, warnings);
   const settings = roles.map((role) => role.settings);
   const xseg = readSegment(section('XSEG'), warnings);
-  checkPorts(roles, xseg, section('XSEG'));
+  checkPorts(roles, xseg, section('XSEG'), warnings);
 
   let groups: string[][];
   try {
@@ -142,7 +142,7 @@ function readSegment(section: SectionReader, warnings: string[]): XsegSettings {
 }
 
 /** Every port range is inside the segment and touches no other. */
-function checkPorts(roles: readonly ReadRole[], xseg: XsegSettings, segment: SectionReader): void {
+function checkPorts(roles: readonly ReadRole[], xseg: XsegSettings, segment: SectionReader, warnings: string[]): void {
   const ranges = roles.map(({ section, settings }) => ({
     what: `the ports of ${settings.name} (${settings.portnoStart}-${settings.portnoEnd})`,
     first: settings.portnoStart,
@@ -161,6 +161,10 @@ function checkPorts(roles: readonly ReadRole[], xseg: XsegSettings, segment: Sec
     }
     const other = ranges.slice(0, index).find((o) => o.first <= range.last && range.first <= o.last);
     if (other) throw range.error(`${range.what} overlap ${other.what}`);
+    if (range.last >= xseg.dynPorts) {
+      const { message } = range.error(`${range.what} reach into the dynamic ports, which any tool may be given;`);
+      warnings.push(`${message} they should be below SEGMENT_DYNPORTS (${xseg.dynPorts})`);
+    }
   }
 }
 

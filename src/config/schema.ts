@@ -257,5 +257,6 @@ export const WELL_KNOWN: Readonly<
   blockerb: { type: 'file_blocker', first: 1000, last: 1000, dir: '/srv/archip/blocks', pool: 'blocks' },
   mapperd: { type: 'mapperd', first: 1001, last: 1001 },
   blockerm: { type: 'file_blocker', first: 1002, last: 1002, dir: '/srv/archip/maps', pool: 'maps' },
-  nbd: { type: 'nbd', first: 1030, last: 1030 },
+  // Below the default SEGMENT_DYNPORTS: a tool must never be handed this port while the role is being restarted.
+  nbd: { type: 'nbd', first: 1023, last: 1023 },
 };
