@@ -1,0 +1,258 @@
+/**
+ * A whole node for one test: its own configuration, directories, segment and TCP port, all gone afterwards. It is driven as an
+ * administrator drives it, by `archipelago` and `vlmc` as separate processes, and reached by clients only through NBD.
+ */
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import net from 'node:net';
+import os from 'node:os';
+import path from 'node:path';
+import { afterAll, afterEach, beforeAll } from 'vitest';
+import { type Placement, placements } from './placements.js';
+import { attempt, describeOutcome, type Outcome, type RunOptions, run } from './run.js';
+
+/** Where the compiled tools are; an installed package's can be tested instead. */
+const bin = process.env.ARCHIPELAGO_TEST_BIN ?? path.resolve(import.meta.dirname, '../../../dist/cli');
+
+export interface NodeOptions {
+  readonly placement?: Placement;
+  /** Directories of the stores, when they exist already or are shared with another node. Default: fresh ones. */
+  readonly maps?: string;
+  readonly blocks?: string;
+  readonly lockDir?: string;
+  /** This node's name in locks. */
+  readonly hostname?: string;
+  /** More settings, by section and key; they win over the harness's own. */
+  readonly settings?: Readonly<Record<string, Readonly<Record<string, string | number>>>>;
+}
+
+/** A TCP port of 127.0.0.1 that nobody listens on. */
+export function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = net.createServer().once('error', reject);
+    server.listen(0, '127.0.0.1', () => {
+      const { port } = server.address() as net.AddressInfo;
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+export class TestNode {
+  /** Everything of this node is below it. */
+  readonly dir: string;
+  readonly conf: string;
+  readonly socket: string;
+  readonly port: number;
+  readonly maps: string;
+  readonly blocks: string;
+  readonly segment: string;
+
+  private constructor(options: NodeOptions, port: number) {
+    this.dir = mkdtempSync(path.join(os.tmpdir(), 'archipelago-test-'));
+    this.conf = path.join(this.dir, 'archipelago.conf');
+    this.socket = path.join(this.dir, 'run', 'nbd.sock');
+    this.port = port;
+    this.maps = options.maps ?? path.join(this.dir, 'maps');
+    this.blocks = options.blocks ?? path.join(this.dir, 'blocks');
+    this.segment = path.basename(this.dir);
+    for (const directory of [this.maps, this.blocks, path.join(this.dir, 'run'), path.join(this.dir, 'log')]) {
+      mkdirSync(directory, { recursive: true });
+    }
+    writeFileSync(this.conf, this.#configuration(options));
+  }
+
+  /** Makes a node's configuration without starting it. */
+  static async prepare(options: NodeOptions = {}): Promise<TestNode> {
+    return new TestNode(options, await freePort());
+  }
+
+  /** Makes a node and starts it. */
+  static async start(options: NodeOptions = {}): Promise<TestNode> {
+    const node = await TestNode.prepare(options);
+    try {
+      await node.archipelago('start');
+    } catch (error) {
+      const log = node.logs();
+      await node.dispose().catch(() => {});
+      throw new Error(`${(error as Error).message}\n${log}`);
+    }
+    return node;
+  }
+
+  #configuration(options: NodeOptions): string {
+    const { username, gid } = os.userInfo();
+    const placement = placements[options.placement ?? 'default'];
+    const sections: Record<string, Record<string, string | number>> = {
+      ARCHIPELAGO: {
+        USER: username,
+        GROUP: groupName(gid),
+        RUN_DIR: path.join(this.dir, 'run'),
+        LOG_DIR: path.join(this.dir, 'log'),
+        LOG: 'file',
+        ...(options.hostname ? { HOSTNAME: options.hostname } : {}),
+      },
+      XSEG: { SEGMENT_NAME: this.segment, EXPECTED_VOLUMES: 1 },
+      PEERS: placement === null ? {} : { PLACEMENT: placement },
+      blockerb: { archip_dir: this.blocks },
+      blockerm: { archip_dir: this.maps, ...(options.lockDir ? { lock_dir: options.lockDir } : {}) },
+      nbd: { socket: this.socket, listen: `127.0.0.1:${this.port}` },
+    };
+    for (const [name, values] of Object.entries(options.settings ?? {})) {
+      sections[name] = { ...sections[name], ...values };
+    }
+    return Object.entries(sections)
+      .map(([name, values]) =>
+        [`[${name}]`, ...Object.entries(values).map(([key, value]) => `${key} = ${value}`), ''].join('\n'),
+      )
+      .join('\n');
+  }
+
+  /** Runs `archipelago`; it must succeed. Resolves to what it printed. */
+  async archipelago(...args: string[]): Promise<string> {
+    return (await run(process.execPath, [path.join(bin, 'archipelago.js'), '-c', this.conf, ...args])).stdout;
+  }
+
+  /** Runs `archipelago`, whatever it says. */
+  tryArchipelago(...args: string[]): Promise<Outcome> {
+    return attempt(process.execPath, [path.join(bin, 'archipelago.js'), '-c', this.conf, ...args]);
+  }
+
+  /** Runs `vlmc`; it must succeed. Resolves to what it printed. */
+  async vlmc(...args: string[]): Promise<string> {
+    return (await run(process.execPath, [path.join(bin, 'vlmc.js'), '-c', this.conf, ...args])).stdout;
+  }
+
+  /** Runs `vlmc … --json`; it must succeed. Resolves to what it printed, parsed. */
+  async vlmcJson<T>(...args: string[]): Promise<T> {
+    return JSON.parse(await this.vlmc(...args, '--json')) as T;
+  }
+
+  /** Runs `vlmc`, whatever it says. */
+  tryVlmc(args: readonly string[], options?: RunOptions): Promise<Outcome> {
+    return attempt(process.execPath, [path.join(bin, 'vlmc.js'), '-c', this.conf, ...args], options);
+  }
+
+  /** Creates a volume of `size` (bytes, or with a suffix) and resolves to its URI. */
+  async create(name: string, size: string | number): Promise<string> {
+    await this.vlmc('create', name, '--size', typeof size === 'number' ? bytes(size) : size);
+    return this.uri(name);
+  }
+
+  /** The volume's URI on the unix socket. */
+  uri(volume: string): string {
+    return `nbd+unix:///${volume}?socket=${this.socket}`;
+  }
+
+  /** The volume's URI on TCP. */
+  tcpUri(volume: string): string {
+    return `nbd://127.0.0.1:${this.port}/${volume}`;
+  }
+
+  /** Pids of this node's processes: those that were given its configuration. */
+  pids(): number[] {
+    return readdirSync('/proc')
+      .filter((entry) => /^\d+$/.test(entry) && Number(entry) !== process.pid)
+      .filter((entry) => {
+        try {
+          return readFileSync(`/proc/${entry}/cmdline`, 'utf8').split('\0').includes(this.conf);
+        } catch {
+          return false; // it ended while we looked
+        }
+      })
+      .map(Number);
+  }
+
+  /** The pid in a role's pidfile. */
+  rolePid(role: string): number {
+    return Number(readFileSync(path.join(this.dir, 'run', `${role}.pid`), 'utf8'));
+  }
+
+  /** What the node left behind after it stopped; nothing, if all is well. */
+  leftovers(): string[] {
+    const found = this.pids().map((pid) => `process ${pid}`);
+    if (existsSync(`/dev/shm/${this.segment}`)) found.push(`segment /dev/shm/${this.segment}`);
+    // Whatever a node keeps in its run directory, nothing there may outlive it but the registry of mappings.
+    for (const file of readdirSync(path.join(this.dir, 'run'))) {
+      const full = path.join(this.dir, 'run', file);
+      if (file.endsWith('.pid') || statSync(full).isSocket() || statSync(full).isFIFO()) found.push(full);
+    }
+    return found;
+  }
+
+  /** The end of each log file. */
+  logs(lines = 60): string {
+    const directory = path.join(this.dir, 'log');
+    if (!existsSync(directory)) return '';
+    return readdirSync(directory)
+      .map((file) => {
+        const text = readFileSync(path.join(directory, file), 'utf8').trimEnd().split('\n');
+        return [`--- ${file}`, ...text.slice(-lines)].join('\n');
+      })
+      .join('\n');
+  }
+
+  /** Stops the node and removes all of it. @throws when it does not stop, or leaves something behind */
+  async dispose(): Promise<void> {
+    let problem: string | null = null;
+    try {
+      const outcome = await this.tryArchipelago('stop', '-f');
+      if (outcome.code !== 0) problem = describeOutcome(outcome);
+    } catch (error) {
+      problem = (error as Error).message;
+    }
+    const left = this.leftovers();
+    if (left.length > 0) problem = [problem, `left behind: ${left.join(', ')}`, this.logs()].filter(Boolean).join('\n');
+    this.kill();
+    rmSync(`/dev/shm/${this.segment}`, { force: true });
+    rmSync(this.dir, { recursive: true, force: true });
+    if (problem !== null) throw new Error(`the node did not stop as it should\n${problem}`);
+  }
+
+  /** kill -9 of everything of this node. */
+  kill(): void {
+    for (const pid of this.pids()) {
+      try {
+        process.kill(pid, 'SIGKILL');
+      } catch {
+        // it was quicker
+      }
+    }
+  }
+}
+
+/** A size in bytes as `vlmc --size` takes it. */
+export function bytes(size: number): string {
+  return `${size}B`;
+}
+
+function groupName(gid: number): string {
+  const line = readFileSync('/etc/group', 'utf8')
+    .split('\n')
+    .find((entry) => entry.split(':')[2] === String(gid));
+  return line?.split(':')[0] ?? String(gid);
+}
+
+/**
+ * A node for the tests of the enclosing describe (or file): started before them, stopped and removed after them, its logs shown
+ * when one fails. `extra` makes options that need preparation of their own, e.g. a directory.
+ */
+export function useNode(options: NodeOptions | (() => NodeOptions | Promise<NodeOptions>) = {}): {
+  readonly node: TestNode;
+} {
+  let node: TestNode | undefined;
+  beforeAll(async () => {
+    node = await TestNode.start(typeof options === 'function' ? await options() : options);
+  });
+  afterEach(({ task }) => {
+    if (task.result?.state === 'fail') console.error(node?.logs());
+  });
+  afterAll(async () => {
+    await node?.dispose();
+    node = undefined;
+  });
+  return {
+    get node(): TestNode {
+      if (!node) throw new Error('the node is there only while tests run');
+      return node;
+    },
+  };
+}
