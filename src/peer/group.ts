@@ -1,0 +1,309 @@
+/**
+ * One role process as its supervisor sees it: spawned or adopted, told which roles to run, watched, restarted with back-off when
+ * it dies while roles of it are wanted.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import fs from 'node:fs';
+import type { Logger } from 'pino';
+import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
+import { ControlClient } from './control.js';
+import { isRunning, waitGone } from './proc.js';
+import { STOP_LIMIT_MS } from './process.js';
+
+/** How a process of a group is made and found. */
+export interface GroupPlan {
+  /** Roles of the process in start order. */
+  readonly roles: readonly string[];
+  readonly command: string;
+  readonly args: readonly string[];
+  readonly env: NodeJS.ProcessEnv;
+  readonly controlSocket: string;
+  /** Where standard output and error of the process go: a file, or null: this process's own. */
+  readonly output: string | null;
+}
+
+export interface BackOff {
+  /** First delay, longest delay, and how long a process must live for the delay to start anew, in ms. */
+  readonly firstMs: number;
+  readonly maxMs: number;
+  readonly resetMs: number;
+}
+
+export const BACK_OFF: BackOff = { firstMs: 100, maxMs: 10_000, resetMs: 60_000 };
+
+/** How long a process may take from spawn to its control socket, and a role to start, in ms. */
+const SPAWN_LIMIT_MS = 15_000;
+const START_LIMIT_MS = 60_000;
+const EXIT_LIMIT_MS = 5_000;
+
+export type GroupState = 'stopped' | 'running' | 'waiting';
+
+interface Live {
+  readonly pid: number;
+  readonly client: ControlClient;
+  readonly since: number;
+}
+
+export class RoleGroup {
+  readonly plan: GroupPlan;
+  readonly #log: Logger;
+  readonly #backOff: BackOff;
+  /** Called after a process died unexpectedly, before the next one is spawned. */
+  readonly #recover: (pid: number) => void;
+  readonly #wanted = new Set<string>();
+  #live: Live | null = null;
+  #spawning: Promise<Live> | null = null;
+  #timer: NodeJS.Timeout | null = null;
+  #delay: number;
+  #restarts = 0;
+  #lastFailure: string | null = null;
+
+  constructor(plan: GroupPlan, log: Logger, recover: (pid: number) => void, backOff: BackOff = BACK_OFF) {
+    this.plan = plan;
+    this.#log = log;
+    this.#recover = recover;
+    this.#backOff = backOff;
+    this.#delay = backOff.firstMs;
+  }
+
+  get state(): GroupState {
+    return this.#live ? 'running' : this.#timer ? 'waiting' : 'stopped';
+  }
+  get pid(): number | null {
+    return this.#live?.pid ?? null;
+  }
+  /** Times the process was started again after it died. */
+  get restarts(): number {
+    return this.#restarts;
+  }
+  /** Why it died or could not start the last time. */
+  get lastFailure(): string | null {
+    return this.#lastFailure;
+  }
+  wants(role: string): boolean {
+    return this.#wanted.has(role);
+  }
+
+  /** Takes over a process that an earlier supervisor left. @throws SystemError when it does not answer */
+  async adopt(pid: number): Promise<void> {
+    const client = await ControlClient.connect(this.plan.controlSocket);
+    const status = (await client.call('status', {}, EXIT_LIMIT_MS)) as { roles: { name: string }[] };
+    for (const { name } of status.roles) this.#wanted.add(name);
+    this.#watch(pid, client, null);
+    this.#log.info(`adopted process ${pid} (${status.roles.map(({ name }) => name).join(' ')})`);
+  }
+
+  /** Makes sure that there is a process, without roles yet. @throws SystemError with what it said before it died */
+  async spawn(): Promise<void> {
+    await this.#process();
+  }
+
+  async #process(): Promise<Live> {
+    if (this.#live) return this.#live;
+    this.#spawning ??= this.#spawn().finally(() => {
+      this.#spawning = null;
+    });
+    return this.#spawning;
+  }
+
+  async #spawn(): Promise<Live> {
+    const { command, args, env, output, roles } = this.plan;
+    const offset = output === null ? 0 : (fs.statSync(output, { throwIfNoEntry: false })?.size ?? 0);
+    const out = output === null ? 2 : fs.openSync(output, 'a', 0o660);
+    // Own session: a Ctrl-C on the terminal is for the supervisor, which stops the roles in order.
+    const child = spawn(command, [...args, '--supervised'], {
+      env,
+      detached: true,
+      stdio: ['ignore', out, out, 'ipc'],
+    });
+    if (output !== null) fs.closeSync(out);
+    try {
+      await listening(child);
+    } catch (error) {
+      child.kill('SIGKILL');
+      const said = output === null ? '' : tail(output, offset);
+      throw new SystemError(
+        errnoOf(error),
+        `the process of ${roles.join('+')} ${messageOf(error)}${said && `: ${said}`}`,
+      );
+    }
+    child.disconnect();
+    child.unref();
+    const client = await ControlClient.connect(this.plan.controlSocket);
+    return this.#watch(child.pid as number, client, child);
+  }
+
+  #watch(pid: number, client: ControlClient, child: ChildProcess | null): Live {
+    const live = { pid, client, since: Date.now() };
+    this.#live = live;
+    const exited = new Promise<string>((resolve) => {
+      child?.once('exit', (code, signal) => resolve(signal ? `was ended by ${signal}` : `exited with ${code}`));
+    });
+    void client.closed.then(async () => {
+      if (this.#live !== live) return;
+      this.#live = null;
+      const why = child ? await Promise.race([exited, waitGone(pid, EXIT_LIMIT_MS).then(() => exited)]) : 'is gone';
+      this.#died(live, why);
+    });
+    return live;
+  }
+
+  #died({ pid, since }: Live, why: string): void {
+    if (this.#wanted.size === 0) return;
+    this.#lastFailure = `process ${pid} ${why}`;
+    this.#log.error(`${[...this.#wanted].join('+')}: ${this.#lastFailure}`);
+    this.#recover(pid);
+    if (Date.now() - since >= this.#backOff.resetMs) this.#delay = this.#backOff.firstMs;
+    this.#restartLater();
+  }
+
+  #restartLater(): void {
+    if (this.#timer || this.#wanted.size === 0) return;
+    this.#log.info(`starting ${[...this.#wanted].join('+')} again in ${this.#delay} ms`);
+    this.#timer = setTimeout(() => {
+      this.#timer = null;
+      void this.#restart();
+    }, this.#delay);
+    this.#delay = Math.min(this.#delay * 2, this.#backOff.maxMs);
+  }
+
+  async #restart(): Promise<void> {
+    this.#restarts++;
+    try {
+      const { client } = await this.#process();
+      for (const role of this.plan.roles) {
+        if (this.#wanted.has(role)) await client.call('start', { role }, START_LIMIT_MS);
+      }
+      this.#log.info(`${[...this.#wanted].join('+')}: runs again`);
+    } catch (error) {
+      this.#lastFailure = messageOf(error);
+      this.#log.error(`${this.plan.roles.join('+')}: ${this.#lastFailure}`);
+      // Died meanwhile: #died has seen to it. Alive without all its roles: a new process has the better chance.
+      const live = this.#live;
+      if (live) {
+        this.#live = null;
+        await this.#kill(live);
+      }
+      this.#restartLater();
+    }
+  }
+
+  /** Starts a role and keeps it running from now on. @throws SystemError why it does not start */
+  async start(role: string): Promise<void> {
+    const { client } = await this.#process();
+    await client.call('start', { role }, START_LIMIT_MS);
+    this.#wanted.add(role);
+  }
+
+  /**
+   * Stops a role for good. A process that does not let go of it is killed, and its other roles are started again.
+   * @returns false when it did not run
+   * @throws SystemError when it had to be killed
+   */
+  async stop(role: string): Promise<boolean> {
+    const ran = this.#wanted.delete(role);
+    if (this.#wanted.size === 0 && this.#timer) {
+      clearTimeout(this.#timer);
+      this.#timer = null;
+    }
+    const live = this.#live;
+    if (!live) return false;
+    try {
+      await live.client.call('stop', { role }, STOP_LIMIT_MS + EXIT_LIMIT_MS);
+    } catch (error) {
+      if (this.#live === live) {
+        this.#live = null;
+        await this.#kill(live);
+        this.#recover(live.pid);
+        this.#restartLater();
+      }
+      throw new SystemError(errnoOf(error), `${messageOf(error)}; process ${live.pid} was killed`);
+    }
+    return ran;
+  }
+
+  /** Ends the process; its roles should be stopped already. */
+  async exit(): Promise<void> {
+    this.#wanted.clear();
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer = null;
+    await this.#spawning?.catch(() => undefined);
+    const live = this.#live;
+    this.#live = null;
+    if (!live) return;
+    const asked = live.client.call('exit', {}, EXIT_LIMIT_MS).catch(() => undefined);
+    await asked;
+    if (!(await waitGone(live.pid, EXIT_LIMIT_MS))) await this.#kill(live);
+    live.client.end();
+  }
+
+  async #kill({ pid, client }: Live): Promise<void> {
+    client.end();
+    if (isRunning(pid)) {
+      this.#log.error(`killing process ${pid} (${this.plan.roles.join('+')})`);
+      process.kill(pid, 'SIGKILL');
+    }
+    await waitGone(pid, EXIT_LIMIT_MS);
+  }
+
+  /** What the process says of its roles, or null when there is none or it does not answer. */
+  async status(timeoutMs: number): Promise<{ roles: { name: string; since: number; status: object }[] } | null> {
+    try {
+      return ((await this.#live?.client.call('status', {}, timeoutMs)) ?? null) as Awaited<
+        ReturnType<RoleGroup['status']>
+      >;
+    } catch {
+      return null;
+    }
+  }
+
+  /** Sends a signal to the process, if there is one. */
+  signal(signal: NodeJS.Signals): void {
+    if (this.#live && isRunning(this.#live.pid)) process.kill(this.#live.pid, signal);
+  }
+
+  /** Leaves the process alone from now on, for a supervisor that goes without stopping anything. */
+  release(): void {
+    if (this.#timer) clearTimeout(this.#timer);
+    const live = this.#live;
+    this.#live = null;
+    live?.client.end();
+  }
+}
+
+/** Waits for a process's word that its control socket is there. */
+function listening(child: ChildProcess): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(
+      () => reject(new SystemError(errnos.ETIMEDOUT, `did not come up within ${SPAWN_LIMIT_MS / 1000} s`)),
+      SPAWN_LIMIT_MS,
+    );
+    const settle = (end: () => void): void => {
+      clearTimeout(timer);
+      child.removeAllListeners();
+      end();
+    };
+    child.once('message', () => settle(resolve));
+    child.once('error', (error) => settle(() => reject(error)));
+    child.once('exit', (code, signal) => {
+      settle(() => reject(new SystemError(errnos.ECHILD, signal ? `was ended by ${signal}` : `exited with ${code}`)));
+    });
+  });
+}
+
+/** The last lines that a file got since `offset`, on one line. */
+export function tail(file: string, offset: number, lines = 5): string {
+  let text: string;
+  try {
+    const size = fs.statSync(file).size;
+    const start = Math.max(offset, size - 8192);
+    const bytes = Buffer.alloc(Math.max(0, size - start));
+    const fd = fs.openSync(file, 'r');
+    fs.readSync(fd, bytes, 0, bytes.length, start);
+    fs.closeSync(fd);
+    text = bytes.toString('utf8');
+  } catch {
+    return '';
+  }
+  return text.trim().split('\n').slice(-lines).join(' | ');
+}
