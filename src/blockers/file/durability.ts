@@ -1,0 +1,177 @@
+/**
+ * What is written but not yet durable: files and directories that a flush has to sync, each once however many ask.
+ *
+ * A failed fdatasync is final: the kernel has dropped the dirty pages and would report the next one as a success. So the object
+ * stays marked as failed, and every flush that covers it fails with EIO, until its content is made anew (reset, copy onto it,
+ * delete) or the process restarts and reads what the disk has.
+ */
+import { promises as fsp } from 'node:fs';
+import { errnoName, errnoOf, errnos, SystemError } from '../../sys/errno.js';
+import { fileError, isErrno } from './errors.js';
+import { directoriesOf } from './paths.js';
+import { Limiter, poolThreads } from './pool.js';
+
+/** Half of the pool: cold reads find a thread while a flush runs. */
+const syncs = new Limiter(Math.max(2, poolThreads >> 1));
+
+/**
+ * Something that can be dirty and synced. sync() covers every change marked before the call; callers share one run where
+ * it covers them all.
+ */
+export abstract class Syncable {
+  dirty = false;
+  #running: Promise<void> | null = null;
+  #queued: Promise<void> | null = null;
+
+  /** The system call; `dirty` is already false, and a change during the call sets it again. */
+  protected abstract perform(): Promise<void>;
+
+  get needsSync(): boolean {
+    return this.dirty || this.#running !== null;
+  }
+
+  sync(): Promise<void> {
+    // A queued run has not begun: it covers everything up to now.
+    if (this.#queued) return this.#queued;
+    if (this.#running) {
+      if (!this.dirty) return this.#running;
+      const again = () => {
+        this.#queued = null;
+        return this.#start();
+      };
+      this.#queued = this.#running.then(again, again);
+      return this.#queued;
+    }
+    return this.#start();
+  }
+
+  #start(): Promise<void> {
+    if (!this.dirty) return Promise.resolve();
+    const run = syncs
+      .run(() => {
+        this.dirty = false;
+        return this.perform();
+      })
+      .finally(() => {
+        this.#running = null;
+      });
+    this.#running = run;
+    return run;
+  }
+}
+
+class Directory extends Syncable {
+  readonly path: string;
+  readonly #owner: Map<string, Directory>;
+
+  constructor(path: string, owner: Map<string, Directory>) {
+    super();
+    this.path = path;
+    this.#owner = owner;
+  }
+
+  protected override async perform(): Promise<void> {
+    try {
+      await syncDirectory(this.path);
+      if (!this.dirty) this.#owner.delete(this.path);
+    } catch (error) {
+      // A directory that somebody removed has nothing left to make durable: reported once.
+      if (isErrno(error, errnos.ENOENT)) this.#owner.delete(this.path);
+      else this.dirty = true;
+      throw fileError(`cannot make directory ${this.path} durable`, error);
+    }
+  }
+}
+
+/** fsync of a directory: its entries survive a power cut. */
+export async function syncDirectory(path: string): Promise<void> {
+  const handle = await fsp.open(path, 'r');
+  try {
+    await handle.sync();
+  } catch (error) {
+    // Some network file systems cannot sync a directory; their servers make entries durable themselves.
+    if (!isErrno(error, errnos.EINVAL, errnos.EBADF)) throw error;
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Directories with entries made, replaced or removed since they were last synced. */
+export class DirtyDirectories {
+  readonly #directories = new Map<string, Directory>();
+
+  mark(path: string): void {
+    let directory = this.#directories.get(path);
+    if (!directory) {
+      directory = new Directory(path, this.#directories);
+      this.#directories.set(path, directory);
+    }
+    directory.dirty = true;
+  }
+
+  get size(): number {
+    return this.#directories.size;
+  }
+
+  /** Syncs one directory now, dirty or not. */
+  async syncOne(path: string): Promise<void> {
+    this.mark(path);
+    await this.#directories.get(path)?.sync();
+  }
+
+  /** Syncs what leads to the objects at these paths, or everything when null. */
+  async sync(files: readonly string[] | null): Promise<void> {
+    if (this.#directories.size === 0) return;
+    const wanted = new Set<Directory>();
+    if (files === null) for (const directory of this.#directories.values()) wanted.add(directory);
+    else {
+      for (const file of files) {
+        for (const path of directoriesOf(file)) {
+          const directory = this.#directories.get(path);
+          if (directory) wanted.add(directory);
+        }
+      }
+    }
+    await all([...wanted].map((directory) => directory.sync()));
+  }
+}
+
+/** Waits for all, then rejects with the first failure: nothing is still running when it returns. */
+export async function all(promises: readonly Promise<unknown>[]): Promise<void> {
+  for (const outcome of await Promise.allSettled(promises)) if (outcome.status === 'rejected') throw outcome.reason;
+}
+
+/** Objects whose fdatasync failed, by name (see the top of this file). */
+export class FailedObjects {
+  readonly #failed = new Map<string, SystemError>();
+
+  /** Remembers the failure; returns the error to report. */
+  add(name: string, path: string, error: unknown): SystemError {
+    const failure = new SystemError(
+      errnos.EIO,
+      `object ${name}: writes may be lost: syncing ${path} failed with ${errnoName(errnoOf(error))}; check the disk, then restore the object`,
+      { cause: error },
+    );
+    this.#failed.set(name, failure);
+    return failure;
+  }
+
+  /** The object's content was made anew. */
+  clear(name: string): void {
+    if (this.#failed.size > 0) this.#failed.delete(name);
+  }
+
+  get size(): number {
+    return this.#failed.size;
+  }
+
+  /** @throws SystemError EIO when one of these objects (of all when null) has failed */
+  check(names: readonly string[] | null): void {
+    if (this.#failed.size === 0) return;
+    const failure =
+      names === null
+        ? this.#failed.values().next().value
+        : names.map((name) => this.#failed.get(name)).find((error) => error !== undefined);
+    if (failure) throw failure;
+  }
+}

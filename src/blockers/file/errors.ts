@@ -1,0 +1,30 @@
+/** Errors of system calls on files, as SystemErrors that say what to do about them. */
+import { errnoName, errnoOf, errnos, SystemError } from '../../sys/errno.js';
+
+const advice = new Map<number, string>([
+  [errnos.ENOSPC, 'the file system is full: free space, then retry'],
+  [errnos.EDQUOT, 'the disk quota is used up: raise it or free space'],
+  [errnos.EROFS, 'the file system is read-only: remount it writable'],
+  [errnos.EACCES, 'permission denied: check owner and mode of the directory and file'],
+  [errnos.EPERM, 'not permitted: check owner, mode and attributes (lsattr)'],
+  [errnos.EMFILE, 'no file descriptor is left: raise LimitNOFILE or lower fdcache'],
+  [errnos.ENFILE, 'the system has no file descriptor left: raise fs.file-max'],
+  [errnos.EIO, 'the disk reports an input/output error: see the kernel log'],
+  [errnos.ENOTDIR, 'a file is where a directory belongs'],
+  [errnos.EISDIR, 'a directory is where the object belongs'],
+]);
+
+/** @param what the thing and the attempt, e.g. `object web1: cannot write /srv/…` */
+export function fileError(what: string, error: unknown): SystemError {
+  if (error instanceof SystemError) return error;
+  const errno = errnoOf(error);
+  const message = error instanceof Error ? error.message : String(error);
+  // A programming error has neither: its own words are worth more than advice about disks.
+  const ofSystem = typeof error === 'object' && error !== null && ('errno' in error || 'code' in error);
+  const reason = (ofSystem && advice.get(errno)) || message;
+  return new SystemError(errno, `${what}: ${errnoName(errno)}: ${reason}`, { cause: error });
+}
+
+export function isErrno(error: unknown, ...wanted: number[]): boolean {
+  return wanted.includes(errnoOf(error));
+}

@@ -1,0 +1,110 @@
+/** One open file of the store: its descriptor with the count of those using it, and whether it is dirty. */
+import fs from 'node:fs';
+import { type FailedObjects, Syncable } from './durability.js';
+
+/**
+ * A descriptor is closed when it is retired and nobody uses it, never before: asynchronous work holds a reference (retain). Work
+ * that ends within one turn of the event loop needs none.
+ */
+export class Handle extends Syncable {
+  readonly name: string;
+  readonly path: string;
+  readonly fd: number;
+  /** False for a file that could only be opened for reading. */
+  readonly writable: boolean;
+  /** What ObjectIo.hint is for this file; 0 while it must not be found that way. */
+  hint = 0;
+  slot = -1;
+  /** Used since the eviction last looked. */
+  used = true;
+  /** Tick of the last check that this is still the object's file (handles.ts). */
+  checkedTick = -1;
+  #references = 0;
+  #retired = false;
+  #idle: (() => void)[] = [];
+  readonly #dirtySet: Set<Handle>;
+  readonly #failed: FailedObjects;
+  readonly #closed: () => void;
+  readonly #becameIdle: () => void;
+
+  constructor(
+    file: { name: string; path: string; fd: number; writable: boolean },
+    shared: { dirty: Set<Handle>; failed: FailedObjects; closed: () => void; idle: () => void },
+  ) {
+    super();
+    this.name = file.name;
+    this.path = file.path;
+    this.fd = file.fd;
+    this.writable = file.writable;
+    this.#dirtySet = shared.dirty;
+    this.#failed = shared.failed;
+    this.#closed = shared.closed;
+    this.#becameIdle = shared.idle;
+  }
+
+  get idle(): boolean {
+    return this.#references === 0;
+  }
+
+  retain(): void {
+    this.#references++;
+  }
+
+  release(): void {
+    if (--this.#references > 0) return;
+    const idle = this.#idle;
+    if (idle.length > 0) {
+      this.#idle = [];
+      for (const wake of idle) wake();
+    }
+    if (this.#references > 0) return;
+    if (this.#retired) this.#close();
+    else this.#becameIdle();
+  }
+
+  /** Resolves when nobody uses the descriptor. */
+  async whenIdle(): Promise<void> {
+    while (this.#references > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
+  }
+
+  /** Content has changed: the next flush has to sync it. Called before the change is acknowledged. */
+  markDirty(): void {
+    if (this.dirty) return;
+    this.dirty = true;
+    this.#dirtySet.add(this);
+  }
+
+  /** Nothing of it needs to become durable any more: the file is deleted or replaced. */
+  forgetDirty(): void {
+    this.dirty = false;
+    this.#dirtySet.delete(this);
+  }
+
+  /** Closes the descriptor as soon as nobody uses it. */
+  retire(): void {
+    if (this.#retired) return;
+    this.#retired = true;
+    this.#dirtySet.delete(this);
+    if (this.#references === 0) this.#close();
+  }
+
+  #close(): void {
+    // Its errors come after everything that was to be durable has been synced: there is nothing left to report them for.
+    fs.close(this.fd, () => this.#closed());
+  }
+
+  protected override async perform(): Promise<void> {
+    this.retain();
+    try {
+      await new Promise<void>((resolve, reject) => {
+        fs.fdatasync(this.fd, (error) => (error ? reject(error) : resolve()));
+      });
+      if (!this.dirty) this.#dirtySet.delete(this);
+    } catch (error) {
+      if (!this.dirty) this.#dirtySet.delete(this);
+      throw this.#failed.add(this.name, this.path, error);
+    } finally {
+      this.release();
+    }
+  }
+}

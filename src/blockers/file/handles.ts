@@ -1,0 +1,333 @@
+/**
+ * The open files of a store: found by hint (no string touched) or by name, opened on demand, closed in the order of disuse.
+ *
+ * A hint is a generation and a slot. Generations of a slot only go up and start from the clock, so a hint from before a restart
+ * of this process, or from a file closed since, matches nothing.
+ *
+ * On a store that several nodes use, another node may delete or replace an object while this one keeps its old file open. A handle
+ * is therefore checked (fstat: is the file still linked) at least once a tick. A volume changes nodes only through its lock, which
+ * takes longer than a tick.
+ */
+import fs from 'node:fs';
+import { errnos, type SystemError } from '../../sys/errno.js';
+import { DirtyDirectories, FailedObjects } from './durability.js';
+import { isErrno } from './errors.js';
+import { Handle } from './handle.js';
+import { Opener, type OpenMode } from './opener.js';
+
+/** Room in a hint for slots; also the most files that can be open. */
+const SLOTS = 16384;
+/** Files beyond the limit that may wait for their sync before they close; past that, opening waits. */
+const OVERFLOW = 64;
+const TICK_MS = 50;
+/** Generations begin at the milliseconds since then: 2^39 of them (17 years) times SLOTS fit a number. */
+const GENERATION_EPOCH = Date.UTC(2026, 0, 1);
+const GENERATIONS = 2 ** 39;
+
+/** Exclusive use of a name, and who waits for its end. */
+interface Gate {
+  readonly waiters: (() => void)[];
+}
+
+export class Handles {
+  readonly directories = new DirtyDirectories();
+  readonly failed = new FailedObjects();
+  readonly opener: Opener;
+  readonly #limit: number;
+  readonly #byName = new Map<string, Handle>();
+  readonly #gates = new Map<string, Gate>();
+  readonly #slots: (Handle | undefined)[] = [];
+  readonly #generations: number[] = [];
+  readonly #freeSlots: number[] = [];
+  readonly #dirty = new Set<Handle>();
+  /** Descriptors that exist, those being closed included. */
+  #open = 0;
+  #hand = 0;
+  #roomWaiters: (() => void)[] = [];
+  #tick = 0;
+  #checks = 0;
+  #timer: NodeJS.Timeout | null = null;
+
+  /** @param limit files kept open */
+  constructor(settings: { root: string; umask: number; pithosMigrate: boolean; limit: number }) {
+    this.#limit = Math.min(Math.max(settings.limit, 4), SLOTS - 2 * OVERFLOW);
+    this.opener = new Opener(settings, this.directories);
+  }
+
+  get openFiles(): number {
+    return this.#open;
+  }
+
+  get dirtyFiles(): number {
+    return this.#dirty.size;
+  }
+
+  /** The open file behind a hint, or null. */
+  recall(hint: number): Handle | null {
+    if (hint <= 0) return null;
+    const handle = this.#slots[hint - Math.floor(hint / SLOTS) * SLOTS];
+    if (handle === undefined || handle.hint !== hint) return null;
+    if (handle.checkedTick !== this.#tick && !this.#check(handle)) return null;
+    handle.used = true;
+    return handle;
+  }
+
+  /** The open file of a name that nobody has to itself, or null. */
+  lookup(name: string): Handle | null {
+    const handle = this.#byName.get(name);
+    if (handle === undefined || handle.hint === 0) return null;
+    if (handle.checkedTick !== this.#tick && !this.#check(handle)) return null;
+    handle.used = true;
+    return handle;
+  }
+
+  /**
+   * The open file of a name, opening it when need be; waits while somebody has the name to himself.
+   * The handle is retained: the caller releases it.
+   */
+  async use(name: string, mode: OpenMode): Promise<Handle> {
+    for (;;) {
+      const handle = this.lookup(name);
+      if (handle && (handle.writable || mode === 'read')) {
+        handle.retain();
+        return handle;
+      }
+      const gate = this.#gates.get(name);
+      if (gate) {
+        await new Promise<void>((resolve) => gate.waiters.push(resolve));
+        continue;
+      }
+      return await this.exclusive(name, async () => {
+        const opened = await this.openOwn(name, mode);
+        opened.retain();
+        return opened;
+      });
+    }
+  }
+
+  /**
+   * Runs work that must not meet other operations on the object: waits for those that run, holds back those that come.
+   * The work gets the open file, if there is one, and may replace it (adopt) or let it go (drop).
+   */
+  async exclusive<T>(name: string, work: (handle: Handle | null) => Promise<T>): Promise<T> {
+    for (let gate = this.#gates.get(name); gate; gate = this.#gates.get(name)) {
+      const { waiters } = gate;
+      await new Promise<void>((resolve) => waiters.push(resolve));
+    }
+    const gate: Gate = { waiters: [] };
+    this.#gates.set(name, gate);
+    try {
+      let handle = this.#byName.get(name) ?? null;
+      if (handle && !this.#check(handle)) handle = null;
+      if (handle) {
+        handle.hint = 0;
+        await handle.whenIdle();
+      }
+      return await work(handle);
+    } finally {
+      this.#gates.delete(name);
+      const handle = this.#byName.get(name);
+      if (handle && handle.hint === 0) handle.hint = this.#nextHint(handle.slot);
+      for (const wake of gate.waiters) wake();
+      this.#wakeRoomWaiters();
+    }
+  }
+
+  /** Inside exclusive: opens the object's file and makes it the one that later operations find. */
+  async openOwn(name: string, mode: OpenMode): Promise<Handle> {
+    const present = this.#byName.get(name);
+    if (present) {
+      if (present.writable || mode === 'read') return present;
+      this.drop(present);
+    }
+    const file = await this.withDescriptor(() => this.opener.open(name, mode));
+    return this.adopt(name, file);
+  }
+
+  /** Inside exclusive: makes an open file the one that later operations on the name find. */
+  adopt(name: string, file: { fd: number; path: string; writable: boolean }): Handle {
+    const old = this.#byName.get(name);
+    if (old) this.drop(old);
+    const handle = new Handle(
+      { name, ...file },
+      { dirty: this.#dirty, failed: this.failed, closed: this.#onClosed, idle: this.#wakeRoomWaiters },
+    );
+    handle.slot = this.#freeSlots.pop() ?? this.#slots.length;
+    this.#slots[handle.slot] = handle;
+    this.#byName.set(name, handle);
+    return handle;
+  }
+
+  /** Makes the name forget its file; the descriptor closes when nobody uses it. What was dirty stays the caller's care. */
+  drop(handle: Handle): void {
+    if (this.#byName.get(handle.name) !== handle) return;
+    this.#byName.delete(handle.name);
+    this.#slots[handle.slot] = undefined;
+    this.#freeSlots.push(handle.slot);
+    handle.hint = 0;
+    handle.retire();
+  }
+
+  /**
+   * Makes room for one more descriptor and counts it: `open` makes one, and on EMFILE runs again after cached files were closed.
+   * The descriptor ends up in a handle, or is reported by descriptorClosed.
+   */
+  async withDescriptor<T>(open: () => Promise<T>): Promise<T> {
+    await this.#makeRoom();
+    this.#open++;
+    try {
+      for (;;) {
+        try {
+          return await open();
+        } catch (error) {
+          if (!isErrno(error, errnos.EMFILE, errnos.ENFILE) || !(await this.#closeSome())) throw error;
+        }
+      }
+    } catch (error) {
+      this.descriptorClosed();
+      throw error;
+    }
+  }
+
+  /** A descriptor counted by withDescriptor is closed. */
+  descriptorClosed(): void {
+    this.#open--;
+    this.#wakeRoomWaiters();
+  }
+
+  /** Makes files durable: these names' or all. @throws SystemError EIO */
+  async sync(names: readonly string[] | null): Promise<void> {
+    const pending: Promise<void>[] = [];
+    if (names === null) for (const handle of this.#dirty) pending.push(handle.sync());
+    else {
+      for (const name of names) {
+        const handle = this.#byName.get(name);
+        if (handle?.needsSync) pending.push(handle.sync());
+      }
+    }
+    for (const outcome of await Promise.allSettled(pending)) {
+      if (outcome.status === 'rejected') throw outcome.reason as SystemError;
+    }
+    this.failed.check(names);
+  }
+
+  /** Is this descriptor the one that later operations on the name find? */
+  isOpen(name: string, fd: number): boolean {
+    return this.#byName.get(name)?.fd === fd;
+  }
+
+  /** Resolves when no file is in use. */
+  async whenIdle(): Promise<void> {
+    await Promise.all([...this.#byName.values()].map((handle) => handle.whenIdle()));
+  }
+
+  /** Closes everything; what is dirty has been synced before. */
+  async close(): Promise<void> {
+    if (this.#timer) clearInterval(this.#timer);
+    this.#timer = null;
+    for (const handle of [...this.#byName.values()]) this.drop(handle);
+    while (this.#open > 0) await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
+  }
+
+  #nextHint(slot: number): number {
+    const last = this.#generations[slot] ?? (Date.now() - GENERATION_EPOCH) % GENERATIONS;
+    const generation = (last + 1) % GENERATIONS;
+    this.#generations[slot] = generation;
+    return generation * SLOTS + slot;
+  }
+
+  readonly #onClosed = (): void => this.descriptorClosed();
+
+  /** A descriptor was closed or is not used any more: whoever waits for room looks again. */
+  readonly #wakeRoomWaiters = (): void => {
+    if (this.#roomWaiters.length === 0) return;
+    const waiters = this.#roomWaiters;
+    this.#roomWaiters = [];
+    for (const wake of waiters) wake();
+  };
+
+  /** False when the handle's file is no longer the object's: then it is dropped. */
+  #check(handle: Handle): boolean {
+    try {
+      if (fs.fstatSync(handle.fd).nlink === 0) {
+        handle.forgetDirty();
+        this.drop(handle);
+        return false;
+      }
+    } catch (error) {
+      // A network file system's stale handle: the object has to be opened again, and what was not synced is gone.
+      if (handle.needsSync) this.failed.add(handle.name, handle.path, error);
+      this.drop(handle);
+      return false;
+    }
+    handle.checkedTick = this.#tick;
+    this.#checks++;
+    this.#timer ??= setInterval(() => this.#onTick(), TICK_MS).unref();
+    return true;
+  }
+
+  #onTick(): void {
+    this.#tick++;
+    if (this.#checks === 0 && this.#timer) {
+      clearInterval(this.#timer);
+      this.#timer = null;
+    }
+    this.#checks = 0;
+  }
+
+  async #makeRoom(): Promise<void> {
+    while (this.#open >= this.#limit) {
+      const victim = this.#victim();
+      if (victim === null) {
+        if (this.#open < this.#limit + OVERFLOW) return;
+        // Everything is in use or closing: one closes or becomes idle sooner or later, for every use ends.
+        await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
+      } else if (!victim.needsSync) this.drop(victim);
+      else if (this.#open < this.#limit + OVERFLOW) {
+        void this.#syncAndDrop(victim);
+        return;
+      } else await this.#syncAndDrop(victim);
+    }
+  }
+
+  /** After EMFILE: closes an eighth of the idle files, at least one. False when none could be closed. */
+  async #closeSome(): Promise<boolean> {
+    const before = this.#open;
+    let dropped = 0;
+    for (let wanted = Math.max(1, this.#byName.size >> 3); wanted > 0; wanted--) {
+      const victim = this.#victim();
+      if (victim === null) break;
+      if (victim.needsSync) await this.#syncAndDrop(victim);
+      else this.drop(victim);
+      if (!this.#byName.has(victim.name)) dropped++;
+    }
+    // Closing is asynchronous: wait for one.
+    while (dropped > 0 && this.#open >= before) await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
+    return dropped > 0;
+  }
+
+  /** Second-chance choice of a file nobody uses, clean ones first; null when there is none. */
+  #victim(): Handle | null {
+    let dirty: Handle | null = null;
+    const slots = this.#slots;
+    for (let step = 0; step < 2 * slots.length; step++) {
+      this.#hand = (this.#hand + 1) % slots.length;
+      const handle = slots[this.#hand];
+      if (handle === undefined || !handle.idle || handle.hint === 0) continue;
+      if (handle.used) handle.used = false;
+      else if (!handle.needsSync) return handle;
+      else dirty ??= handle;
+    }
+    return dirty;
+  }
+
+  /** Dirty data is synced before its descriptor closes, so that a failure cannot pass unseen. */
+  async #syncAndDrop(victim: Handle): Promise<void> {
+    try {
+      await victim.sync();
+    } catch {
+      // Remembered as failed: every flush of the object reports it.
+    }
+    if (victim.idle && !victim.needsSync && victim.hint !== 0) this.drop(victim);
+  }
+}

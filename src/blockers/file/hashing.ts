@@ -1,0 +1,91 @@
+/** Content addressing (ondisk.md 2.4): an object's content is stored once, under its SHA-256. */
+import { createHash, webcrypto } from 'node:crypto';
+import { promises as fsp } from 'node:fs';
+import path from 'node:path';
+import { errnos } from '../../sys/errno.js';
+import { checkName } from '../names.js';
+import { closeDescriptor, syncData, writeFully } from './copy.js';
+import { isErrno } from './errors.js';
+import type { Handles } from './handles.js';
+import { hashedPath, isPithosName } from './paths.js';
+import type { TempFiles } from './temp.js';
+
+/** Up to this length the digest is computed at once; beyond, on the thread pool. */
+const SMALL = 64 * 1024;
+
+/** `bytes` without the zero bytes at their end. */
+export function withoutTrailingZeros(bytes: Buffer): Buffer {
+  let end = bytes.length;
+  // Eight at a time: blocks are megabytes, and mostly their end is empty.
+  while (end >= 8 && bytes.readInt32LE(end - 4) === 0 && bytes.readInt32LE(end - 8) === 0) end -= 8;
+  while (end > 0 && bytes[end - 1] === 0) end--;
+  return bytes.subarray(0, end);
+}
+
+/** SHA-256 in lower-case hex. */
+export async function sha256(bytes: Buffer): Promise<string> {
+  if (bytes.length <= SMALL) return createHash('sha256').update(bytes).digest('hex');
+  return Buffer.from(await webcrypto.subtle.digest('SHA-256', bytes)).toString('hex');
+}
+
+/** What of the object's file counts, read through the driver. */
+export type ContentReader = (name: string, size: number) => Promise<Buffer>;
+
+/** Hashes objects of one store. Durable when it resolves. */
+export class Hasher {
+  readonly #handles: Handles;
+  readonly #temp: TempFiles;
+  readonly #read: ContentReader;
+
+  constructor(handles: Handles, temp: TempFiles, read: ContentReader) {
+    this.#handles = handles;
+    this.#temp = temp;
+    this.#read = read;
+  }
+
+  async hash(name: string, size: number): Promise<string> {
+    const memo = `${name}_hash`;
+    checkName(memo);
+    const known = await this.#memo(memo);
+    if (known !== null) return known;
+    const content = withoutTrailingZeros(await this.#read(name, size));
+    const digest = await sha256(content);
+    if ((await this.#handles.opener.find(digest)) === null) await this.#store(digest, content);
+    await this.#store(memo, Buffer.from(digest, 'latin1'));
+    return digest;
+  }
+
+  async #memo(memo: string): Promise<string | null> {
+    try {
+      const text = (await this.#read(memo, 64)).toString('latin1');
+      return isPithosName(text) ? text : null;
+    } catch (error) {
+      if (isErrno(error, errnos.ENOENT)) return null;
+      throw error;
+    }
+  }
+
+  /** Makes object `name` with this content, unless it exists already. */
+  async #store(name: string, content: Buffer): Promise<void> {
+    const { opener, directories } = this.#handles;
+    const file = hashedPath(opener.root, name);
+    const temp = await this.#temp.create();
+    try {
+      try {
+        await writeFully(temp.fd, content, 0);
+        await syncData(temp.fd);
+      } finally {
+        await closeDescriptor(temp.fd);
+      }
+      await opener.makeDirectories(file);
+      await fsp.link(temp.path, file);
+    } catch (error) {
+      // Somebody else has just stored the same content.
+      if (!isErrno(error, errnos.EEXIST)) throw error;
+    } finally {
+      await this.#temp.remove(temp.path);
+    }
+    directories.mark(path.dirname(file));
+    await directories.sync([file]);
+  }
+}

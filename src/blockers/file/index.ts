@@ -1,0 +1,2 @@
+/** The file driver: objects as files of a directory. */
+export { DEFAULT_FDCACHE, DEFAULT_UMASK, FileDriver, type FileDriverSettings } from './driver.js';

@@ -1,0 +1,226 @@
+/**
+ * Reads, writes, trims and zeroes on open files. What the page cache can do at once is done at once, within the call; what may wait
+ * for a disk runs on the thread pool.
+ *
+ * Reads ask with RWF_NOWAIT: the kernel answers from the page cache or says EAGAIN. Writes to the page cache are copies and are done
+ * directly (a hop to the pool costs more than copying 512 KiB), unless they would have to read the page they change, or the kernel
+ * has been holding writers back: then the pool does them.
+ */
+import fs from 'node:fs';
+import { errnoOf, errnos } from '../../sys/errno.js';
+import * as libc from '../../sys/libc.js';
+import type { ObjectIo } from '../driver.js';
+import type { Handle } from './handle.js';
+import { native } from './pool.js';
+
+const { EAGAIN, EINTR, EIO, ENOSYS, EOPNOTSUPP } = errnos;
+
+/** Longer reads and writes than this go to the pool whatever the cache holds: 1 MiB is some 100 µs of copying. */
+const DIRECT_LIMIT = 1 << 20;
+/** A write that took longer than this was held back by the kernel (dirty page limits, a slow disk's journal)… */
+const HELD_BACK_MS = 10;
+/** …and then as many writes go to the pool before one tries directly again. */
+const HELD_BACK_WRITES = 64;
+const PAGE = 4096;
+const TWO_TO_32 = 2 ** 32;
+const TMPFS_MAGIC = 0x01021994;
+const ZEROES = 1 << 20;
+
+export class FileIo {
+  /** One struct iovec and a byte to read to: the native calls take addresses, and these are never in use across turns. */
+  readonly #scratch = libc.allocateMemory(PAGE);
+  readonly #iov = new Uint32Array(this.#scratch.bytes.buffer, this.#scratch.bytes.byteOffset, 4);
+  readonly #iovAddress = this.#scratch.address;
+  readonly #probeAddress = this.#scratch.address + 64;
+  #zeroes: Buffer | null = null;
+  #nowait = true;
+  /** Everything is in memory: plain calls do not block. */
+  #memory = false;
+  #poolWrites = 0;
+
+  /** @param root the store's directory: its file system decides how reads are done */
+  constructor(root: string) {
+    this.#memory = fs.statfsSync(root).type === TMPFS_MAGIC;
+  }
+
+  /** The driver is closed. */
+  dispose(): void {
+    libc.freeMemory(this.#scratch);
+  }
+
+  read(handle: Handle, io: ObjectIo): void {
+    const { length } = io;
+    if (length > DIRECT_LIMIT || !(this.#nowait || this.#memory)) {
+      this.#readOnPool(handle, io, 0);
+      return;
+    }
+    let done = 0;
+    while (done < length) {
+      const n = this.#memory
+        ? libc.pread(handle.fd, io.address + done, length - done, io.offset + done)
+        : this.#preadNowait(handle.fd, io.address + done, length - done, io.offset + done);
+      if (n > 0) done += n;
+      else if (n === 0) break;
+      else {
+        const errno = libc.errno();
+        if (errno === EINTR) continue;
+        if (errno === EOPNOTSUPP || errno === ENOSYS) this.#nowait = false;
+        else if (errno !== EAGAIN) {
+          io.complete(errno);
+          return;
+        }
+        this.#readOnPool(handle, io, done);
+        return;
+      }
+    }
+    if (done < length) io.bytes.fill(0, done, length);
+    io.complete(0);
+  }
+
+  #preadNowait(fd: number, address: number, length: number, offset: number): number {
+    const iov = this.#iov;
+    // The array keeps the low 32 bits.
+    iov[0] = address;
+    iov[1] = address / TWO_TO_32;
+    iov[2] = length;
+    return libc.preadv2(fd, this.#iovAddress, 1, offset, libc.RWF_NOWAIT);
+  }
+
+  #readOnPool(handle: Handle, io: ObjectIo, from: number): void {
+    const { bytes, length, offset } = io;
+    let done = from;
+    handle.retain();
+    const next = () => fs.read(handle.fd, bytes, done, length - done, offset + done, step);
+    const step = (error: Error | null, n: number) => {
+      if (!error) {
+        done += n;
+        if (n > 0 && done < length) {
+          next();
+          return;
+        }
+        bytes.fill(0, done, length);
+      }
+      handle.release();
+      io.complete(error ? errnoOf(error) : 0);
+    };
+    next();
+  }
+
+  /** `finish` ends the operation once the data is written (it sees to fua). */
+  write(handle: Handle, io: ObjectIo, finish: (handle: Handle, io: ObjectIo) => void): void {
+    const { length } = io;
+    if (length > DIRECT_LIMIT || this.#poolWrites > 0 || this.#mustRead(handle, io)) {
+      if (this.#poolWrites > 0) this.#poolWrites--;
+      this.#writeOnPool(handle, io, finish);
+      return;
+    }
+    const started = performance.now();
+    let done = 0;
+    while (done < length) {
+      const n = libc.pwrite(handle.fd, io.address + done, length - done, io.offset + done);
+      if (n > 0) done += n;
+      else if (n === 0 || libc.errno() !== EINTR) {
+        const errno = n === 0 ? EIO : libc.errno();
+        handle.markDirty();
+        io.complete(errno);
+        return;
+      }
+    }
+    if (performance.now() - started > HELD_BACK_MS) this.#poolWrites = HELD_BACK_WRITES;
+    handle.markDirty();
+    finish(handle, io);
+  }
+
+  /** Does this write change a part of a page that is not in the cache? */
+  #mustRead(handle: Handle, io: ObjectIo): boolean {
+    if (this.#memory) return false;
+    const end = io.offset + io.length;
+    if (io.offset % PAGE === 0 && end % PAGE === 0) return false;
+    return !this.#nowait || this.#isCold(handle.fd, io.offset) || this.#isCold(handle.fd, end - 1);
+  }
+
+  #isCold(fd: number, offset: number): boolean {
+    return this.#preadNowait(fd, this.#probeAddress, 1, offset) === -1;
+  }
+
+  #writeOnPool(handle: Handle, io: ObjectIo, finish: (handle: Handle, io: ObjectIo) => void): void {
+    const { bytes, length, offset } = io;
+    let done = 0;
+    handle.retain();
+    const next = () => fs.write(handle.fd, bytes, done, length - done, offset + done, step);
+    const step = (error: Error | null, n: number) => {
+      if (!error) {
+        done += n;
+        if (n > 0 && done < length) {
+          next();
+          return;
+        }
+      }
+      handle.markDirty();
+      handle.release();
+      if (error) io.complete(errnoOf(error));
+      else if (done < length) io.complete(EIO);
+      else finish(handle, io);
+    };
+    next();
+  }
+
+  /** Makes the range a hole, up to the file's end; where the file system has none, writes zeros. */
+  async punch(handle: Handle, offset: number, length: number): Promise<void> {
+    const mode = libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_KEEP_SIZE;
+    if (length === 0 || (await this.#fallocate(handle, mode, offset, length))) return;
+    const { size } = await fstat(handle.fd);
+    await this.#writeZeroes(handle, offset, Math.min(length, size - offset));
+  }
+
+  /** The range becomes allocated zeros; the file may get longer. */
+  async zeroRange(handle: Handle, offset: number, length: number): Promise<void> {
+    if (length === 0 || (await this.#fallocate(handle, libc.FALLOC_FL_ZERO_RANGE, offset, length))) return;
+    await this.#writeZeroes(handle, offset, length);
+  }
+
+  /** False when the file system cannot do it. */
+  async #fallocate(handle: Handle, mode: number, offset: number, length: number): Promise<boolean> {
+    handle.retain();
+    try {
+      for (;;) {
+        try {
+          await native('fallocate', (done) => libc.fallocate.async(handle.fd, mode, offset, length, done));
+          return true;
+        } catch (error) {
+          const errno = errnoOf(error);
+          if (errno === EOPNOTSUPP || errno === ENOSYS) return false;
+          if (errno !== EINTR) throw error;
+        }
+      }
+    } finally {
+      handle.markDirty();
+      handle.release();
+    }
+  }
+
+  async #writeZeroes(handle: Handle, offset: number, length: number): Promise<void> {
+    this.#zeroes ??= Buffer.alloc(ZEROES);
+    const zeroes = this.#zeroes;
+    handle.retain();
+    try {
+      for (let done = 0; done < length; ) {
+        done += await new Promise<number>((resolve, reject) => {
+          fs.write(handle.fd, zeroes, 0, Math.min(ZEROES, length - done), offset + done, (error, n) =>
+            error ? reject(error) : resolve(n),
+          );
+        });
+      }
+    } finally {
+      handle.markDirty();
+      handle.release();
+    }
+  }
+}
+
+/** fstat on the thread pool. */
+export function fstat(fd: number): Promise<fs.Stats> {
+  return new Promise((resolve, reject) => {
+    fs.fstat(fd, (error, stats) => (error ? reject(error) : resolve(stats)));
+  });
+}

@@ -1,0 +1,168 @@
+/** Opens, finds and makes the files of objects: path rules, directories on demand, modes. */
+import fs, { promises as fsp } from 'node:fs';
+import path from 'node:path';
+import { errnos } from '../../sys/errno.js';
+import { missing } from '../names.js';
+import type { DirtyDirectories } from './durability.js';
+import { fileError, isErrno } from './errors.js';
+import { candidatePaths, directoriesOf, hashedPath, isPithosName } from './paths.js';
+
+const { O_RDWR, O_RDONLY, O_CREAT, O_EXCL } = fs.constants;
+
+export interface OpenedFile {
+  readonly fd: number;
+  readonly path: string;
+  readonly writable: boolean;
+}
+
+/** How a file is opened: `create` makes it when missing, `write` insists on being able to write. */
+export type OpenMode = 'read' | 'write' | 'create';
+
+export function openDescriptor(file: string, flags: number, mode = 0o600): Promise<number> {
+  return new Promise((resolve, reject) => {
+    fs.open(file, flags, mode, (error, fd) => (error ? reject(error) : resolve(fd)));
+  });
+}
+
+export class Opener {
+  readonly root: string;
+  readonly #fileMode: number;
+  readonly #directoryMode: number;
+  /** The process's own umask takes bits away that the store's umask leaves: put them back after making something. */
+  readonly #mustChmod: boolean;
+  readonly #pithosMigrate: boolean;
+  readonly #directories: DirtyDirectories;
+
+  constructor(settings: { root: string; umask: number; pithosMigrate: boolean }, directories: DirtyDirectories) {
+    this.root = settings.root;
+    this.#fileMode = 0o666 & ~settings.umask;
+    this.#directoryMode = 0o777 & ~settings.umask;
+    this.#mustChmod = (process.umask() & ~settings.umask & 0o777) !== 0;
+    this.#pithosMigrate = settings.pithosMigrate;
+    this.#directories = directories;
+  }
+
+  /** @throws SystemError ENOENT when the object is missing and mode is not `create` */
+  async open(name: string, mode: OpenMode): Promise<OpenedFile> {
+    for (const file of candidatePaths(this.root, name)) {
+      const opened = await this.#openExisting(name, file, mode);
+      if (opened) return this.#pithosMigrate ? await this.#migrate(name, opened) : opened;
+    }
+    if (mode !== 'create') throw missing(name);
+    const file = hashedPath(this.root, name);
+    try {
+      const fd = await this.create(file);
+      this.#directories.mark(path.dirname(file));
+      return { fd, path: file, writable: true };
+    } catch (error) {
+      // Another node or process was faster: it is there now.
+      if (isErrno(error, errnos.EEXIST)) {
+        const opened = await this.#openExisting(name, file, mode);
+        if (opened) return opened;
+      }
+      throw fileError(`object ${name}: cannot create ${file}`, error);
+    }
+  }
+
+  async #openExisting(name: string, file: string, mode: OpenMode): Promise<OpenedFile | null> {
+    try {
+      return { fd: await openDescriptor(file, O_RDWR), path: file, writable: true };
+    } catch (error) {
+      if (isErrno(error, errnos.ENOENT)) return null;
+      if (mode !== 'read' || !isErrno(error, errnos.EROFS, errnos.EACCES, errnos.EPERM)) {
+        throw fileError(`object ${name}: cannot open ${file}`, error);
+      }
+    }
+    try {
+      return { fd: await openDescriptor(file, O_RDONLY), path: file, writable: false };
+    } catch (error) {
+      if (isErrno(error, errnos.ENOENT)) return null;
+      throw fileError(`object ${name}: cannot open ${file}`, error);
+    }
+  }
+
+  /**
+   * Makes a new object file and any directory on its way; the caller marks the file's own directory dirty.
+   * @throws the system's error, EEXIST when it exists
+   */
+  async create(file: string): Promise<number> {
+    try {
+      return await this.createFile(file);
+    } catch (error) {
+      if (!isErrno(error, errnos.ENOENT)) throw error;
+      await this.makeDirectories(file);
+      return await this.createFile(file);
+    }
+  }
+
+  /** Makes a new file with the store's mode, open for reading and writing. @throws the system's error */
+  async createFile(file: string): Promise<number> {
+    const fd = await openDescriptor(file, O_RDWR | O_CREAT | O_EXCL, this.#fileMode);
+    if (this.#mustChmod) {
+      try {
+        await new Promise<void>((resolve, reject) => {
+          fs.fchmod(fd, this.#fileMode, (error) => (error ? reject(error) : resolve()));
+        });
+      } catch (error) {
+        fs.close(fd, () => {});
+        throw error;
+      }
+    }
+    return fd;
+  }
+
+  /** Makes the three directories above an object's file. The store's own directory must be there. */
+  async makeDirectories(file: string): Promise<void> {
+    const [leaf, middle, top, root] = directoriesOf(file);
+    for (const [directory, parent] of [
+      [top, root],
+      [middle, top],
+      [leaf, middle],
+    ]) {
+      await this.makeDirectory(directory);
+      // Also when another process made it just now: what is acknowledged here must not hang on its sync.
+      this.#directories.mark(parent);
+    }
+  }
+
+  /** Makes one directory with the store's mode, if it is not there. */
+  async makeDirectory(directory: string): Promise<void> {
+    try {
+      await fsp.mkdir(directory, this.#directoryMode);
+      if (this.#mustChmod) await fsp.chmod(directory, this.#directoryMode);
+    } catch (error) {
+      if (!isErrno(error, errnos.EEXIST)) throw error;
+    }
+  }
+
+  /** Where the object's file is, with its status; null when it is missing. */
+  async find(name: string): Promise<{ path: string; stats: fs.Stats } | null> {
+    for (const file of candidatePaths(this.root, name)) {
+      try {
+        return { path: file, stats: await fsp.stat(file) };
+      } catch (error) {
+        if (!isErrno(error, errnos.ENOENT)) throw fileError(`object ${name}: cannot stat ${file}`, error);
+      }
+    }
+    return null;
+  }
+
+  /** Gives a file found at its old Pithos path its new one; a store that cannot be written is served where it is. */
+  async #migrate(name: string, opened: OpenedFile): Promise<OpenedFile> {
+    const file = hashedPath(this.root, name);
+    if (!isPithosName(name) || opened.path === file || !opened.writable) return opened;
+    try {
+      await this.makeDirectories(file);
+      await fsp.link(opened.path, file);
+      await this.#directories.syncOne(path.dirname(file));
+      await fsp.unlink(opened.path);
+    } catch (error) {
+      // EEXIST: both paths hold the object; the old one goes on being the one that counts, as in the original.
+      if (isErrno(error, errnos.EEXIST, errnos.EROFS, errnos.EACCES, errnos.EPERM)) return opened;
+      fs.close(opened.fd, () => {});
+      throw fileError(`object ${name}: cannot move ${opened.path} to ${file}`, error);
+    }
+    this.#directories.mark(path.dirname(opened.path));
+    return { ...opened, path: file };
+  }
+}

@@ -1,0 +1,167 @@
+/** The memory driver: objects in this process's memory. For tests of everything above, and for the kit itself; nothing survives. */
+import { createHash } from 'node:crypto';
+import { errnos, SystemError } from '../../sys/errno.js';
+import type { Driver, DriverCapabilities, ListPage, LockHolder, ObjectInfo, ObjectIo } from '../driver.js';
+import {
+  checkLockTarget,
+  checkName,
+  checkOwner,
+  lockedError,
+  missing,
+  nameError,
+  notLockedError,
+  notOwnerError,
+} from '../names.js';
+
+/** What several drivers share to be nodes on one store. */
+export class MemoryStore {
+  readonly objects = new Map<string, Buffer>();
+  readonly locks = new Map<string, LockHolder>();
+}
+
+const EMPTY = Buffer.alloc(0);
+
+/** `bytes`, lengthened with zeros to at least `length`. */
+function atLeast(bytes: Buffer, length: number): Buffer {
+  return bytes.length >= length ? bytes : Buffer.concat([bytes], length);
+}
+
+export class MemoryDriver implements Driver {
+  readonly capabilities: DriverCapabilities = {
+    durableOnAck: true,
+    sparse: false,
+    serverSideCopy: true,
+    nativeLocks: false,
+    maxIo: 4 << 20,
+  };
+  readonly #store: MemoryStore;
+  readonly #owner: string;
+
+  /** @param owner owner string of its locks. @throws SystemError EINVAL */
+  constructor(owner = 'memory', store = new MemoryStore()) {
+    checkOwner(owner);
+    this.#owner = owner;
+    this.#store = store;
+  }
+
+  async open(): Promise<void> {}
+  async close(): Promise<void> {}
+  async flush(): Promise<void> {}
+
+  #get(name: string): Buffer {
+    checkName(name);
+    const bytes = this.#store.objects.get(name);
+    if (bytes === undefined) throw missing(name);
+    return bytes;
+  }
+
+  read(io: ObjectIo): void {
+    const { name } = io;
+    const bytes = this.#store.objects.get(name);
+    if (bytes === undefined) {
+      io.complete(nameError(name)?.errno ?? errnos.ENOENT);
+      return;
+    }
+    const copied = bytes.copy(io.bytes, 0, Math.min(io.offset, bytes.length), io.offset + io.length);
+    io.bytes.fill(0, copied, io.length);
+    io.complete(0);
+  }
+
+  write(io: ObjectIo): void {
+    const { name } = io;
+    const bad = nameError(name);
+    if (bad) {
+      io.complete(bad.errno);
+      return;
+    }
+    const old = this.#store.objects.get(name) ?? EMPTY;
+    const bytes = io.length === 0 ? old : atLeast(old, io.offset + io.length);
+    io.bytes.copy(bytes, io.offset, 0, io.length);
+    this.#store.objects.set(name, bytes);
+    io.complete(0);
+  }
+
+  trim(io: ObjectIo): void {
+    const { name } = io;
+    const bytes = this.#store.objects.get(name);
+    bytes?.fill(0, Math.min(io.offset, bytes.length), Math.min(io.offset + io.length, bytes.length));
+    io.complete(nameError(name)?.errno ?? 0);
+  }
+
+  writeZeroes(io: ObjectIo): void {
+    const { name } = io;
+    if (io.noHole && nameError(name) === null) {
+      this.#store.objects.set(name, atLeast(this.#store.objects.get(name) ?? EMPTY, io.offset + io.length));
+    }
+    this.trim(io);
+  }
+
+  async reset(name: string): Promise<void> {
+    checkName(name);
+    this.#store.objects.set(name, EMPTY);
+  }
+
+  async copy(source: string, target: string, size: number, options: { exclusive: boolean }): Promise<void> {
+    checkName(target);
+    const bytes = this.#get(source);
+    if (options.exclusive && this.#store.objects.has(target)) {
+      throw new SystemError(errnos.EEXIST, `object ${target} exists already`);
+    }
+    this.#store.objects.set(target, Buffer.from(bytes.subarray(0, size)));
+  }
+
+  async delete(name: string): Promise<void> {
+    this.#get(name);
+    this.#store.objects.delete(name);
+  }
+
+  async info(name: string): Promise<ObjectInfo> {
+    const { length } = this.#get(name);
+    return { size: length, allocated: length };
+  }
+
+  async truncate(name: string, size: number): Promise<void> {
+    const bytes = this.#get(name);
+    this.#store.objects.set(name, atLeast(Buffer.from(bytes.subarray(0, size)), size));
+  }
+
+  async hash(name: string, size: number): Promise<string> {
+    checkName(`${name}_hash`);
+    const memo = this.#store.objects.get(`${name}_hash`)?.toString('latin1', 0, 64);
+    if (memo !== undefined && /^[0-9a-f]{64}$/.test(memo)) return memo;
+    const bytes = this.#get(name).subarray(0, size);
+    let end = bytes.length;
+    while (end > 0 && bytes[end - 1] === 0) end--;
+    const content = Buffer.from(bytes.subarray(0, end));
+    const digest = createHash('sha256').update(content).digest('hex');
+    if (!this.#store.objects.has(digest)) this.#store.objects.set(digest, content);
+    this.#store.objects.set(`${name}_hash`, Buffer.from(digest, 'latin1'));
+    return digest;
+  }
+
+  async list(cursor: string | null, limit: number): Promise<ListPage> {
+    const after = [...this.#store.objects.keys()].sort().filter((name) => cursor === null || name > cursor);
+    const names = after.slice(0, limit);
+    return { names, cursor: names.length < after.length ? names[names.length - 1] : null };
+  }
+
+  async acquire(target: string): Promise<void> {
+    checkLockTarget(target);
+    const holder = this.#store.locks.get(target);
+    if (holder && holder.owner !== this.#owner) throw lockedError(target, holder.owner, holder.since);
+    if (!holder) this.#store.locks.set(target, { owner: this.#owner, since: Date.now() });
+  }
+
+  async release(target: string, force: boolean): Promise<void> {
+    checkLockTarget(target);
+    const holder = this.#store.locks.get(target);
+    if (!holder) throw notLockedError(target);
+    if (!force && holder.owner !== this.#owner) throw notOwnerError(target, holder.owner);
+    this.#store.locks.delete(target);
+  }
+
+  async lockHolder(target: string): Promise<LockHolder | null> {
+    checkLockTarget(target);
+    return this.#store.locks.get(target) ?? null;
+  }
+}

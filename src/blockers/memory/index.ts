@@ -1,0 +1,2 @@
+/** The memory driver. */
+export { MemoryDriver, MemoryStore } from './driver.js';

@@ -1,0 +1,60 @@
+/** The hot operations of a driver as promises: for tests and tools. A blocker peer has pooled ones instead (peer.ts). */
+import { SystemError } from '../sys/errno.js';
+import { allocateMemory, freeMemory } from '../sys/libc.js';
+import type { Driver, ObjectIo } from './driver.js';
+
+export interface OneIo {
+  readonly name: string;
+  readonly offset: number;
+  readonly length: number;
+  /** Write: the data, `length` bytes. */
+  readonly data?: Uint8Array;
+  readonly fua?: boolean;
+  readonly noHole?: boolean;
+  /** What an operation on the same object left in OneResult. */
+  readonly hint?: number;
+}
+
+export interface OneResult {
+  /** Read: the content. */
+  readonly data: Buffer;
+  readonly hint: number;
+}
+
+/**
+ * Runs one hot operation. @throws SystemError with the operation's errno
+ */
+export function runIo(
+  driver: Driver,
+  operation: 'read' | 'write' | 'trim' | 'writeZeroes',
+  one: OneIo,
+): Promise<OneResult> {
+  return new Promise((resolve, reject) => {
+    const memory = allocateMemory(one.length);
+    if (one.data) memory.bytes.set(one.data);
+    // A read has to fill all of it.
+    else memory.bytes.fill(0xa5);
+    let completed = false;
+    const io: ObjectIo = {
+      name: one.name,
+      hint: one.hint ?? 0,
+      offset: one.offset,
+      length: one.length,
+      address: memory.address,
+      bytes: memory.bytes.subarray(0, one.length),
+      fua: one.fua ?? false,
+      noHole: one.noHole ?? false,
+      complete(errno) {
+        if (completed) throw new Error(`${operation} of ${one.name} was completed twice`);
+        completed = true;
+        const data = Buffer.from(io.bytes);
+        const { hint } = io;
+        // A driver may still be in its call with this address: the memory goes after that.
+        setImmediate(() => freeMemory(memory));
+        if (errno === 0) resolve({ data, hint });
+        else reject(new SystemError(errno, `${operation} of object ${one.name} failed`));
+      },
+    };
+    driver[operation](io);
+  });
+}
