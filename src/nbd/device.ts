@@ -79,6 +79,11 @@ export interface BlockDevice {
   /** Calls back once when an allocation may succeed again after it returned null. */
   whenAvailable(callback: () => void): void;
   submit(io: Io): void;
+  /**
+   * Optional. The client is gone while operations are in flight: those that wait for something (a lock, say) may fail now.
+   * close() follows when all have completed.
+   */
+  abandon?(): void;
   /** The last connection's end: no Io is in flight. */
   close(): Promise<void>;
 }

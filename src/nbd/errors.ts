@@ -1,0 +1,50 @@
+/** Errors: the device's errno to the wire's, and the classes this library throws. */
+import { errnoName, errnos, SystemError } from '../sys/errno.js';
+import { WireError } from './constants.js';
+
+const wire = new Map<number, number>([
+  [errnos.EPERM, WireError.EPERM],
+  [errnos.EACCES, WireError.EPERM],
+  [errnos.EROFS, WireError.EPERM],
+  [errnos.EIO, WireError.EIO],
+  [errnos.ENOMEM, WireError.ENOMEM],
+  [errnos.EINVAL, WireError.EINVAL],
+  [errnos.ENOSPC, WireError.ENOSPC],
+  [errnos.EDQUOT, WireError.ENOSPC],
+  [errnos.EFBIG, WireError.ENOSPC],
+  [108, WireError.ESHUTDOWN],
+]);
+
+/**
+ * The error value a client gets for a device's errno (protocol document, "Error values").
+ * EOPNOTSUPP is told only to a WRITE_ZEROES with FAST_ZERO, where it has a meaning; anything without a value of its own is EIO.
+ * @param errno positive Linux errno
+ */
+export function wireError(errno: number, fastZero = false): number {
+  if (errno === errnos.EOPNOTSUPP) return fastZero ? WireError.ENOTSUP : WireError.EIO;
+  return wire.get(errno) ?? WireError.EIO;
+}
+
+/** The peer broke the protocol in a way that leaves no framing to go on with: the connection ends. */
+export class ProtocolError extends SystemError {
+  constructor(message: string) {
+    super(errnos.EPROTO, message);
+    this.name = 'ProtocolError';
+  }
+}
+
+/** The connection ended before the answer. */
+export class DisconnectedError extends SystemError {
+  constructor(message = 'the peer closed the connection', options?: ErrorOptions) {
+    super(errnos.ECONNRESET, message, options);
+    this.name = 'DisconnectedError';
+  }
+}
+
+/** The server answered a command or an option with an error. `errno` is the wire's value (its numbers are Linux's). */
+export class NbdError extends SystemError {
+  constructor(errno: number, what: string, text?: string) {
+    super(errno, `${what}: ${text || errnoName(errno)}`);
+    this.name = 'NbdError';
+  }
+}

@@ -1,0 +1,12 @@
+/** nbd-ts: an NBD server and client. What is exported here is the library's public face. */
+export { BufferPool } from './buffer-pool.js';
+export type { ConnectionInfo } from './connection.js';
+export * as constants from './constants.js';
+export { BASE_ALLOCATION, STATE_HOLE, STATE_ZERO } from './constants.js';
+export * from './device.js';
+export { DisconnectedError, NbdError, ProtocolError, wireError } from './errors.js';
+export { DEFAULT_LIMITS, type Limits } from './limits.js';
+export type { Log } from './log.js';
+export { MemoryDisk, type MemoryDiskOptions, MemoryProvider } from './memory-device.js';
+export { type ListenAddress, NbdServer, type NbdServerEvents, type NbdServerOptions } from './server.js';
+export type { Counters } from './transmission.js';

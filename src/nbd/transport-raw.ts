@@ -1,0 +1,252 @@
+/**
+ * The fast transport: libuv only tells that the socket is readable (reading the first bytes into the stage on the way); everything
+ * else is recv and sendmsg on the descriptor, with numeric addresses. What the socket does not take at once goes on when libuv
+ * says that it is writable again: a write of the first unsent piece through the node socket is how we learn that.
+ *
+ * Node offers no public way to read an accepted socket into a fixed buffer, so the handle is moved into a socket made with
+ * `onread`. Where a socket has no descriptor (`hasDescriptor`), the stream transport serves.
+ */
+import net from 'node:net';
+import { errnos, SystemError } from '../sys/errno.js';
+import { errno, MSG_DONTWAIT, MSG_NOSIGNAL, memcpy, recv, sendmsg } from '../sys/libc.js';
+import type { IoBuffer } from './device.js';
+import type { Transport, TransportEvents } from './transport.js';
+import { HEADERS_SIZE, MAX_IOVECS, STAGE_START, WireMemory } from './wire-memory.js';
+
+const FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL;
+const TWO_32 = 2 ** 32;
+/** Bytes of one batch, so that the buffers of sent replies come back while the rest is sent. */
+const BATCH_BYTES = 1024 * 1024;
+
+interface Handle {
+  readonly fd: number;
+}
+type WithHandle = net.Socket & { _handle: Handle | null };
+
+/** Whether the socket's descriptor can be had. */
+export function hasDescriptor(socket: net.Socket): boolean {
+  const handle = (socket as WithHandle)._handle;
+  return typeof handle?.fd === 'number' && handle.fd >= 0;
+}
+
+export class RawTransport implements Transport {
+  events!: TransportEvents;
+  readonly peer: string;
+  readonly stage: Buffer;
+  readonly stageView: DataView;
+  readonly headersView: DataView;
+  readonly pollable = true;
+  readonly #memory: WireMemory;
+  readonly #socket: net.Socket;
+  #fd: number;
+  #error: Error | null = null;
+
+  // The batch: `#count` iovecs, of which `#sent` are gone; owners[i] is null where iovec i is headers.
+  #count = 0;
+  #sent = 0;
+  #bytes = 0;
+  #headersUsed = 0;
+  readonly #owners: (IoBuffer | null)[] = new Array(MAX_IOVECS).fill(null);
+  /** Bytes of iovec `#sent` that are gone. */
+  #partial = 0;
+  #tail: Buffer | null = null;
+
+  /**
+   * Takes the connection out of `accepted`, a paused socket that nothing was read from.
+   * @throws Error with code ENOMEM
+   */
+  constructor(accepted: net.Socket, peer: string) {
+    this.peer = peer;
+    this.#memory = WireMemory.take();
+    this.stage = this.#memory.stage;
+    this.stageView = this.#memory.stageView;
+    this.headersView = this.#memory.headersView;
+    const shell = accepted as WithHandle;
+    const handle = shell._handle as Handle;
+    this.#fd = handle.fd;
+    shell._handle = null;
+    // Without its handle the accepted socket is an empty shell; destroying it only tells its server that it is gone.
+    shell.destroy();
+    const options = {
+      handle,
+      allowHalfOpen: true,
+      readable: true,
+      writable: true,
+      manualStart: true,
+      onread: {
+        buffer: this.stage.subarray(STAGE_START),
+        callback: (count: number): boolean => {
+          this.events.readable(count);
+          return true;
+        },
+      },
+    };
+    this.#socket = new net.Socket(options as net.SocketConstructorOpts);
+    this.#socket.on('end', () => this.events.ended());
+    this.#socket.on('error', (error) => {
+      this.#error ??= error;
+    });
+    this.#socket.on('close', () => {
+      this.#fd = -1;
+      this.#forget();
+      this.events.closed(this.#error);
+      this.#memory.giveBack();
+    });
+  }
+
+  receiveStage(limit: number): number {
+    return this.#received(recv(this.#fd, this.#memory.address + STAGE_START, limit, FLAGS));
+  }
+
+  receiveInto(buffer: IoBuffer, at: number, length: number): number {
+    return this.#received(recv(this.#fd, buffer.address + at, length, FLAGS));
+  }
+
+  #received(count: number): number {
+    if (count > 0) return count;
+    if (count === 0) return -1;
+    const code = errno();
+    if (code === errnos.EAGAIN || code === errnos.EINTR) return 0;
+    this.destroy(new SystemError(code, 'receiving from the client failed'));
+    return -1;
+  }
+
+  copyStaged(from: number, buffer: IoBuffer, at: number, length: number): void {
+    memcpy(buffer.address + at, this.#memory.address + from, length);
+  }
+
+  pause(): void {
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    if (this.#fd >= 0) this.#socket.resume();
+  }
+
+  reserve(length: number): number {
+    const at = this.#headersUsed;
+    if (at + length > HEADERS_SIZE) return -1;
+    const last = this.#count - 1;
+    if (last >= 0 && this.#owners[last] === null) {
+      this.#memory.iovecs[last * 4 + 2] += length;
+    } else if (!this.#push(null, this.#memory.headersAddress + at, length)) {
+      return -1;
+    }
+    this.#headersUsed = at + length;
+    return at;
+  }
+
+  appendPayload(buffer: IoBuffer, length: number): boolean {
+    return this.#push(buffer, buffer.address, length);
+  }
+
+  #push(owner: IoBuffer | null, address: number, length: number): boolean {
+    const i = this.#count;
+    // Headers leave room for the payload that follows them: a reply is never cut between the two.
+    if (i >= MAX_IOVECS - (owner === null ? 1 : 0) || (owner === null && this.#bytes >= BATCH_BYTES)) return false;
+    const { iovecs } = this.#memory;
+    iovecs[i * 4] = address % TWO_32;
+    iovecs[i * 4 + 1] = Math.floor(address / TWO_32);
+    iovecs[i * 4 + 2] = length;
+    iovecs[i * 4 + 3] = 0;
+    this.#owners[i] = owner;
+    this.#count = i + 1;
+    this.#bytes += length;
+    return true;
+  }
+
+  appendBytes(bytes: Buffer): void {
+    this.#tail = bytes;
+  }
+
+  send(): boolean {
+    const { msghdr, iovecsAddress, msghdrAddress, iovecs } = this.#memory;
+    while (this.#sent < this.#count) {
+      const first = iovecsAddress + this.#sent * 16;
+      msghdr[4] = first % TWO_32;
+      msghdr[5] = Math.floor(first / TWO_32);
+      msghdr[6] = this.#count - this.#sent;
+      if (this.#fd < 0) return false;
+      const count = sendmsg(this.#fd, msghdrAddress, FLAGS);
+      if (count < 0) {
+        const code = errno();
+        if (code === errnos.EINTR) continue;
+        if (code === errnos.EAGAIN) this.#waitWritable();
+        else this.destroy(new SystemError(code, 'sending to the client failed'));
+        return false;
+      }
+      let left = count;
+      while (left > 0) {
+        const length = iovecs[this.#sent * 4 + 2];
+        if (left < length) {
+          this.#advance(left);
+          break;
+        }
+        left -= length;
+        this.#sent++;
+        this.#partial = 0;
+      }
+    }
+    if (this.#tail !== null) {
+      this.#write(this.#tail);
+      this.#tail = null;
+      return false;
+    }
+    this.#forget();
+    return true;
+  }
+
+  /** Moves the start of the first unsent iovec by `count` bytes. */
+  #advance(count: number): void {
+    const { iovecs } = this.#memory;
+    const i = this.#sent * 4;
+    const address = iovecs[i + 1] * TWO_32 + iovecs[i] + count;
+    iovecs[i] = address % TWO_32;
+    iovecs[i + 1] = Math.floor(address / TWO_32);
+    iovecs[i + 2] -= count;
+    this.#partial += count;
+  }
+
+  #waitWritable(): void {
+    const { iovecs, headers, headersAddress } = this.#memory;
+    const i = this.#sent * 4;
+    const owner = this.#owners[this.#sent];
+    const length = iovecs[i + 2];
+    let rest: Buffer;
+    if (owner === null) {
+      const at = iovecs[i + 1] * TWO_32 + iovecs[i] - headersAddress;
+      rest = headers.subarray(at, at + length);
+    } else {
+      rest = owner.bytes.subarray(this.#partial, this.#partial + length);
+    }
+    this.#sent++;
+    this.#partial = 0;
+    this.#write(rest);
+  }
+
+  #write(bytes: Buffer): void {
+    this.#socket.write(bytes, (error) => {
+      if (!error && this.#fd >= 0 && this.send()) this.events.drained();
+    });
+  }
+
+  #forget(): void {
+    this.#owners.fill(null, 0, this.#count);
+    this.#count = 0;
+    this.#sent = 0;
+    this.#partial = 0;
+    this.#bytes = 0;
+    this.#headersUsed = 0;
+    this.#tail = null;
+  }
+
+  end(): void {
+    this.#socket.end(() => this.#socket.destroy());
+  }
+
+  destroy(error?: Error): void {
+    if (error) this.#error ??= error;
+    this.#fd = -1;
+    this.#socket.destroy();
+  }
+}

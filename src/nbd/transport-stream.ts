@@ -1,0 +1,154 @@
+/** The general transport: any duplex stream (TLS, pipes, sockets without a descriptor). Bytes pass through node's buffers. */
+import type { Duplex } from 'node:stream';
+import type { IoBuffer } from './device.js';
+import type { Transport, TransportEvents } from './transport.js';
+import { HEADERS_SIZE, STAGE_SIZE, STAGE_START } from './wire-memory.js';
+
+/** Bytes of one batch, as in the raw transport. */
+const BATCH_BYTES = 1024 * 1024;
+
+export class StreamTransport implements Transport {
+  events!: TransportEvents;
+  readonly peer: string;
+  readonly stage = Buffer.allocUnsafeSlow(STAGE_START + STAGE_SIZE);
+  readonly stageView = new DataView(this.stage.buffer);
+  readonly #headers = Buffer.allocUnsafeSlow(HEADERS_SIZE);
+  readonly headersView = new DataView(this.#headers.buffer);
+  readonly pollable = false;
+  readonly #stream: Duplex;
+  #error: Error | null = null;
+  #gone = false;
+  #ended = false;
+
+  // What came in and was not taken yet: one chunk of the stream at a time, the stream is paused while there is one.
+  #chunk: Buffer | null = null;
+  #chunkAt = 0;
+  #wanted = false;
+
+  // The batch, in order; adjacent headers are one piece.
+  #pieces: Buffer[] = [];
+  #headersStart = 0;
+  #headersUsed = 0;
+  #bytes = 0;
+
+  constructor(stream: Duplex, peer: string) {
+    this.peer = peer;
+    this.#stream = stream;
+    stream.pause();
+    stream.on('data', (chunk: Buffer) => {
+      this.#chunk = this.#chunk === null ? chunk : Buffer.concat([this.#chunk.subarray(this.#chunkAt), chunk]);
+      this.#chunkAt = 0;
+      this.#offer();
+    });
+    stream.on('end', () => {
+      this.#ended = true;
+      if (this.#chunk === null) this.events.ended();
+    });
+    stream.on('error', (error) => {
+      this.#error ??= error;
+    });
+    stream.on('close', () => {
+      this.#gone = true;
+      this.#chunk = null;
+      this.#pieces = [];
+      this.events.closed(this.#error);
+    });
+  }
+
+  /** Tells of waiting bytes until they are taken or the owner pauses; reads on when they are taken. */
+  #offer(): void {
+    while (this.#wanted && this.#chunk !== null && !this.#gone) {
+      this.events.readable(this.receiveStage(STAGE_SIZE));
+    }
+    if (this.#ended && this.#chunk === null) this.events.ended();
+    else if (this.#wanted && !this.#gone) this.#stream.resume();
+    else this.#stream.pause();
+  }
+
+  receiveStage(limit: number): number {
+    return this.#take(this.stage, STAGE_START, limit);
+  }
+
+  receiveInto(buffer: IoBuffer, at: number, length: number): number {
+    return this.#take(buffer.bytes, at, length);
+  }
+
+  #take(target: Buffer, at: number, limit: number): number {
+    if (this.#chunk === null) return this.#gone ? -1 : 0;
+    const count = Math.min(limit, this.#chunk.length - this.#chunkAt);
+    this.#chunk.copy(target, at, this.#chunkAt, this.#chunkAt + count);
+    this.#chunkAt += count;
+    if (this.#chunkAt === this.#chunk.length) this.#chunk = null;
+    return count;
+  }
+
+  copyStaged(from: number, buffer: IoBuffer, at: number, length: number): void {
+    this.stage.copy(buffer.bytes, at, from, from + length);
+  }
+
+  pause(): void {
+    this.#wanted = false;
+    this.#stream.pause();
+  }
+
+  resume(): void {
+    if (this.#gone || this.#wanted) return;
+    this.#wanted = true;
+    // Later, so that the owner's own call ends before readable() comes.
+    setImmediate(() => this.#offer());
+  }
+
+  reserve(length: number): number {
+    const at = this.#headersUsed;
+    if (at + length > HEADERS_SIZE || this.#bytes >= BATCH_BYTES) return -1;
+    this.#headersUsed = at + length;
+    this.#bytes += length;
+    return at;
+  }
+
+  appendPayload(buffer: IoBuffer, length: number): boolean {
+    this.appendBytes(buffer.bytes.subarray(0, length));
+    return true;
+  }
+
+  appendBytes(bytes: Buffer): void {
+    this.#closeHeaders();
+    this.#pieces.push(bytes);
+    this.#bytes += bytes.length;
+  }
+
+  #closeHeaders(): void {
+    if (this.#headersUsed > this.#headersStart) {
+      this.#pieces.push(this.#headers.subarray(this.#headersStart, this.#headersUsed));
+      this.#headersStart = this.#headersUsed;
+    }
+  }
+
+  send(): boolean {
+    this.#closeHeaders();
+    const pieces = this.#pieces;
+    this.#pieces = [];
+    if (pieces.length === 0) return true;
+    const last = pieces.length - 1;
+    this.#stream.cork();
+    for (let i = 0; i < last; i++) this.#stream.write(pieces[i]);
+    this.#stream.write(pieces[last], (error) => {
+      if (error || this.#gone) return;
+      this.#headersStart = 0;
+      this.#headersUsed = 0;
+      this.#bytes = 0;
+      this.events.drained();
+    });
+    this.#stream.uncork();
+    return false;
+  }
+
+  end(): void {
+    this.#stream.end(() => this.#stream.destroy());
+  }
+
+  destroy(error?: Error): void {
+    if (error) this.#error ??= error;
+    this.#stream.destroy();
+  }
+}
