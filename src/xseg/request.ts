@@ -154,6 +154,21 @@ export class Request {
     this.#u32[this.#word + R.TARGET_LENGTH] = name.length;
   }
 
+  /** Is the target exactly these bytes? Compares in place. */
+  hasTarget(name: Uint8Array): boolean {
+    if (this.#u32[this.#word + R.TARGET_LENGTH] !== name.length) return false;
+    const { bytes } = this.#memory;
+    const start = this.#byte + TARGET_BYTE;
+    for (let i = 0; i < name.length; i++) if (bytes[start + i] !== name[i]) return false;
+    return true;
+  }
+
+  /** Sets the target to what `source` writes into the record: no string, no copy. */
+  writeTarget(source: { writeName(i: number, target: Uint8Array, at: number): number }, i: number): void {
+    const length = source.writeName(i, this.#memory.bytes, this.#byte + TARGET_BYTE);
+    this.#u32[this.#word + R.TARGET_LENGTH] = length;
+  }
+
   /** What went wrong, in a sentence; empty when the server said nothing. */
   get message(): string {
     const start = this.#byte + MESSAGE_BYTE;

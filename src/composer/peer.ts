@@ -1,0 +1,23 @@
+/** The composer as a role of a node: its port, its start and its end. */
+import type { ComposerSettings } from '../config/types.js';
+import type { RoleStarter } from '../peer/role.js';
+import { Composer } from './composer.js';
+
+export const start: RoleStarter<ComposerSettings> = async ({ segment, settings, config, ports, name }) => {
+  const port = segment.bind(ports.first, { name });
+  const composer = new Composer({
+    port,
+    blockerPort: settings.blockerPort,
+    mapperPort: settings.mapperPort,
+    nrOps: settings.nrOps,
+    writeThrough: config.cache === 'writethrough',
+  });
+  port.serve((request) => composer.handle(request));
+  return {
+    stop: async (): Promise<void> => {
+      await composer.drain();
+      port.close();
+    },
+    status: () => composer.status(),
+  };
+};

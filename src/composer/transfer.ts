@@ -1,0 +1,248 @@
+/**
+ * Reads and writes: splitting a volume's range into objects and asking the data blocker for each. The hot path: one block, its entry
+ * loaded (and writable), is one sub-request and no allocation.
+ *
+ * An operation first gets what it needs of the map (prepare), then moves its data (run). Between the two nothing can change: a
+ * revoke waits for operations in flight, and zeroing waits for writes.
+ */
+
+import { Flag, Op } from '../requests/ops.js';
+import { CHUNK_ENTRIES, EntryFlag } from '../requests/resolved-map.js';
+import { errnoOf, errnos, messageOf } from '../sys/errno.js';
+import type { Port, Request } from '../xseg/index.js';
+import type { MapperClient } from './mapper-client.js';
+import type { Operation } from './operation.js';
+
+/** Sub-requests of one operation in flight at a time. */
+const WINDOW = 64;
+/** Blocks made writable by one MAPW. */
+const CHANGE_BLOCKS = 64;
+
+export class Transfer {
+  readonly #port: Port;
+  readonly #blocker: number;
+  readonly #mapper: MapperClient;
+  readonly #finish: (operation: Operation) => void;
+  /** The block a sub-request is for, by its record's index. */
+  readonly #blocks: Float64Array;
+  /** Operations that found no request record free. */
+  readonly #starved: Operation[] = [];
+  readonly #onReply = (sub: Request): void => this.#answered(sub);
+
+  /** @param finish takes operations that are over, with their outcome in errno and message */
+  constructor(port: Port, blockerPort: number, mapper: MapperClient, finish: (operation: Operation) => void) {
+    this.#port = port;
+    this.#blocker = blockerPort;
+    this.#mapper = mapper;
+    this.#finish = finish;
+    this.#blocks = new Float64Array(port.segment.geometry.requests);
+  }
+
+  /** Starts (or goes on with) an operation: its map entries first. */
+  readonly start = (operation: Operation): void => {
+    if (operation.errno !== 0) this.#finish(operation);
+    else if (this.#prepare(operation)) {
+      this.#enter(operation);
+      this.#run(operation);
+    }
+  };
+
+  /** Loads the entries of a range, then calls next; for operations that move no data. */
+  load(operation: Operation, next: (operation: Operation) => void): void {
+    operation.next = next;
+    if (operation.errno !== 0) next(operation);
+    else if (this.#isLoaded(operation, () => this.load(operation, next))) next(operation);
+  }
+
+  #isLoaded(operation: Operation, resume: (operation: Operation) => void): boolean {
+    const { volume } = operation;
+    const map = volume.map!;
+    const last = Math.floor((operation.end - 1) / volume.blockSize);
+    for (let block = Math.floor(operation.offset / volume.blockSize); block <= last; block++) {
+      if (map.has(block)) continue;
+      this.#fetch(operation, Math.floor(block / CHUNK_ENTRIES), resume);
+      return false;
+    }
+    return true;
+  }
+
+  #prepare(operation: Operation): boolean {
+    if (!this.#isLoaded(operation, this.start)) return false;
+    if (operation.request.op === Op.READ) return true;
+    const { volume } = operation;
+    const map = volume.map!;
+    const first = Math.floor(operation.offset / volume.blockSize);
+    const last = Math.floor((operation.end - 1) / volume.blockSize);
+    const zeroing = volume.zeroRange(first, last);
+    if (zeroing) {
+      zeroing.waiters.push(operation);
+      return false;
+    }
+    for (let block = first; block <= last; block++) {
+      if (isOwn(map.flags(block))) continue;
+      const waiters = volume.changing.get(block);
+      if (waiters) waiters.push(operation);
+      else this.#makeWritable(operation, block, last);
+      return false;
+    }
+    return true;
+  }
+
+  #fetch(operation: Operation, chunk: number, resume: (operation: Operation) => void): void {
+    const { volume } = operation;
+    operation.next = resume;
+    const waiters = volume.fetching.get(chunk);
+    if (waiters) {
+      waiters.push(operation);
+      return;
+    }
+    volume.fetching.set(chunk, [operation]);
+    this.#mapper.fetchChunk(volume, volume.map!, chunk).then(
+      () => this.#resume(volume.fetching, chunk, null),
+      (error: unknown) => this.#resume(volume.fetching, chunk, error),
+    );
+  }
+
+  /** Asks for copies of `block` and of those after it that need one, up to `last`. */
+  #makeWritable(operation: Operation, block: number, last: number): void {
+    const { volume } = operation;
+    const map = volume.map!;
+    let end = block;
+    while (end <= last && end - block < CHANGE_BLOCKS && !isOwn(map.flags(end)) && !volume.changing.has(end)) {
+      volume.changing.set(end, []);
+      end++;
+    }
+    operation.next = this.start;
+    volume.changing.get(block)!.push(operation);
+    const offset = block * volume.blockSize;
+    const size = Math.min(end * volume.blockSize, volume.size) - offset;
+    this.#mapper.makeWritable(volume, offset, size, end - block).then(
+      (segments) => {
+        volume.mapDirty = true;
+        segments.forEach(({ target }, i) => {
+          map.set(block + i, EntryFlag.WRITABLE | EntryFlag.ARCHIP, target);
+        });
+        for (let changed = block; changed < end; changed++) this.#resume(volume.changing, changed, null);
+      },
+      (error: unknown) => {
+        for (let changed = block; changed < end; changed++) this.#resume(volume.changing, changed, error);
+      },
+    );
+  }
+
+  #resume(waiting: Map<number, Operation[]>, key: number, error: unknown): void {
+    const operations = waiting.get(key) ?? [];
+    waiting.delete(key);
+    for (const operation of operations) {
+      if (error !== null) operation.failed(errnoOf(error), messageOf(error));
+      (operation.next ?? this.start)(operation);
+    }
+  }
+
+  /** Lets operations go on that waited for a zeroing range. */
+  resumeAfterZeroing(operations: readonly Operation[]): void {
+    for (const operation of operations) this.start(operation);
+  }
+
+  #enter(operation: Operation): void {
+    if (operation.request.op === Op.READ || operation.barrier >= 0) return;
+    operation.barrier = operation.volume.generation;
+    operation.volume.writes[operation.barrier]++;
+  }
+
+  #run(operation: Operation): void {
+    const { volume, request } = operation;
+    const map = volume.map!;
+    const { blockSize } = volume;
+    const op = request.op;
+    const flags = request.flags & (Flag.FUA | Flag.NO_HOLE);
+    const data = request.dataOffset;
+    while (operation.position < operation.end && operation.pending < WINDOW && operation.errno === 0) {
+      const { position } = operation;
+      const block = Math.floor(position / blockSize);
+      const within = position - block * blockSize;
+      const length = Math.min(blockSize - within, operation.end - position);
+      const at = data + (position - operation.offset);
+      if (op === Op.READ && map.flags(block) & EntryFlag.ZERO) {
+        this.#port.segment.memory.bytes.fill(0, at, at + length);
+        operation.position += length;
+        continue;
+      }
+      const sub = this.#port.getRequest();
+      if (!sub) {
+        if (operation.pending === 0) this.#starve(operation);
+        return;
+      }
+      sub.op = op;
+      sub.flags = flags;
+      sub.offset = within;
+      sub.size = length;
+      if (op !== Op.WRITE_ZEROES) sub.setData(at, length);
+      sub.hint = volume.hint(block);
+      sub.writeTarget(map, block);
+      sub.onReply = this.#onReply;
+      sub.context = operation;
+      this.#blocks[sub.index] = block;
+      try {
+        this.#port.submit(sub, this.#blocker);
+      } catch (error) {
+        this.#port.putRequest(sub);
+        if (errnoOf(error) !== errnos.EAGAIN) operation.failed(errnoOf(error), messageOf(error));
+        else if (operation.pending === 0) this.#starve(operation);
+        if (operation.errno === 0) return;
+        break;
+      }
+      operation.pending++;
+      operation.position += length;
+    }
+    if (operation.pending === 0) this.#finish(operation);
+  }
+
+  /** Waits for a request record: of this port (an answer goes on with it), or one that another peer gives back. */
+  #starve(operation: Operation): void {
+    this.#starved.push(operation);
+    this.#port.segment.whenAvailable(() => {
+      const next = this.#starved.shift();
+      if (next) this.#run(next);
+    });
+  }
+
+  #answered(sub: Request): void {
+    const operation = sub.context as Operation;
+    const { volume } = operation;
+    const block = this.#blocks[sub.index];
+    if (sub.served) {
+      if (sub.hint !== 0) volume.setHint(block, sub.hint);
+      if (sub.op !== Op.READ && (sub.flags & Flag.FUA) === 0) volume.dirtyBlocks.add(block);
+    } else this.#subFailed(operation, sub, block);
+    this.#port.putRequest(sub);
+    operation.pending--;
+    if (operation.position < operation.end && operation.errno === 0) this.#run(operation);
+    else if (operation.pending === 0) this.#finish(operation);
+    if (this.#starved.length > 0) this.#run(this.#starved.shift()!);
+  }
+
+  #subFailed(operation: Operation, sub: Request, block: number): void {
+    const { volume } = operation;
+    const { errno } = sub;
+    if (sub.op === Op.READ && errno === errnos.ENOENT) {
+      // A missing object is zeros only under an own entry: there a crash came between the entry and the first data.
+      if (isOwn(volume.map!.flags(block))) {
+        sub.data.fill(0);
+        return;
+      }
+      const name = volume.map!.objectName(block);
+      operation.failed(
+        errnos.EIO,
+        `object ${name} of volume ${volume.key.name} (block ${block}) is missing; see vlmc check ${volume.key.name}`,
+      );
+      return;
+    }
+    operation.failed(errno === errnos.ENOENT ? errnos.EIO : errno, sub.message);
+  }
+}
+
+/** Own object: may be written in place. */
+export function isOwn(flags: number): boolean {
+  return (flags & (EntryFlag.WRITABLE | EntryFlag.ZERO | EntryFlag.DELETED)) === EntryFlag.WRITABLE;
+}

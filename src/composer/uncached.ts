@@ -1,0 +1,73 @@
+/**
+ * Reads of a volume that another node has locked: where the data is, is asked for every request, and nothing is kept, since the
+ * holder may change the map at any time.
+ */
+
+import { Op } from '../requests/ops.js';
+import type { MapSegment } from '../requests/structs.js';
+import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
+import type { Port } from '../xseg/index.js';
+import type { MapperClient } from './mapper-client.js';
+import type { Operation } from './operation.js';
+
+/** The holder may drop an object between our look at the map and our read: look again, but not for ever. */
+const TRIES = 3;
+
+export class UncachedReads {
+  readonly #port: Port;
+  readonly #blocker: number;
+  readonly #mapper: MapperClient;
+
+  constructor(port: Port, blockerPort: number, mapper: MapperClient) {
+    this.#port = port;
+    this.#blocker = blockerPort;
+    this.#mapper = mapper;
+  }
+
+  start(operation: Operation, finish: (operation: Operation) => void): void {
+    this.#read(operation).then(
+      () => finish(operation),
+      (error: unknown) => {
+        operation.failed(errnoOf(error), messageOf(error));
+        finish(operation);
+      },
+    );
+  }
+
+  async #read(operation: Operation): Promise<void> {
+    const { volume, offset, length } = operation;
+    const blocks = Math.floor((operation.end - 1) / volume.blockSize) - Math.floor(offset / volume.blockSize) + 1;
+    for (let attempt = 1; ; attempt++) {
+      const segments = await this.#mapper.locate(volume, offset, length, blocks);
+      const missing = await this.#transfer(operation, segments);
+      if (missing === null) return;
+      if (attempt === TRIES) {
+        throw new SystemError(errnos.EIO, `object ${missing} of volume ${volume.key.name} is missing; see vlmc check`);
+      }
+    }
+  }
+
+  /** Reads the segments into the request's data; the name of a missing object, or null. */
+  async #transfer(operation: Operation, segments: readonly MapSegment[]): Promise<string | null> {
+    const { request } = operation;
+    const data = request.data;
+    let at = 0;
+    for (const { target, zero, offset, size } of segments) {
+      if (at + size > operation.length) throw new SystemError(errnos.EIO, 'the mapper answered more than was asked');
+      if (zero) data.fill(0, at, at + size);
+      else {
+        try {
+          const init = { op: Op.READ, target, offset, size, capacity: size };
+          const reply = await this.#port.call(this.#blocker, init, { wait: true });
+          reply.data.copy(data, at, 0, size);
+        } catch (error) {
+          if (errnoOf(error) === errnos.ENOENT) return target;
+          throw error;
+        }
+      }
+      at += size;
+    }
+    if (at !== operation.length) throw new SystemError(errnos.EIO, 'the mapper answered less than was asked');
+    return null;
+  }
+}

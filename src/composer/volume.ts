@@ -1,0 +1,135 @@
+/**
+ * What the composer knows of one volume: its lease, its resolved map, what runs on it, what waits, and which objects were written
+ * since the last flush. State only: leases.ts changes the lease, transfer.ts and zeroing.ts run operations.
+ *
+ *   none ──acquire──► held ──revoke──► draining ──nothing in flight──► none
+ */
+import type { LeaseReply } from '../requests/lease.js';
+import type { ResolvedMap } from '../requests/resolved-map.js';
+import type { Request } from '../xseg/index.js';
+import type { Operation } from './operation.js';
+
+/** Slots of the direct-mapped cache of blocker hints; a power of two. 1024 blocks of 4 MiB are 4 GiB of hot data. */
+const HINT_SLOTS = 1024;
+
+/** How a volume is asked for: its name, and whether a headerless map is to be taken for v0. */
+export interface VolumeKey {
+  readonly name: string;
+  readonly assumeV0: boolean;
+  /** Bytes; -1 = not given. */
+  readonly v0Size: number;
+}
+
+export const keyText = (key: VolumeKey): string => (key.assumeV0 ? `${key.name}\0${key.v0Size}` : key.name);
+
+export interface ZeroRange {
+  /** Blocks first .. end-1. */
+  readonly first: number;
+  readonly end: number;
+  readonly waiters: Operation[];
+}
+
+export class Volume {
+  readonly key: VolumeKey;
+  /** The name's bytes. */
+  readonly nameBytes: Uint8Array;
+  /** Number by which askers find it again without its name (Request.hint). */
+  readonly handle: number;
+  state: 'none' | 'held' | 'draining' = 'none';
+  lease: LeaseReply | null = null;
+  /** null under a lease of kind none: the map is asked for every request. */
+  map: ResolvedMap | null = null;
+  blockSize = 0;
+  size = 0;
+
+  /** Operations that use the lease. */
+  inFlight = 0;
+  /** Requests that wait for a lease, or for the end of a drain. */
+  readonly waiting: Request[] = [];
+  acquiring = false;
+  /** A revoke came while a lease was on its way: that lease may be older than the revoke and is not used. */
+  revokedMeanwhile = false;
+  /** Writes that wait until another node lets go of the lock, while reads go on. */
+  readonly waitingForLock: Request[] = [];
+  acquiringLock = false;
+  /** When a lease of kind none was last tried to be bettered, ms. */
+  triedAt = 0;
+  /** Called when nothing is in flight any more. */
+  onDrained: (() => void)[] = [];
+
+  /** Blocks whose entry is being changed, and who waits for that. */
+  readonly changing = new Map<number, Operation[]>();
+  /** Chunks of the map being fetched, and who waits for them. */
+  readonly fetching = new Map<number, Operation[]>();
+
+  /** Writes in flight by barrier generation (zeroing.ts): two generations take turns. */
+  readonly writes: [number, number] = [0, 0];
+  generation = 0;
+  onWritesDone: (() => void) | null = null;
+  /** Ranges of whole blocks that become ZERO: no write starts in them until they are. MAPZERO calls run one after the other. */
+  readonly zeroRanges: ZeroRange[] = [];
+  zeroing: Promise<void> = Promise.resolve();
+
+  /** Blocks written under the current lease since the last flush, and names of objects written under earlier ones. */
+  readonly dirtyBlocks = new Set<number>();
+  readonly dirtyNames = new Set<string>();
+  /** The map was changed since the mapper last flushed it, or may have been by an earlier process. */
+  mapDirty = true;
+  /** Something was written or changed by this process. */
+  changed = false;
+  /** Nothing is known of what was written before this process: the first flush covers everything. */
+  flushAll = true;
+
+  readonly #hintBlocks = new Float64Array(HINT_SLOTS).fill(-1);
+  readonly #hints = new Float64Array(HINT_SLOTS);
+
+  constructor(key: VolumeKey, handle: number) {
+    this.key = key;
+    this.nameBytes = Buffer.from(key.name, 'utf8');
+    this.handle = handle;
+  }
+
+  hint(block: number): number {
+    const slot = block & (HINT_SLOTS - 1);
+    return this.#hintBlocks[slot] === block ? this.#hints[slot] : 0;
+  }
+
+  setHint(block: number, hint: number): void {
+    const slot = block & (HINT_SLOTS - 1);
+    this.#hintBlocks[slot] = block;
+    this.#hints[slot] = hint;
+  }
+
+  /** The zeroing range that has any of these blocks, if there is one. */
+  zeroRange(first: number, last: number): ZeroRange | undefined {
+    if (this.zeroRanges.length === 0) return undefined;
+    return this.zeroRanges.find((range) => first < range.end && last >= range.first);
+  }
+
+  get idle(): boolean {
+    return (
+      this.inFlight === 0 &&
+      this.waiting.length === 0 &&
+      this.waitingForLock.length === 0 &&
+      !this.acquiring &&
+      !this.acquiringLock
+    );
+  }
+
+  /** Drops the lease with all that was known by it. What was written stays known by name. */
+  drop(): void {
+    if (this.map) {
+      for (const block of this.dirtyBlocks) {
+        if (this.map.has(block)) {
+          const name = this.map.objectName(block);
+          if (name !== '') this.dirtyNames.add(name);
+        }
+      }
+    }
+    this.dirtyBlocks.clear();
+    this.#hintBlocks.fill(-1);
+    this.state = 'none';
+    this.lease = null;
+    this.map = null;
+  }
+}
