@@ -2,7 +2,16 @@
  * A whole node for one test: its own configuration, directories, segment and TCP port, all gone afterwards. It is driven as an
  * administrator drives it, by `archipelago` and `vlmc` as separate processes, and reached by clients only through NBD.
  */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';

@@ -1,0 +1,118 @@
+/** Virtual machines on volumes: starts one, talks to its serial console, waits for its end. The scripts are in scripts/rigs. */
+import type { ChildProcess } from 'node:child_process';
+import path from 'node:path';
+import { ended, killGroup, run, start } from './run.js';
+
+const rigs = path.resolve(import.meta.dirname, '../../../scripts/rigs');
+
+/** A kernel and an initramfs to boot it with. */
+export interface Boot {
+  readonly kernel: string;
+  readonly initramfs: string;
+}
+
+/**
+ * Builds (or finds in the cache) an initramfs around one of scripts/rigs/guest.
+ * @param programs of this machine that the guest needs, with their libraries
+ */
+export async function buildBoot(
+  guest: string,
+  modules: readonly string[],
+  programs: readonly string[] = [],
+): Promise<Boot> {
+  const args = [path.join(rigs, 'guest', `${guest}.sh`), modules.join(' '), ...programs];
+  const { stdout } = await run(path.join(rigs, 'initramfs.sh'), args, { timeout: 300_000 });
+  const [kernel, initramfs] = stdout.trim().split(' ');
+  return { kernel, initramfs };
+}
+
+/** Builds (or finds in the cache) the disk image of a small Debian; resolves to its path. */
+export async function buildDebianImage(): Promise<string> {
+  return (await run(path.join(rigs, 'debian-image.sh'), [], { timeout: 600_000 })).stdout.trim();
+}
+
+/** A running machine. */
+export class Machine {
+  readonly #child: ChildProcess;
+  readonly #ended: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
+  #over = false;
+  #console = '';
+  #stderr = '';
+  /** Where the next expectation begins to look. */
+  #seen = 0;
+  readonly #watchers = new Set<() => void>();
+
+  constructor(boot: Boot, commandLine: string, args: readonly string[]) {
+    this.#child = start(path.join(rigs, 'qemu.sh'), [boot.kernel, boot.initramfs, commandLine, ...args], {
+      stdio: ['pipe', 'pipe', 'pipe'],
+    });
+    this.#child.stdin?.on('error', () => {});
+    this.#child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+      this.#console += text.replaceAll('\r', '');
+      for (const watch of this.#watchers) watch();
+    });
+    this.#child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      this.#stderr += text;
+    });
+    this.#ended = ended(this.#child).finally(() => {
+      this.#over = true;
+      for (const watch of this.#watchers) watch();
+    });
+    // Whoever waits gets the error; nobody may be waiting yet.
+    this.#ended.catch(() => {});
+  }
+
+  /** All that the console showed. */
+  get console(): string {
+    return this.#console;
+  }
+
+  type(line: string): void {
+    this.#child.stdin?.write(`${line}\n`);
+  }
+
+  /**
+   * Waits until the console shows `pattern` after what earlier calls matched; resolves to the match.
+   * @throws when the machine ends first or `timeout` ms pass, with the end of the console
+   */
+  expect(pattern: RegExp, timeout: number): Promise<RegExpExecArray> {
+    return new Promise((resolve, reject) => {
+      const done = (): void => {
+        clearTimeout(timer);
+        this.#watchers.delete(look);
+      };
+      const fail = (why: string): void => {
+        done();
+        reject(new Error(`${why}, waiting for ${pattern}:\n${this.#console.slice(-4000)}\n${this.#stderr}`));
+      };
+      const look = (): void => {
+        const match = pattern.exec(this.#console.slice(this.#seen));
+        if (match) {
+          this.#seen += match.index + match[0].length;
+          done();
+          resolve(match);
+        } else if (this.#over) {
+          fail('the machine ended');
+        }
+      };
+      const timer = setTimeout(() => fail(`nothing for ${timeout} ms`), timeout);
+      this.#watchers.add(look);
+      look();
+    });
+  }
+
+  /** Waits until the machine has powered off. @throws after `timeout` ms, or when qemu failed */
+  async off(timeout: number): Promise<void> {
+    const timer = setTimeout(() => this.kill(), timeout);
+    const { code, signal } = await this.#ended;
+    clearTimeout(timer);
+    if (code !== 0) {
+      throw new Error(`qemu: ${signal ?? `exit status ${code}`}\n${this.#console.slice(-4000)}\n${this.#stderr}`);
+    }
+  }
+
+  /** Pulls the plug. */
+  kill(): void {
+    if (!this.#over) killGroup(this.#child);
+  }
+}
