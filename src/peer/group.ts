@@ -42,6 +42,8 @@ interface Live {
   readonly pid: number;
   readonly client: ControlClient;
   readonly since: number;
+  /** Resolves once it is gone, to how it ended and what it said last. */
+  readonly gone: Promise<string>;
 }
 
 export class RoleGroup {
@@ -109,6 +111,7 @@ export class RoleGroup {
   async #spawn(): Promise<Live> {
     const { command, args, env, output, roles } = this.plan;
     const offset = output === null ? 0 : (fs.statSync(output, { throwIfNoEntry: false })?.size ?? 0);
+    const said = (): string => (output === null ? '' : tail(output, offset));
     const out = output === null ? 2 : fs.openSync(output, 'a', 0o660);
     // Own session: a Ctrl-C on the terminal is for the supervisor, which stops the roles in order.
     const child = spawn(command, [...args, '--supervised'], {
@@ -117,41 +120,43 @@ export class RoleGroup {
       stdio: ['ignore', out, out, 'ipc'],
     });
     if (output !== null) fs.closeSync(out);
+    const exited = new Promise<string>((resolve) => {
+      child.once('exit', (code, signal) => resolve(signal ? `was ended by ${signal}` : `exited with ${code}`));
+      child.once('error', (error) => resolve(`cannot be started: ${error.message}`));
+    });
+    const ended = exited.then((why) => [why, said()].filter(Boolean).join(': '));
     try {
-      await listening(child);
+      await listening(child, ended);
     } catch (error) {
       child.kill('SIGKILL');
-      const said = output === null ? '' : tail(output, offset);
-      throw new SystemError(
-        errnoOf(error),
-        `the process of ${roles.join('+')} ${messageOf(error)}${said && `: ${said}`}`,
-      );
+      throw new SystemError(errnoOf(error), `the process of ${roles.join('+')} ${messageOf(error)}`);
     }
     child.disconnect();
     child.unref();
     const client = await ControlClient.connect(this.plan.controlSocket);
-    return this.#watch(child.pid as number, client, child);
+    return this.#watch(child.pid as number, client, ended);
   }
 
-  #watch(pid: number, client: ControlClient, child: ChildProcess | null): Live {
-    const live = { pid, client, since: Date.now() };
-    this.#live = live;
-    const exited = new Promise<string>((resolve) => {
-      child?.once('exit', (code, signal) => resolve(signal ? `was ended by ${signal}` : `exited with ${code}`));
+  /** @param ended resolves to how the process ended; null for one that is not this process's child */
+  #watch(pid: number, client: ControlClient, ended: Promise<string> | null): Live {
+    const gone = client.closed.then(async () => {
+      // Without its control socket it cannot be told anything any more; it is about to be gone in all likelihood.
+      if (!(await waitGone(pid, EXIT_LIMIT_MS)) && this.#live?.pid === pid) process.kill(pid, 'SIGKILL');
+      return ended ?? 'is gone';
     });
-    void client.closed.then(async () => {
+    const live = { pid, client, since: Date.now(), gone };
+    this.#live = live;
+    void gone.then((why) => {
       if (this.#live !== live) return;
       this.#live = null;
-      const why = child ? await Promise.race([exited, waitGone(pid, EXIT_LIMIT_MS).then(() => exited)]) : 'is gone';
       this.#died(live, why);
     });
     return live;
   }
 
   #died({ pid, since }: Live, why: string): void {
-    if (this.#wanted.size === 0) return;
     this.#lastFailure = `process ${pid} ${why}`;
-    this.#log.error(`${[...this.#wanted].join('+')}: ${this.#lastFailure}`);
+    this.#log.error(`${this.plan.roles.join('+')}: ${this.#lastFailure}`);
     this.#recover(pid);
     if (Date.now() - since >= this.#backOff.resetMs) this.#delay = this.#backOff.firstMs;
     this.#restartLater();
@@ -190,8 +195,13 @@ export class RoleGroup {
 
   /** Starts a role and keeps it running from now on. @throws SystemError why it does not start */
   async start(role: string): Promise<void> {
-    const { client } = await this.#process();
-    await client.call('start', { role }, START_LIMIT_MS);
+    const { pid, client, gone } = await this.#process();
+    try {
+      await client.call('start', { role }, START_LIMIT_MS);
+    } catch (error) {
+      if (errnoOf(error) !== errnos.ECONNRESET) throw error;
+      throw new SystemError(errnos.ECONNRESET, `${role}: process ${pid} ${await gone}`);
+    }
     this.#wanted.add(role);
   }
 
@@ -231,8 +241,7 @@ export class RoleGroup {
     const live = this.#live;
     this.#live = null;
     if (!live) return;
-    const asked = live.client.call('exit', {}, EXIT_LIMIT_MS).catch(() => undefined);
-    await asked;
+    await live.client.call('exit', {}, EXIT_LIMIT_MS).catch(() => undefined);
     if (!(await waitGone(live.pid, EXIT_LIMIT_MS))) await this.#kill(live);
     live.client.end();
   }
@@ -272,21 +281,17 @@ export class RoleGroup {
 }
 
 /** Waits for a process's word that its control socket is there. */
-function listening(child: ChildProcess): Promise<void> {
+function listening(child: ChildProcess, ended: Promise<string>): Promise<void> {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(
-      () => reject(new SystemError(errnos.ETIMEDOUT, `did not come up within ${SPAWN_LIMIT_MS / 1000} s`)),
-      SPAWN_LIMIT_MS,
-    );
-    const settle = (end: () => void): void => {
+    const late = `did not come up within ${SPAWN_LIMIT_MS / 1000} s`;
+    const timer = setTimeout(() => reject(new SystemError(errnos.ETIMEDOUT, late)), SPAWN_LIMIT_MS);
+    child.once('message', () => {
       clearTimeout(timer);
-      child.removeAllListeners();
-      end();
-    };
-    child.once('message', () => settle(resolve));
-    child.once('error', (error) => settle(() => reject(error)));
-    child.once('exit', (code, signal) => {
-      settle(() => reject(new SystemError(errnos.ECHILD, signal ? `was ended by ${signal}` : `exited with ${code}`)));
+      resolve();
+    });
+    void ended.then((why) => {
+      clearTimeout(timer);
+      reject(new SystemError(errnos.ECHILD, why));
     });
   });
 }

@@ -1,0 +1,170 @@
+/** start, stop, restart, status: what each does, in terms of the supervisor. */
+import fs from 'node:fs';
+import type { Config } from '../../config/index.js';
+import type { ControlClient, Message } from '../../peer/control.js';
+import { tail } from '../../peer/group.js';
+import { ProcessLog } from '../../peer/log.js';
+import { dropPrivileges, makeDirectories, requireAccount, requireDirectories } from '../../peer/privileges.js';
+import { waitGone } from '../../peer/proc.js';
+import { superviseUntilStopped } from '../../peer/supervise.js';
+import type { NodeStatus, Progress } from '../../peer/supervisor.js';
+import { errnos, SystemError } from '../../sys/errno.js';
+import { findSupervisor, livingRoles, removeLeftSegment, spawnSupervisor, statusWithoutSupervisor } from './node.js';
+import { banner, printStatus, progressPrinter, type Terminal } from './output.js';
+
+/** After its answer a supervisor has only its own exit to do. */
+const EXIT_LIMIT_MS = 5_000;
+
+export interface CommandContext {
+  readonly config: Config;
+  readonly json: boolean;
+  readonly out: Terminal;
+  /** Prints a line on standard error. */
+  readonly warn: (line: string) => void;
+}
+
+/** @throws SystemError EINVAL for a role that is not one of ROLES */
+function requireRole(config: Config, role: string | null): void {
+  if (role === null || config.roles.some(({ name }) => name === role)) return;
+  const roles = config.roles.map(({ name }) => name).join(' ');
+  throw new SystemError(errnos.EINVAL, `Invalid peer ${role}; the roles of this node are ${roles}`);
+}
+
+/** Prints progress as lines, or collects it for one JSON object at the end. */
+function reporter({ json, out }: CommandContext): { show: (event: Progress) => void; end: () => void } {
+  if (!json) return { show: progressPrinter(out), end: () => undefined };
+  const roles: object[] = [];
+  return {
+    show: (event) => {
+      if (event.state !== 'begins') roles.push(event);
+    },
+    end: () => out.write(`${JSON.stringify({ roles })}\n`),
+  };
+}
+
+/** Asks the supervisor for something that takes a while, showing its progress. */
+async function ask(context: CommandContext, client: ControlClient, op: string, params: Message): Promise<void> {
+  const report = reporter(context);
+  try {
+    await client.call(op, params, 0, (event) => {
+      const progress = event as unknown as Progress;
+      report.show(progress);
+      if (progress.action === 'start' && progress.state === 'failed') showLog(context, progress.role);
+    });
+  } finally {
+    report.end();
+  }
+}
+
+/** What a role logged last: why it did not start may be there. */
+function showLog({ config, warn }: CommandContext, role: string): void {
+  const file = ProcessLog.fileOf(config, role);
+  const size = file === null ? 0 : (fs.statSync(file, { throwIfNoEntry: false })?.size ?? 0);
+  if (file === null || size === 0) return;
+  warn(`last lines of ${file}:`);
+  for (const line of tail(file, 0).split(' | ')) warn(`  ${line}`);
+}
+
+export interface StartOptions {
+  readonly foreground: boolean;
+}
+
+/** Starts the node or one role; resolves when what was asked for serves. */
+export async function start(context: CommandContext, role: string | null, options: StartOptions): Promise<void> {
+  const { config, json, out } = context;
+  requireRole(config, role);
+  requireAccount(config);
+  for (const warning of config.warnings) context.warn(`warning: ${warning}`);
+  let client = await findSupervisor(config);
+  if (client && (role === null || options.foreground)) await refuseWhenRunning(client);
+  if (role === null && !json) banner(out, 'start');
+  makeDirectories(config);
+  requireDirectories(config);
+  if (options.foreground) {
+    if (client) throw new SystemError(errnos.EEXIST, 'the supervisor runs already, in the background; stop it first');
+    return foreground(context, role);
+  }
+  client ??= await spawnSupervisor(config);
+  await ask(context, client, 'start', { role });
+  client.end();
+}
+
+async function refuseWhenRunning(client: ControlClient): Promise<void> {
+  const { roles } = (await client.call('status')) as NodeStatus;
+  if (roles.some(({ state }) => state !== 'not running')) {
+    throw new SystemError(errnos.EBUSY, 'Cannot start. Try stopping first');
+  }
+}
+
+/** This process is the supervisor, until a signal or `archipelago stop` ends the node. */
+async function foreground(context: CommandContext, role: string | null): Promise<void> {
+  const { config } = context;
+  dropPrivileges(config);
+  process.umask(config.umask);
+  const show = progressPrinter(context.out);
+  await superviseUntilStopped(config, new ProcessLog(config), {
+    shareOutput: config.log === 'stderr',
+    progress: show,
+    ready: (supervisor) => supervisor.start(role, show),
+  });
+}
+
+/** Stops the node or one role; resolves when it is gone. */
+export async function stop(context: CommandContext, role: string | null, force: boolean): Promise<void> {
+  const { config, json, out } = context;
+  requireRole(config, role);
+  if (role === null && !json) banner(out, 'stop');
+  const client = (await findSupervisor(config)) ?? (await adopt(config));
+  if (!client) {
+    const report = reporter(context);
+    for (const { name } of role === null ? config.roles.toReversed() : [{ name: role }]) {
+      report.show({ action: 'stop', role: name, state: 'begins' });
+      report.show({ action: 'stop', role: name, state: 'not running' });
+    }
+    report.end();
+    const left = role === null ? removeLeftSegment(config) : null;
+    if (left !== null) context.warn(left);
+    return;
+  }
+  const { supervisor } = (await client.call('status')) as NodeStatus;
+  try {
+    await ask(context, client, 'stop', { role, force });
+  } finally {
+    // After a refusal it goes on, and so does the connection.
+    if (role !== null) client.end();
+  }
+  if (role !== null) return;
+  await client.closed;
+  if (supervisor !== null) await waitGone(supervisor, EXIT_LIMIT_MS);
+}
+
+/** A supervisor for roles that have lost theirs; null when no role lives. */
+async function adopt(config: Config): Promise<ControlClient | null> {
+  if (livingRoles(config).size === 0) return null;
+  makeDirectories(config);
+  return spawnSupervisor(config);
+}
+
+/** Stops and starts the node, or one role while the others go on. */
+export async function restart(context: CommandContext, role: string | null, force: boolean): Promise<void> {
+  const { config } = context;
+  requireRole(config, role);
+  if (role === null) {
+    await stop(context, null, force);
+    return start(context, null, { foreground: false });
+  }
+  const client = (await findSupervisor(config)) ?? (await adopt(config));
+  if (!client) return start(context, role, { foreground: false });
+  await ask(context, client, 'restart', { role, force });
+  client.end();
+}
+
+/** Prints how the node is. @returns whether every role runs */
+export async function status({ config, json, out }: CommandContext): Promise<boolean> {
+  const client = await findSupervisor(config);
+  const node = client ? ((await client.call('status')) as NodeStatus) : await statusWithoutSupervisor(config);
+  client?.end();
+  if (json) out.write(`${JSON.stringify(node, null, 2)}\n`);
+  else printStatus(out, node, config.blktapEnabled ? fs.existsSync('/sys/module/blktap') : null);
+  return node.roles.every(({ state }) => state === 'running');
+}

@@ -1,0 +1,124 @@
+/** How `archipelago` reaches the node's supervisor, makes one, and finds out how things are without one. */
+import { spawn } from 'node:child_process';
+import fs from 'node:fs';
+import path from 'node:path';
+import type { Config } from '../../config/index.js';
+import { ControlClient } from '../../peer/control.js';
+import { tail } from '../../peer/group.js';
+import { within } from '../../peer/mapped.js';
+import { hostsRole, pidfileOf, supervisorArguments, supervisorSocket } from '../../peer/paths.js';
+import { livingPid } from '../../peer/pidfile.js';
+import type { NodeStatus, RoleStatus } from '../../peer/supervisor.js';
+import { Op } from '../../requests/ops.js';
+import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
+import { Segment } from '../../xseg/index.js';
+
+const READY_LIMIT_MS = 15_000;
+const PING_LIMIT_MS = 3_000;
+
+/** The living supervisor, or null. @throws SystemError EACCES and the like */
+export async function findSupervisor(config: Config): Promise<ControlClient | null> {
+  try {
+    return await ControlClient.connect(supervisorSocket(config));
+  } catch (error) {
+    if (errnoOf(error) === errnos.ENOENT || errnoOf(error) === errnos.ECONNREFUSED) return null;
+    throw error;
+  }
+}
+
+/** Starts a supervisor in the background and connects to it. @throws SystemError with what it said */
+export async function spawnSupervisor(config: Config): Promise<ControlClient> {
+  const output = path.join(config.logDir, 'archipelago.out');
+  const offset = fs.statSync(output, { throwIfNoEntry: false })?.size ?? 0;
+  const out = fs.openSync(output, 'a', 0o660);
+  if (process.geteuid?.() === 0 && config.user)
+    fs.fchownSync(out, config.user.uid, config.group?.gid ?? config.user.uid);
+  const child = spawn(process.execPath, supervisorArguments(config), {
+    cwd: '/',
+    detached: true,
+    stdio: ['ignore', out, out, 'ipc'],
+  });
+  fs.closeSync(out);
+  const ready = new Promise<void>((resolve, reject) => {
+    child.once('message', (message: { ready: boolean; errno?: number; message?: string }) => {
+      if (message.ready) resolve();
+      else reject(new SystemError(message.errno ?? errnos.EIO, message.message ?? 'the supervisor failed'));
+    });
+    child.once('error', reject);
+    child.once('exit', (code, signal) => {
+      const said = tail(output, offset);
+      reject(
+        new SystemError(errnos.ECHILD, `the supervisor ended (${signal ?? code})${said && `: ${said}`}; see ${output}`),
+      );
+    });
+  });
+  await within(READY_LIMIT_MS, 'the supervisor', ready);
+  child.disconnect();
+  child.unref();
+  return ControlClient.connect(supervisorSocket(config));
+}
+
+/** Processes of roles that live, by their pidfiles. */
+export function livingRoles(config: Config): Map<string, number> {
+  const living = new Map<string, number>();
+  for (const { name } of config.roles) {
+    const pid = livingPid(pidfileOf(config, name), (candidate) => hostsRole(candidate, name, config));
+    if (pid !== null) living.set(name, pid);
+  }
+  return living;
+}
+
+/** How the node is, from pidfiles and PING alone. */
+export async function statusWithoutSupervisor(config: Config): Promise<NodeStatus> {
+  const living = livingRoles(config);
+  const segment = living.size > 0 && Segment.exists(config.xseg.spec) ? Segment.join(config.xseg.spec) : null;
+  const port = segment?.bind('dynamic', { name: 'status' });
+  try {
+    const roles = config.roles.map(async ({ name, type, portnoStart, portnoEnd }): Promise<RoleStatus> => {
+      const pid = living.get(name) ?? null;
+      const answered = port
+        ? await within(PING_LIMIT_MS, name, port.call(portnoStart, { op: Op.PING })).then(
+            () => true,
+            () => false,
+          )
+        : false;
+      return {
+        name,
+        type,
+        state: pid === null ? 'not running' : answered ? 'running' : 'silent',
+        pid,
+        ports: [portnoStart, portnoEnd],
+        since: null,
+        restarts: 0,
+        lastFailure: null,
+        status: null,
+      };
+    });
+    return { supervisor: null, segment: segment ? config.xseg.spec : null, roles: await Promise.all(roles) };
+  } finally {
+    segment?.close();
+  }
+}
+
+/**
+ * Removes the segment that a node left which is gone, supervisor and all.
+ * @returns a sentence when it has to stay, else null
+ */
+export function removeLeftSegment(config: Config): string | null {
+  const { spec, name } = config.xseg;
+  try {
+    if (!Segment.exists(spec)) return null;
+    const segment = Segment.join(spec);
+    const owners: string[] = [];
+    for (let port = 0; port < segment.geometry.ports; port++) {
+      const owner = segment.portOwner(port);
+      if (owner?.alive) owners.push(`${owner.name || 'a peer'} (process ${owner.pid})`);
+    }
+    segment.close();
+    if (owners.length > 0) return `segment ${name} stays: it is used by ${[...new Set(owners)].join(', ')}`;
+    Segment.destroy(spec);
+    return null;
+  } catch (error) {
+    return `segment ${name} stays: ${messageOf(error)}`;
+  }
+}

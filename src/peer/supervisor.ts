@@ -1,0 +1,380 @@
+/**
+ * The supervisor of a node: owns the segment, the role processes and the order in which roles start and stop; does what
+ * `archipelago` asks over its control socket, one thing after another.
+ */
+import path from 'node:path';
+import type { Logger } from 'pino';
+import type { Config } from '../config/index.js';
+import { Op } from '../requests/ops.js';
+import { errnos, messageOf, SystemError } from '../sys/errno.js';
+import { type Port, Segment } from '../xseg/index.js';
+import { ControlServer, type Message } from './control.js';
+import { BACK_OFF, type BackOff, type GroupPlan, RoleGroup } from './group.js';
+import { requireNoneMapped, within } from './mapped.js';
+import {
+  controlSocketOf,
+  hostsRole,
+  isSupervisor,
+  pidfileOf,
+  roleArguments,
+  supervisorPidfile,
+  supervisorSocket,
+} from './paths.js';
+import { livingPid, Pidfile } from './pidfile.js';
+import { isInUse, openSegment, recoverDead } from './segment.js';
+
+/** How long a role that just started, or one that status asks, may take to answer PING, in ms. */
+const PING_LIMIT_MS = 3_000;
+/** libuv's own limit. */
+const MAX_THREADS = 1024;
+
+/** Progress of a start or stop, in the order things happen. */
+export type Progress =
+  | { readonly action: 'start' | 'stop'; readonly role: string; readonly state: 'begins' }
+  | {
+      readonly action: 'start' | 'stop';
+      readonly role: string;
+      readonly state: 'done' | 'not running' | 'runs already';
+    }
+  | { readonly action: 'start' | 'stop'; readonly role: string; readonly state: 'failed'; readonly message: string };
+
+export interface RoleStatus {
+  readonly name: string;
+  readonly type: string;
+  /** `silent`: its process lives but it does not answer; `restarting`: it died and is being started again. */
+  readonly state: 'running' | 'not running' | 'silent' | 'restarting';
+  readonly pid: number | null;
+  readonly ports: readonly [first: number, last: number];
+  /** ms since the epoch. */
+  readonly since: number | null;
+  readonly restarts: number;
+  readonly lastFailure: string | null;
+  /** What the role says of itself. */
+  readonly status: object | null;
+}
+
+export interface NodeStatus {
+  readonly supervisor: number | null;
+  readonly segment: string | null;
+  readonly roles: readonly RoleStatus[];
+}
+
+export interface SupervisorOptions {
+  readonly config: Config;
+  readonly log: Logger;
+  /** For tests: how processes are made, and how patiently restarted. */
+  readonly plan?: (group: readonly string[]) => GroupPlan;
+  readonly backOff?: BackOff;
+  /** Role processes write to this process's standard error instead of LOG_DIR. */
+  readonly shareOutput?: boolean;
+}
+
+export class Supervisor {
+  readonly #config: Config;
+  readonly #log: Logger;
+  readonly #groups: readonly RoleGroup[];
+  readonly #pidfile: Pidfile;
+  readonly #segment: Segment;
+  readonly #port: Port;
+  #control: ControlServer | null = null;
+  #turn: Promise<unknown> = Promise.resolve();
+  readonly closed: Promise<void>;
+  #resolveClosed!: () => void;
+
+  private constructor(options: SupervisorOptions, pidfile: Pidfile) {
+    const { config, log } = options;
+    this.#config = config;
+    this.#log = log;
+    this.#pidfile = pidfile;
+    const plan = options.plan ?? ((group) => defaultPlan(config, group, options.shareOutput ?? false));
+    this.#groups = config.placement.map(
+      (group) => new RoleGroup(plan(group), log, (pid) => this.#recover(pid), options.backOff ?? BACK_OFF),
+    );
+    this.#segment = freshSegment(config, log, this.#livingRoles().length > 0);
+    this.#port = this.#segment.bind('dynamic', { name: 'supervisor' });
+    this.closed = new Promise((resolve) => {
+      this.#resolveClosed = resolve;
+    });
+  }
+
+  /**
+   * Takes charge of the node: what an earlier supervisor left running is adopted.
+   * @throws SystemError EEXIST when another supervisor lives; what the segment says
+   */
+  static async open(options: SupervisorOptions): Promise<Supervisor> {
+    const { config, log } = options;
+    const isOurs = (pid: number): boolean => pid !== process.pid && isSupervisor(pid, config);
+    const pidfile = Pidfile.take(supervisorPidfile(config), 'the supervisor', isOurs);
+    let supervisor: Supervisor | null = null;
+    try {
+      supervisor = new Supervisor(options, pidfile);
+      await supervisor.#adopt();
+      supervisor.#control = await ControlServer.listen(supervisorSocket(config), (op, params, emit) =>
+        (supervisor as Supervisor).#answer(op, params, emit),
+      );
+      recoverDead(supervisor.#segment);
+      return supervisor;
+    } catch (error) {
+      if (supervisor) supervisor.release();
+      else pidfile.remove();
+      log.error({ err: error }, 'cannot supervise');
+      throw error;
+    }
+  }
+
+  /** Roles whose process lives, with its number. */
+  #livingRoles(): { role: string; pid: number }[] {
+    return this.#config.roles.flatMap(({ name }) => {
+      const pid = livingPid(pidfileOf(this.#config, name), (candidate) => hostsRole(candidate, name, this.#config));
+      return pid === null ? [] : [{ role: name, pid }];
+    });
+  }
+
+  async #adopt(): Promise<void> {
+    const living = this.#livingRoles();
+    for (const group of this.#groups) {
+      const pids = new Set(living.filter(({ role }) => group.plan.roles.includes(role)).map(({ pid }) => pid));
+      const [pid] = pids;
+      if (pid === undefined) continue;
+      const strangers = living.filter((other) => other.pid === pid && !group.plan.roles.includes(other.role));
+      if (pids.size > 1 || strangers.length > 0) {
+        throw new SystemError(
+          errnos.EBUSY,
+          `processes ${[...pids].join(', ')} run with another PLACEMENT; stop them first: kill ${[...pids].join(' ')}`,
+        );
+      }
+      await group.adopt(pid);
+    }
+  }
+
+  #recover(pid: number): void {
+    try {
+      const ports = recoverDead(this.#segment);
+      this.#log.info(`recovered after process ${pid}: ports ${ports.join(' ') || 'none'}`);
+    } catch (err) {
+      this.#log.error({ err }, `recovering after process ${pid}`);
+    }
+  }
+
+  async #answer(op: string, params: Message, emit: (event: Message) => void): Promise<unknown> {
+    const progress = (event: Progress): void => emit({ ...event });
+    const role = params.role === undefined || params.role === null ? null : String(params.role);
+    const force = params.force === true;
+    switch (op) {
+      case 'status':
+        return this.status();
+      case 'start':
+        return this.start(role, progress);
+      case 'stop':
+        return this.stop(role, force, progress);
+      case 'restart':
+        return this.restart(String(role), force, progress);
+      default:
+        throw new SystemError(errnos.EOPNOTSUPP, `the supervisor does not know "${op}"`);
+    }
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#turn.then(work);
+    this.#turn = result.catch(() => undefined);
+    return result;
+  }
+
+  #groupOf(role: string): RoleGroup {
+    const group = this.#groups.find(({ plan }) => plan.roles.includes(role));
+    if (!group) {
+      const roles = this.#config.roles.map(({ name }) => name).join(' ');
+      throw new SystemError(errnos.EINVAL, `Invalid peer ${role}; the roles of this node are ${roles}`);
+    }
+    return group;
+  }
+
+  /**
+   * Starts a role, or all that do not run, in start order; each answers PING when this resolves.
+   * @throws SystemError why a role does not start; when all were to start, everything is stopped again
+   */
+  start(role: string | null, progress: (event: Progress) => void): Promise<void> {
+    return this.#inTurn(async () => {
+      if (role !== null) return this.#startOne(role, progress);
+      // Processes take the longest to come up, and do not depend on each other.
+      await Promise.allSettled(this.#groups.map((group) => group.spawn()));
+      try {
+        for (const { name } of this.#config.roles) {
+          if (!this.#groupOf(name).wants(name)) await this.#startRole(name, progress);
+        }
+      } catch (error) {
+        await this.#stopAll(progress);
+        throw error;
+      }
+    });
+  }
+
+  async #startOne(name: string, progress: (event: Progress) => void): Promise<void> {
+    const group = this.#groupOf(name);
+    if (group.wants(name)) {
+      progress({ action: 'start', role: name, state: 'begins' });
+      progress({ action: 'start', role: name, state: 'runs already' });
+      return;
+    }
+    try {
+      await this.#startRole(name, progress);
+    } catch (error) {
+      await this.#exitIfIdle(group);
+      throw error;
+    }
+  }
+
+  /** A process without roles is not kept. */
+  async #exitIfIdle(group: RoleGroup): Promise<void> {
+    if (!group.plan.roles.some((name) => group.wants(name))) await group.exit();
+  }
+
+  async #startRole(name: string, progress: (event: Progress) => void): Promise<void> {
+    const group = this.#groupOf(name);
+    const settings = this.#config.roles.find((role) => role.name === name);
+    progress({ action: 'start', role: name, state: 'begins' });
+    try {
+      await group.start(name);
+      await this.#ping(settings?.portnoStart ?? -1);
+      progress({ action: 'start', role: name, state: 'done' });
+    } catch (error) {
+      const message = messageOf(error).startsWith(`${name}:`) ? messageOf(error) : `${name}: ${messageOf(error)}`;
+      this.#log.error(`cannot start ${message}`);
+      progress({ action: 'start', role: name, state: 'failed', message });
+      throw new SystemError(errnos.ECHILD, message, { cause: error });
+    }
+  }
+
+  #ping(port: number): Promise<unknown> {
+    return within(PING_LIMIT_MS, `PING of port ${port}`, this.#port.call(port, { op: Op.PING }));
+  }
+
+  /**
+   * Stops a role, or everything: then the segment is destroyed and the supervisor ends.
+   * @throws SystemError EBUSY while volumes are mapped, unless forced; what had to be killed
+   */
+  stop(role: string | null, force: boolean, progress: (event: Progress) => void): Promise<void> {
+    return this.#inTurn(async () => {
+      const group = role === null ? null : this.#groupOf(role);
+      if (!force) await requireNoneMapped(this.#config, this.#port);
+      if (role === null || !group) return this.#stopAll(progress);
+      await this.#stopRole(role, progress);
+      await this.#exitIfIdle(group);
+    });
+  }
+
+  /** Stops a role and starts it again; the others of its process go on. @throws SystemError */
+  restart(role: string, force: boolean, progress: (event: Progress) => void): Promise<void> {
+    return this.#inTurn(async () => {
+      this.#groupOf(role);
+      const endsConnections = this.#config.roles.find(({ name }) => name === role)?.type === 'nbd';
+      if (!force && endsConnections) await requireNoneMapped(this.#config, this.#port);
+      await this.#stopRole(role, progress);
+      await this.#startOne(role, progress);
+    });
+  }
+
+  async #stopRole(name: string, progress: (event: Progress) => void): Promise<void> {
+    progress({ action: 'stop', role: name, state: 'begins' });
+    try {
+      const ran = await this.#groupOf(name).stop(name);
+      progress({ action: 'stop', role: name, state: ran ? 'done' : 'not running' });
+    } catch (error) {
+      progress({ action: 'stop', role: name, state: 'failed', message: messageOf(error) });
+      throw error;
+    }
+  }
+
+  async #stopAll(progress: (event: Progress) => void): Promise<void> {
+    const failures: string[] = [];
+    for (const { name } of this.#config.roles.toReversed()) {
+      await this.#stopRole(name, progress).catch((error: unknown) => failures.push(messageOf(error)));
+    }
+    await Promise.all(this.#groups.map((group) => group.exit()));
+    this.#port.close();
+    this.#segment.close();
+    Segment.destroy(this.#config.xseg.spec);
+    this.#log.info('stopped');
+    this.#pidfile.remove();
+    // After the answer: its connection's end tells the asker that nothing is left.
+    setImmediate(() => {
+      this.#control?.close();
+      this.#resolveClosed();
+    });
+    if (failures.length > 0) throw new SystemError(errnos.ETIMEDOUT, failures.join('; '));
+  }
+
+  /** How everything is; asks every role. */
+  async status(): Promise<NodeStatus> {
+    const answers = new Map(
+      await Promise.all(this.#groups.map(async (g) => [g, await g.status(PING_LIMIT_MS)] as const)),
+    );
+    const roles = await Promise.all(
+      this.#config.roles.map(async (settings): Promise<RoleStatus> => {
+        const { name, type, portnoStart, portnoEnd } = settings;
+        const group = this.#groupOf(name);
+        const hosted = answers.get(group)?.roles.find((role) => role.name === name);
+        const answered = await this.#ping(portnoStart).then(
+          () => true,
+          () => false,
+        );
+        const wanted = group.wants(name);
+        return {
+          name,
+          type,
+          state: !wanted ? 'not running' : answered ? 'running' : group.state === 'running' ? 'silent' : 'restarting',
+          pid: wanted ? group.pid : null,
+          ports: [portnoStart, portnoEnd],
+          since: hosted?.since ?? null,
+          restarts: group.restarts,
+          lastFailure: group.lastFailure,
+          status: hosted?.status ?? null,
+        };
+      }),
+    );
+    return { supervisor: process.pid, segment: this.#config.xseg.spec, roles };
+  }
+
+  /** Passes a signal on to every role process. */
+  signal(signal: NodeJS.Signals): void {
+    for (const group of this.#groups) group.signal(signal);
+  }
+
+  /** Lets go of the node without stopping anything. */
+  release(): void {
+    for (const group of this.#groups) group.release();
+    this.#control?.close();
+    this.#segment.close();
+    this.#pidfile.remove();
+    this.#resolveClosed();
+  }
+}
+
+/** Joins the segment of living roles, else makes a new one: nobody needs what a crashed node left in the old. */
+function freshSegment(config: Config, log: Logger, rolesLive: boolean): Segment {
+  const { spec } = config.xseg;
+  if (rolesLive || !Segment.exists(spec)) return openSegment(config);
+  const old = Segment.join(spec);
+  const used = isInUse(old);
+  if (used) return old;
+  old.close();
+  log.warn(`segment ${config.xseg.name} was left by a node that did not stop; making a new one`);
+  Segment.destroy(spec);
+  return openSegment(config);
+}
+
+function defaultPlan(config: Config, group: readonly string[], shareOutput: boolean): GroupPlan {
+  const threads = group.reduce((sum, name) => {
+    const settings = config.roles.find((role) => role.name === name);
+    return sum + (settings && 'nrThreads' in settings ? settings.nrThreads : 0);
+  }, 4);
+  return {
+    roles: group,
+    command: process.execPath,
+    args: roleArguments(config, group),
+    // Blocking work runs on libuv's pool, whose size is read once, when a process begins.
+    env: { ...process.env, UV_THREADPOOL_SIZE: String(Math.min(threads, MAX_THREADS)) },
+    controlSocket: controlSocketOf(config, group),
+    output: shareOutput ? null : path.join(config.logDir, `${group[0]}.out`),
+  };
+}
