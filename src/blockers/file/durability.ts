@@ -7,7 +7,7 @@
  */
 import { promises as fsp } from 'node:fs';
 import { errnoName, errnoOf, errnos, SystemError } from '../../sys/errno.js';
-import { fileError, isErrno } from './errors.js';
+import { fileError, isErrno } from '../errors.js';
 import { directoriesOf } from './paths.js';
 import { Limiter, poolThreads } from './pool.js';
 

@@ -10,8 +10,8 @@
  */
 import fs from 'node:fs';
 import { errnos, type SystemError } from '../../sys/errno.js';
+import { isErrno } from '../errors.js';
 import { DirtyDirectories, FailedObjects } from './durability.js';
-import { isErrno } from './errors.js';
 import { Handle } from './handle.js';
 import { Opener, type OpenMode } from './opener.js';
 

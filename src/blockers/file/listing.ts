@@ -6,7 +6,7 @@ import { promises as fsp } from 'node:fs';
 import path from 'node:path';
 import { errnos, SystemError } from '../../sys/errno.js';
 import type { ListPage } from '../driver.js';
-import { fileError, isErrno } from './errors.js';
+import { fileError, isErrno } from '../errors.js';
 import { hashedPath, isPithosName, pithosPath } from './paths.js';
 
 const DIGITS = /^[0-9a-f]{2}$/;

@@ -2,9 +2,9 @@
 import fs, { promises as fsp } from 'node:fs';
 import path from 'node:path';
 import { errnos } from '../../sys/errno.js';
+import { fileError, isErrno } from '../errors.js';
 import { missing } from '../names.js';
 import type { DirtyDirectories } from './durability.js';
-import { fileError, isErrno } from './errors.js';
 import { candidatePaths, directoriesOf, hashedPath, isPithosName } from './paths.js';
 
 const { O_RDWR, O_RDONLY, O_CREAT, O_EXCL } = fs.constants;

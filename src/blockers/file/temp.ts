@@ -6,7 +6,7 @@ import { randomBytes } from 'node:crypto';
 import { promises as fsp } from 'node:fs';
 import path from 'node:path';
 import { errnos } from '../../sys/errno.js';
-import { isErrno } from './errors.js';
+import { isErrno } from '../errors.js';
 import type { Opener } from './opener.js';
 
 /** Not a place any object's path can have: objects are below two hex digits, flat locks end in _lock. */

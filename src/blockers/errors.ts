@@ -1,5 +1,5 @@
 /** Errors of system calls on files, as SystemErrors that say what to do about them. */
-import { errnoName, errnoOf, errnos, SystemError } from '../../sys/errno.js';
+import { errnoName, errnoOf, errnos, SystemError } from '../sys/errno.js';
 
 const advice = new Map<number, string>([
   [errnos.ENOSPC, 'the file system is full: free space, then retry'],
@@ -13,6 +13,11 @@ const advice = new Map<number, string>([
   [errnos.ENOTDIR, 'a file is where a directory belongs'],
   [errnos.EISDIR, 'a directory is where the object belongs'],
 ]);
+
+/** What to do about an errno, or '' where there is nothing to say. */
+export function adviceFor(errno: number): string {
+  return advice.get(errno) ?? '';
+}
 
 /** @param what the thing and the attempt, e.g. `object web1: cannot write /srv/…` */
 export function fileError(what: string, error: unknown): SystemError {

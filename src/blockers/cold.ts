@@ -1,0 +1,99 @@
+/** The operations of a blocker that are not on the data path: what their requests say, and what their answers are. */
+import { encodeJson, parseListRequest } from '../requests/json.js';
+import { Flag, Op } from '../requests/ops.js';
+import { decodeName, encodeInfo, encodeName } from '../requests/structs.js';
+import { errnos, SystemError } from '../sys/errno.js';
+import type { Request } from '../xseg/index.js';
+import type { Driver } from './driver.js';
+
+/** Most names of one page, whatever is asked for: a page is made in memory. */
+const MAX_PAGE = 4096;
+
+/** The answer needs a longer buffer: `needed` goes into the reply. */
+export class RangeTooSmall extends SystemError {
+  readonly needed: number;
+  constructor(needed: number, have: number) {
+    super(errnos.ERANGE, `the answer is ${needed} bytes long, the request's buffer ${have}`);
+    this.needed = needed;
+  }
+}
+
+/** Puts an answer into the request's buffer; returns its length. @throws RangeTooSmall */
+function answer(request: Request, bytes: Uint8Array): number {
+  if (request.dataLength < bytes.length) throw new RangeTooSmall(bytes.length, request.dataLength);
+  request.data.set(bytes);
+  return bytes.length;
+}
+
+/** A copy of the request's first `size` bytes of data. */
+function body(request: Request): Buffer {
+  return Buffer.from(request.data.subarray(0, Math.min(request.size, request.dataLength)));
+}
+
+async function info(driver: Driver, request: Request): Promise<number> {
+  const { size, allocated } = await driver.info(request.target);
+  // The original's reply has the size alone; whoever brings room for more gets more.
+  return answer(request, encodeInfo(request.dataLength >= 16 ? { size, allocated } : { size }));
+}
+
+async function list(driver: Driver, request: Request): Promise<number> {
+  const { cursor, limit } = parseListRequest(body(request));
+  for (let most = Math.min(limit, MAX_PAGE); ; most = Math.max(1, most >> 1)) {
+    const page = encodeJson(await driver.list(cursor, most));
+    // A page that is too long for the buffer is made again with fewer names.
+    if (page.length <= request.dataLength || most === 1) return answer(request, page);
+  }
+}
+
+async function flush(driver: Driver, request: Request): Promise<number> {
+  const { size } = request;
+  if (size > request.dataLength) {
+    throw new SystemError(errnos.EINVAL, `FLUSH: ${size} bytes of names in a buffer of ${request.dataLength}`);
+  }
+  await driver.flush(size === 0 ? null : body(request).toString('utf8').split('\n'));
+  return size;
+}
+
+/** Runs a cold operation; resolves to what was serviced. @throws SystemError */
+export async function runCold(driver: Driver, request: Request, status: () => object): Promise<number> {
+  const { target, flags, size } = request;
+  switch (request.op) {
+    case Op.PING:
+      return 0;
+    case Op.INFO:
+      return await info(driver, request);
+    case Op.DELETE:
+      await driver.delete(target);
+      return 0;
+    case Op.RESET:
+      await driver.reset(target, (flags & Flag.FUA) !== 0);
+      return 0;
+    case Op.COPY: {
+      const options = { durable: (flags & Flag.FUA) !== 0, exclusive: (flags & Flag.EXCL) !== 0 };
+      await driver.copy(decodeName(request.data, 'COPY'), target, size, options);
+      return size;
+    }
+    case Op.TRUNCATE:
+      await driver.truncate(target, request.offset);
+      return 0;
+    case Op.HASH:
+      answer(request, encodeName(await driver.hash(target, size)));
+      return size;
+    case Op.LIST:
+      return await list(driver, request);
+    case Op.FLUSH:
+      return await flush(driver, request);
+    case Op.ACQUIRE:
+      await driver.acquire(target);
+      return 0;
+    case Op.RELEASE:
+      await driver.release(target, (flags & Flag.FORCE) !== 0);
+      return 0;
+    case Op.LOCKINFO:
+      return answer(request, encodeJson(await driver.lockHolder(target)));
+    case Op.STATUS:
+      return answer(request, encodeJson(status()));
+    default:
+      throw new SystemError(errnos.EOPNOTSUPP, 'not an operation of a blocker');
+  }
+}

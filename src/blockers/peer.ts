@@ -1,0 +1,31 @@
+/** The file blocker as a role of a node: its directory, its port, its start and its end. */
+import type { FileBlockerSettings } from '../config/types.js';
+import type { RoleStarter } from '../peer/role.js';
+import { FileDriver } from './file/index.js';
+import { Blocker } from './server.js';
+
+export const start: RoleStarter<FileBlockerSettings> = async ({ segment, settings, ports, name, log }) => {
+  const driver = new FileDriver({
+    root: settings.archipDir,
+    lockDir: settings.lockDir,
+    uniqueStr: settings.uniqueStr,
+    fdcache: settings.fdcache,
+    direct: settings.direct,
+    pithosMigrate: settings.pithosMigrate,
+    umask: settings.umask,
+  });
+  await driver.open();
+  try {
+    const blocker = new Blocker({
+      port: segment.bind(ports.first, { name }),
+      driver,
+      nrOps: settings.nrOps,
+      log,
+    });
+    blocker.start();
+    return { stop: () => blocker.stop(), status: () => blocker.status() };
+  } catch (error) {
+    await driver.close();
+    throw error;
+  }
+};
