@@ -104,6 +104,42 @@ export function decodeInfo(data: Uint8Array): InfoReply {
   return { size, allocated: safe(bytes.readBigUInt64LE(8), 'INFO reply: allocated') };
 }
 
+/** What the mapper's INFO tells where the buffer has room for it; the original's clients look at the size alone. */
+export interface VolumeInfo {
+  /** Bytes. */
+  size: number;
+  blockSize: number;
+  readOnly: boolean;
+  /** Format of the stored map: 0, 1 or 2. */
+  version: number;
+  epoch: number;
+}
+export const VOLUME_INFO_SIZE = 32;
+
+/** u64 size, u32 block size, u32 flags (1 = read-only), u32 version, 4 spare, u64 epoch; little endian. */
+export function encodeVolumeInfo(info: VolumeInfo): Buffer {
+  const out = Buffer.alloc(VOLUME_INFO_SIZE);
+  out.writeBigUInt64LE(BigInt(info.size), 0);
+  out.writeUInt32LE(info.blockSize, 8);
+  out.writeUInt32LE(info.readOnly ? 1 : 0, 12);
+  out.writeUInt32LE(info.version, 16);
+  out.writeBigUInt64LE(BigInt(info.epoch), 24);
+  return out;
+}
+
+/** @throws SystemError EINVAL */
+export function decodeVolumeInfo(data: Uint8Array): VolumeInfo {
+  const bytes = view(data);
+  if (bytes.length < VOLUME_INFO_SIZE) throw short('INFO reply', VOLUME_INFO_SIZE, bytes.length);
+  return {
+    size: safe(bytes.readBigUInt64LE(0), 'INFO reply: size'),
+    blockSize: bytes.readUInt32LE(8),
+    readOnly: (bytes.readUInt32LE(12) & 1) !== 0,
+    version: bytes.readUInt32LE(16),
+    epoch: safe(bytes.readBigUInt64LE(24), 'INFO reply: epoch'),
+  };
+}
+
 /** One piece of a MAPR or MAPW reply: `size` bytes at `offset` of an object, or of zeros (target ''). */
 export interface MapSegment {
   target: string;

@@ -1,0 +1,64 @@
+/** The NBD endpoint as a role of a node: its listeners, its port, its start and its end. */
+import type { NbdSettings } from '../config/types.js';
+import { type ListenAddress, NbdServer } from '../nbd/index.js';
+import type { RoleStarter } from '../peer/role.js';
+import { Control } from './control.js';
+import { Exports } from './exports.js';
+import { Registry } from './registry.js';
+import { Volumes } from './volumes.js';
+
+/** Most of the data heap holds clients' payloads; the rest is for maps and tools. */
+const HEAP_SHARE = 0.8;
+
+export const start: RoleStarter<NbdSettings> = async ({ segment, settings, config, ports, name, log }) => {
+  const registry = Registry.load(config.runDir);
+  const port = segment.bind(ports.first, { name, heapShare: HEAP_SHARE });
+  const volumes = new Volumes(port, settings.composerPort, settings.mapperPort);
+  const { composerPort } = settings;
+  const exports = new Exports({ port, composerPort, volumes, registry, offer: settings.exports, log });
+  const server = new NbdServer(exports, {
+    busyPollUs: settings.busyPollUs,
+    limits: { connections: settings.maxConnections, handshakeMs: settings.handshakeTimeout * 1000 },
+    log: {
+      debug: (message) => log.debug(message),
+      info: (message) => log.info(message),
+      warn: (message) => log.warn(message),
+      error: (message) => log.error(message),
+    },
+  });
+  server.on('open', ({ peer, exportName }) => log.info(`${peer} opened ${exportName}`));
+  server.on('close', ({ peer, exportName }) => log.info(`${peer} left ${exportName ?? 'during negotiation'}`));
+
+  const addresses: ListenAddress[] = [];
+  const status = (): object => ({
+    listening: addresses.map((address) => ('path' in address ? address.path : `${address.host}:${address.port}`)),
+    connections: server.connections().length,
+    mapped: registry.all().length,
+  });
+  const urisOf = (volume: string): string[] => addresses.map((address) => uriOf(address, volume));
+  const control = new Control({ server, exports, registry, volumes, urisOf, status });
+  try {
+    if (settings.socket !== null) addresses.push(await server.listen({ path: settings.socket, mode: 0o660 }));
+    if (settings.listen !== null) addresses.push(await server.listen(settings.listen));
+  } catch (error) {
+    await server.close();
+    port.close();
+    throw error;
+  }
+  port.serve((request) => control.handle(request));
+  return {
+    stop: async (): Promise<void> => {
+      await server.close({ graceful: true });
+      port.close();
+    },
+    status,
+  };
+};
+
+/** The export of a volume at an address, as NBD URIs are written (doc/uri.md of the protocol). */
+function uriOf(address: ListenAddress, volume: string): string {
+  const name = encodeURIComponent(volume);
+  if ('path' in address) return `nbd+unix:///${name}?socket=${encodeURI(address.path)}`;
+  const host = address.host.includes(':') ? `[${address.host}]` : address.host;
+  return `nbd://${host}:${address.port}/${name}`;
+}

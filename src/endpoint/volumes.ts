@@ -1,0 +1,72 @@
+/** What the endpoint asks about volumes: which there are, how large one is. No locks are taken for that. */
+import {
+  decodeJson,
+  encodeJson,
+  type ListRequest,
+  type VolumeListEntry,
+  type VolumeListReply,
+} from '../requests/json.js';
+import { Flag, Op } from '../requests/ops.js';
+import { decodeVolumeInfo, VOLUME_INFO_SIZE, type VolumeInfo } from '../requests/structs.js';
+import type { Port } from '../xseg/index.js';
+
+/** How a volume is asked for. */
+export interface VolumeAddress {
+  readonly name: string;
+  /** A map without a header is a v0 (Pithos) map. */
+  readonly assumeV0: boolean;
+  /** Size of a v0 map's volume in bytes, -1 = not given. */
+  readonly v0Size: number;
+}
+
+const LIST_CAPACITY = 256 << 10;
+
+export class Volumes {
+  readonly #port: Port;
+  readonly #composer: number;
+  readonly #mapper: number;
+
+  constructor(port: Port, composerPort: number, mapperPort: number) {
+    this.#port = port;
+    this.#composer = composerPort;
+    this.#mapper = mapperPort;
+  }
+
+  /** @throws SystemError ENOENT and the mapper's other errors */
+  async info(volume: VolumeAddress): Promise<VolumeInfo> {
+    const reply = await this.#port.call(this.#mapper, {
+      op: Op.INFO,
+      target: volume.name,
+      flags: volume.assumeV0 ? Flag.ASSUMEV0 : 0,
+      v0Size: volume.v0Size,
+      capacity: VOLUME_INFO_SIZE,
+    });
+    return decodeVolumeInfo(reply.data);
+  }
+
+  /** All volumes, snapshots included, page by page. */
+  async *list(): AsyncGenerator<VolumeListEntry> {
+    let cursor: string | null = null;
+    do {
+      const request: ListRequest = { cursor, limit: 512 };
+      const reply = await this.#port.call(this.#mapper, {
+        op: Op.LIST,
+        data: encodeJson(request),
+        capacity: LIST_CAPACITY,
+      });
+      const page = decodeJson(reply.data.subarray(0, reply.serviced), 'LIST reply') as unknown as VolumeListReply;
+      yield* page.volumes;
+      cursor = page.cursor;
+    } while (cursor !== null);
+  }
+
+  /** Flushes the volume and lets its lock go, when its last client is gone. */
+  async close(volume: VolumeAddress): Promise<void> {
+    await this.#port.call(this.#composer, {
+      op: Op.CLOSE,
+      target: volume.name,
+      flags: volume.assumeV0 ? Flag.ASSUMEV0 : 0,
+      v0Size: volume.v0Size,
+    });
+  }
+}
