@@ -25,6 +25,8 @@ export class Transfer {
   readonly #finish: (operation: Operation) => void;
   /** The block a sub-request is for, by its record's index. */
   readonly #blocks: Float64Array;
+  /** The volume's map version when it was sent. */
+  readonly #versions: Float64Array;
   /** Operations that found no request record free. */
   readonly #starved: Operation[] = [];
   readonly #onReply = (sub: Request): void => this.#answered(sub);
@@ -36,6 +38,7 @@ export class Transfer {
     this.#mapper = mapper;
     this.#finish = finish;
     this.#blocks = new Float64Array(port.segment.geometry.requests);
+    this.#versions = new Float64Array(port.segment.geometry.requests);
   }
 
   /** Starts (or goes on with) an operation: its map entries first. */
@@ -122,6 +125,7 @@ export class Transfer {
         segments.forEach(({ target }, i) => {
           map.set(block + i, EntryFlag.WRITABLE | EntryFlag.ARCHIP, target);
         });
+        volume.entriesChanged(block, end);
         for (let changed = block; changed < end; changed++) this.#resume(volume.changing, changed, null);
       },
       (error: unknown) => {
@@ -183,6 +187,7 @@ export class Transfer {
       sub.onReply = this.#onReply;
       sub.context = operation;
       this.#blocks[sub.index] = block;
+      this.#versions[sub.index] = volume.mapVersion;
       try {
         this.#port.submit(sub, this.#blocker);
       } catch (error) {
@@ -212,7 +217,7 @@ export class Transfer {
     const { volume } = operation;
     const block = this.#blocks[sub.index];
     if (sub.served) {
-      if (sub.hint !== 0) volume.setHint(block, sub.hint);
+      if (this.#versions[sub.index] === volume.mapVersion) volume.setHint(block, sub.hint);
       if (sub.op !== Op.READ && (sub.flags & Flag.FUA) === 0) volume.dirtyBlocks.add(block);
     } else this.#subFailed(operation, sub, block);
     this.#port.putRequest(sub);

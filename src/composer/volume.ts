@@ -80,6 +80,8 @@ export class Volume {
   /** Nothing is known of what was written before this process: the first flush covers everything. */
   flushAll = true;
 
+  /** Goes up with every change of an entry: a hint learnt before a change may be another object's. */
+  mapVersion = 0;
   readonly #hintBlocks = new Float64Array(HINT_SLOTS).fill(-1);
   readonly #hints = new Float64Array(HINT_SLOTS);
 
@@ -98,6 +100,13 @@ export class Volume {
     const slot = block & (HINT_SLOTS - 1);
     this.#hintBlocks[slot] = block;
     this.#hints[slot] = hint;
+  }
+
+  /** Entries of these blocks changed: what was learnt about their objects is void, and so is what answers in flight will tell. */
+  entriesChanged(first: number, end: number): void {
+    this.mapVersion++;
+    if (end - first >= HINT_SLOTS) this.#hintBlocks.fill(-1);
+    else for (let block = first; block < end; block++) this.setHint(block, 0);
   }
 
   /** The zeroing range that has any of these blocks, if there is one. */
@@ -127,6 +136,7 @@ export class Volume {
       }
     }
     this.dirtyBlocks.clear();
+    this.mapVersion++;
     this.#hintBlocks.fill(-1);
     this.state = 'none';
     this.lease = null;

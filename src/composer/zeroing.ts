@@ -117,6 +117,7 @@ export class Zeroing {
     const [segment] = await this.#mapper.makeWritable(volume, offset, size, 1);
     volume.mapDirty = true;
     volume.map!.set(block, EntryFlag.WRITABLE | EntryFlag.ARCHIP, segment.target);
+    volume.entriesChanged(block, block + 1);
   }
 
   async #zeroBlocks(volume: Volume, first: number, end: number): Promise<void> {
@@ -150,6 +151,7 @@ export class Zeroing {
     } finally {
       // Even when it failed half-way entries may have changed: they are fetched again.
       volume.map!.forget(first, end - first);
+      volume.entriesChanged(first, end);
       volume.mapDirty = true;
     }
   }
