@@ -1,0 +1,68 @@
+/** One run of a command: its streams, its configuration, and the node it talks to, connected when first asked for. */
+import { loadConfig } from '../../config/index.js';
+import type { Config } from '../../config/types.js';
+import { messageOf } from '../../sys/errno.js';
+import { NodeClient } from './client.js';
+import { CliError } from './exit.js';
+import { type Io, print, printJson } from './io.js';
+import { Progress } from './progress.js';
+
+/** The options that every command of a tool has. */
+export interface GlobalOptions {
+  readonly config?: string;
+  readonly json?: boolean;
+}
+
+export class Session {
+  readonly name: string;
+  readonly io: Io;
+  readonly progress: Progress;
+  #options: GlobalOptions = {};
+  #config: Config | null = null;
+  #client: NodeClient | null = null;
+
+  /** @param name of the tool */
+  constructor(name: string, io: Io) {
+    this.name = name;
+    this.io = io;
+    this.progress = new Progress(io);
+  }
+
+  /** Takes over what was on the command line. */
+  configure(options: GlobalOptions): void {
+    this.#options = options;
+  }
+
+  get json(): boolean {
+    return this.#options.json === true;
+  }
+
+  /** @throws CliError naming file, section and key */
+  get config(): Config {
+    try {
+      this.#config ??= loadConfig(this.#options.config ?? null);
+    } catch (error) {
+      throw new CliError(messageOf(error), undefined, { cause: error });
+    }
+    return this.#config;
+  }
+
+  /** @throws CliError when the node does not run */
+  get client(): NodeClient {
+    this.#client ??= NodeClient.connect(this.config, this.name);
+    return this.#client;
+  }
+
+  /** Prints the outcome of a command: `text` (a line, or nothing when empty), or `value` with --json. */
+  async result(value: unknown, text = ''): Promise<void> {
+    if (this.json) await printJson(this.io, value);
+    else if (text !== '') await print(this.io, `${text}\n`);
+  }
+
+  /** Leaves the node. */
+  close(): void {
+    this.progress.clear();
+    this.#client?.close();
+    this.#client = null;
+  }
+}

@@ -1,0 +1,135 @@
+/** The commands that tell about volumes: info and list. */
+import type { Command } from 'commander';
+import type { VolumeListEntry, VolumeListReply, VolumeStat } from '../../requests/json.js';
+import { Op } from '../../requests/ops.js';
+import { attempt } from '../common/exit.js';
+import { print, printWarning } from '../common/io.js';
+import type { Session } from '../common/session.js';
+import { formatLock } from './lock.js';
+import { checkName } from './names.js';
+import { formatSize } from './size.js';
+import { type V0Options, v0Request, withV0 } from './v0.js';
+
+/** Volumes asked for at once. */
+const PAGE = 256;
+
+export function addInfoCommands(program: Command, session: Session): void {
+  withV0(program.command('info <name>'))
+    .description('everything about a volume: size, block size, epoch, flags, parent, space')
+    .option('--no-allocated', 'do not ask for the space of every object: faster for large volumes')
+    .action((name: string, options: InfoOptions) => info(session, name, options));
+
+  program
+    .command('list')
+    .alias('ls')
+    .description('names of all volumes and snapshots, one a line')
+    .option('-l, --long', 'with size in bytes, block size, map version and kind')
+    .option('--deleted', 'deleted volumes too (their headers stay, so that names of objects never repeat)')
+    .addHelpText('after', '\nExamples:\n  vlmc list --long\n  vlmc --json list | jq .volumes[].name')
+    .action((options: ListOptions) => list(session, options));
+}
+
+interface InfoOptions extends V0Options {
+  readonly allocated: boolean;
+}
+
+async function info(session: Session, name: string, options: InfoOptions): Promise<void> {
+  checkName(name);
+  const { allocated } = options;
+  const stat = await attempt('vlmc info failed', () =>
+    session.progress.during(
+      `looking at the objects of ${name}`,
+      session.client.json<VolumeStat>('mapper', Op.STAT, name, { allocated }, v0Request(options)),
+    ),
+  );
+  await session.result(stat, formatInfo(name, stat));
+}
+
+/** The text of `vlmc info`; the first line is the original's. */
+export function formatInfo(name: string, stat: VolumeStat): string {
+  const { blocks, allocated } = stat;
+  const bytes = (value: number): string => `${value} (${formatSize(value)})`;
+  const inBlocks = (count: number): string => `${count} blocks, ${formatSize(count * stat.blockSize)}`;
+  const flags = [stat.readOnly ? 'READONLY' : 'writable', stat.readOnlyReason ?? ''].filter(Boolean).join(': ');
+  const rows: [string, string][] = [
+    ['block size', bytes(stat.blockSize)],
+    ['blocks', String(blocks.total)],
+    ['map version', String(stat.version)],
+    ['epoch', String(stat.epoch)],
+    ['flags', flags],
+    ['parent', stat.parent ?? 'not known'],
+    ['lock', formatLock(stat.lock)],
+    ['zero', inBlocks(blocks.zero)],
+    ['own', inBlocks(blocks.own)],
+    ['shared', inBlocks(blocks.shared)],
+    ['foreign', inBlocks(blocks.foreign)],
+  ];
+  if (allocated) {
+    rows.push(['allocated', `${bytes(allocated.own)} own, ${bytes(allocated.other)} shared`]);
+    if (allocated.missing > 0) rows.push(['missing objects', `${allocated.missing}; vlmc check ${name} tells which`]);
+  }
+  const lines = rows.map(([key, value]) => `  ${`${key}:`.padEnd(17)}${value}`);
+  return [`Volume ${name}: size: ${stat.size}`, ...lines].join('\n');
+}
+
+/** All volumes, page by page. */
+export async function* volumes(session: Session, deleted = false): AsyncGenerator<VolumeListEntry> {
+  let cursor: string | null = null;
+  do {
+    const page: VolumeListReply = await session.client.json('mapper', Op.LIST, '', { cursor, limit: PAGE, deleted });
+    yield* page.volumes;
+    cursor = page.cursor;
+  } while (cursor !== null);
+}
+
+interface ListOptions {
+  readonly long?: boolean;
+  readonly deleted?: boolean;
+}
+
+async function list(session: Session, options: ListOptions): Promise<void> {
+  const all: VolumeListEntry[] = [];
+  await attempt('vlmc list failed', async () => {
+    for await (const volume of volumes(session, options.deleted)) {
+      if (session.json || options.long) all.push(volume);
+      else await print(session.io, `${volume.name}\n`);
+    }
+  });
+  if (session.json) await session.result({ volumes: all });
+  else if (options.long) await session.result(null, formatList(all));
+  for (const volume of all) {
+    if (volume.error && !session.json) printWarning(session.io, `${volume.name}: ${volume.error}`);
+  }
+}
+
+/** The table of `vlmc list --long`; empty when there are no volumes. */
+export function formatList(all: readonly VolumeListEntry[]): string {
+  if (all.length === 0) return '';
+  const rows = [
+    ['NAME', 'SIZE', '', 'BLOCK', 'MAP', 'KIND'],
+    ...all.map((v) => [
+      v.name,
+      v.error ? '?' : String(v.size),
+      v.error ? '' : formatSize(v.size),
+      v.error ? '?' : formatSize(v.blockSize),
+      v.error ? '?' : `v${v.version}`,
+      kind(v),
+    ]),
+  ];
+  const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)));
+  // Sizes to the right, words to the left.
+  return rows
+    .map((row) =>
+      row
+        .map((cell, i) => (i === 1 || i === 2 ? cell.padStart(widths[i]) : cell.padEnd(widths[i])))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n');
+}
+
+function kind(volume: VolumeListEntry): string {
+  if (volume.error) return 'unreadable';
+  if (volume.deleted) return 'deleted';
+  return volume.readOnly ? 'snapshot' : 'volume';
+}

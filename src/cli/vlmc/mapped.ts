@@ -1,0 +1,52 @@
+/** What the endpoint serves: asked before anything that a client's open disk would not survive. */
+import { Op } from '../../requests/ops.js';
+import { CliError } from '../common/exit.js';
+import type { Session } from '../common/session.js';
+
+export interface Mapping {
+  readonly id: number;
+  readonly name: string;
+  readonly readOnly: boolean;
+  readonly uris: readonly string[];
+  readonly clients: number;
+  /** ms since the epoch. */
+  readonly since: number;
+}
+
+export interface Connection {
+  readonly name: string;
+  readonly peer: string;
+  readonly since: number;
+}
+
+export interface ShowMapped {
+  readonly mapped: readonly Mapping[];
+  readonly connections: readonly Connection[];
+}
+
+/** Asks the endpoint. A node without one maps nothing. */
+export async function showMapped(session: Session): Promise<ShowMapped> {
+  if (!session.client.find('endpoint')) return { mapped: [], connections: [] };
+  const reply = await session.client.json<Partial<ShowMapped>>('endpoint', Op.SHOWMAPPED, '', {});
+  return { mapped: reply.mapped ?? [], connections: reply.connections ?? [] };
+}
+
+/** Where a volume is in use: its mapping's URI, or a client's address; null when it is not. */
+export async function usedBy(session: Session, name: string): Promise<string | null> {
+  const { mapped, connections } = await showMapped(session);
+  const mapping = mapped.find((m) => m.name === name);
+  if (mapping) return `mapped on device ${device(mapping)}`;
+  const clients = connections.filter((c) => c.name === name).map((c) => c.peer);
+  return clients.length > 0 ? `in use by ${clients.join(', ')}` : null;
+}
+
+/** @throws CliError in the original's words when the volume is mapped or a client is connected to it */
+export async function refuseIfUsed(session: Session, name: string): Promise<void> {
+  const use = await usedBy(session, name);
+  if (use) throw new CliError(`Volume ${name} ${use}`);
+}
+
+/** What a mapping is reached by: the first of its URIs, which is the unix socket's where there is one. */
+export function device(mapping: Pick<Mapping, 'uris'>): string {
+  return mapping.uris.find((uri) => uri.startsWith('nbd+unix:')) ?? mapping.uris[0] ?? '-';
+}
