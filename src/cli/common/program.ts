@@ -73,15 +73,20 @@ export async function runTool(
   main: (argv: readonly string[], session: Session) => Promise<number>,
 ): Promise<void> {
   const session = new Session(name, processIo());
+  leaveOnSignals(() => session.close());
+  process.exitCode = await main(process.argv.slice(2), session);
+}
+
+/** Ends the process on a signal with the status that shells expect, after `leave`. */
+export function leaveOnSignals(leave: () => void): void {
   for (const [signal, number] of [
+    ['SIGHUP', 1],
     ['SIGINT', 2],
     ['SIGTERM', 15],
-    ['SIGHUP', 1],
   ] as const) {
     process.once(signal, () => {
-      session.close();
+      leave();
       process.exit(128 + number);
     });
   }
-  process.exitCode = await main(process.argv.slice(2), session);
 }
