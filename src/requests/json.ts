@@ -26,6 +26,8 @@ export interface VolumeListEntry {
   blockSize: number;
   readOnly: boolean;
   version: number;
+  /** Of v2 maps; also of deleted ones, whose names go on with the next epoch. */
+  epoch?: number;
   /** Only with `deleted` in the request. */
   deleted?: boolean;
   /** What is wrong with the map, when it cannot be read; size is then 0. */
@@ -64,6 +66,8 @@ export interface VolumeStat {
     shared: number;
     /** Objects not made by a volume (content-addressed images). */
     foreign: number;
+    /** Blocks that cannot be read: damaged or missing map data. */
+    damaged: number;
   };
   /** Bytes of storage of own and of all other objects; only when asked for. Missing objects are counted, not an error. */
   allocated?: { own: number; other: number; missing: number };

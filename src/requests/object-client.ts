@@ -51,7 +51,7 @@ export interface CallRequest {
 
 /** The part of a port that calling needs. */
 export interface Caller {
-  call(dst: number, request: CallRequest): Promise<{ serviced: number; data: Buffer }>;
+  call(dst: number, request: CallRequest, options?: { wait?: boolean }): Promise<{ serviced: number; data: Buffer }>;
 }
 
 /** Largest data of one request to a blocker: full map reads and writes go in such pieces, as the original's did. */
@@ -61,23 +61,21 @@ export const PIECE = 512 * 1024;
 export class XsegObjectClient implements ObjectClient {
   readonly #port: Caller;
   readonly #destination: number;
+  readonly #wait: boolean;
 
-  /** @param destination port number of the blocker */
-  constructor(port: Caller, destination: number) {
+  /**
+   * @param destination port number of the blocker
+   * @param options wait: a blocker that is being restarted is waited for (daemons), instead of failing at once (tools)
+   */
+  constructor(port: Caller, destination: number, options: { wait?: boolean } = {}) {
     this.#port = port;
     this.#destination = destination;
+    this.#wait = options.wait ?? false;
   }
 
   #call(op: Op, target: string, more: Omit<CallRequest, 'op' | 'target'> = {}) {
-    return this.#port.call(this.#destination, {
-      op,
-      target,
-      offset: 0,
-      size: 0,
-      flags: 0,
-      v0Size: NO_V0_SIZE,
-      ...more,
-    });
+    const request = { op, target, offset: 0, size: 0, flags: 0, v0Size: NO_V0_SIZE, ...more };
+    return this.#port.call(this.#destination, request, { wait: this.#wait });
   }
 
   async read(name: string, offset: number, length: number): Promise<Buffer> {

@@ -108,6 +108,14 @@ export class ResolvedMap {
     return nameScratch.toString('utf8', 0, this.writeName(i, nameScratch));
   }
 
+  /** What stands before `_<epoch>_<index>` in the name of block `i`'s object; null for zero blocks and other names. */
+  namePrefix(i: number): string | null {
+    const chunk = this.#at(i);
+    const k = i % CHUNK_ENTRIES;
+    if (chunk.flags[k] & (EntryFlag.ZERO | EntryFlag.LITERAL)) return null;
+    return this.#prefixes[chunk.nameRef[k]].toString('utf8');
+  }
+
   /** Length in bytes of the name that writeName writes. */
   nameLength(i: number): number {
     const chunk = this.#at(i);

@@ -1,0 +1,207 @@
+/**
+ * Changes of single entries: blocks become writable (copy-up, first write) or zero. What an entry names is durable before the
+ * entry is written; the entry is written in place, then the one in memory changes (ondisk 5, consistency: order).
+ */
+import { EntryFlag } from '../requests/resolved-map.js';
+import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
+import { type MapperContext, PARALLEL } from './context.js';
+import * as v2 from './formats/v2.js';
+import { forEachLimited } from './gate.js';
+import { removeObject } from './map-store.js';
+import type { StoredMap } from './stored-map.js';
+import type { Volume } from './volume.js';
+
+const OWN = EntryFlag.WRITABLE | EntryFlag.ARCHIP;
+
+/** `<volume>_<epoch>_<index>`: what the volume calls a new object of block `i` now. */
+export function newObjectName(volume: string, epoch: number, i: number): string {
+  return `${volume}_${epoch.toString(16).padStart(16, '0')}_${i.toString(16).padStart(16, '0')}`;
+}
+
+/**
+ * Makes blocks [first, end) writable in place. The caller holds the lock of the volume and a place in its gate.
+ * @throws SystemError EIO when a shared object is missing (it is never replaced by zeros), ENOSPC and others of the stores
+ */
+export async function makeWritable(
+  context: MapperContext,
+  volume: Volume,
+  map: StoredMap,
+  first: number,
+  end: number,
+): Promise<void> {
+  await map.check(first, end - first);
+  if (isWritable(map, first, end)) return;
+  await volume.blocks.run(first, end, async () => {
+    const todo: number[] = [];
+    for (let i = first; i < end; i++) if (!isWritable(map, i, i + 1)) todo.push(i);
+    if (todo.length === 0) return;
+    volume.written = true;
+    const epochs = new Map<number, number>();
+    await forEachLimited(todo, PARALLEL, async (i) => {
+      epochs.set(i, await makeObject(context, volume, map, i, map.blockLength(i)));
+    });
+    await writeOwnEntries(context, volume, map, todo, epochs);
+  });
+}
+
+function isWritable(map: StoredMap, first: number, end: number): boolean {
+  for (let i = first; i < end; i++) {
+    if ((map.entries.flags(i) & (EntryFlag.WRITABLE | EntryFlag.ZERO)) !== EntryFlag.WRITABLE) return false;
+  }
+  return true;
+}
+
+/**
+ * Makes the own object of a zero or shared block, durably: empty, or `length` bytes of the shared one.
+ * @returns the epoch in its name
+ */
+async function makeObject(
+  context: MapperContext,
+  volume: Volume,
+  map: StoredMap,
+  i: number,
+  length: number,
+): Promise<number> {
+  const epoch = map.header.epoch;
+  if (map.entries.flags(i) & EntryFlag.ZERO) {
+    // An object of that name may be left from a block that was trimmed, or from an interrupted write: it must be empty.
+    await context.blocks.reset(newObjectName(volume.name, epoch, i), true);
+    return epoch;
+  }
+  const source = map.entries.objectName(i);
+  if (source === newObjectName(volume.name, epoch, i)) {
+    // Maps that the original grew name the block's current object by the current epoch without owning it (defect D3).
+    await bumpEpoch(context, volume, map, epoch);
+    return makeObject(context, volume, map, i, length);
+  }
+  try {
+    await context.blocks.copy(source, newObjectName(volume.name, epoch, i), length, { durable: true });
+  } catch (error) {
+    if (errnoOf(error) !== errnos.ENOENT) throw error;
+    throw new SystemError(
+      errnos.EIO,
+      `volume ${volume.name}: object ${source} of block ${i} is missing; it is shared, so it cannot be taken for zeros`,
+      { cause: error },
+    );
+  }
+  return epoch;
+}
+
+/** Stores the next epoch unless somebody else did since `seen`. */
+async function bumpEpoch(context: MapperContext, volume: Volume, map: StoredMap, seen: number): Promise<void> {
+  await volume.bumping.exclusive(async () => {
+    if (map.header.epoch !== seen) return;
+    const header = { ...map.header, epoch: seen + 1 };
+    await context.maps.writeHeader(map.stored, header);
+    map.header = header;
+  });
+}
+
+/** Writes the entries of blocks that have own objects now, as few writes as there are runs, then stores them in memory. */
+async function writeOwnEntries(
+  context: MapperContext,
+  volume: Volume,
+  map: StoredMap,
+  blocks: readonly number[],
+  epochs: ReadonlyMap<number, number>,
+): Promise<void> {
+  for (let from = 0; from < blocks.length; ) {
+    let to = from + 1;
+    while (to < blocks.length && blocks[to] === blocks[to - 1] + 1) to++;
+    const encode = (i: number, out: Buffer, at: number): void => {
+      v2.encodeNamedEntry(out, at, OWN, newObjectName(volume.name, epochs.get(i)!, i));
+    };
+    const { blockSize } = map.header;
+    await context.maps.writeEntries(map.stored, blockSize, blocks[from], to - from, encode, volume.touched);
+    for (let k = from; k < to; k++) map.entries.setOwn(blocks[k], OWN, volume.name, epochs.get(blocks[k])!);
+    from = to;
+  }
+}
+
+/**
+ * Makes blocks [first, end) zero blocks, and deletes the own objects they had. An object that cannot be deleted is left over,
+ * which is logged: the blocks are zero all the same.
+ */
+export async function makeZero(
+  context: MapperContext,
+  volume: Volume,
+  map: StoredMap,
+  first: number,
+  end: number,
+): Promise<void> {
+  await volume.blocks.run(first, end, async () => {
+    for (const run of v2.entryRuns(map.stored, map.header.blockSize, first, end - first, v2.RUN_ENTRIES)) {
+      await map.check(run.first, run.count);
+      const { dropped, changed } = dropEntries(map, run.first, run.count);
+      if (!changed) continue;
+      const { blockSize } = map.header;
+      await context.maps.writeEntries(map.stored, blockSize, run.first, run.count, encodeZero, volume.touched);
+      for (let i = run.first; i < run.first + run.count; i++) map.entries.setZero(i);
+      await deleteObjects(context, volume.name, dropped).catch((error) => {
+        context.log.warn(`volume ${volume.name}: an object of a zeroed block is left over: ${messageOf(error)}`);
+      });
+    }
+  });
+}
+
+const encodeZero = (_i: number, out: Buffer, at: number): void => v2.encodeZeroEntry(out, at);
+
+/** Names of the own objects of these blocks, and whether any block is not zero. */
+export function dropEntries(map: StoredMap, first: number, count: number): { dropped: string[]; changed: boolean } {
+  const dropped: string[] = [];
+  let changed = false;
+  for (let i = first; i < first + count; i++) {
+    const flags = map.entries.flags(i);
+    if (flags & EntryFlag.ZERO) continue;
+    changed = true;
+    if ((flags & OWN) === OWN) dropped.push(map.entries.objectName(i));
+  }
+  return { dropped, changed };
+}
+
+/** Deletes objects; missing ones are fine. All are tried. @throws SystemError that says how many failed, and the first reason */
+export async function deleteObjects(context: MapperContext, volume: string, names: readonly string[]): Promise<void> {
+  const failures: unknown[] = [];
+  await forEachLimited(names, PARALLEL, async (name) => {
+    await removeObject(context.blocks, name).catch((error) => failures.push(error));
+  });
+  if (failures.length === 0) return;
+  throw new SystemError(
+    errnoOf(failures[0]),
+    `volume ${volume}: ${failures.length} of ${names.length} objects could not be deleted: ${messageOf(failures[0])}`,
+    { cause: failures[0] },
+  );
+}
+
+/**
+ * Makes everything of block `i` from `length` bytes on zeros, whatever the object holds there, durably. A shared object that is
+ * longer is copied first; a missing one needs nothing.
+ */
+export async function cutBlock(
+  context: MapperContext,
+  volume: Volume,
+  map: StoredMap,
+  i: number,
+  length: number,
+): Promise<void> {
+  await map.check(i, 1);
+  const flags = map.entries.flags(i);
+  if (flags & EntryFlag.ZERO) return;
+  const name = map.entries.objectName(i);
+  let size: number;
+  try {
+    size = (await context.blocks.info(name)).size;
+  } catch (error) {
+    if (errnoOf(error) === errnos.ENOENT) return;
+    throw error;
+  }
+  if (size <= length) return;
+  if (flags & EntryFlag.WRITABLE) {
+    await context.blocks.truncate(name, length);
+    await context.blocks.flush([name]);
+    return;
+  }
+  const epoch = await makeObject(context, volume, map, i, length);
+  await writeOwnEntries(context, volume, map, [i], new Map([[i, epoch]]));
+  await context.maps.flush(volume.touched);
+}

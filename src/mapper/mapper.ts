@@ -1,0 +1,416 @@
+/**
+ * The mapper: every operation on volumes, with who may run at the same time as whom. It knows two object stores and how to reach
+ * those who lease maps; requests and ports are peer.ts.
+ *
+ * An operation that changes a map enters the volume's intent gate (no lease is granted from then on), takes all leases back
+ * while requests of the draining holders are still served, then enters the volume's gate alone. With several volumes, all
+ * intents come before all gates, each in the order of names: no two operations can wait for each other.
+ */
+
+import type { ListRequest, VolumeListReply, VolumeStat } from '../requests/json.js';
+import type { LeaseReply, LeaseRequest } from '../requests/lease.js';
+import type { ObjectClient } from '../requests/object-client.js';
+import type { CreateData, MapSegment, VolumeInfo } from '../requests/structs.js';
+import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
+import { frozenMessage, type MapperContext, type MapperLog, mapOf, ownMap } from './context.js';
+import { makeWritable, makeZero } from './copy-up.js';
+import { type LeaseHolders, Leases } from './leases.js';
+import { Locks } from './locks.js';
+import { MapStore, noV0, type OpenOptions } from './map-store.js';
+import { checkNewName, checkTarget, LEGACY_PREFIX, plainName } from './names.js';
+import { clone, createBlank, createFromObjects } from './operations/create.js';
+import { list, stat } from './operations/inspect.js';
+import { remove } from './operations/remove.js';
+import { rename } from './operations/rename.js';
+import { resize } from './operations/resize.js';
+import { snapshot } from './operations/snapshot.js';
+import { upgrade } from './operations/upgrade.js';
+import { blocksOf, refuseImmutable, segmentsOf } from './ranges.js';
+import type { StoredMap } from './stored-map.js';
+import { type Volume, Volumes } from './volume.js';
+
+/** How often a lease that waits for a lock tries to get it. */
+const LOCK_POLL_MS = 500;
+
+export interface MapperOptions {
+  /** The maps store and the blocks store. */
+  maps: ObjectClient;
+  blocks: ObjectClient;
+  holders: LeaseHolders;
+  log: MapperLog;
+  /** How long a lease for writing waits for a lock of another node, in milliseconds. */
+  lockWaitMs: number;
+}
+
+/** Why a request was given up unanswered: the mapper stops. */
+export class Stopping extends SystemError {
+  constructor() {
+    super(errnos.ECANCELED, 'the mapper is stopping');
+    this.name = 'Stopping';
+  }
+}
+
+export class Mapper {
+  readonly #context: MapperContext;
+  readonly #lockWaitMs: number;
+  readonly #volumes = new Volumes();
+  readonly #stopping = new AbortController();
+  #predecessorFlushed: Promise<void> | null = null;
+
+  constructor(options: MapperOptions) {
+    const maps = new MapStore(options.maps);
+    this.#context = {
+      maps,
+      blocks: options.blocks,
+      locks: new Locks(maps),
+      leases: new Leases(options.holders),
+      volumes: this.#volumes,
+      log: options.log,
+    };
+    this.#lockWaitMs = options.lockWaitMs;
+  }
+
+  /** Makes a volume of `size` bytes of zeros. @throws SystemError EINVAL, ENAMETOOLONG, EEXIST, EBUSY */
+  async create(name: string, size: number): Promise<void> {
+    checkNewName(name);
+    return this.#change([name], ([volume]) => createBlank(this.#context, volume, size));
+  }
+
+  /** X_CREATE: makes a map of objects that exist. */
+  async createFromObjects(name: string, size: number, data: CreateData): Promise<void> {
+    checkNewName(name);
+    return this.#change([name], ([volume]) => createFromObjects(this.#context, volume, size, data));
+  }
+
+  /** Makes a volume with the content of a snapshot. @param size bytes, 0 = the parent's */
+  async clone(name: string, parent: string, size: number, options: OpenOptions = noV0): Promise<void> {
+    checkNewName(name);
+    checkTarget(parent);
+    if (name === parent) throw new SystemError(errnos.EINVAL, `volume ${name} cannot be its own parent`);
+    return this.#change([name], ([volume, parentVolume]) => clone(this.#context, volume, parentVolume, size, options), [
+      parent,
+    ]);
+  }
+
+  /** Makes `target` a read-only copy of the volume as it is now. */
+  async snapshot(name: string, target: string, options: OpenOptions = noV0): Promise<void> {
+    checkNewName(target);
+    return this.#change([name, target], ([volume, to]) => snapshot(this.#context, volume, to, options));
+  }
+
+  async remove(name: string, options: OpenOptions = noV0): Promise<void> {
+    return this.#change([name], ([volume]) => remove(this.#context, volume, options));
+  }
+
+  async rename(name: string, target: string, options: OpenOptions = noV0): Promise<void> {
+    checkNewName(target);
+    return this.#change([name, target], ([volume, to]) => rename(this.#context, volume, to, options));
+  }
+
+  async resize(name: string, size: number, force: boolean, options: OpenOptions = noV0): Promise<void> {
+    return this.#change([name], ([volume]) => resize(this.#context, volume, size, force, options));
+  }
+
+  /** Makes a v0 or v1 map, or one with a legacy name, a v2 map; the only operation that changes such maps besides remove. */
+  async upgrade(name: string, options: OpenOptions = noV0): Promise<void> {
+    return this.#change([name], ([volume]) => upgrade(this.#context, volume, options));
+  }
+
+  /** Takes the volume's lock for this node and keeps it until close; a map that must be upgraded first needs none. */
+  async open(name: string, options: OpenOptions = noV0): Promise<void> {
+    checkTarget(name);
+    await this.#volumes.use(name, (volume) =>
+      volume.gate.shared(() =>
+        volume.leasing.exclusive(async () => {
+          const { frozenReason } = await mapOf(this.#context, volume, options);
+          if (frozenReason !== null) return;
+          await this.#lockAnd(volume, () => ownMap(this.#context, volume, options));
+        }),
+      ),
+    );
+  }
+
+  /** Flushes, gives the lock back if this mapper has it, and forgets the volume. Never touches another node's lock. */
+  async close(name: string): Promise<void> {
+    checkTarget(name);
+    return this.#withAlone([name], [], async ([volume]) => {
+      await this.#letGo(volume);
+    });
+  }
+
+  /** What INFO tells: size, block size and format, from the header alone. @throws SystemError ENOENT */
+  async describe(name: string, options: OpenOptions = noV0): Promise<VolumeInfo> {
+    checkTarget(name);
+    return this.#read(name, async (volume) => {
+      const map = await mapOf(this.#context, volume, options);
+      const { size, blockSize, version, epoch } = map.header;
+      return { size, blockSize, readOnly: map.immutable, version, epoch };
+    });
+  }
+
+  async stat(name: string, options: OpenOptions = noV0, allocated = false): Promise<VolumeStat> {
+    checkTarget(name);
+    return this.#read(name, (volume) => stat(this.#context, volume, options, allocated));
+  }
+
+  async list(request: ListRequest): Promise<VolumeListReply> {
+    return list(this.#context, request.cursor, request.limit, request.deleted ?? false);
+  }
+
+  /**
+   * Grants the port the use of the volume's map (requests/lease.ts). Waits while an operation changes the map, and with `write`
+   * for a lock that another node holds.
+   * @throws SystemError ENOENT; EBUSY naming the holder when waiting did not help
+   */
+  async lease(name: string, request: LeaseRequest, port: number, options: OpenOptions = noV0): Promise<LeaseReply> {
+    checkTarget(name);
+    const deadline = Date.now() + this.#lockWaitMs;
+    for (;;) {
+      const { reply, busy } = await this.#volumes.use(name, (volume) =>
+        volume.intent.shared(() => volume.leasing.exclusive(() => this.#grant(volume, port, options))),
+      );
+      if (reply.granted !== 'none' || !request.write) return reply;
+      const left = deadline - Date.now();
+      if (left <= 0) throw busy;
+      await this.#pause(Math.min(left, LOCK_POLL_MS));
+    }
+  }
+
+  async #grant(volume: Volume, port: number, options: OpenOptions): Promise<{ reply: LeaseReply; busy: unknown }> {
+    let map = await mapOf(this.#context, volume, options);
+    let granted: LeaseReply['granted'] = map.immutable ? 'shared' : 'exclusive';
+    let busy: unknown;
+    if (granted === 'exclusive') {
+      try {
+        map = await this.#lockAnd(volume, () => ownMap(this.#context, volume, options));
+        await this.#context.leases.revoke(volume, port);
+        volume.written = true;
+      } catch (error) {
+        if (errnoOf(error) !== errnos.EBUSY) throw error;
+        busy = error;
+        granted = 'none';
+      }
+    } else volume.map = map;
+    if (granted !== 'none') volume.leases.set(port, granted);
+    // From now on this port is a holder by its own lease, or has none.
+    volume.asked.add(port);
+    const { header, frozenReason } = map;
+    const reply: LeaseReply = {
+      granted,
+      size: header.size,
+      blockSize: header.blockSize,
+      epoch: header.epoch,
+      readOnly: map.immutable,
+      ...(frozenReason === null ? {} : { readOnlyReason: frozenMessage(volume.name, frozenReason) }),
+      version: header.version,
+      generation: volume.generation,
+      ...(busy === undefined ? {} : { holder: messageOf(busy) }),
+    };
+    return { reply, busy };
+  }
+
+  /** MAPR: which objects hold these bytes. @throws SystemError EINVAL past the end, EIO for damaged entries */
+  async mapRead(name: string, offset: number, size: number, options: OpenOptions = noV0): Promise<MapSegment[]> {
+    checkTarget(name);
+    return this.#read(name, async (volume) => {
+      const map = await mapOf(this.#context, volume, options);
+      const { first, end } = blocksOf(volume.name, map, offset, size);
+      if (volume.map === map) await map.check(first, end - first);
+      else await map.checkOnly(first, end - first);
+      return segmentsOf(map, offset, size);
+    });
+  }
+
+  /** MAPW: makes the blocks of these bytes writable in place and tells their objects. @throws SystemError EROFS, EBUSY, EIO, ENOSPC */
+  async mapWrite(
+    name: string,
+    offset: number,
+    size: number,
+    port: number,
+    options: OpenOptions = noV0,
+  ): Promise<MapSegment[]> {
+    checkTarget(name);
+    return this.#read(name, async (volume) => {
+      const map = await this.#writableMap(volume, port, options);
+      const { first, end } = blocksOf(volume.name, map, offset, size);
+      await makeWritable(this.#context, volume, map, first, end);
+      return segmentsOf(map, offset, size);
+    });
+  }
+
+  /** MAPZERO: makes whole blocks (or the partial last one) zero blocks. @throws SystemError EINVAL for parts of blocks, EROFS, EBUSY */
+  async mapZero(name: string, offset: number, size: number, port: number, options: OpenOptions = noV0): Promise<void> {
+    checkTarget(name);
+    await this.#read(name, async (volume) => {
+      const map = await this.#writableMap(volume, port, options);
+      const { first, end } = blocksOf(volume.name, map, offset, size);
+      const { blockSize, size: volumeSize } = map.header;
+      const stop = offset + size;
+      if (offset % blockSize !== 0 || (stop % blockSize !== 0 && stop !== volumeSize)) {
+        throw new SystemError(errnos.EINVAL, `volume ${name}: bytes ${offset} to ${stop} are not whole blocks`);
+      }
+      await makeZero(this.#context, volume, map, first, end);
+    });
+  }
+
+  /**
+   * MAPFETCH: entries of blocks from `first` on as a piece for ResolvedMap.setChunk, perhaps fewer than asked: the piece ends at the
+   * end of a chunk, or where `limit` bytes are full. An entry that cannot be read is in it as a deleted one.
+   * @throws SystemError EINVAL (no such block), ERANGE (limit)
+   */
+  async mapFetch(
+    name: string,
+    first: number,
+    count: number,
+    limit: number,
+    options: OpenOptions = noV0,
+  ): Promise<Buffer> {
+    checkTarget(name);
+    return this.#read(name, async (volume) => {
+      const map = await mapOf(this.#context, volume, options);
+      if (!(first >= 0 && first < map.blocks && count > 0)) {
+        throw new SystemError(errnos.EINVAL, `volume ${name}: block ${first} of ${map.blocks}`);
+      }
+      await map.load(first, 1);
+      return map.entries.serialiseChunk(first, count, limit);
+    });
+  }
+
+  /** FLUSH: what was written of the volume's map survives a power cut afterwards. */
+  async flush(name: string): Promise<void> {
+    checkTarget(name);
+    await this.#flushPredecessor();
+    await this.#volumes.use(name, (volume) => this.#context.maps.flush(volume.touched));
+  }
+
+  /** A mapper before this one may have died with map entries written and not flushed: the first flush covers everything. */
+  #flushPredecessor(): Promise<void> {
+    this.#predecessorFlushed ??= this.#context.maps.objects.flush(null).catch((error) => {
+      this.#predecessorFlushed = null;
+      throw error;
+    });
+    return this.#predecessorFlushed;
+  }
+
+  /** Waits, unless the mapper stops. @throws Stopping */
+  async #pause(ms: number): Promise<void> {
+    const { signal } = this.#stopping;
+    await new Promise<void>((resolve) => {
+      const done = (): void => {
+        clearTimeout(timer);
+        signal.removeEventListener('abort', done);
+        resolve();
+      };
+      const timer = setTimeout(done, ms);
+      signal.addEventListener('abort', done);
+      if (signal.aborted) done();
+    });
+    if (signal.aborted) throw new Stopping();
+  }
+
+  /** Ends the waiting for locks, with Stopping: what waits is for the next mapper. */
+  endWaiting(): void {
+    this.#stopping.abort();
+  }
+
+  /** Flushes everything and releases all locks. What cannot be flushed is logged and stays locked. */
+  async stop(): Promise<void> {
+    for (const { name } of this.#volumes.all()) {
+      await this.#volumes
+        .use(name, (volume) =>
+          volume.gate.exclusive(async () => {
+            volume.leases.clear();
+            await this.#letGo(volume);
+          }),
+        )
+        .catch((error) => this.#context.log.warn(`volume ${name} stays locked: ${messageOf(error)}`));
+    }
+  }
+
+  /** Counts for STATUS. */
+  status(): { volumes: number; locked: number; leases: number } {
+    const all = this.#volumes.all();
+    const leases = all.reduce((sum, volume) => sum + volume.leases.size, 0);
+    return { volumes: all.length, locked: all.filter((volume) => volume.locked).length, leases };
+  }
+
+  async #letGo(volume: Volume): Promise<void> {
+    if (!volume.locked) return;
+    if (volume.written) await this.#context.blocks.flush(null);
+    await this.#context.locks.release(volume);
+  }
+
+  /** The map of a volume that this port writes: locked, cached, and leased exclusively to nobody else. */
+  async #writableMap(volume: Volume, port: number, options: OpenOptions): Promise<StoredMap> {
+    const cached = volume.locked && this.#context.leases.isSole(volume, port) ? volume.cached(options) : null;
+    if (cached && !cached.immutable) return cached;
+    return volume.leasing.exclusive(async () => {
+      refuseImmutable(volume.name, await mapOf(this.#context, volume, options));
+      const map = await this.#lockAnd(volume, async () => {
+        const own = await ownMap(this.#context, volume, options);
+        refuseImmutable(volume.name, own);
+        return own;
+      });
+      await this.#context.leases.revoke(volume, port);
+      return map;
+    });
+  }
+
+  /** Takes the lock and keeps it if `work`, which must not write, succeeds. The caller is alone in `leasing`. */
+  async #lockAnd<T>(volume: Volume, work: () => Promise<T>): Promise<T> {
+    const taken = await this.#context.locks.acquire(volume);
+    try {
+      return await work();
+    } catch (error) {
+      if (taken) await this.#context.locks.release(volume).catch(() => {});
+      throw error;
+    }
+  }
+
+  #read<T>(name: string, work: (volume: Volume) => Promise<T>): Promise<T> {
+    return this.#volumes.use(name, (volume) => volume.gate.shared(() => work(volume)));
+  }
+
+  /** An operation that changes maps. @param names of the maps it changes @param read names of maps it reads, given after them */
+  async #change<T>(names: string[], work: (volumes: Volume[]) => Promise<T>, read: string[] = []): Promise<T> {
+    for (const name of names) {
+      checkTarget(name);
+      if (name.startsWith(LEGACY_PREFIX)) {
+        const plain = plainName(name);
+        throw new SystemError(errnos.EINVAL, `${name} is how volume ${plain} is stored: use the name ${plain}`);
+      }
+    }
+    if (new Set(names).size < names.length) {
+      throw new SystemError(errnos.EINVAL, `volume ${names[0]}: both names are the same`);
+    }
+    return this.#withAlone(names, read, work);
+  }
+
+  /** Works alone on some volumes, without leases on them, and together with readers on others. */
+  async #withAlone<T>(alone: string[], read: string[], work: (volumes: Volume[]) => Promise<T>): Promise<T> {
+    const names = [...alone, ...read];
+    const inUse: Volume[] = [];
+    const leave: (() => void)[] = [];
+    const run = async (): Promise<T> => {
+      const sorted = [...new Set(inUse)].sort((a, b) => (a.name < b.name ? -1 : 1));
+      const changed = new Set(inUse.slice(0, alone.length));
+      try {
+        for (const volume of sorted) if (changed.has(volume)) leave.push(await volume.intent.enter(true));
+        for (const volume of changed) await volume.leasing.exclusive(() => this.#context.leases.revoke(volume));
+        for (const volume of sorted) leave.push(await volume.gate.enter(changed.has(volume)));
+        for (const volume of changed) volume.generation = this.#volumes.newGeneration();
+        return await work(inUse);
+      } finally {
+        for (const exit of leave.reverse()) exit();
+      }
+    };
+    const use = (i: number): Promise<T> =>
+      i === names.length
+        ? run()
+        : this.#volumes.use(names[i], (volume) => {
+            inUse.push(volume);
+            return use(i + 1);
+          });
+    return use(0);
+  }
+}

@@ -1,0 +1,166 @@
+/**
+ * New volumes: blank, of given objects (X_CREATE), or as a clone of a snapshot. Map data first, header last; the header's epoch
+ * follows that of a deleted volume of the same name, so that no object name is ever used for two contents.
+ */
+
+import { EntryFlag, ResolvedMap } from '../../requests/resolved-map.js';
+import type { CreateData } from '../../requests/structs.js';
+import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
+import { type MapperContext, mapOf } from '../context.js';
+import { newObjectName } from '../copy-up.js';
+import {
+  blockCount,
+  checkNewSize,
+  DEFAULT_BLOCK_SIZE,
+  type MapHeader,
+  validBlockSize,
+  ZERO_NAME,
+} from '../formats/header.js';
+import * as v2 from '../formats/v2.js';
+import { type EntryEncoder, noV0, type OpenOptions } from '../map-store.js';
+import { checkTarget } from '../names.js';
+import type { Volume } from '../volume.js';
+
+const encodeZero: EntryEncoder = (_i, out, at) => v2.encodeZeroEntry(out, at);
+
+/**
+ * The epoch for a map that is made under this name: 1 (or `fresh`), or one more than what a deleted volume left. The name's lock is
+ * held. @throws SystemError EEXIST when there is a map, or something else, of that name
+ */
+export async function epochForNew(context: MapperContext, name: string, fresh = 1): Promise<number> {
+  const { map, tombstone } = await context.maps.lookup(name, noV0).catch((error) => {
+    // Whatever it is, it must not be overwritten.
+    throw new SystemError(errnos.EEXIST, `the name ${name} is in use: ${(error as Error).message}`, { cause: error });
+  });
+  if (map) throw new SystemError(errnos.EEXIST, `volume ${name} exists already`);
+  return tombstone ? tombstone.epoch + 1 : fresh;
+}
+
+/** Makes a volume of zeros. @param size bytes */
+export async function createBlank(context: MapperContext, volume: Volume, size: number): Promise<void> {
+  checkNewSize(volume.name, size, DEFAULT_BLOCK_SIZE);
+  await context.locks.during(volume, async () => {
+    const epoch = await epochForNew(context, volume.name);
+    const header = newHeader(size, DEFAULT_BLOCK_SIZE, epoch);
+    await context.maps.writeMap(volume.name, header, blockCount(size, DEFAULT_BLOCK_SIZE), encodeZero);
+  });
+}
+
+function newHeader(size: number, blockSize: number, epoch: number, readOnly = false): MapHeader {
+  return { version: 2, size, blockSize, readOnly, deleted: false, epoch };
+}
+
+/**
+ * Makes a map of objects that exist already (images of Pithos and Cyclades).
+ * @throws SystemError EINVAL when block size, count and names do not fit
+ */
+export async function createFromObjects(
+  context: MapperContext,
+  volume: Volume,
+  size: number,
+  create: CreateData,
+): Promise<void> {
+  const blockSize = create.blockSize || DEFAULT_BLOCK_SIZE;
+  if (!validBlockSize(blockSize)) {
+    throw new SystemError(errnos.EINVAL, `block size ${blockSize}: it must be a power of two over 128`);
+  }
+  checkNewSize(volume.name, size, blockSize);
+  const count = blockCount(size, blockSize);
+  if (create.objects.length !== count) {
+    throw new SystemError(
+      errnos.EINVAL,
+      `volume ${volume.name}: ${create.objects.length} objects are given, ${size} bytes in blocks of ${blockSize} are ${count}`,
+    );
+  }
+  const entries = new ResolvedMap(count);
+  for (const [i, object] of create.objects.entries()) {
+    checkTarget(object.name);
+    if (Buffer.byteLength(object.name) > v2.MAX_ENTRY_NAME) {
+      throw new SystemError(errnos.EINVAL, `object name ${object.name} is longer than ${v2.MAX_ENTRY_NAME} bytes`);
+    }
+    if (object.name === ZERO_NAME) entries.setZero(i);
+    else entries.set(i, object.readOnly ? 0 : EntryFlag.WRITABLE, object.name);
+  }
+  await context.locks.during(volume, async () => {
+    const header = newHeader(size, blockSize, await epochForNew(context, volume.name), create.readOnly);
+    await context.maps.writeMap(volume.name, header, count, (i, out, at) => v2.encodeEntry(entries, i, out, at));
+  });
+}
+
+/**
+ * Makes a clone. It keeps the parent's block size (defect D2); what is larger than the parent is zeros.
+ * @param size bytes, 0 = the parent's
+ * @throws SystemError ENOENT (parent), EINVAL (parent is not read-only, or larger), EEXIST
+ */
+export async function clone(
+  context: MapperContext,
+  volume: Volume,
+  parentVolume: Volume,
+  size: number,
+  options: OpenOptions,
+): Promise<void> {
+  const parent = await mapOf(context, parentVolume, options);
+  const { blockSize } = parent.header;
+  if (!parent.header.readOnly) {
+    throw new SystemError(
+      errnos.EINVAL,
+      `${parentVolume.name} is not a snapshot; take one with vlmc snapshot ${parentVolume.name} NAME and clone that`,
+    );
+  }
+  const newSize = size === 0 ? parent.header.size : size;
+  checkNewSize(volume.name, newSize, blockSize);
+  if (newSize < parent.header.size) {
+    throw new SystemError(
+      errnos.EINVAL,
+      `volume ${volume.name}: ${newSize} bytes are less than the ${parent.header.size} of its parent ${parentVolume.name}`,
+    );
+  }
+  const keepCached = parentVolume.map === parent;
+  await context.locks.during(volume, async () => {
+    const header = newHeader(newSize, blockSize, await epochForNew(context, volume.name));
+    const tail = await copyTail(context, volume.name, header, parent, newSize);
+    const encode: EntryEncoder = (i, out, at) => {
+      if (i >= parent.blocks) v2.encodeZeroEntry(out, at);
+      else if (i === tail) {
+        v2.encodeNamedEntry(
+          out,
+          at,
+          EntryFlag.WRITABLE | EntryFlag.ARCHIP,
+          newObjectName(volume.name, header.epoch, i),
+        );
+      } else v2.encodeEntry(parent.entries, i, out, at, EntryFlag.ARCHIP);
+    };
+    const before = async (first: number, count: number): Promise<void> => {
+      if (!keepCached) parent.unload(0, first);
+      await parent.check(first, Math.min(count, parent.blocks - first));
+    };
+    await context.maps.writeMap(volume.name, header, blockCount(newSize, blockSize), encode, before);
+  });
+}
+
+/**
+ * A larger clone must not show what the object of the parent's partial last block may hold past the parent's end: such a
+ * block gets its own object. @returns the block, or -1 when there is none
+ */
+async function copyTail(
+  context: MapperContext,
+  name: string,
+  header: MapHeader,
+  parent: Awaited<ReturnType<typeof mapOf>>,
+  newSize: number,
+): Promise<number> {
+  const length = parent.header.size % parent.header.blockSize;
+  if (newSize === parent.header.size || length === 0) return -1;
+  const i = parent.blocks - 1;
+  await parent.check(i, 1);
+  if (parent.entries.flags(i) & EntryFlag.ZERO) return -1;
+  const source = parent.entries.objectName(i);
+  try {
+    if ((await context.blocks.info(source)).size <= length) return -1;
+  } catch (error) {
+    if (errnoOf(error) === errnos.ENOENT) return -1;
+    throw error;
+  }
+  await context.blocks.copy(source, newObjectName(name, header.epoch, i), length, { durable: true });
+  return i;
+}

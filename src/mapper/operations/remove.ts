@@ -1,0 +1,72 @@
+/**
+ * Deleting a volume: its own objects go, shared and foreign ones stay, and so do its header and entries, marked, because the
+ * epoch must not be used again (ondisk 6).
+ */
+import { EntryFlag } from '../../requests/resolved-map.js';
+import { errnos, SystemError } from '../../sys/errno.js';
+import { type MapperContext, mapOf } from '../context.js';
+import { deleteObjects } from '../copy-up.js';
+import * as v2 from '../formats/v2.js';
+import type { OpenOptions } from '../map-store.js';
+import type { StoredMap } from '../stored-map.js';
+import type { Volume } from '../volume.js';
+import { upgrade } from './upgrade.js';
+
+const OWN = EntryFlag.WRITABLE | EntryFlag.ARCHIP;
+
+/**
+ * Deletes the volume. Entries are marked before their objects go, so that an interrupted deletion shows as that and not as zeros;
+ * it can be repeated. Missing objects are fine (defect D18). The lock is released in the end.
+ * @throws SystemError ENOENT, EBUSY, EROFS (v0 map), or what kept objects from being deleted: the volume then still exists
+ */
+export async function remove(context: MapperContext, volume: Volume, options: OpenOptions): Promise<void> {
+  await context.locks.during(volume, async () => {
+    let map = await mapOf(context, volume, options);
+    if (map.header.version === 0) {
+      throw new SystemError(
+        errnos.EROFS,
+        `${volume.name} is a v0 map and belongs to Pithos; vlmc upgrade ${volume.name} makes it a volume that can be removed`,
+      );
+    }
+    if (map.frozenReason !== null) {
+      volume.map = null;
+      await upgrade(context, volume, options);
+      map = await mapOf(context, volume, options);
+    }
+    for (const run of v2.entryRuns(map.stored, map.header.blockSize, 0, map.blocks, v2.RUN_ENTRIES)) {
+      await removeRun(context, volume, map, run.first, run.count);
+    }
+    await context.maps.writeHeader(map.stored, { ...map.header, deleted: true });
+  });
+  await context.locks.release(volume);
+  volume.map = null;
+}
+
+async function removeRun(
+  context: MapperContext,
+  volume: Volume,
+  map: StoredMap,
+  first: number,
+  count: number,
+): Promise<void> {
+  // Damaged entries name nothing that could be deleted; they must not keep the volume from going.
+  await map.load(first, count);
+  const { entries } = map;
+  const own = (i: number): boolean => entries.has(i) && (entries.flags(i) & (OWN | EntryFlag.ZERO)) === OWN;
+  const names: string[] = [];
+  for (let from = first; from < first + count; ) {
+    if (!own(from)) {
+      from++;
+      continue;
+    }
+    let to = from;
+    while (to < first + count && own(to)) names.push(entries.objectName(to++));
+    const encode = (i: number, out: Buffer, at: number): void =>
+      v2.encodeEntry(entries, i, out, at, OWN, EntryFlag.DELETED);
+    await context.maps.writeEntries(map.stored, map.header.blockSize, from, to - from, encode, volume.touched);
+    from = to;
+  }
+  if (names.length === 0) return;
+  await context.maps.flush(volume.touched);
+  await deleteObjects(context, volume.name, names);
+}

@@ -1,0 +1,105 @@
+/** The mapper as a role of a node: its port, its start and its end. */
+import type { MapperSettings } from '../config/types.js';
+import type { RoleStarter } from '../peer/role.js';
+import { XsegObjectClient } from '../requests/object-client.js';
+import { Op, opName } from '../requests/ops.js';
+import { errnoName, errnoOf, errnos, messageOf } from '../sys/errno.js';
+import type { Request } from '../xseg/index.js';
+import { Mapper, Stopping } from './mapper.js';
+import { perform } from './requests.js';
+
+/** Errors that tell of the node's or a disk's trouble; the others are answers to those who asked. */
+const trouble = new Set<number>([errnos.EIO, errnos.ENOSPC, errnos.EROFS, errnos.EACCES, errnos.ENOMEM, errnos.EMFILE]);
+
+/** What a composer needs to finish what it runs when its lease is revoked. */
+const drainOps = new Set<number>([Op.MAPR, Op.MAPW, Op.MAPZERO, Op.MAPFETCH, Op.FLUSH]);
+
+/** Starts the mapper on the first port of its range. */
+export const start: RoleStarter<MapperSettings> = async ({ segment, settings, config, ports, name, log }) => {
+  const port = segment.bind(ports.first, { name });
+  const alive = (number: number): boolean => segment.portOwner(number)?.alive ?? false;
+  const composers = config.roles.filter((role) => role.type === 'vlmcd').map((role) => role.portnoStart);
+  const mapper = new Mapper({
+    // A blocker that is being restarted is waited for: clients see a pause, no error.
+    maps: new XsegObjectClient(port, settings.blockermPort, { wait: true }),
+    blocks: new XsegObjectClient(port, settings.blockerbPort, { wait: true }),
+    holders: {
+      revoke: async (holder, volume) => {
+        await port.call(holder, { op: Op.REVOKE, target: volume });
+      },
+      alive,
+      inherited: composers.filter(alive),
+    },
+    log: { warn: (message) => log.warn(message), info: (message) => log.info(message) },
+    lockWaitMs: settings.lockWait * 1000,
+  });
+
+  const served = new Map<string, number>();
+  const failed = new Map<string, number>();
+  const count = (counter: Map<string, number>, op: number): void => {
+    counter.set(opName(op), (counter.get(opName(op)) ?? 0) + 1);
+  };
+  let inFlight = 0;
+  /** Of those in flight, the ones that are not in drainOps. */
+  let operations = 0;
+  let stopping = false;
+  let onIdle: () => void = () => {};
+  const status = (): object => ({
+    role: 'mapperd',
+    inFlight,
+    ...mapper.status(),
+    served: Object.fromEntries(served),
+    failed: Object.fromEntries(failed),
+  });
+
+  const answer = async (request: Request): Promise<void> => {
+    const { op, target } = request;
+    if (request.dataLength > 0 && !request.hasValidData) {
+      request.fail(errnos.EINVAL, `${opName(op)} of ${target}: the data is outside of the segment`);
+      return;
+    }
+    try {
+      const reply = await perform(mapper, request, status);
+      if (reply.length > request.dataLength) {
+        const message = `${opName(op)} of ${target}: the answer is ${reply.length} bytes, the buffer ${request.dataLength}`;
+        count(failed, op);
+        request.fail(errnos.ERANGE, message, reply.length);
+        return;
+      }
+      if (reply.length > 0) request.data.set(reply);
+      count(served, op);
+      request.succeed(reply.length);
+    } catch (error) {
+      // Left unanswered: the port's next owner finds it when this one has closed.
+      if (error instanceof Stopping) return;
+      const errno = errnoOf(error);
+      count(failed, op);
+      if (trouble.has(errno)) log.error({ op: opName(op), target, errno: errnoName(errno) }, messageOf(error));
+      else log.debug({ op: opName(op), target, errno: errnoName(errno) }, messageOf(error));
+      request.fail(errno, messageOf(error));
+    }
+  };
+
+  port.serve((request) => {
+    const drains = drainOps.has(request.op);
+    // What comes while it stops is left to the port's next owner, unless an operation still waits for a composer to drain.
+    if (stopping && !(drains && operations > 0)) return;
+    inFlight++;
+    if (!drains) operations++;
+    void answer(request).finally(() => {
+      if (!drains) operations--;
+      if (--inFlight === 0) onIdle();
+    });
+  });
+
+  return {
+    stop: async (): Promise<void> => {
+      stopping = true;
+      mapper.endWaiting();
+      if (inFlight > 0) await new Promise<void>((resolve) => (onIdle = resolve));
+      await mapper.stop();
+      port.close();
+    },
+    status,
+  };
+};

@@ -1,0 +1,43 @@
+/** From bytes of a volume to its blocks and objects, and what may be done with its map. */
+import { EntryFlag } from '../requests/resolved-map.js';
+import type { MapSegment } from '../requests/structs.js';
+import { errnos, SystemError } from '../sys/errno.js';
+import { frozenMessage } from './context.js';
+import type { StoredMap } from './stored-map.js';
+
+/** @throws SystemError EROFS with the reason, for a map that must not be written */
+export function refuseImmutable(name: string, map: StoredMap): void {
+  if (!map.immutable) return;
+  const { frozenReason } = map;
+  const message =
+    frozenReason === null ? `${name} is a snapshot: it cannot be written` : frozenMessage(name, frozenReason);
+  throw new SystemError(errnos.EROFS, message);
+}
+
+/** The blocks that bytes [offset, offset + size) are in. @throws SystemError EINVAL past the end */
+export function blocksOf(name: string, map: StoredMap, offset: number, size: number): { first: number; end: number } {
+  const { blockSize, size: volumeSize } = map.header;
+  if (!(offset >= 0 && size >= 0 && offset + size <= volumeSize)) {
+    throw new SystemError(
+      errnos.EINVAL,
+      `volume ${name}: ${size} bytes at ${offset} are past its end at ${volumeSize}`,
+    );
+  }
+  const first = Math.floor(offset / blockSize);
+  return { first, end: size === 0 ? first : Math.ceil((offset + size) / blockSize) };
+}
+
+/** The pieces of bytes [offset, offset + size), whose entries were checked. */
+export function segmentsOf(map: StoredMap, offset: number, size: number): MapSegment[] {
+  const { blockSize } = map.header;
+  const out: MapSegment[] = [];
+  for (let at = offset; at < offset + size; ) {
+    const i = Math.floor(at / blockSize);
+    const within = at - i * blockSize;
+    const length = Math.min(blockSize - within, offset + size - at);
+    const zero = (map.entries.flags(i) & EntryFlag.ZERO) !== 0;
+    out.push({ target: zero ? '' : map.entries.objectName(i), zero, offset: within, size: length });
+    at += length;
+  }
+  return out;
+}

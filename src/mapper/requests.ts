@@ -1,0 +1,135 @@
+/**
+ * What requests to the mapper say and what their answers are: from the fields and structs of a request to a call of the mapper,
+ * and back. A request is checked completely before anything is done.
+ */
+import { decodeJson, encodeJson, parseListRequest } from '../requests/json.js';
+import type { LeaseRequest } from '../requests/lease.js';
+import { Flag, Op, opName } from '../requests/ops.js';
+import {
+  decodeClone,
+  decodeCreate,
+  decodeName,
+  encodeMapReply,
+  encodeVolumeInfo,
+  type VolumeInfo,
+} from '../requests/structs.js';
+import { errnos, SystemError } from '../sys/errno.js';
+import type { OpenOptions } from './map-store.js';
+import type { Mapper } from './mapper.js';
+
+/** The fields of a request that the mapper reads; src/xseg's Request has them. */
+export interface MapperRequest {
+  readonly op: number;
+  readonly target: string;
+  readonly offset: number;
+  readonly size: number;
+  readonly flags: number;
+  readonly v0Size: number;
+  /** Port of the asker. */
+  readonly src: number;
+  /** Bytes the asker has room for. */
+  readonly dataLength: number;
+  readonly data: Buffer;
+}
+
+const nothing = Buffer.alloc(0);
+
+/**
+ * Does what the request asks. @param status the peer's state, for STATUS
+ * @returns the data of the answer
+ * @throws SystemError
+ */
+export async function perform(mapper: Mapper, request: MapperRequest, status: () => object): Promise<Uint8Array> {
+  const { op, target, offset, size } = request;
+  const options = openOptions(request);
+  switch (op) {
+    case Op.PING:
+      return nothing;
+    case Op.STATUS:
+      return encodeJson(status());
+    case Op.CLONE:
+      await makeVolume(mapper, request, options);
+      return nothing;
+    case Op.CREATE:
+      await mapper.createFromObjects(target, size, decodeCreate(request.data));
+      return nothing;
+    case Op.SNAPSHOT:
+      await mapper.snapshot(target, decodeName(request.data, 'SNAPSHOT'), options);
+      return nothing;
+    case Op.RENAME:
+      await mapper.rename(target, decodeName(request.data, 'RENAME'), options);
+      return nothing;
+    case Op.DELETE:
+      await mapper.remove(target, options);
+      return nothing;
+    case Op.TRUNCATE:
+      await mapper.resize(target, offset, (request.flags & Flag.FORCE) !== 0, options);
+      return nothing;
+    case Op.UPDATE:
+      await mapper.upgrade(target, options);
+      return nothing;
+    case Op.OPEN:
+      await mapper.open(target, options);
+      return nothing;
+    case Op.CLOSE:
+      await mapper.close(target);
+      return nothing;
+    case Op.INFO:
+      return infoReply(request, await mapper.describe(target, options));
+    case Op.STAT:
+      return encodeJson(await mapper.stat(target, options, wantsAllocated(request)));
+    case Op.LIST:
+      return encodeJson(await mapper.list(parseListRequest(body(request))));
+    case Op.LEASE:
+      return encodeJson(await mapper.lease(target, leaseRequest(request), request.src, options));
+    case Op.MAPR:
+      return encodeMapReply(await mapper.mapRead(target, offset, size, options));
+    case Op.MAPW:
+      return encodeMapReply(await mapper.mapWrite(target, offset, size, request.src, options));
+    case Op.MAPZERO:
+      await mapper.mapZero(target, offset, size, request.src, options);
+      return nothing;
+    case Op.MAPFETCH:
+      return await mapper.mapFetch(target, offset, size, request.dataLength, options);
+    case Op.FLUSH:
+      await mapper.flush(target);
+      return nothing;
+    case Op.HASH:
+      throw new SystemError(errnos.EOPNOTSUPP, `volume ${target}: hashing whole volumes is not supported`);
+    default:
+      throw new SystemError(errnos.EOPNOTSUPP, `the mapper does not serve ${opName(op)}`);
+  }
+}
+
+/** CLONE without a parent makes a volume of zeros, as the original's. */
+async function makeVolume(mapper: Mapper, request: MapperRequest, options: OpenOptions): Promise<void> {
+  const { parent, size } = decodeClone(request.data);
+  if (parent === '') await mapper.create(request.target, size);
+  else await mapper.clone(request.target, parent, size, options);
+}
+
+function openOptions(request: MapperRequest): OpenOptions {
+  const assumeV0 = (request.flags & Flag.ASSUMEV0) !== 0;
+  return { assumeV0, v0Size: assumeV0 ? request.v0Size : -1 };
+}
+
+function body(request: MapperRequest): Buffer {
+  return request.data.subarray(0, Math.min(request.size, request.dataLength));
+}
+
+function wantsAllocated(request: MapperRequest): boolean {
+  if (request.size === 0 || request.dataLength === 0) return false;
+  return decodeJson(body(request), 'STAT')?.allocated === true;
+}
+
+function leaseRequest(request: MapperRequest): LeaseRequest {
+  const value = decodeJson(body(request), 'LEASE');
+  if (typeof value?.write !== 'boolean') throw new SystemError(errnos.EINVAL, 'LEASE: write is not true or false');
+  return { write: value.write };
+}
+
+/** The whole of it where there is room, else the size alone, as the original answers. */
+function infoReply(request: MapperRequest, info: VolumeInfo): Buffer {
+  const reply = encodeVolumeInfo(info);
+  return request.dataLength < reply.length ? reply.subarray(0, 8) : reply;
+}

@@ -1,0 +1,182 @@
+/**
+ * One stored map in memory: its header, and its entries as far as they were read. Entries come in chunks when first needed;
+ * one that cannot be decoded is kept as a deleted one of a name that no object has, so that a damaged map-data object fails only
+ * the blocks it describes, here and with those who lease the map.
+ */
+
+import type { ObjectClient } from '../requests/object-client.js';
+import { CHUNK_ENTRIES, EntryFlag, ResolvedMap } from '../requests/resolved-map.js';
+import { errnoOf, errnos, SystemError } from '../sys/errno.js';
+import { blockCount, damaged, type MapHeader } from './formats/header.js';
+import * as v1 from './formats/v1.js';
+import * as v2 from './formats/v2.js';
+
+/** In place of the object name of an entry that cannot be decoded. */
+const DAMAGED_NAME = '(damaged map entry)';
+
+export class StoredMap {
+  /** Name of the header object; differs from the volume's for legacy names. */
+  readonly stored: string;
+  readonly legacy: boolean;
+  /** The size a v0 map was opened with, else -1. */
+  readonly v0Size: number;
+  header: MapHeader;
+  readonly entries: ResolvedMap;
+  readonly #objects: ObjectClient;
+  /** Numbers of the chunks that were read. */
+  readonly #loaded = new Set<number>();
+  readonly #loading = new Map<number, Promise<void>>();
+
+  /**
+   * @param objects the maps store
+   * @param entries complete, for a v0 map
+   */
+  constructor(
+    objects: ObjectClient,
+    stored: string,
+    header: MapHeader,
+    options: { legacy?: boolean; v0Size?: number; entries?: ResolvedMap } = {},
+  ) {
+    this.#objects = objects;
+    this.stored = stored;
+    this.header = header;
+    this.legacy = options.legacy ?? false;
+    this.v0Size = options.v0Size ?? -1;
+    this.entries = options.entries ?? new ResolvedMap(blockCount(header.size, header.blockSize));
+    if (options.entries) for (let c = 0; c * CHUNK_ENTRIES < this.blocks; c++) this.#loaded.add(c);
+  }
+
+  /** Number of blocks. */
+  get blocks(): number {
+    return this.entries.blockCount;
+  }
+
+  /** Nothing may change this map but an upgrade: why, as the end of a sentence for the user; null when it may be changed. */
+  get frozenReason(): string | null {
+    const { version } = this.header;
+    if (version < 2) return `it is a v${version} map`;
+    return this.legacy ? 'it has its name of before version 0.4' : null;
+  }
+
+  /** Writes are refused: a snapshot, an image, or frozen. The entries never change then. */
+  get immutable(): boolean {
+    return this.header.readOnly || this.frozenReason !== null;
+  }
+
+  /** Bytes of block `i` that are inside of the volume. */
+  blockLength(i: number): number {
+    return Math.min(this.header.blockSize, this.header.size - i * this.header.blockSize);
+  }
+
+  /**
+   * Reads the entries of these blocks if they were not, by whole chunks.
+   * @throws SystemError of the store; damaged entries are no error here (see check)
+   */
+  async load(first: number, count: number): Promise<void> {
+    if (count <= 0) return;
+    const last = Math.floor((first + count - 1) / CHUNK_ENTRIES);
+    for (let c = Math.floor(first / CHUNK_ENTRIES); c <= last; c++) if (!this.#loaded.has(c)) await this.#loadChunk(c);
+  }
+
+  /** load, and every entry must be usable. @throws SystemError EIO that says which is not, and why */
+  async check(first: number, count: number): Promise<void> {
+    await this.load(first, count);
+    await this.#assertUsable(first, count);
+  }
+
+  /** Like check for a map that is not kept: reads just these entries instead of their chunks. */
+  async checkOnly(first: number, count: number): Promise<void> {
+    for (let i = first; i < first + count; i++) {
+      if (!this.entries.has(i)) {
+        await this.#read(i, first + count - i);
+        break;
+      }
+    }
+    await this.#assertUsable(first, count);
+  }
+
+  /** Whether block `i` can be used: its entry was read, and is not of an interrupted deletion. */
+  usable(i: number): boolean {
+    return this.entries.has(i) && (this.entries.flags(i) & EntryFlag.DELETED) === 0;
+  }
+
+  /** Gives back the memory of these entries; they are read again when needed. */
+  unload(first: number, count: number): void {
+    if (this.header.version === 0) return;
+    for (let c = Math.ceil(first / CHUNK_ENTRIES); (c + 1) * CHUNK_ENTRIES <= first + count; c++) {
+      this.#loaded.delete(c);
+      this.entries.forget(c * CHUNK_ENTRIES, CHUNK_ENTRIES);
+    }
+  }
+
+  /** The map has so many blocks from now on; new ones become zero blocks. Memory only. */
+  resize(size: number): void {
+    const before = this.blocks;
+    this.header = { ...this.header, size };
+    const after = blockCount(size, this.header.blockSize);
+    this.entries.resize(after);
+    for (let i = before; i < after; i++) {
+      const c = Math.floor(i / CHUNK_ENTRIES);
+      // The rest of the old last chunk, if that was read; whole new chunks are read from the store like any other.
+      if (c * CHUNK_ENTRIES >= before) break;
+      if (this.#loaded.has(c)) this.entries.setZero(i);
+    }
+    for (const c of this.#loaded) if (c * CHUNK_ENTRIES >= after) this.#loaded.delete(c);
+  }
+
+  async #loadChunk(c: number): Promise<void> {
+    let running = this.#loading.get(c);
+    if (!running) {
+      const first = c * CHUNK_ENTRIES;
+      running = this.#read(first, Math.min(CHUNK_ENTRIES, this.blocks - first))
+        .then(() => void this.#loaded.add(c))
+        .finally(() => this.#loading.delete(c));
+      this.#loading.set(c, running);
+    }
+    await running;
+  }
+
+  async #read(first: number, count: number): Promise<void> {
+    if (this.header.version === 1) {
+      const bytes = await this.#objects.read(this.stored, v1.entryOffset(first), count * v1.ENTRY_SIZE);
+      for (let k = 0; k < count; k++) v1.decodeEntry(this.entries, first + k, bytes, k * v1.ENTRY_SIZE);
+      return;
+    }
+    for (const run of v2.entryRuns(this.stored, this.header.blockSize, first, count, CHUNK_ENTRIES)) {
+      let bytes: Buffer;
+      try {
+        bytes = await this.#objects.read(run.object, run.offset, run.count * v2.ENTRY_SIZE);
+      } catch (error) {
+        if (errnoOf(error) !== errnos.ENOENT) throw error;
+        bytes = Buffer.alloc(run.count * v2.ENTRY_SIZE);
+      }
+      for (let k = 0; k < run.count; k++) {
+        const i = run.first + k;
+        if (v2.decodeEntry(this.entries, i, bytes, k * v2.ENTRY_SIZE) !== null) {
+          this.entries.set(i, EntryFlag.DELETED, DAMAGED_NAME);
+        }
+      }
+    }
+  }
+
+  async #assertUsable(first: number, count: number): Promise<void> {
+    for (let i = first; i < first + count; i++) if (!this.usable(i)) throw await this.#explain(i);
+  }
+
+  /** Reads one entry again to say what is wrong with it. */
+  async #explain(i: number): Promise<SystemError> {
+    const [run] = v2.entryRuns(this.stored, this.header.blockSize, i, 1, 1);
+    try {
+      const bytes = await this.#objects.read(run.object, run.offset, v2.ENTRY_SIZE);
+      const what = v2.decodeEntry(new ResolvedMap(this.blocks), i, bytes, 0);
+      if (what !== null) return damaged(run.object, `entry of block ${i}: ${what}`);
+      return new SystemError(
+        errnos.EIO,
+        `volume ${this.stored}: block ${i} is marked deleted, by a deletion that was interrupted; remove the volume again`,
+      );
+    } catch (error) {
+      if (errnoOf(error) === errnos.ENOENT) return damaged(run.object, `it is missing (block ${i} of ${this.stored})`);
+      return new SystemError(errnoOf(error), `map object ${run.object}: ${(error as Error).message}`, { cause: error });
+    }
+  }
+}
