@@ -1,5 +1,8 @@
 /** nbd-ts: an NBD server and client. What is exported here is the library's public face. */
 export { BufferPool } from './buffer-pool.js';
+export { NbdClient } from './client.js';
+export { type ConnectOptions, connectNbd } from './client-connect.js';
+export { type ExportInfo, type NbdAddress, NbdHandshake, type OptionReply } from './client-handshake.js';
 export type { ConnectionInfo } from './connection.js';
 export * as constants from './constants.js';
 export { BASE_ALLOCATION, STATE_HOLE, STATE_ZERO } from './constants.js';
@@ -9,4 +12,5 @@ export { DEFAULT_LIMITS, type Limits } from './limits.js';
 export type { Log } from './log.js';
 export { MemoryDisk, type MemoryDiskOptions, MemoryProvider } from './memory-device.js';
 export { type ListenAddress, NbdServer, type NbdServerEvents, type NbdServerOptions } from './server.js';
+export type { MetaContext } from './session.js';
 export type { Counters } from './transmission.js';
