@@ -60,19 +60,24 @@ export abstract class Syncable {
   }
 }
 
+/** Runs work that opens a file, and again when descriptors have run out and some could be closed. */
+type Opening = (work: () => Promise<void>) => Promise<void>;
+
 class Directory extends Syncable {
   readonly path: string;
   readonly #owner: Map<string, Directory>;
+  readonly #open: Opening;
 
-  constructor(path: string, owner: Map<string, Directory>) {
+  constructor(path: string, owner: Map<string, Directory>, open: Opening) {
     super();
     this.path = path;
     this.#owner = owner;
+    this.#open = open;
   }
 
   protected override async perform(): Promise<void> {
     try {
-      await syncDirectory(this.path);
+      await this.#open(() => syncDirectory(this.path));
       if (!this.dirty) this.#owner.delete(this.path);
     } catch (error) {
       // A directory that somebody removed has nothing left to make durable: reported once.
@@ -99,11 +104,16 @@ export async function syncDirectory(path: string): Promise<void> {
 /** Directories with entries made, replaced or removed since they were last synced. */
 export class DirtyDirectories {
   readonly #directories = new Map<string, Directory>();
+  readonly #open: Opening;
+
+  constructor(open: Opening) {
+    this.#open = open;
+  }
 
   mark(path: string): void {
     let directory = this.#directories.get(path);
     if (!directory) {
-      directory = new Directory(path, this.#directories);
+      directory = new Directory(path, this.#directories, this.#open);
       this.#directories.set(path, directory);
     }
     directory.dirty = true;

@@ -17,6 +17,8 @@ export class Handle extends Syncable {
   slot = -1;
   /** Used since the eviction last looked. */
   used = true;
+  /** The cache waits for its sync, to close it. */
+  evicting = false;
   /** Tick of the last check that this is still the object's file (handles.ts). */
   checkedTick = -1;
   #references = 0;

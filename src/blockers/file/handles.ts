@@ -30,7 +30,7 @@ interface Gate {
 }
 
 export class Handles {
-  readonly directories = new DirtyDirectories();
+  readonly directories = new DirtyDirectories((work) => this.retrying(work));
   readonly failed = new FailedObjects();
   readonly opener: Opener;
   readonly #limit: number;
@@ -42,6 +42,8 @@ export class Handles {
   readonly #dirty = new Set<Handle>();
   /** Descriptors that exist, those being closed included. */
   #open = 0;
+  /** Of these, the ones that are not in a handle yet. */
+  #reserved = 0;
   #hand = 0;
   #roomWaiters: (() => void)[] = [];
   #tick = 0;
@@ -174,18 +176,24 @@ export class Handles {
    */
   async withDescriptor<T>(open: () => Promise<T>): Promise<T> {
     await this.#makeRoom();
-    this.#open++;
     try {
-      for (;;) {
-        try {
-          return await open();
-        } catch (error) {
-          if (!isErrno(error, errnos.EMFILE, errnos.ENFILE) || !(await this.#closeSome())) throw error;
-        }
-      }
+      return await this.retrying(open);
     } catch (error) {
       this.descriptorClosed();
       throw error;
+    } finally {
+      this.#reserved--;
+    }
+  }
+
+  /** Runs work that opens files; when no descriptor is left, closes cached files and runs it again. */
+  async retrying<T>(work: () => Promise<T>): Promise<T> {
+    for (;;) {
+      try {
+        return await work();
+      } catch (error) {
+        if (!isErrno(error, errnos.EMFILE, errnos.ENFILE) || !(await this.#closeSome())) throw error;
+      }
     }
   }
 
@@ -275,24 +283,31 @@ export class Handles {
     this.#checks = 0;
   }
 
+  /** Waits until one more descriptor is within the limit, and counts it. */
   async #makeRoom(): Promise<void> {
-    while (this.#open >= this.#limit) {
-      const victim = this.#victim();
-      if (victim === null) {
-        if (this.#open < this.#limit + OVERFLOW) return;
-        // Everything is in use or closing: one closes or becomes idle sooner or later, for every use ends.
-        await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
-      } else if (!victim.needsSync) this.drop(victim);
-      else if (this.#open < this.#limit + OVERFLOW) {
-        void this.#syncAndDrop(victim);
-        return;
-      } else await this.#syncAndDrop(victim);
+    const most = this.#limit + OVERFLOW;
+    for (;;) {
+      const cached = this.#byName.size + this.#reserved;
+      if (cached < this.#limit && this.#open < most) break;
+      const victim = cached < this.#limit ? null : this.#victim();
+      if (victim !== null && !victim.needsSync) {
+        this.drop(victim);
+        continue;
+      }
+      if (this.#open < most) {
+        if (victim !== null) void this.#syncAndDrop(victim);
+        break;
+      }
+      // Everything is in use, closing or dirty: one closes or becomes idle sooner or later, for every use ends.
+      if (victim === null) await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
+      else await this.#syncAndDrop(victim);
     }
+    this.#open++;
+    this.#reserved++;
   }
 
   /** After EMFILE: closes an eighth of the idle files, at least one. False when none could be closed. */
   async #closeSome(): Promise<boolean> {
-    const before = this.#open;
     let dropped = 0;
     for (let wanted = Math.max(1, this.#byName.size >> 3); wanted > 0; wanted--) {
       const victim = this.#victim();
@@ -302,7 +317,7 @@ export class Handles {
       if (!this.#byName.has(victim.name)) dropped++;
     }
     // Closing is asynchronous: wait for one.
-    while (dropped > 0 && this.#open >= before) await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
+    if (dropped > 0) await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
     return dropped > 0;
   }
 
@@ -313,7 +328,7 @@ export class Handles {
     for (let step = 0; step < 2 * slots.length; step++) {
       this.#hand = (this.#hand + 1) % slots.length;
       const handle = slots[this.#hand];
-      if (handle === undefined || !handle.idle || handle.hint === 0) continue;
+      if (handle === undefined || !handle.idle || handle.hint === 0 || handle.evicting) continue;
       if (handle.used) handle.used = false;
       else if (!handle.needsSync) return handle;
       else dirty ??= handle;
@@ -323,10 +338,13 @@ export class Handles {
 
   /** Dirty data is synced before its descriptor closes, so that a failure cannot pass unseen. */
   async #syncAndDrop(victim: Handle): Promise<void> {
+    victim.evicting = true;
     try {
       await victim.sync();
     } catch {
       // Remembered as failed: every flush of the object reports it.
+    } finally {
+      victim.evicting = false;
     }
     if (victim.idle && !victim.needsSync && victim.hint !== 0) this.drop(victim);
   }
