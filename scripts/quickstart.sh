@@ -10,7 +10,8 @@ ensure_packages
 ensure_build
 
 volume=demo-volume
-var=$PWD/var
+# Another directory for another node.
+var=${ARCHIPELAGO_QUICKSTART_DIR:-$PWD/var}
 conf=$var/archipelago.conf
 mkdir -p "$var"/{maps,blocks,run,log}
 
@@ -22,7 +23,7 @@ archipelago() { node dist/cli/archipelago.js -c "$conf" "$@"; }
 vlmc() { node dist/cli/vlmc.js -c "$conf" "$@"; }
 
 if [ -e "$conf" ] && archipelago status >/dev/null 2>&1; then
-  echo "A node of this directory is running already (archipelago -c var/archipelago.conf stop ends it):"
+  echo "A node of this directory is running already (node dist/cli/archipelago.js -c $conf stop ends it):"
   vlmc map "$volume"
   exit 0
 fi
@@ -55,7 +56,7 @@ LOG_DIR = $var/log
 LOG = file
 
 [XSEG]
-SEGMENT_NAME = quickstart-$(printf %s "$PWD" | cksum | cut -d' ' -f1)
+SEGMENT_NAME = quickstart-$(printf %s "$var" | cksum | cut -d' ' -f1)
 SEGMENT_SIZE = $segment_mib
 EXPECTED_VOLUMES = $volumes
 
@@ -81,8 +82,8 @@ stop() {
   if [ "$run" != "$var/run" ]; then rm -rf -- "$run"; fi
 }
 trap stop EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+trap 'exit 0' INT
+trap 'exit 0' TERM HUP
 
 archipelago start
 vlmc info "$volume" >/dev/null 2>&1 || vlmc create "$volume" --size 1G
@@ -102,16 +103,16 @@ Copy an image to it and back:
   nbdcopy '$uri' copy.img
 
 More volumes, snapshots, clones (in another terminal):
-  node dist/cli/vlmc.js -c var/archipelago.conf --help
+  node dist/cli/vlmc.js -c $conf --help
 
-Ctrl-C stops the node; the data stays in var/.
+Ctrl-C stops the node; the data stays in $var.
 TEXT
 
 # The node runs by itself: wait here for a signal. wait returns at once when one arrives, a sleeping child would delay it.
 while true; do
   sleep 86400 &
   waiter=$!
-  trap 'kill $waiter 2>/dev/null; exit 130' INT
-  trap 'kill $waiter 2>/dev/null; exit 143' TERM HUP
+  trap 'kill $waiter 2>/dev/null; exit 0' INT
+  trap 'kill $waiter 2>/dev/null; exit 0' TERM HUP
   wait "$waiter" || true
 done

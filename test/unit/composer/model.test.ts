@@ -1,0 +1,227 @@
+/**
+ * The whole stack against byte arrays: random operations on a family of volumes, snapshots and clones; after every step that could
+ * mix things up, every byte of every volume is compared.
+ */
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { Flag } from '../../../src/requests/ops.js';
+import { pattern, Stack } from './stack.js';
+
+const BLOCK = 4096;
+
+type Step =
+  | {
+      kind: 'write' | 'trim' | 'zero' | 'zeroKeep';
+      volume: number;
+      at: number;
+      length: number;
+      seed: number;
+      fua: boolean;
+    }
+  | { kind: 'snapshot' | 'clone' | 'rename' | 'remove' | 'close' | 'flush' | 'recreate'; volume: number }
+  | { kind: 'resize'; volume: number; size: number };
+
+const range = {
+  volume: fc.nat({ max: 5 }),
+  at: fc.double({ min: 0, max: 1, noNaN: true }),
+  length: fc.oneof(fc.integer({ min: 1, max: 600 }), fc.integer({ min: 1, max: 5 * BLOCK }), fc.constant(BLOCK)),
+  seed: fc.nat({ max: 250 }),
+  fua: fc.boolean(),
+};
+
+const step: fc.Arbitrary<Step> = fc.oneof(
+  { weight: 8, arbitrary: fc.record({ kind: fc.constant('write' as const), ...range }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({ kind: fc.constantFrom('trim' as const, 'zero' as const, 'zeroKeep' as const), ...range }),
+  },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant('snapshot' as const), volume: range.volume }) },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant('clone' as const), volume: range.volume }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constantFrom(
+        'rename' as const,
+        'remove' as const,
+        'close' as const,
+        'flush' as const,
+        'recreate' as const,
+      ),
+      volume: range.volume,
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      kind: fc.constant('resize' as const),
+      volume: range.volume,
+      size: fc.integer({ min: 1, max: 12 * BLOCK }),
+    }),
+  },
+);
+
+interface Disk {
+  name: string;
+  bytes: Buffer;
+  readOnly: boolean;
+}
+
+class Family {
+  readonly disks: Disk[] = [];
+  readonly #stack: Stack;
+  /** Names of volumes that were removed: they are used again. */
+  readonly #free: string[] = [];
+  #next = 0;
+
+  constructor(stack: Stack) {
+    this.#stack = stack;
+  }
+
+  #name(): string {
+    return this.#free.shift() ?? `volume-${this.#next++}`;
+  }
+
+  async begin(): Promise<void> {
+    await this.#create(this.#name(), 7 * BLOCK + 100);
+  }
+
+  async #create(name: string, size: number): Promise<void> {
+    await this.#stack.create(name, size, BLOCK);
+    this.disks.push({ name, bytes: Buffer.alloc(size), readOnly: false });
+  }
+
+  async run(step: Step): Promise<void> {
+    const disk = this.disks[step.volume % this.disks.length];
+    switch (step.kind) {
+      case 'write':
+      case 'trim':
+      case 'zero':
+      case 'zeroKeep':
+        await this.#change(disk, step);
+        break;
+      case 'snapshot':
+        await this.#snapshot(disk);
+        break;
+      case 'clone':
+        await this.#clone(disk);
+        break;
+      case 'rename': {
+        const name = this.#name();
+        await this.#stack.rename(disk.name, name);
+        this.#free.push(disk.name);
+        disk.name = name;
+        break;
+      }
+      case 'remove':
+        if (this.disks.length < 2) break;
+        await this.#stack.remove(disk.name);
+        this.disks.splice(this.disks.indexOf(disk), 1);
+        this.#free.push(disk.name);
+        break;
+      case 'recreate':
+        if (this.disks.length < 6) await this.#create(this.#name(), 3 * BLOCK);
+        break;
+      case 'close':
+        await this.#stack.close(disk.name);
+        break;
+      case 'flush':
+        await this.#stack.flush(disk.name);
+        break;
+      case 'resize':
+        await this.#resize(disk, step.size);
+        break;
+    }
+  }
+
+  async #change(disk: Disk, step: Extract<Step, { at: number }>): Promise<void> {
+    if (disk.readOnly) {
+      await expect(this.#stack.write(disk.name, 0, Buffer.alloc(1))).rejects.toMatchObject({ code: 'EROFS' });
+      return;
+    }
+    const at = Math.floor(step.at * (disk.bytes.length - 1));
+    const length = Math.min(step.length, disk.bytes.length - at);
+    const fua = step.fua ? Flag.FUA : 0;
+    if (step.kind === 'write') {
+      const data = pattern(length, step.seed);
+      await this.#stack.write(disk.name, at, data, fua);
+      data.copy(disk.bytes, at);
+    } else if (step.kind === 'trim') {
+      await this.#stack.trim(disk.name, at, length);
+      // A trim may leave parts of shared blocks as they were; what it did is read back, and must be old bytes or zeros.
+      const now = await this.#stack.read(disk.name, at, length);
+      for (let i = 0; i < length; i++) expect([0, disk.bytes[at + i]]).toContain(now[i]);
+      now.copy(disk.bytes, at);
+    } else {
+      await this.#stack.writeZeroes(disk.name, at, length, fua | (step.kind === 'zeroKeep' ? Flag.NO_HOLE : 0));
+      disk.bytes.fill(0, at, at + length);
+    }
+  }
+
+  async #snapshot(disk: Disk): Promise<void> {
+    if (this.disks.length >= 6) return;
+    const name = this.#name();
+    await this.#stack.snapshot(disk.name, name);
+    this.disks.push({ name, bytes: Buffer.from(disk.bytes), readOnly: true });
+  }
+
+  async #clone(disk: Disk): Promise<void> {
+    if (this.disks.length >= 6) return;
+    const name = this.#name();
+    if (!disk.readOnly) {
+      await expect(this.#stack.clone(name, disk.name)).rejects.toThrow();
+      this.#free.push(name);
+      return;
+    }
+    const size = disk.bytes.length + (disk.bytes.length % 3) * BLOCK;
+    await this.#stack.clone(name, disk.name, size);
+    const bytes = Buffer.alloc(size);
+    disk.bytes.copy(bytes);
+    this.disks.push({ name, bytes, readOnly: false });
+  }
+
+  async #resize(disk: Disk, size: number): Promise<void> {
+    if (disk.readOnly) return;
+    await this.#stack.resize(disk.name, size);
+    const bytes = Buffer.alloc(size);
+    disk.bytes.copy(bytes);
+    disk.bytes = bytes;
+  }
+
+  /** Every byte of every volume is what the model says, and every extent that claims to be zero is. */
+  async compare(): Promise<void> {
+    for (const disk of this.disks) {
+      const bytes = await this.#stack.read(disk.name, 0, disk.bytes.length);
+      if (!bytes.equals(disk.bytes)) {
+        const at = bytes.findIndex((byte, i) => byte !== disk.bytes[i]);
+        throw new Error(`${disk.name} differs at ${at}: ${bytes[at]} instead of ${disk.bytes[at]}`);
+      }
+      let at = 0;
+      for (const { length, flags } of await this.#stack.extents(disk.name, 0, disk.bytes.length)) {
+        if (flags !== 0) expect(disk.bytes.subarray(at, at + length).every((byte) => byte === 0)).toBe(true);
+        at += length;
+      }
+      expect(at).toBe(disk.bytes.length);
+    }
+  }
+}
+
+describe('the stack against a model', () => {
+  it('keeps every byte of every volume through writes, trims, snapshots, clones, resizes, renames and removals', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 40 }), fc.boolean(), async (steps, writeThrough) => {
+        const stack = await Stack.start({ writeThrough });
+        const family = new Family(stack);
+        try {
+          await family.begin();
+          for (const next of steps) {
+            await family.run(next);
+            await family.compare();
+          }
+        } finally {
+          expect(await stack.stop()).toEqual([]);
+        }
+      }),
+      { numRuns: 60 },
+    );
+  }, 120_000);
+});

@@ -1,0 +1,173 @@
+/** A whole stack in this process on a segment of its own: memory blockers, mapper, composer, and a client's port. */
+import pino from 'pino';
+import { MemoryDriver } from '../../../src/blockers/memory/index.js';
+import { Blocker } from '../../../src/blockers/server.js';
+import { Composer } from '../../../src/composer/composer.js';
+import type { Config, MapperSettings } from '../../../src/config/types.js';
+import { start as startMapper } from '../../../src/mapper/peer.js';
+import type { RunningRole } from '../../../src/peer/role.js';
+import { decodeExtents, type PackedExtent } from '../../../src/requests/extents.js';
+import { Flag, Op } from '../../../src/requests/ops.js';
+import { encodeClone, encodeCreate, encodeName } from '../../../src/requests/structs.js';
+import { type Port, Segment, verify } from '../../../src/xseg/index.js';
+
+const ZERO = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855';
+export const PORTS = { composer: 500, blockerb: 1000, mapper: 1001, blockerm: 1002, client: 1 } as const;
+
+let counter = 0;
+
+export interface StackOptions {
+  readonly writeThrough?: boolean;
+  readonly nrOps?: number;
+  readonly lockWait?: number;
+  readonly sizeMiB?: number;
+}
+
+export class Stack {
+  readonly segment: Segment;
+  readonly blocks: MemoryDriver;
+  readonly maps: MemoryDriver;
+  readonly client: Port;
+  readonly #roles: { stop(): Promise<void> }[];
+
+  private constructor(
+    segment: Segment,
+    stores: { blocks: MemoryDriver; maps: MemoryDriver },
+    client: Port,
+    roles: { stop(): Promise<void> }[],
+  ) {
+    this.segment = segment;
+    this.blocks = stores.blocks;
+    this.maps = stores.maps;
+    this.client = client;
+    this.#roles = roles;
+  }
+
+  static async start(options: StackOptions = {}): Promise<Stack> {
+    const name = `stack-${process.pid}-${counter++}`;
+    const segment = Segment.create(`posix:${name}:1200:1100:${options.sizeMiB ?? 64}:12`);
+    segment.ref();
+    const log = pino({ level: 'silent' });
+    const blocks = new MemoryDriver('test_1000');
+    const maps = new MemoryDriver('test_1002');
+    const blockers = await Promise.all(
+      [
+        { driver: blocks, number: PORTS.blockerb, role: 'blockerb' },
+        { driver: maps, number: PORTS.blockerm, role: 'blockerm' },
+      ].map(async ({ driver, number, role }) => {
+        await driver.open();
+        const blocker = new Blocker({ port: segment.bind(number, { name: role }), driver, nrOps: 128, log });
+        blocker.start();
+        return blocker;
+      }),
+    );
+    const settings = {
+      type: 'mapperd',
+      name: 'mapperd',
+      nrOps: 128,
+      blockerbPort: PORTS.blockerb,
+      blockermPort: PORTS.blockerm,
+      lockWait: options.lockWait ?? 1,
+    } as MapperSettings;
+    const mapper: RunningRole = await startMapper({
+      name: 'mapperd',
+      settings,
+      config: { roles: [] } as unknown as Config,
+      segment,
+      ports: { first: PORTS.mapper, last: PORTS.mapper },
+      log,
+    });
+    const port = segment.bind(PORTS.composer, { name: 'vlmcd' });
+    const composer = new Composer({
+      port,
+      blockerPort: PORTS.blockerb,
+      mapperPort: PORTS.mapper,
+      nrOps: options.nrOps ?? 64,
+      writeThrough: options.writeThrough ?? false,
+    });
+    port.serve((request) => composer.handle(request));
+    const client = segment.bind(PORTS.client, { name: 'client' });
+    const stopComposer = {
+      stop: async (): Promise<void> => {
+        await composer.drain();
+        port.close();
+      },
+    };
+    return new Stack(segment, { blocks, maps }, client, [stopComposer, mapper, ...blockers]);
+  }
+
+  /** Stops everything; returns what `verify` says of the segment afterwards. */
+  async stop(): Promise<string[]> {
+    this.client.close();
+    for (const role of this.#roles) await role.stop();
+    const problems = verify(this.segment);
+    this.segment.close();
+    Segment.destroy(`posix:${this.segment.name}:`);
+    return problems;
+  }
+
+  /** A blank volume with any block size, the way image services make them. */
+  async create(name: string, size: number, blockSize: number): Promise<void> {
+    const objects = Array.from({ length: Math.ceil(size / blockSize) }, () => ({ name: ZERO, readOnly: true }));
+    const data = encodeCreate({ blockSize, readOnly: false, objects });
+    await this.client.call(PORTS.mapper, { op: Op.CREATE, target: name, size, data });
+  }
+
+  async clone(name: string, parent: string, size = 0): Promise<void> {
+    await this.client.call(PORTS.mapper, { op: Op.CLONE, target: name, data: encodeClone({ parent, size }) });
+  }
+
+  async snapshot(name: string, target: string): Promise<void> {
+    await this.client.call(PORTS.composer, { op: Op.SNAPSHOT, target: name, data: encodeName(target) });
+  }
+
+  async rename(name: string, target: string): Promise<void> {
+    await this.client.call(PORTS.mapper, { op: Op.RENAME, target: name, data: encodeName(target) });
+  }
+
+  async resize(name: string, size: number): Promise<void> {
+    await this.client.call(PORTS.mapper, { op: Op.TRUNCATE, target: name, offset: size, flags: Flag.FORCE });
+  }
+
+  async remove(name: string): Promise<void> {
+    await this.client.call(PORTS.composer, { op: Op.DELETE, target: name });
+  }
+
+  async close(name: string): Promise<void> {
+    await this.client.call(PORTS.composer, { op: Op.CLOSE, target: name });
+  }
+
+  async flush(name: string): Promise<void> {
+    await this.client.call(PORTS.composer, { op: Op.FLUSH, target: name, size: 0 });
+  }
+
+  async read(name: string, offset: number, length: number): Promise<Buffer> {
+    const init = { op: Op.READ, target: name, offset, size: length, capacity: length };
+    return (await this.client.call(PORTS.composer, init)).data;
+  }
+
+  async write(name: string, offset: number, data: Uint8Array, flags = 0): Promise<void> {
+    await this.client.call(PORTS.composer, { op: Op.WRITE, target: name, offset, data, flags });
+  }
+
+  async trim(name: string, offset: number, length: number): Promise<void> {
+    await this.client.call(PORTS.composer, { op: Op.TRIM, target: name, offset, size: length });
+  }
+
+  async writeZeroes(name: string, offset: number, length: number, flags = 0): Promise<void> {
+    await this.client.call(PORTS.composer, { op: Op.WRITE_ZEROES, target: name, offset, size: length, flags });
+  }
+
+  async extents(name: string, offset: number, length: number): Promise<PackedExtent[]> {
+    const init = { op: Op.BLOCK_STATUS, target: name, offset, size: length, capacity: 65536 };
+    const reply = await this.client.call(PORTS.composer, init);
+    return decodeExtents(reply.data.subarray(0, reply.serviced));
+  }
+}
+
+/** `length` bytes that tell where and by whom they were written. */
+export function pattern(length: number, seed: number): Buffer {
+  const out = Buffer.alloc(length);
+  for (let i = 0; i < length; i++) out[i] = ((i * 131 + seed * 7919) % 255) + 1;
+  return out;
+}

@@ -1,0 +1,217 @@
+/** Clients that break off, send garbage, do not read, or are many. */
+import fc from 'fast-check';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import type { NbdClient } from '../../../src/nbd/client.js';
+import { connectNbd } from '../../../src/nbd/client-connect.js';
+import { writeRequest } from '../../../src/nbd/codec.js';
+import { Command, Option } from '../../../src/nbd/constants.js';
+import type { Io } from '../../../src/nbd/device.js';
+import { encodeClientFlags, encodeOption } from '../../../src/nbd/handshake-codec.js';
+import { MemoryDisk } from '../../../src/nbd/memory-device.js';
+import { RawPeer, SteeredProvider, serve, serveMemory, transports } from './support.js';
+
+const KiB = 1024;
+const MiB = 1024 * KiB;
+
+async function client(path: string): Promise<NbdClient> {
+  const connected = await connectNbd({ path });
+  onTestFinished(() => connected.destroy());
+  return connected;
+}
+
+/** A raw peer in transmission, with simple replies. */
+async function entered(path: string): Promise<RawPeer> {
+  const peer = await RawPeer.connect(path);
+  peer.send(encodeClientFlags(3));
+  peer.send(encodeOption(Option.EXPORT_NAME, Buffer.from('disk')));
+  await peer.take(18 + 10);
+  return peer;
+}
+
+function request(command: number, offset: number, length: number): Buffer {
+  const bytes = Buffer.alloc(28);
+  writeRequest(new DataView(bytes.buffer, bytes.byteOffset, 28), 0, {
+    flags: 0,
+    command,
+    cookieHigh: 0,
+    cookieLow: 7,
+    offset,
+    length,
+  });
+  return bytes;
+}
+
+describe.each(transports)('over the %s transport', (transport) => {
+  test('half a request, then the end: nothing is written, nothing is kept', async () => {
+    const { path, server, disk } = await serveMemory({}, { transport });
+    const write = Buffer.concat([request(Command.WRITE, 0, 8192), Buffer.alloc(8192, 1)]);
+    for (const length of [1, 27, 28, 29, 28 + 8191]) {
+      const peer = await entered(path);
+      peer.socket.end(write.subarray(0, length));
+      expect(await peer.closed()).toHaveLength(0);
+    }
+    await expect.poll(() => server.connections()).toEqual([]);
+    expect(disk.pool.inUse).toBe(0);
+    expect((await (await client(path)).read(0, 8192)).equals(Buffer.alloc(8192))).toBe(true);
+  });
+
+  test('a client that vanishes in the middle of a long write leaves no buffer behind', async () => {
+    const { path, server, disk } = await serveMemory({ maxIo: 64 * KiB }, { transport });
+    const peer = await entered(path);
+    peer.send(request(Command.WRITE, 0, 4 * MiB));
+    peer.send(Buffer.alloc(100 * KiB, 1));
+    await expect.poll(() => disk.pool.inUse).toBe(1);
+    peer.socket.destroy();
+    await expect.poll(() => server.connections()).toEqual([]);
+    expect(disk.pool.inUse).toBe(0);
+  });
+
+  test('a client that vanishes while its requests are in the device: they are awaited, then the device is closed', async () => {
+    const held: Io[] = [];
+    const disk = new MemoryDisk({ size: MiB });
+    const provider = new SteeredProvider(disk, (device) => {
+      device.hook = (io) => held.push(io) > 0;
+    });
+    const { path, server } = await serve(provider, { transport });
+    const peer = await entered(path);
+    peer.send(Buffer.concat([request(Command.READ, 0, 512), request(Command.WRITE, 0, 512), Buffer.alloc(512)]));
+    await expect.poll(() => held.length).toBe(2);
+    peer.socket.destroy();
+    await expect.poll(() => provider.devices[0].abandoned).toBeGreaterThan(0);
+    held[0].complete(0);
+    expect(provider.devices[0].closed).toBe(0);
+    expect(server.connections()).toHaveLength(1);
+    held[1].complete(5);
+    await expect.poll(() => provider.devices[0].closed).toBe(1);
+    await expect.poll(() => server.connections()).toEqual([]);
+    expect(disk.pool.inUse).toBe(0);
+  });
+
+  test('a request without its magic number ends the connection after the answers to those before it', async () => {
+    const { path } = await serveMemory({}, { transport });
+    const peer = await entered(path);
+    peer.send(Buffer.concat([request(Command.READ, 0, 4), Buffer.alloc(28, 0x55), request(Command.READ, 0, 4)]));
+    expect(await peer.closed()).toEqual(Buffer.from('67446698000000000000000000000007' + '00000000', 'hex'));
+  });
+
+  test('random bytes, before and after the handshake, end in an answer or a closed connection', async () => {
+    const { path, server, disk } = await serveMemory({ size: MiB }, { transport });
+    const other = await client(path);
+    await fc.assert(
+      fc.asyncProperty(
+        fc.boolean(),
+        fc.uint8Array({ minLength: 1, maxLength: 3000 }),
+        fc.boolean(),
+        async (enter, bytes, magic) => {
+          const peer = enter ? await entered(path) : await RawPeer.connect(path);
+          const data = Buffer.from(bytes);
+          if (enter && magic) for (let at = 0; at + 28 <= data.length; at += 28) data.writeUInt32BE(0x25609513, at);
+          peer.socket.end(data);
+          await peer.closed();
+          expect((await other.read(0, 16)).length).toBe(16);
+        },
+      ),
+      { numRuns: 60 },
+    );
+    other.destroy();
+    await expect.poll(() => server.connections()).toEqual([]);
+    expect(disk.pool.inUse).toBe(0);
+  });
+
+  test('a client that does not read is held back by its socket and costs a bounded number of buffers', async () => {
+    const limits = { inFlight: 8, inFlightBytes: 256 * KiB };
+    const { path, disk } = await serveMemory({ maxIo: 64 * KiB, buffers: 1000 }, { transport, limits });
+    const slow = await entered(path);
+    slow.socket.pause();
+    for (let i = 0; i < 500; i++) slow.send(request(Command.READ, 0, 64 * KiB));
+    await expect.poll(() => disk.pool.inUse).toBe(4);
+    const quick = await client(path);
+    for (let i = 0; i < 50; i++) await quick.read(0, 64 * KiB);
+    expect(disk.pool.inUse).toBe(4);
+    slow.socket.resume();
+    for (let i = 0; i < 500; i++) await slow.take(16 + 64 * KiB);
+    await expect.poll(() => disk.pool.inUse).toBe(0);
+  });
+
+  test('without a buffer the server waits, and goes on when there is one', async () => {
+    const held: Io[] = [];
+    const disk = new MemoryDisk({ size: MiB, buffers: 2, maxIo: 4 * KiB });
+    const provider = new SteeredProvider(disk, (device) => {
+      device.hook = (io) => held.push(io) > 0;
+    });
+    const { path } = await serve(provider, { transport });
+    const [a, b] = await Promise.all([client(path), client(path)]);
+    const reads = [
+      a.read(0, 4 * KiB),
+      a.read(0, 4 * KiB),
+      b.read(0, 4 * KiB),
+      a.write(0, Buffer.alloc(4 * KiB)),
+      b.read(0, 12 * KiB),
+    ];
+    const done = Promise.all(reads);
+    await expect.poll(() => held.length).toBe(2);
+    expect(disk.pool.inUse).toBe(2);
+    let finished = false;
+    done.then(() => {
+      finished = true;
+    });
+    await expect
+      .poll(
+        () => {
+          held.shift()?.complete(0);
+          return finished;
+        },
+        { interval: 1 },
+      )
+      .toBe(true);
+    expect(disk.pool.inUse).toBe(0);
+  });
+
+  test('two hundred connections are served, the one beyond the limit is turned away', async () => {
+    const { path, server } = await serveMemory({}, { transport, limits: { connections: 200 } });
+    const clients: NbdClient[] = [];
+    for (let i = 0; i < 200; i++) clients.push(await client(path));
+    await expect(connectNbd({ path })).rejects.toMatchObject({ errno: expect.any(Number) });
+    await Promise.all(clients.map((nbd, i) => nbd.write(i * 512, Buffer.alloc(512, i))));
+    const sectors = await Promise.all(clients.map((nbd, i) => nbd.read(((i + 1) % 200) * 512, 512)));
+    expect(sectors.every((sector, i) => sector[0] === (i + 1) % 200)).toBe(true);
+    expect(server.connections()).toHaveLength(200);
+    await Promise.all(clients.map((nbd) => nbd.disconnect()));
+    await expect.poll(() => server.connections()).toEqual([]);
+    await client(path);
+  });
+
+  test('connections that come and go leave nothing behind', async () => {
+    const { path, server, disk } = await serveMemory({}, { transport });
+    for (let i = 0; i < 200; i++) {
+      const nbd = await connectNbd({ path });
+      const read = nbd.read(0, 128 * KiB);
+      if (i % 3 === 0) nbd.destroy();
+      await read.catch(() => {});
+      if (i % 3 === 1) await nbd.disconnect();
+      if (i % 3 === 2) nbd.destroy();
+    }
+    await expect.poll(() => server.connections()).toEqual([]);
+    expect(disk.pool.inUse).toBe(0);
+  });
+});
+
+test('a device that completes twice is reported and harms nobody', async () => {
+  const provider = new SteeredProvider(new MemoryDisk({ size: MiB }), (device) => {
+    device.hook = (io) => {
+      device.run(io);
+      io.complete(0);
+      return true;
+    };
+  });
+  const lines: string[] = [];
+  const log = { debug() {}, info() {}, warn() {}, error: (line: string) => lines.push(line) };
+  const { path } = await serve(provider, { log });
+  const nbd = await client(path);
+  expect(await nbd.read(0, 16)).toHaveLength(16);
+  expect(await nbd.read(0, 16)).toHaveLength(16);
+  expect(lines).toEqual([
+    'unix: the device completed an operation twice',
+    'unix: the device completed an operation twice',
+  ]);
+});

@@ -1,0 +1,350 @@
+/** The handshake, spoken byte by byte over raw sockets. */
+import { describe, expect, test } from 'vitest';
+import { NbdHandshake } from '../../../src/nbd/client-handshake.js';
+import { Info, Option, Reply, TransmissionFlag } from '../../../src/nbd/constants.js';
+import type { BlockDevice, DeviceInfo, ExportProvider } from '../../../src/nbd/device.js';
+import {
+  decodeInfo,
+  decodeMetaContext,
+  decodeOptionReplyHeader,
+  encodeClientFlags,
+  encodeInfoRequest,
+  encodeMetaRequest,
+  encodeOption,
+} from '../../../src/nbd/handshake-codec.js';
+import { MemoryDisk, MemoryProvider } from '../../../src/nbd/memory-device.js';
+import { errnos, SystemError } from '../../../src/sys/errno.js';
+import { RawPeer, RecordingLog, SteeredProvider, serve, serveMemory, transports } from './support.js';
+
+const GREETING = Buffer.from('4e42444d4147494349484156454f50540003', 'hex');
+
+/** A peer that has exchanged flags. */
+async function greeted(path: string, flags = 3): Promise<RawPeer> {
+  const peer = await RawPeer.connect(path);
+  expect(await peer.take(18)).toEqual(GREETING);
+  peer.send(encodeClientFlags(flags));
+  return peer;
+}
+
+interface Answer {
+  type: number;
+  data: Buffer;
+}
+
+/** Replies up to the last one. */
+async function replies(peer: RawPeer, option: number): Promise<Answer[]> {
+  const all: Answer[] = [];
+  for (;;) {
+    const header = decodeOptionReplyHeader(await peer.take(20));
+    expect(header.option).toBe(option);
+    all.push({ type: header.type, data: await peer.take(header.length) });
+    if (header.type === Reply.ACK || header.type >= 2 ** 31) return all;
+  }
+}
+
+async function ask(peer: RawPeer, option: number, data?: Uint8Array): Promise<Answer[]> {
+  peer.send(encodeOption(option, data));
+  return replies(peer, option);
+}
+
+const last = (answers: Answer[]): number => answers[answers.length - 1].type;
+const stillThere = async (peer: RawPeer) => expect(last(await ask(peer, Option.LIST))).toBe(Reply.ACK);
+
+describe.each(transports)('over the %s transport', (transport) => {
+  test('EXPORT_NAME is answered with 124 zeroes unless the client left them out', async () => {
+    const { path } = await serveMemory({ size: 4096 }, { transport });
+    for (const flags of [0, 1, 2, 3]) {
+      const peer = await greeted(path, flags);
+      peer.send(encodeOption(Option.EXPORT_NAME, Buffer.from('disk')));
+      const head = await peer.take(10);
+      expect(head.readBigUInt64BE()).toBe(4096n);
+      expect(head.readUInt16BE(8) & TransmissionFlag.HAS_FLAGS).toBe(1);
+      if ((flags & 2) === 0) expect(await peer.take(124)).toEqual(Buffer.alloc(124));
+      peer.send(
+        Buffer.from('25609513 0000 0000 00000000000000ff 0000000000000000 00000001'.replaceAll(' ', ''), 'hex'),
+      );
+      expect(await peer.take(17)).toEqual(Buffer.from('674466980000000000000000000000ff00', 'hex'));
+    }
+  });
+
+  test('EXPORT_NAME of an unknown export closes the connection', async () => {
+    const { path } = await serveMemory({}, { transport });
+    const peer = await greeted(path);
+    peer.send(encodeOption(Option.EXPORT_NAME, Buffer.from('nobody')));
+    expect(await peer.closed()).toHaveLength(0);
+  });
+
+  test('unknown client flags close the connection', async () => {
+    const { path } = await serveMemory({}, { transport });
+    for (const flags of [4, 7, 0x80000001]) {
+      const peer = await greeted(path, flags);
+      expect(await peer.closed()).toHaveLength(0);
+    }
+  });
+
+  test('an option without its magic number closes the connection', async () => {
+    const { path } = await serveMemory({}, { transport });
+    const peer = await greeted(path);
+    peer.send(Buffer.alloc(16, 0x41));
+    expect(await peer.closed()).toHaveLength(0);
+  });
+
+  test('unknown options are UNSUP and their data is skipped, however much it is', async () => {
+    const { path } = await serveMemory({}, { transport });
+    const peer = await greeted(path);
+    for (const option of [Option.PEEK_EXPORT, Option.STARTTLS, Option.EXTENDED_HEADERS, 12, 0x7fffffff, 0xffffffff]) {
+      expect(last(await ask(peer, option, Buffer.alloc(1000, option)))).toBe(Reply.ERR_UNSUP);
+    }
+    expect(last(await ask(peer, 99, Buffer.alloc(3_000_000)))).toBe(Reply.ERR_TOO_BIG);
+    await stillThere(peer);
+  });
+
+  test('ABORT is acknowledged and ends the connection, also with data', async () => {
+    const { path } = await serveMemory({}, { transport });
+    for (const data of [undefined, Buffer.from('why not')]) {
+      const peer = await greeted(path);
+      expect(await ask(peer, Option.ABORT, data)).toEqual([{ type: Reply.ACK, data: Buffer.alloc(0) }]);
+      expect(await peer.closed()).toHaveLength(0);
+    }
+  });
+
+  test('LIST names every export with its description; data makes it invalid', async () => {
+    const disk = new MemoryDisk({ size: 512, info: { description: 'a disk' } });
+    const { path } = await serve(
+      new MemoryProvider([
+        ['a', disk],
+        ['ü', new MemoryDisk({ size: 512 })],
+      ]),
+      { transport },
+    );
+    const peer = await greeted(path);
+    expect(last(await ask(peer, Option.LIST, Buffer.from([1])))).toBe(Reply.ERR_INVALID);
+    const handshake = await NbdHandshake.connect({ path });
+    expect(await handshake.list()).toEqual([
+      { name: 'a', description: 'a disk' },
+      { name: 'ü', description: '' },
+    ]);
+    await handshake.abort();
+  });
+
+  test('ten thousand exports are listed whole', async () => {
+    const disk = new MemoryDisk({ size: 512 });
+    const names = Array.from({ length: 10_000 }, (_, i) => `volume-with-a-rather-long-name-${i}`);
+    const { path } = await serve(new MemoryProvider(names.map((name) => [name, disk])), { transport });
+    const handshake = await NbdHandshake.connect({ path });
+    expect((await handshake.list()).map(({ name }) => name)).toEqual(names);
+    handshake.destroy();
+  });
+
+  test('INFO and then GO give the same answers; size and flags always, the rest when asked for', async () => {
+    const { path } = await serveMemory({ size: 8192, info: { description: 'words' } }, { transport });
+    const peer = await greeted(path);
+    const bare = await ask(peer, Option.INFO, encodeInfoRequest('disk', []));
+    expect(bare.map(({ type }) => type)).toEqual([Reply.INFO, Reply.ACK]);
+    expect(decodeInfo(bare[0].data)).toMatchObject({ info: 'export', size: 8192 });
+    const request = encodeInfoRequest('disk', [Info.BLOCK_SIZE, Info.NAME, Info.DESCRIPTION, 77, Info.NAME]);
+    const info = await ask(peer, Option.INFO, request);
+    expect(info.slice(0, -1).map(({ data }) => decodeInfo(data))).toEqual([
+      decodeInfo(bare[0].data),
+      { info: 'name', text: 'disk' },
+      { info: 'description', text: 'words' },
+      { info: 'blockSize', minimum: 1, preferred: 4096, maximum: 64 * 1024 * 1024 },
+    ]);
+    expect(await ask(peer, Option.GO, request)).toEqual(info);
+  });
+
+  test('INFO and GO of an unknown export say UNKNOWN with a text, and the handshake goes on', async () => {
+    const { path } = await serveMemory({}, { transport });
+    const peer = await greeted(path);
+    for (const option of [Option.INFO, Option.GO]) {
+      const [answer] = await ask(peer, option, encodeInfoRequest('nobody', []));
+      expect(answer.type).toBe(Reply.ERR_UNKNOWN);
+      expect(answer.data.toString()).toBe('there is no export "nobody"');
+    }
+    expect(last(await ask(peer, Option.GO, encodeInfoRequest('', [])))).toBe(Reply.ACK);
+  });
+
+  test('what the provider throws is POLICY with its text', async () => {
+    const failing: ExportProvider = {
+      list: () => Promise.reject(new SystemError(errnos.EACCES, 'listing is off')),
+      describe: (): Promise<{ info: DeviceInfo; size: number }> =>
+        Promise.reject(new SystemError(errnos.EBUSY, 'locked')),
+      open: (): Promise<BlockDevice> => Promise.reject(new Error('broken')),
+    };
+    const { path } = await serve(failing, { transport });
+    const peer = await greeted(path);
+    const text = async (option: number, data?: Buffer) => {
+      const [answer] = await ask(peer, option, data);
+      expect(answer.type).toBe(Reply.ERR_POLICY);
+      return answer.data.toString();
+    };
+    expect(await text(Option.LIST)).toBe('listing is off');
+    expect(await text(Option.INFO, encodeInfoRequest('x', []))).toBe('locked');
+    expect(await text(Option.GO, encodeInfoRequest('x', []))).toBe('broken');
+  });
+
+  test('malformed INFO and GO are INVALID and enter nothing', async () => {
+    const provider = new SteeredProvider(new MemoryDisk({ size: 512 }));
+    const { path } = await serve(provider, { transport });
+    const peer = await greeted(path);
+    const good = encodeInfoRequest('disk', [1]);
+    for (const data of [
+      Buffer.alloc(0),
+      good.subarray(0, 5),
+      Buffer.concat([good, Buffer.alloc(1)]),
+      encodeInfoRequest('a\0b', []),
+    ]) {
+      expect(last(await ask(peer, Option.GO, data))).toBe(Reply.ERR_INVALID);
+    }
+    expect(provider.devices).toHaveLength(0);
+  });
+
+  test('no option but the last opens a device', async () => {
+    const provider = new SteeredProvider(new MemoryDisk({ size: 512 }));
+    const { path } = await serve(provider, { transport });
+    const peer = await greeted(path);
+    await ask(peer, Option.LIST);
+    await ask(peer, Option.INFO, encodeInfoRequest('disk', []));
+    await ask(peer, Option.STRUCTURED_REPLY);
+    await ask(peer, Option.SET_META_CONTEXT, encodeMetaRequest('disk', ['base:allocation']));
+    expect(provider.devices).toHaveLength(0);
+    await ask(peer, Option.GO, encodeInfoRequest('disk', []));
+    expect(provider.devices).toHaveLength(1);
+    peer.socket.destroy();
+    await expect.poll(() => provider.devices[0].closed).toBe(1);
+  });
+
+  test('DF is offered exactly with structured replies, which may be asked for twice', async () => {
+    const { path } = await serveMemory({}, { transport });
+    const peer = await greeted(path);
+    const flags = async () => {
+      const [answer] = await ask(peer, Option.INFO, encodeInfoRequest('', []));
+      const info = decodeInfo(answer.data);
+      return info.info === 'export' ? info.flags : 0;
+    };
+    expect((await flags()) & TransmissionFlag.SEND_DF).toBe(0);
+    expect(last(await ask(peer, Option.STRUCTURED_REPLY, Buffer.from([1])))).toBe(Reply.ERR_INVALID);
+    expect(last(await ask(peer, Option.STRUCTURED_REPLY))).toBe(Reply.ACK);
+    expect(last(await ask(peer, Option.STRUCTURED_REPLY))).toBe(Reply.ACK);
+    expect((await flags()) & TransmissionFlag.SEND_DF).not.toBe(0);
+  });
+
+  describe('meta contexts', () => {
+    const contexts = ['base:allocation', 'test:one', 'test:two'];
+    const start = async (): Promise<RawPeer> => {
+      const { path } = await serveMemory({ info: { metaContexts: contexts } }, { transport });
+      const peer = await greeted(path);
+      expect(last(await ask(peer, Option.LIST_META_CONTEXT, encodeMetaRequest('disk', [])))).toBe(Reply.ERR_INVALID);
+      await ask(peer, Option.STRUCTURED_REPLY);
+      return peer;
+    };
+    const names = (answers: Answer[]) => {
+      expect(last(answers)).toBe(Reply.ACK);
+      return answers.slice(0, -1).map(({ data }) => decodeMetaContext(data).name);
+    };
+
+    test('LIST tells all, a namespace, or one', async () => {
+      const peer = await start();
+      const list = async (...queries: string[]) =>
+        names(await ask(peer, Option.LIST_META_CONTEXT, encodeMetaRequest('disk', queries)));
+      expect(await list()).toEqual(contexts);
+      expect(await list('test:')).toEqual(['test:one', 'test:two']);
+      expect(await list('test:two', 'base:')).toEqual(['base:allocation', 'test:two']);
+      expect(await list('nobody:', 'base:alloc')).toEqual([]);
+    });
+
+    test('SET knows no wildcards and gives each context an id of its own', async () => {
+      const peer = await start();
+      const set = (...queries: string[]) => ask(peer, Option.SET_META_CONTEXT, encodeMetaRequest('disk', queries));
+      expect(names(await set('test:', 'base:'))).toEqual([]);
+      expect(names(await set())).toEqual([]);
+      const answers = await set('test:two', 'base:allocation', 'no:such');
+      expect(names(answers)).toEqual(['base:allocation', 'test:two']);
+      expect(new Set(answers.slice(0, -1).map(({ data }) => decodeMetaContext(data).id)).size).toBe(2);
+    });
+
+    test('an unknown export is UNKNOWN, malformed data INVALID', async () => {
+      const peer = await start();
+      expect(last(await ask(peer, Option.SET_META_CONTEXT, encodeMetaRequest('nobody', [])))).toBe(Reply.ERR_UNKNOWN);
+      expect(last(await ask(peer, Option.SET_META_CONTEXT, Buffer.alloc(3)))).toBe(Reply.ERR_INVALID);
+      await stillThere(peer);
+    });
+
+    test('a choice is bound to its export, and a failed SET clears it', async () => {
+      const { path } = await serveMemory({}, { transport });
+      const chosen = async (exportName: string, thenFail: boolean) => {
+        const handshake = await NbdHandshake.connect({ path });
+        await handshake.structuredReply();
+        await handshake.setMetaContexts('disk', ['base:allocation']);
+        const contexts = [...(await handshake.setMetaContexts('disk', ['base:allocation']))];
+        if (thenFail) await handshake.option(Option.SET_META_CONTEXT, Buffer.alloc(3));
+        const nbd = await handshake.go(exportName);
+        try {
+          // The client believes in its contexts; the server answers only where they still hold.
+          (nbd as unknown as { contexts: unknown }).contexts = contexts;
+          return await nbd.blockStatus(0, 512).then(
+            () => true,
+            () => false,
+          );
+        } finally {
+          nbd.destroy();
+        }
+      };
+      expect(await chosen('disk', false)).toBe(true);
+      expect(await chosen('', false)).toBe(false);
+      expect(await chosen('disk', true)).toBe(false);
+    });
+  });
+
+  test('a client that sends options without end is dropped', async () => {
+    const { path } = await serveMemory({}, { transport });
+    const peer = await greeted(path);
+    for (let i = 0; i < 32; i++) await ask(peer, Option.LIST);
+    peer.send(encodeOption(Option.LIST));
+    expect(await peer.closed()).toHaveLength(0);
+  });
+
+  test('option data beyond every limit closes the connection at once', async () => {
+    const { path } = await serveMemory({}, { transport });
+    const peer = await greeted(path);
+    const header = encodeOption(99);
+    header.writeUInt32BE(0xffffffff, 12);
+    peer.send(header);
+    expect(await peer.closed()).toHaveLength(0);
+  });
+
+  test('a client that does not finish the handshake in time is dropped, whatever it has sent', async () => {
+    const log = new RecordingLog();
+    const { path, server } = await serveMemory({}, { transport, log, limits: { handshakeMs: 50 } });
+    const silent = await RawPeer.connect(path);
+    const half = await greeted(path);
+    half.send(encodeOption(Option.GO, encodeInfoRequest('disk', [])).subarray(0, 20));
+    expect(await silent.closed()).toEqual(GREETING);
+    await half.closed();
+    await expect.poll(() => server.connections()).toEqual([]);
+    expect(log.lines.filter((line) => line.includes('handshake was not done'))).toHaveLength(2);
+  });
+
+  test('a client that vanishes while its export is opened leaves no open device', async () => {
+    let open: () => void = () => {};
+    const provider = new SteeredProvider(new MemoryDisk({ size: 512 }));
+    const gate = new Promise<void>((resolve) => {
+      open = resolve;
+    });
+    const slow: ExportProvider = {
+      list: () => provider.list(),
+      describe: () => provider.describe(),
+      open: async () => {
+        await gate;
+        return provider.open();
+      },
+    };
+    const { path, server } = await serve(slow, { transport });
+    const peer = await greeted(path);
+    peer.send(encodeOption(Option.GO, encodeInfoRequest('disk', [])));
+    peer.socket.destroy();
+    open();
+    await expect.poll(() => provider.devices.map(({ closed }) => closed)).toEqual([1]);
+    await expect.poll(() => server.connections()).toEqual([]);
+  });
+});
