@@ -1,9 +1,9 @@
 /** `completion bash`: a script made from the commands themselves, so that it never lags behind them. */
 import type { Command } from 'commander';
 
-/** What the tool's commands take as first word: names of volumes are asked for when they are needed. */
+/** What the tool's commands take as first word: names (of volumes, of roles) that are asked for when they are needed. */
 export interface CompletionOptions {
-  /** Subcommands whose arguments are volume names. */
+  /** Subcommands whose arguments are such names. */
   readonly volumeCommands: readonly string[];
   /** A shell command that prints the names, with $config standing for the options that choose the node. */
   readonly listNames: string;

@@ -2,7 +2,6 @@
 import type { VolumeStat } from '../../requests/json.js';
 import { Op } from '../../requests/ops.js';
 import { CHUNK_ENTRIES, EntryFlag, ResolvedMap } from '../../requests/resolved-map.js';
-import { decodeInfo } from '../../requests/structs.js';
 import { errnos, SystemError } from '../../sys/errno.js';
 import type { NodeClient } from '../common/client.js';
 
@@ -53,12 +52,6 @@ export function mapOf(
     blockCount,
     entries: (first, count) => fetchEntries(client, name, blockCount, first, count, version),
   };
-}
-
-/** Bytes of a volume, by the original's INFO. */
-export async function volumeSize(client: NodeClient, name: string, version: MapVersion): Promise<number> {
-  const reply = await client.call('mapper', { op: Op.INFO, target: name, capacity: 8, ...version });
-  return decodeInfo(reply.data).size;
 }
 
 async function* fetchEntries(

@@ -64,6 +64,9 @@ export function formatInfo(name: string, stat: VolumeStat): string {
     ['shared', inBlocks(blocks.shared)],
     ['foreign', inBlocks(blocks.foreign)],
   ];
+  if (blocks.damaged > 0) {
+    rows.push(['damaged', `${inBlocks(blocks.damaged)} cannot be read; vlmc check ${name} tells which`]);
+  }
   if (allocated) {
     rows.push(['allocated', `${bytes(allocated.own)} own, ${bytes(allocated.other)} shared`]);
     if (allocated.missing > 0) rows.push(['missing objects', `${allocated.missing}; vlmc check ${name} tells which`]);

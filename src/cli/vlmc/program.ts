@@ -5,6 +5,7 @@ import { bashCompletion } from '../common/completion.js';
 import { print } from '../common/io.js';
 import { createProgram } from '../common/program.js';
 import type { Session } from '../common/session.js';
+import { addCheckCommand } from './check/check.js';
 import { addInfoCommands } from './info.js';
 import { addLockCommands } from './lock.js';
 import { addMapCommands } from './map.js';
@@ -35,6 +36,7 @@ export function vlmcProgram(session: Session): Command {
   addMapCommands(program, session);
   addLockCommands(program, session);
   addMapinfoCommand(program, session);
+  addCheckCommand(program, session);
   program
     .command('completion')
     .description('print a script for the shell: source <(vlmc completion bash)')

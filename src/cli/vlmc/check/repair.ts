@@ -1,0 +1,133 @@
+/**
+ * Deleting orphans, safely. Once no map names an object, only a first write of the volume in its name can make it wanted again, and only
+ * under the volume's present epoch. So an orphan goes when its volume is not open anywhere, and
+ *  - the volume's epoch has passed the object's (epochs never go back, also over deletion), or nothing writes to it; or
+ *  - the epoch is the present one, and meanwhile we hold the volume's lease, as a composer would to write: nobody else does then.
+ * All of it only if no volume was made, renamed, snapshotted or removed while the maps were read.
+ */
+import type { VolumeListEntry } from '../../../requests/json.js';
+import type { LeaseReply } from '../../../requests/lease.js';
+import { Op } from '../../../requests/ops.js';
+import { errnoOf, errnos, messageOf } from '../../../sys/errno.js';
+import type { Request } from '../../../xseg/index.js';
+import type { Session } from '../../common/session.js';
+import { mapOf } from '../entries.js';
+import type { Findings } from './findings.js';
+import { parseObjectName } from './name-set.js';
+
+interface Orphan {
+  readonly object: string;
+  readonly epoch: number;
+  readonly index: number;
+}
+
+export class Repair {
+  readonly #session: Session;
+  readonly #findings: Findings;
+  readonly #volumes: ReadonlyMap<string, VolumeListEntry>;
+  /** Volumes whose lease was taken back from us. */
+  readonly #revoked = new Set<string>();
+  /** The deletion that runs: a revocation waits for it. */
+  #running: Promise<void> = Promise.resolve();
+
+  /** @param volumes all of them, deleted ones too, as they are now */
+  constructor(session: Session, findings: Findings, volumes: readonly VolumeListEntry[]) {
+    this.#session = session;
+    this.#findings = findings;
+    const byName = new Map<string, VolumeListEntry>();
+    const twice = new Set<string>();
+    for (const volume of volumes) {
+      if (byName.has(volume.name)) twice.add(volume.name);
+      byName.set(volume.name, volume);
+    }
+    // A name that stands for two maps (one of an old version beside a deleted one) has no one epoch.
+    for (const name of twice) byName.delete(name);
+    this.#volumes = byName;
+    session.client.port.serve((request) => this.#serve(request));
+  }
+
+  /** Deletes what may be deleted; what may not is told with the reason. */
+  async run(orphans: Iterable<string>): Promise<void> {
+    const byVolume = new Map<string, Orphan[]>();
+    for (const object of orphans) {
+      const parsed = parseObjectName(object);
+      if (!parsed) continue;
+      const list = byVolume.get(parsed.volume) ?? [];
+      byVolume.set(parsed.volume, list);
+      list.push({ object, epoch: parsed.epoch, index: parsed.index });
+    }
+    for (const [name, list] of byVolume) {
+      const kept = await this.#repairVolume(name, list);
+      if (kept === null) continue;
+      await this.#findings.add({
+        severity: 'note',
+        kind: 'orphans-kept',
+        volume: name,
+        message: `orphans kept: ${kept}`,
+      });
+    }
+  }
+
+  /** @returns why some were kept, or null */
+  async #repairVolume(name: string, orphans: readonly Orphan[]): Promise<string | null> {
+    const volume = this.#volumes.get(name);
+    if (volume?.epoch === undefined) {
+      return `there is no header that says which names ${name} may use again; if the volume is gone for good, delete them with xseg`;
+    }
+    const holder = await this.#session.client.objects('maps').lockHolder(name);
+    if (holder) return `the volume is open: locked by ${holder.owner}`;
+    const passed = volume.deleted || volume.readOnly ? volume.epoch : volume.epoch - 1;
+    for (const orphan of orphans) if (orphan.epoch <= passed) await this.#delete(orphan.object);
+    const present = orphans.filter((orphan) => orphan.epoch > passed);
+    if (present.length === 0) return null;
+    if (volume.deleted || volume.readOnly) return `a new volume ${name} would use their names`;
+    return this.#underLease(volume, present);
+  }
+
+  async #underLease(volume: VolumeListEntry, orphans: readonly Orphan[]): Promise<string | null> {
+    const { name } = volume;
+    const { client } = this.#session;
+    const lease = await client.json<LeaseReply>('mapper', Op.LEASE, name, { write: false });
+    if (lease.granted !== 'exclusive') return `the volume is open: ${lease.holder ?? 'another node has it'}`;
+    try {
+      if (lease.epoch !== volume.epoch) return 'the volume changed meanwhile; run the check again';
+      const map = mapOf(client, name, lease, { flags: 0, v0Size: -1 });
+      for (const { object, index, epoch } of orphans) {
+        if (this.#revoked.has(name)) return 'the volume was opened meanwhile; run the check again';
+        if (epoch > lease.epoch) return `epoch ${epoch} in a name is beyond the volume's (${lease.epoch})`;
+        let named = false;
+        for await (const entry of map.entries(index, 1)) named = entry.object === object;
+        if (!named && !this.#revoked.has(name)) await this.#delete(object);
+      }
+      return null;
+    } finally {
+      await client.call('mapper', { op: Op.CLOSE, target: name });
+    }
+  }
+
+  async #delete(object: string): Promise<void> {
+    const work = (async (): Promise<void> => {
+      try {
+        await this.#session.client.objects('blocks').delete(object);
+      } catch (error) {
+        if (errnoOf(error) !== errnos.ENOENT) throw error;
+      }
+      await this.#findings.markRepaired(object);
+    })();
+    this.#running = work.catch(() => {});
+    await work;
+  }
+
+  /** REVOKE: somebody else wants the volume. */
+  #serve(request: Request): void {
+    if (request.op !== Op.REVOKE) {
+      request.fail(errnos.EOPNOTSUPP, 'vlmc serves no requests');
+      return;
+    }
+    this.#revoked.add(request.target);
+    this.#running.then(
+      () => request.succeed(0),
+      (error) => request.fail(errnos.EIO, messageOf(error)),
+    );
+  }
+}
