@@ -1,0 +1,104 @@
+/**
+ * What is measured: the cells of the table. A cell is one fio workload on one kind of disk; its figure is a rate, more is better.
+ */
+
+/** The state of the disk that a cell needs. `filled` is shared by its cells, the others are made anew for each run. */
+export type DiskKind =
+  /** Every byte was written before and is in the page cache. */
+  | 'filled'
+  /** Nothing was ever written. */
+  | 'fresh'
+  /** A clone of a snapshot that is full of data, nothing of its own yet. */
+  | 'clone';
+
+export interface Cell {
+  readonly id: string;
+  readonly title: string;
+  readonly kind: DiskKind;
+  readonly unit: 'IOPS' | 'MiB/s';
+  /** fio options; without a duration of their own they run for --runtime. */
+  readonly fio: readonly string[];
+  /** Whether `fio` says how much to do instead of how long. */
+  readonly bounded?: boolean;
+}
+
+/** Bytes of every disk. */
+export const DISK_SIZE = 1 << 30;
+const BLOCK = 4 << 20;
+
+export const cells: readonly Cell[] = [
+  {
+    id: 'r4k1',
+    title: '4k read qd1',
+    kind: 'filled',
+    unit: 'IOPS',
+    fio: ['--rw=randread', '--bs=4k', '--iodepth=1'],
+  },
+  {
+    id: 'r4k32',
+    title: '4k read qd32',
+    kind: 'filled',
+    unit: 'IOPS',
+    fio: ['--rw=randread', '--bs=4k', '--iodepth=32'],
+  },
+  {
+    id: 'w4k1',
+    title: '4k write qd1',
+    kind: 'filled',
+    unit: 'IOPS',
+    fio: ['--rw=randwrite', '--bs=4k', '--iodepth=1'],
+  },
+  {
+    id: 'w4k32',
+    title: '4k write qd32',
+    kind: 'filled',
+    unit: 'IOPS',
+    fio: ['--rw=randwrite', '--bs=4k', '--iodepth=32'],
+  },
+  {
+    id: 'r512k8',
+    title: '512k read qd8',
+    kind: 'filled',
+    unit: 'MiB/s',
+    fio: ['--rw=read', '--bs=512k', '--iodepth=8'],
+  },
+  {
+    id: 'w512k8',
+    title: '512k write qd8',
+    kind: 'filled',
+    unit: 'MiB/s',
+    fio: ['--rw=write', '--bs=512k', '--iodepth=8'],
+  },
+  {
+    id: 'sync4k1',
+    title: '4k write + flush',
+    kind: 'filled',
+    unit: 'IOPS',
+    fio: ['--rw=randwrite', '--bs=4k', '--iodepth=1', '--fsync=1'],
+  },
+  {
+    id: 'fresh4k8',
+    title: '4k random, fresh disk',
+    kind: 'fresh',
+    unit: 'IOPS',
+    bounded: true,
+    fio: ['--rw=randwrite', '--bs=4k', '--iodepth=8', '--io_size=32m'],
+  },
+  {
+    id: 'clone4k8',
+    title: '4k random, new clone',
+    kind: 'clone',
+    unit: 'IOPS',
+    bounded: true,
+    fio: ['--rw=randwrite', '--bs=4k', '--iodepth=8', '--io_size=32m'],
+  },
+  {
+    id: 'copyup1',
+    title: 'first write of each 4 MiB of a clone',
+    kind: 'clone',
+    unit: 'IOPS',
+    bounded: true,
+    // One 4 KiB write, then a skip to the next block: none hits what was copied before.
+    fio: [`--rw=write:${BLOCK - 4096}`, '--bs=4k', '--iodepth=1'],
+  },
+];

@@ -1,0 +1,62 @@
+/** Starting programs, waiting for them and for the sockets they make. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+
+/** Runs a program to its end; resolves to its standard output. @throws with all it said when it fails */
+export function run(program: string, args: readonly string[], cwd?: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, { cwd, stdio: ['ignore', 'pipe', 'pipe'] });
+    let out = '';
+    let err = '';
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      out += text;
+    });
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      err += text;
+    });
+    child.once('error', reject);
+    child.once('close', (code, signal) => {
+      if (code === 0) resolve(out);
+      else reject(new Error(`${program} ${args.join(' ')}: ${signal ?? `exit status ${code}`}\n${out}${err}`));
+    });
+  });
+}
+
+/** A server in the foreground that is ready once its unix socket is there. */
+export class Server {
+  readonly #child: ChildProcess;
+  readonly #over: Promise<void>;
+
+  private constructor(child: ChildProcess) {
+    this.#child = child;
+    this.#over = new Promise((resolve) => child.once('close', () => resolve()));
+  }
+
+  /** @throws with what it said when it ends before its socket is there */
+  static async start(program: string, args: readonly string[], socket: string): Promise<Server> {
+    const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'] });
+    let err = '';
+    let over = false;
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      err += text;
+    });
+    child.once('error', (error) => {
+      err += error.message;
+      over = true;
+    });
+    child.once('close', () => {
+      over = true;
+    });
+    const server = new Server(child);
+    while (!existsSync(socket)) {
+      if (over) throw new Error(`${program} ${args.join(' ')} did not start: ${err.trim()}`);
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    return server;
+  }
+
+  async stop(): Promise<void> {
+    this.#child.kill('SIGTERM');
+    await this.#over;
+  }
+}
