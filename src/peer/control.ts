@@ -102,6 +102,7 @@ interface Pending {
   readonly onEvent: ((event: Message) => void) | undefined;
 }
 
+/** One side of a conversation that asks. It keeps its process alive only while an answer is due. */
 export class ControlClient {
   readonly #socket: net.Socket;
   readonly #pending = new Map<number, Pending>();
@@ -111,6 +112,7 @@ export class ControlClient {
 
   private constructor(socket: net.Socket) {
     this.#socket = socket;
+    socket.unref();
     socket.on('error', () => socket.destroy());
     readMessages(socket, (message) => this.#receive(message));
     this.closed = new Promise((resolve) => {
@@ -145,7 +147,7 @@ export class ControlClient {
       pending.onEvent?.(message.event as Message);
       return;
     }
-    this.#pending.delete(Number(message.id));
+    this.#forget(Number(message.id));
     if (message.ok === true) pending.resolve(message.result);
     else pending.reject(new SystemError(Number(message.errno), String(message.message)));
   }
@@ -165,7 +167,7 @@ export class ControlClient {
       const timer =
         timeoutMs > 0
           ? setTimeout(() => {
-              this.#pending.delete(id);
+              this.#forget(id);
               reject(new SystemError(errnos.ETIMEDOUT, `no answer to ${op} within ${timeoutMs / 1000} s`));
             }, timeoutMs)
           : undefined;
@@ -180,13 +182,20 @@ export class ControlClient {
         },
         onEvent,
       });
+      this.#socket.ref();
       this.#socket.write(`${JSON.stringify({ id, op, ...params })}\n`);
     });
   }
 
-  /** Does not keep this process alive. */
-  unref(): void {
-    this.#socket.unref();
+  #forget(id: number): void {
+    this.#pending.delete(id);
+    if (this.#pending.size === 0) this.#socket.unref();
+  }
+
+  /** Waits for the end of the connection, and keeps this process alive for it. */
+  async untilClosed(): Promise<void> {
+    this.#socket.ref();
+    await this.closed;
   }
 
   end(): void {

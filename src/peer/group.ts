@@ -310,5 +310,7 @@ export function tail(file: string, offset: number, lines = 5): string {
   } catch {
     return '';
   }
-  return text.trim().split('\n').slice(-lines).join(' | ');
+  // Of a program that died the message counts here; where it happened is in the file.
+  const told = text.split('\n').filter((line) => !/^\s*(at .*)?$|^Node\.js v/.test(line));
+  return told.slice(-lines).join(' | ');
 }

@@ -201,6 +201,7 @@ export class Supervisor {
       try {
         for (const { name } of this.#config.roles) {
           if (!this.#groupOf(name).wants(name)) await this.#startRole(name, progress);
+          else sayRuns(name, progress);
         }
       } catch (error) {
         await this.#stopAll(progress);
@@ -212,8 +213,7 @@ export class Supervisor {
   async #startOne(name: string, progress: (event: Progress) => void): Promise<void> {
     const group = this.#groupOf(name);
     if (group.wants(name)) {
-      progress({ action: 'start', role: name, state: 'begins' });
-      progress({ action: 'start', role: name, state: 'runs already' });
+      sayRuns(name, progress);
       return;
     }
     try {
@@ -348,6 +348,11 @@ export class Supervisor {
     this.#pidfile.remove();
     this.#resolveClosed();
   }
+}
+
+function sayRuns(role: string, progress: (event: Progress) => void): void {
+  progress({ action: 'start', role, state: 'begins' });
+  progress({ action: 'start', role, state: 'runs already' });
 }
 
 /** Joins the segment of living roles, else makes a new one: nobody needs what a crashed node left in the old. */

@@ -9,18 +9,19 @@ import { waitGone } from '../../peer/proc.js';
 import { superviseUntilStopped } from '../../peer/supervise.js';
 import type { NodeStatus, Progress } from '../../peer/supervisor.js';
 import { errnos, SystemError } from '../../sys/errno.js';
+import { type Io, printJson, printWarning } from '../common/io.js';
+import { Problems } from '../common/program.js';
 import { findSupervisor, livingRoles, removeLeftSegment, spawnSupervisor, statusWithoutSupervisor } from './node.js';
-import { banner, printStatus, progressPrinter, type Terminal } from './output.js';
+import { banner, printStatus, progressPrinter } from './output.js';
 
 /** After its answer a supervisor has only its own exit to do. */
 const EXIT_LIMIT_MS = 5_000;
 
+/** A run of the command. */
 export interface CommandContext {
   readonly config: Config;
   readonly json: boolean;
-  readonly out: Terminal;
-  /** Prints a line on standard error. */
-  readonly warn: (line: string) => void;
+  readonly io: Io;
 }
 
 /** @throws SystemError EINVAL for a role that is not one of ROLES */
@@ -31,14 +32,14 @@ function requireRole(config: Config, role: string | null): void {
 }
 
 /** Prints progress as lines, or collects it for one JSON object at the end. */
-function reporter({ json, out }: CommandContext): { show: (event: Progress) => void; end: () => void } {
-  if (!json) return { show: progressPrinter(out), end: () => undefined };
+function reporter({ json, io }: CommandContext): { show: (event: Progress) => void; end: () => Promise<void> } {
+  if (!json) return { show: progressPrinter(io), end: async () => undefined };
   const roles: object[] = [];
   return {
     show: (event) => {
       if (event.state !== 'begins') roles.push(event);
     },
-    end: () => out.write(`${JSON.stringify({ roles })}\n`),
+    end: () => printJson(io, { roles }),
   };
 }
 
@@ -52,17 +53,17 @@ async function ask(context: CommandContext, client: ControlClient, op: string, p
       if (progress.action === 'start' && progress.state === 'failed') showLog(context, progress.role);
     });
   } finally {
-    report.end();
+    await report.end();
   }
 }
 
 /** What a role logged last: why it did not start may be there. */
-function showLog({ config, warn }: CommandContext, role: string): void {
+function showLog({ config, io }: CommandContext, role: string): void {
   const file = ProcessLog.fileOf(config, role);
   const size = file === null ? 0 : (fs.statSync(file, { throwIfNoEntry: false })?.size ?? 0);
   if (file === null || size === 0) return;
-  warn(`last lines of ${file}:`);
-  for (const line of tail(file, 0).split(' | ')) warn(`  ${line}`);
+  io.stderr.write(`last lines of ${file}:\n`);
+  for (const line of tail(file, 0).split(' | ')) io.stderr.write(`  ${line}\n`);
 }
 
 export interface StartOptions {
@@ -71,13 +72,13 @@ export interface StartOptions {
 
 /** Starts the node or one role; resolves when what was asked for serves. */
 export async function start(context: CommandContext, role: string | null, options: StartOptions): Promise<void> {
-  const { config, json, out } = context;
+  const { config, json, io } = context;
   requireRole(config, role);
   requireAccount(config);
-  for (const warning of config.warnings) context.warn(`warning: ${warning}`);
+  for (const warning of config.warnings) printWarning(io, `warning: ${warning}`);
   let client = await findSupervisor(config);
   if (client && (role === null || options.foreground)) await refuseWhenRunning(client);
-  if (role === null && !json) banner(out, 'start');
+  if (role === null && !json) banner(io, 'start');
   makeDirectories(config);
   requireDirectories(config);
   if (options.foreground) {
@@ -101,7 +102,7 @@ async function foreground(context: CommandContext, role: string | null): Promise
   const { config } = context;
   dropPrivileges(config);
   process.umask(config.umask);
-  const show = progressPrinter(context.out);
+  const show = progressPrinter(context.io);
   await superviseUntilStopped(config, new ProcessLog(config), {
     shareOutput: config.log === 'stderr',
     progress: show,
@@ -111,9 +112,9 @@ async function foreground(context: CommandContext, role: string | null): Promise
 
 /** Stops the node or one role; resolves when it is gone. */
 export async function stop(context: CommandContext, role: string | null, force: boolean): Promise<void> {
-  const { config, json, out } = context;
+  const { config, json, io } = context;
   requireRole(config, role);
-  if (role === null && !json) banner(out, 'stop');
+  if (role === null && !json) banner(io, 'stop');
   const client = (await findSupervisor(config)) ?? (await adopt(config));
   if (!client) {
     const report = reporter(context);
@@ -121,9 +122,9 @@ export async function stop(context: CommandContext, role: string | null, force: 
       report.show({ action: 'stop', role: name, state: 'begins' });
       report.show({ action: 'stop', role: name, state: 'not running' });
     }
-    report.end();
+    await report.end();
     const left = role === null ? removeLeftSegment(config) : null;
-    if (left !== null) context.warn(left);
+    if (left !== null) printWarning(io, left);
     return;
   }
   const { supervisor } = (await client.call('status')) as NodeStatus;
@@ -134,7 +135,7 @@ export async function stop(context: CommandContext, role: string | null, force: 
     if (role !== null) client.end();
   }
   if (role !== null) return;
-  await client.closed;
+  await client.untilClosed();
   if (supervisor !== null) await waitGone(supervisor, EXIT_LIMIT_MS);
 }
 
@@ -159,12 +160,12 @@ export async function restart(context: CommandContext, role: string | null, forc
   client.end();
 }
 
-/** Prints how the node is. @returns whether every role runs */
-export async function status({ config, json, out }: CommandContext): Promise<boolean> {
+/** Prints how the node is. @throws Problems when a role does not run: that is printed already */
+export async function status({ config, json, io }: CommandContext): Promise<void> {
   const client = await findSupervisor(config);
   const node = client ? ((await client.call('status')) as NodeStatus) : await statusWithoutSupervisor(config);
   client?.end();
-  if (json) out.write(`${JSON.stringify(node, null, 2)}\n`);
-  else printStatus(out, node, config.blktapEnabled ? fs.existsSync('/sys/module/blktap') : null);
-  return node.roles.every(({ state }) => state === 'running');
+  if (json) await printJson(io, node);
+  else printStatus(io, node, config.blktapEnabled ? fs.existsSync('/sys/module/blktap') : null);
+  if (node.roles.some(({ state }) => state !== 'running')) throw new Problems();
 }

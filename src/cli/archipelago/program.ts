@@ -1,0 +1,65 @@
+/** The subcommands of `archipelago` and their help. */
+import { Argument, type Command } from 'commander';
+import { bashCompletion } from '../common/completion.js';
+import { print } from '../common/io.js';
+import { createProgram } from '../common/program.js';
+import type { Session } from '../common/session.js';
+import { type CommandContext, restart, start, status, stop } from './commands.js';
+
+export function archipelagoProgram(session: Session): Command {
+  const context = (): CommandContext => ({ config: session.config, json: session.json, io: session.io });
+  const program = createProgram(session, 'Starts, stops and shows the roles of this node.').addHelpText(
+    'after',
+    `
+Examples:
+  archipelago start                        start everything, return when it serves
+  archipelago status                       one line for each role; exit status 255 when one does not run
+  archipelago -c node2.conf stop -f        stop although volumes are mapped
+  archipelago restart mapperd              restart one role, the others go on
+  source <(archipelago completion bash)    complete commands and roles in bash`,
+  );
+
+  program
+    .command('start')
+    .argument('[role]', 'this role only')
+    .option('--foreground', 'do not go to the background; Ctrl-C and SIGTERM stop the node', false)
+    .description('start everything, or one role; return when it serves')
+    .action((role: string | undefined, { foreground }: { foreground: boolean }) =>
+      start(context(), role ?? null, { foreground }),
+    );
+
+  const force = ['-f, --force', 'also while volumes are mapped or have clients', false] as const;
+  program
+    .command('stop')
+    .argument('[role]', 'this role only')
+    .option(...force)
+    .description('stop everything and remove the segment, or stop one role')
+    .action((role: string | undefined, options: { force: boolean }) => stop(context(), role ?? null, options.force));
+
+  program
+    .command('restart')
+    .argument('[role]', 'this role only: it is stopped and started within its process, its clients wait meanwhile')
+    .option(...force)
+    .description('stop and start everything, or one role')
+    .action((role: string | undefined, options: { force: boolean }) => restart(context(), role ?? null, options.force));
+
+  program
+    .command('status')
+    .description('show whether each role runs; exit status 255 when one does not')
+    .action(() => status(context()));
+
+  program
+    .command('completion')
+    .addArgument(new Argument('<what>', 'a script for bash, or the names of the roles').choices(['bash', 'roles']))
+    .description('print what a shell needs to complete commands: source <(archipelago completion bash)')
+    .action((what: string) => {
+      const withRoles = {
+        volumeCommands: ['start', 'stop', 'restart'],
+        listNames: 'archipelago $config completion roles',
+      };
+      const roles = (): string => `${session.config.roles.map(({ name }) => name).join(' ')}\n`;
+      return print(session.io, what === 'bash' ? bashCompletion(program, withRoles) : roles());
+    });
+
+  return program;
+}
