@@ -78,7 +78,7 @@ export const cells: readonly Cell[] = [
   },
   {
     id: 'fresh4k8',
-    title: '4k random, fresh disk',
+    title: '4k random on a fresh disk',
     kind: 'fresh',
     unit: 'IOPS',
     bounded: true,
@@ -86,7 +86,7 @@ export const cells: readonly Cell[] = [
   },
   {
     id: 'clone4k8',
-    title: '4k random, new clone',
+    title: '4k random on a new clone',
     kind: 'clone',
     unit: 'IOPS',
     bounded: true,
@@ -94,7 +94,7 @@ export const cells: readonly Cell[] = [
   },
   {
     id: 'copyup1',
-    title: 'first write of each 4 MiB of a clone',
+    title: 'first write per clone block',
     kind: 'clone',
     unit: 'IOPS',
     bounded: true,

@@ -59,7 +59,7 @@ export function picture(results: Results): string {
   for (const [index, contender] of results.contenders.entries()) {
     parts.push(`<rect x="${x}" y="57" width="12" height="12" fill="${COLOURS[index % COLOURS.length]}"/>`);
     parts.push(text(x + 17, 67, contender.title));
-    x += 40 + contender.title.length * 7;
+    x += 44 + contender.title.length * 7.2;
   }
   let y = TOP;
   for (const cell of results.cells) {
