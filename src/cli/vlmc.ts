@@ -1,7 +1,6 @@
 #!/usr/bin/env node
 /** vlmc: the volumes of a node. */
-import { runProgram, runTool } from './common/program.js';
-import { vlmcProgram } from './vlmc/program.js';
-import { expandTwoLetterOptions } from './vlmc/v0.js';
+import { runTool } from './common/program.js';
+import { vlmcMain } from './vlmc/program.js';
 
-await runTool('vlmc', (argv, session) => runProgram(vlmcProgram(session), expandTwoLetterOptions(argv), session));
+await runTool('vlmc', vlmcMain);

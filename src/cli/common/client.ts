@@ -69,6 +69,13 @@ export class NodeClient {
     return { role: role?.name ?? `the blocker of port ${port}`, port };
   }
 
+  /** What this node's blocker of the maps writes into locks; null when it is not one of this configuration, or has no such name. */
+  get lockOwner(): string | null {
+    const port = this.find('maps')?.port;
+    const role = this.config.roles.find((r) => r.portnoStart === port);
+    return role?.type === 'file_blocker' ? role.uniqueStr : null;
+  }
+
   /** @throws SystemError with the peer's errno and message */
   async call(peer: Peer, request: CallInit): Promise<CallReply> {
     const { role, port } = this.#require(peer);

@@ -1,7 +1,7 @@
 /** Entries of a volume's map, fetched from the mapper piece by piece. */
-import type { VolumeStat } from '../../requests/json.js';
 import { Op } from '../../requests/ops.js';
 import { CHUNK_ENTRIES, EntryFlag, ResolvedMap } from '../../requests/resolved-map.js';
+import { decodeVolumeInfo, VOLUME_INFO_SIZE } from '../../requests/structs.js';
 import { errnos, SystemError } from '../../sys/errno.js';
 import type { NodeClient } from '../common/client.js';
 
@@ -34,8 +34,8 @@ export interface MapVersion {
 
 /** Looks up the volume's size. No lock is taken: the map may change while it is read. */
 export async function openMap(client: NodeClient, name: string, version: MapVersion): Promise<OpenMap> {
-  const { size, blockSize } = await client.json<VolumeStat>('mapper', Op.STAT, name, { allocated: false }, version);
-  return mapOf(client, name, { size, blockSize }, version);
+  const reply = await client.call('mapper', { op: Op.INFO, target: name, capacity: VOLUME_INFO_SIZE, ...version });
+  return mapOf(client, name, decodeVolumeInfo(reply.data), version);
 }
 
 /** A map whose size is known already, e.g. from LIST. */

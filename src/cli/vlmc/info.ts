@@ -98,6 +98,7 @@ async function list(session: Session, options: ListOptions): Promise<void> {
       else await print(session.io, `${volume.name}\n`);
     }
   });
+  all.sort((a, b) => (a.name < b.name ? -1 : 1));
   if (session.json) await session.result({ volumes: all });
   else if (options.long) await session.result(null, formatList(all));
   for (const volume of all) {

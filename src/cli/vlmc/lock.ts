@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import type { LockInfo } from '../../requests/json.js';
 import { Op } from '../../requests/ops.js';
+import { errnoOf, errnos } from '../../sys/errno.js';
 import { attempt, CliError } from '../common/exit.js';
 import type { Session } from '../common/session.js';
 import { usedBy } from './mapped.js';
@@ -54,14 +55,35 @@ async function lock(session: Session, name: string): Promise<void> {
 
 async function unlock(session: Session, name: string, force: boolean): Promise<void> {
   checkName(name);
+  const { client } = session;
   await attempt('vlmc unlock failed', async () => {
+    const maps = client.objects('maps');
     if (!force) {
       const use = await usedBy(session, name);
       if (use) throw new CliError(`volume ${name} is ${use}: its lock is in use; unmap it, or vlmc close ${name}`);
     }
-    await session.client.objects('maps').release(name, force);
+    const holder = await maps.lockHolder(name);
+    if (holder && holder.owner === client.lockOwner) {
+      // This node's mapper may have the volume open: it must flush and know, or it would go on as if it had the lock.
+      await closeHere(session, name);
+      if (!(await maps.lockHolder(name))) return;
+    }
+    await maps.release(name, force);
   });
   await session.result({ name }, 'Volume unlocked');
+}
+
+/** Closes the volume on this node; there may be no such volume (locks need none), or nobody who has it open. */
+async function closeHere(session: Session, name: string): Promise<void> {
+  const harmless: ReadonlySet<number> = new Set([errnos.ENOENT, errnos.ECONNREFUSED]);
+  for (const peer of ['composer', 'mapper'] as const) {
+    try {
+      await session.client.call(peer, { op: Op.CLOSE, target: name });
+      return;
+    } catch (error) {
+      if (!harmless.has(errnoOf(error))) throw error;
+    }
+  }
 }
 
 async function show(session: Session, name: string): Promise<void> {

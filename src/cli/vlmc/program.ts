@@ -3,13 +3,14 @@ import type { Command } from 'commander';
 import { Argument } from 'commander';
 import { bashCompletion } from '../common/completion.js';
 import { print } from '../common/io.js';
-import { createProgram } from '../common/program.js';
+import { createProgram, runProgram } from '../common/program.js';
 import type { Session } from '../common/session.js';
 import { addCheckCommand } from './check/check.js';
 import { addInfoCommands } from './info.js';
 import { addLockCommands } from './lock.js';
 import { addMapCommands } from './map.js';
 import { addMapinfoCommand } from './mapinfo.js';
+import { expandTwoLetterOptions } from './v0.js';
 import { addVolumeCommands } from './volumes.js';
 
 const EXAMPLES = `
@@ -45,4 +46,9 @@ export function vlmcProgram(session: Session): Command {
       print(session.io, bashCompletion(program, { volumeCommands: ON_VOLUMES, listNames: 'vlmc $config list' })),
     );
   return program;
+}
+
+/** Runs a command line (the words after `vlmc`). @returns the exit status */
+export function vlmcMain(argv: readonly string[], session: Session): Promise<number> {
+  return runProgram(vlmcProgram(session), expandTwoLetterOptions(argv), session);
 }

@@ -2,7 +2,9 @@
 import type { Command } from 'commander';
 import { Flag, Op } from '../../requests/ops.js';
 import { decodeName, encodeClone, encodeName, NAME_STRUCT_SIZE } from '../../requests/structs.js';
+import { errnoOf, errnos, messageOf } from '../../sys/errno.js';
 import { attempt, CliError } from '../common/exit.js';
+import { printWarning } from '../common/io.js';
 import type { Session } from '../common/session.js';
 import { refuseIfUsed, usedBy } from './mapped.js';
 import { checkName, checkNewName, checkNewSnapshot, checkNewVolume } from './names.js';
@@ -121,7 +123,21 @@ async function resize(session: Session, name: string, options: ResizeOptions): P
   await attempt('vlmc resize failed', () =>
     session.progress.during(`resizing ${name}`, session.client.call('mapper', request)),
   );
+  await refreshExport(session, name);
   await session.result({ name, size }, `Resized ${name} to ${size} bytes (${formatSize(size)})`);
+}
+
+/** Tells the endpoint to look at the size again, for clients that stay connected. */
+async function refreshExport(session: Session, name: string): Promise<void> {
+  if (!session.client.find('endpoint')) return;
+  try {
+    await session.client.call('endpoint', { op: Op.INFO, target: name, capacity: 8 });
+  } catch (error) {
+    // Not mapped, or no endpoint runs: then nobody is connected.
+    const nobody = [errnos.ENOENT, errnos.ECONNREFUSED].includes(errnoOf(error));
+    if (!nobody)
+      printWarning(session.io, `clients of ${name} see the new size once they reconnect: ${messageOf(error)}`);
+  }
 }
 
 async function upgrade(session: Session, name: string, options: V0Options): Promise<void> {

@@ -94,12 +94,13 @@ export class Repair {
       const map = mapOf(client, name, lease, { flags: 0, v0Size: -1 });
       for (const { object, index, epoch } of orphans) {
         if (this.#revoked.has(name)) return 'the volume was opened meanwhile; run the check again';
-        if (epoch > lease.epoch) return `epoch ${epoch} in a name is beyond the volume's (${lease.epoch})`;
+        if (epoch > lease.epoch) continue;
         let named = false;
         for await (const entry of map.entries(index, 1)) named = entry.object === object;
         if (!named && !this.#revoked.has(name)) await this.#delete(object);
       }
-      return null;
+      const beyond = orphans.find(({ epoch }) => epoch > lease.epoch);
+      return beyond ? `the volume will use names of epoch ${beyond.epoch}, it is at ${lease.epoch} now` : null;
     } finally {
       await client.call('mapper', { op: Op.CLOSE, target: name });
     }
