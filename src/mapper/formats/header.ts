@@ -39,10 +39,15 @@ export const blockCount = (size: number, blockSize: number): number => Math.ceil
 export const validBlockSize = (blockSize: number): boolean =>
   Number.isInteger(blockSize) && blockSize > 128 && blockSize <= 2 ** 31 && Number.isInteger(Math.log2(blockSize));
 
-/** The error for stored bytes that are not what they should be: EIO, because the caller's request was fine. */
-export function damaged(object: string, what: string): SystemError {
-  return new SystemError(errnos.EIO, `map object ${object} is damaged: ${what}`);
+/** Stored bytes are not what they should be. EIO, because the caller's request was fine. */
+export class DamagedMap extends SystemError {
+  constructor(object: string, what: string) {
+    super(errnos.EIO, `map object ${object} is damaged: ${what}`);
+    this.name = 'DamagedMap';
+  }
 }
+
+export const damaged = (object: string, what: string): DamagedMap => new DamagedMap(object, what);
 
 /** Checks size and block size of a header that was read. @throws SystemError EIO naming the object */
 export function checkHeader(object: string, header: MapHeader): MapHeader {

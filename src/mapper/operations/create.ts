@@ -11,6 +11,7 @@ import { newObjectName } from '../copy-up.js';
 import {
   blockCount,
   checkNewSize,
+  DamagedMap,
   DEFAULT_BLOCK_SIZE,
   type MapHeader,
   validBlockSize,
@@ -23,12 +24,17 @@ import type { Volume } from '../volume.js';
 
 const encodeZero: EntryEncoder = (_i, out, at) => v2.encodeZeroEntry(out, at);
 
+/** Errors of an object that is there and is no map this mapper knows. */
+const unknownFormat = new Set<number>([errnos.EINVAL, errnos.EOPNOTSUPP]);
+
 /**
  * The epoch for a map that is made under this name: 1 (or `fresh`), or one more than what a deleted volume left. The name's lock is
  * held. @throws SystemError EEXIST when there is a map, or something else, of that name
  */
 export async function epochForNew(context: MapperContext, name: string, fresh = 1): Promise<number> {
   const { map, tombstone } = await context.maps.lookup(name, noV0).catch((error) => {
+    const unreadable = error instanceof DamagedMap || unknownFormat.has(errnoOf(error));
+    if (!unreadable) throw error;
     // Whatever it is, it must not be overwritten.
     throw new SystemError(errnos.EEXIST, `the name ${name} is in use: ${(error as Error).message}`, { cause: error });
   });
