@@ -153,7 +153,7 @@ export class Blocker {
     const { op } = request;
     try {
       if (request.dataLength > 0 && !request.hasValidData) {
-        request.fail(errnos.EINVAL, `${opName(op)}: the data is not in the segment`);
+        request.fail(errnos.EFAULT, `${opName(op)}: the data is not in the segment`);
         this.#failed[op & 127]++;
         return;
       }

@@ -288,7 +288,10 @@ export class FileDriver implements Driver {
   ): Promise<void> {
     const handles = this.#handles;
     const exists = (await handles.opener.find(target)) !== null;
-    if (exclusive && exists) throw new SystemError(errnos.EEXIST, `object ${target} exists already`);
+    if (exclusive && exists) {
+      if ((await handles.opener.find(source)) === null) throw missing(source);
+      throw new SystemError(errnos.EEXIST, `object ${target} exists already`);
+    }
     // One place in the fd limit for the pair: waiting for a second while holding one could go round in a circle.
     const made = await handles.withDescriptor(() => this.#makeCopy(source, size));
     try {
