@@ -5,7 +5,7 @@
 import fs from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
-import { errnos, SystemError } from '../sys/errno.js';
+import { errnoName, errnoOf, errnos, SystemError } from '../sys/errno.js';
 import * as libc from '../sys/libc.js';
 
 /** Directory of a segment's doorbells. */
@@ -13,18 +13,20 @@ export const bellDirectory = (segmentName: string): string => path.join('/dev/sh
 
 const bellPath = (segmentName: string, port: number): string => path.join(bellDirectory(segmentName), String(port));
 
+const MODE = 0o660;
+
 /** The owner's side: calls back on every ring until closed. */
 export class Doorbell {
   readonly #socket: net.Socket;
   readonly #path: string;
+  /** The FIFO itself: its name may be a successor's by the time it is removed. */
+  readonly #inode: number;
 
+  /** @throws SystemError when the FIFO cannot be made */
   constructor(segmentName: string, port: number, onRing: () => void) {
     this.#path = bellPath(segmentName, port);
-    // A FIFO left by a dead owner is used again; anything else in its place is an error worth seeing.
-    if (libc.mkfifo(this.#path, 0o660) !== 0 && !isFifo(this.#path)) {
-      throw new SystemError(libc.errno(), `cannot make the doorbell ${this.#path}`);
-    }
-    const fd = fs.openSync(this.#path, fs.constants.O_RDWR | fs.constants.O_NONBLOCK);
+    const fd = makeFifo(this.#path);
+    this.#inode = fs.fstatSync(fd).ino;
     const buffer = Buffer.alloc(64);
     // @types/node has `onread` for connecting sockets only; the constructor takes it as well.
     const options: net.SocketConstructorOpts & net.ConnectOpts = {
@@ -54,13 +56,27 @@ export class Doorbell {
   }
 
   close(): void {
+    if (fs.lstatSync(this.#path, { throwIfNoEntry: false })?.ino === this.#inode)
+      fs.rmSync(this.#path, { force: true });
     this.#socket.destroy();
-    fs.rmSync(this.#path, { force: true });
   }
 }
 
-function isFifo(file: string): boolean {
-  return fs.statSync(file, { throwIfNoEntry: false })?.isFIFO() ?? false;
+/**
+ * A new FIFO, open. What a dead owner left is replaced and not used: it may be another user's, and whoever still has it open gets
+ * EPIPE and looks for the new one.
+ */
+function makeFifo(file: string): number {
+  try {
+    fs.rmSync(file, { force: true });
+    if (libc.mkfifo(file, MODE) !== 0) throw new SystemError(libc.errno(), errnoName(libc.errno()));
+    // The umask of the owner must not keep the group from ringing.
+    fs.chmodSync(file, MODE);
+    return fs.openSync(file, fs.constants.O_RDWR | fs.constants.O_NONBLOCK);
+  } catch (error) {
+    const errno = errnoOf(error);
+    throw new SystemError(errno, `cannot make the doorbell ${file}: ${errnoName(errno)}`, { cause: error });
+  }
 }
 
 const ringByte = libc.allocateMemory(1);
@@ -74,19 +90,19 @@ export class Ringer {
     this.#segmentName = segmentName;
   }
 
-  /** Rings a port's bell. Nobody there is no error: a successor looks at its queues when it starts. */
-  ring(port: number): void {
+  /** Rings a port's bell. false: nobody is there; a successor looks at its queues when it starts. */
+  ring(port: number): boolean {
     const known = this.#fds.get(port);
     if (known !== undefined) {
-      if (this.#write(known)) return;
+      if (this.#write(known)) return true;
       // The owner is gone, and its successor may have made another FIFO.
       this.forget(port);
     }
     const flags = libc.O_WRONLY | libc.O_NONBLOCK | libc.O_CLOEXEC;
     const fd = libc.open(bellPath(this.#segmentName, port), flags, 'uint32_t', 0);
-    if (fd < 0) return;
+    if (fd < 0) return false;
     this.#fds.set(port, fd);
-    this.#write(fd);
+    return this.#write(fd);
   }
 
   /** EAGAIN counts as rung: the FIFO is full of rings that nobody read yet, which wakes the owner as well. */
@@ -94,7 +110,7 @@ export class Ringer {
     return libc.write(fd, ringByte.address, 1) === 1 || libc.errno() === errnos.EAGAIN;
   }
 
-  /** Forgets a port's descriptor, since a new owner has (perhaps) made another FIFO. */
+  /** Forgets a port's descriptor. */
   forget(port: number): void {
     const fd = this.#fds.get(port);
     if (fd === undefined) return;

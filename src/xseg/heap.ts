@@ -52,19 +52,38 @@ export class Heap {
     return 1 << (order + this.#pageShift);
   }
 
-  /** Order of the allocated block that starts at this segment offset, or -1 when none does. */
-  orderAt(offset: number): number {
-    const page = (offset - this.#start) >> this.#pageShift;
-    if (page < 0 || page >= this.#pages) return -1;
+  /** Order of the block that starts at this segment offset and is allocated to `port`, or -1 when there is no such block. */
+  orderAt(offset: number, port: number): number {
+    const page = this.#pageAt(offset);
+    if (page < 0) return -1;
     const state = this.#memory.u32[this.#entry(page)];
-    return state & PAGE_ALLOCATED ? (state >>> ORDER_SHIFT) & ORDER_MASK : -1;
+    return state & PAGE_ALLOCATED && (state & OWNER_MASK) === port ? (state >>> ORDER_SHIFT) & ORDER_MASK : -1;
+  }
+
+  /** Marks an allocated block as kept at hand by its port, so that freeing it once more is noticed. */
+  setSpare(offset: number, spare: boolean): void {
+    this.#memory.u32[this.#entry((offset - this.#start) >>> this.#pageShift) + 1] = spare ? 1 : 0;
+  }
+
+  isSpare(offset: number): boolean {
+    return this.#memory.u32[this.#entry((offset - this.#start) >>> this.#pageShift) + 1] === 1;
   }
 
   /** Are these bytes inside the heap? For requests that came from somebody else. */
   contains(offset: number, length: number): boolean {
-    return (
-      offset >= this.#start && length >= 0 && offset + length <= this.#start + this.#pages * (1 << this.#pageShift)
-    );
+    return offset >= this.#start && length >= 0 && offset + length <= this.#start + this.#pages * this.bytesOf(0);
+  }
+
+  /** The allocated block that these bytes begin in, or null. */
+  blockAround(offset: number): Block | null {
+    const page = (offset - this.#start) >>> this.#pageShift;
+    if (!this.contains(offset, 0) || page >= this.#pages) return null;
+    for (let order = 0; order <= this.maxOrder; order++) {
+      const head = page & ~((1 << order) - 1);
+      const block = this.#allocated(head);
+      if (block && head + (1 << block.order) > page) return block;
+    }
+    return null;
   }
 
   /** Allocates a block of this order for a port: its segment offset, or -1 when the heap has none. */
@@ -74,6 +93,13 @@ export class Heap {
       let found = order;
       while (found <= this.maxOrder && this.#head(found) === 0) found++;
       if (found > this.maxOrder) return -1;
+      if (!this.#isFreeBlock(this.#head(found) - 1, found)) {
+        // Somebody wrote over the list: what is allocated is known all the same.
+        this.#rebuild();
+        found = order;
+        while (found <= this.maxOrder && this.#head(found) === 0) found++;
+        if (found > this.maxOrder) return -1;
+      }
       const page = this.#head(found) - 1;
       this.#unlink(page, found);
       while (found > order) {
@@ -82,47 +108,82 @@ export class Heap {
       }
       this.#memory.u32[this.#entry(page)] = (PAGE_ALLOCATED | (order << ORDER_SHIFT) | port) >>> 0;
       this.#memory.u32[H.FREE_PAGES] -= 1 << order;
-      return this.#start + page * (1 << this.#pageShift);
+      return this.#start + page * this.bytesOf(0);
     } finally {
       unlock(this.#memory, H.HEAP_LOCK);
     }
   }
 
-  /** Gives a block back. @throws SystemError EINVAL when no allocated block starts there */
-  free(offset: number, port: number): void {
-    this.#lock(port);
+  /**
+   * Gives a block back if it is (still) allocated to `owner`: of several that try, one succeeds, and never with a block that
+   * meanwhile is somebody else's.
+   * @param needed asked under the lock; true keeps the block
+   */
+  free(offset: number, owner: number, needed?: (block: Block) => boolean): boolean {
+    this.#lock(owner);
     try {
-      const page = (offset - this.#start) >> this.#pageShift;
-      let order = this.orderAt(offset);
-      if (order < 0) throw new SystemError(errnos.EINVAL, `no segment buffer starts at ${offset}: freed twice?`);
+      const page = this.#pageAt(offset);
+      let order = this.orderAt(offset, owner);
+      if (order < 0 || needed?.({ page, order, owner })) return false;
       this.#memory.u32[this.#entry(page)] = 0;
       this.#memory.u32[H.FREE_PAGES] += 1 << order;
       let at = page;
       for (; order < this.maxOrder; order++) {
         const buddy = at ^ (1 << order);
         if (buddy + (1 << order) > this.#pages) break;
-        if (this.#memory.u32[this.#entry(buddy)] !== (PAGE_FREE | (order << ORDER_SHIFT)) >>> 0) break;
+        if (!this.#isFreeBlock(buddy, order)) break;
         this.#unlink(buddy, order);
         at = Math.min(at, buddy);
       }
       this.#link(at, order);
+      return true;
     } finally {
       unlock(this.#memory, H.HEAP_LOCK);
     }
   }
 
-  /** All allocated blocks, in order of address. */
+  /** All allocated blocks, in order of address. Those that come or go meanwhile may be missed. */
   *blocks(): Generator<Block> {
+    const { u32 } = this.#memory;
     for (let page = 0; page < this.#pages; ) {
-      const state = this.#memory.u32[this.#entry(page)];
+      const block = this.#allocated(page);
+      if (block) {
+        yield block;
+        page += 1 << block.order;
+        continue;
+      }
+      const state = u32[this.#entry(page)];
       const order = (state >>> ORDER_SHIFT) & ORDER_MASK;
-      if (state & PAGE_ALLOCATED) yield { page, order, owner: state & OWNER_MASK };
-      page += state & (PAGE_ALLOCATED | PAGE_FREE) ? 1 << order : 1;
+      page += state & PAGE_FREE && this.#isBlock(page, order) ? 1 << order : 1;
     }
   }
 
+  /** The allocated block that starts at this page, or null. */
+  #allocated(page: number): Block | null {
+    const state = this.#memory.u32[this.#entry(page)];
+    const order = (state >>> ORDER_SHIFT) & ORDER_MASK;
+    return state & PAGE_ALLOCATED && this.#isBlock(page, order) ? { page, order, owner: state & OWNER_MASK } : null;
+  }
+
+  /** Can a block of this order start here? */
+  #isBlock(page: number, order: number): boolean {
+    return order <= this.maxOrder && (page & ((1 << order) - 1)) === 0 && page + (1 << order) <= this.#pages;
+  }
+
+  #isFreeBlock(page: number, order: number): boolean {
+    return (
+      this.#isBlock(page, order) && this.#memory.u32[this.#entry(page)] === (PAGE_FREE | (order << ORDER_SHIFT)) >>> 0
+    );
+  }
+
+  /** The page that starts at a segment offset, -1 when none does. */
+  #pageAt(offset: number): number {
+    const page = (offset - this.#start) / this.bytesOf(0);
+    return Number.isInteger(page) && page >= 0 && page < this.#pages ? page : -1;
+  }
+
   offsetOf(block: Block): number {
-    return this.#start + block.page * (1 << this.#pageShift);
+    return this.#start + block.page * this.bytesOf(0);
   }
 
   /** Marks a block as nobody's: freed when the last request that works on it is answered. */
@@ -146,9 +207,7 @@ export class Heap {
     for (let order = 0; order <= this.maxOrder; order++) {
       let steps = 0;
       for (let next = this.#head(order); next !== 0; next = this.#memory.u32[this.#entry(next - 1) + 1]) {
-        const expected = (PAGE_FREE | (order << ORDER_SHIFT)) >>> 0;
-        if (next > this.#pages || this.#memory.u32[this.#entry(next - 1)] !== expected || steps++ > this.#pages)
-          return -1;
+        if (!this.#isFreeBlock(next - 1, order) || steps++ > this.#pages) return -1;
         count += 1 << order;
       }
     }

@@ -9,12 +9,12 @@
 
 export const MAGIC_LOW = 0x47455358; // "XSEG"
 export const MAGIC_HIGH = 0x68637261; // "arch"
-export const ABI_VERSION = 1;
+export const ABI_VERSION = 2;
 /** Feature bits a joiner must know; none yet. */
 export const FEATURES = 0;
 
 export const HEADER_BYTES = 4096;
-/** Words of a lock: owner's pid (0 = free), owner's port + 1, owner's start time, spare. */
+/** Words of a lock: the owning process (see lock.ts; 0 = free), the port on whose behalf + 1, two spare. */
 export const LOCK_WORDS = 4;
 
 /** Header fields, in words. */
@@ -42,6 +42,8 @@ export const H = {
   CREATOR_PID: 18,
   CREATED_LOW: 19,
   CREATED_HIGH: 20,
+  /** The creator's pid namespace: seen from another one its peers would look dead. */
+  PID_NAMESPACE: 21,
   PORTS_LOCK: 24,
   REQUESTS_LOCK: 28,
   HEAP_LOCK: 32,
@@ -49,6 +51,8 @@ export const H = {
   FREE_REQUESTS: 40,
   FREE_REQUEST_COUNT: 41,
   FREE_PAGES: 42,
+  /** Counts up when a port found no buffer or record: everybody then gives back what it keeps spare. */
+  PRESSURE: 43,
   /** First free block (page + 1) of each order. */
   FREE_BLOCKS: 48,
 } as const;
@@ -62,16 +66,20 @@ export const P = {
   STATE: 0,
   PID: 1,
   START: 2,
+  /** Pid of the owner before this one: whose orphaned requests the present owner waits for. */
+  LAST_PID: 3,
   /** 1 = the owner waits for its doorbell. */
   SLEEPING: 4,
-  /** Goes up with each bind, so that a reply can tell a successor from the asker. */
+  /** Goes up with each bind and each release, so that a reader can tell that it read two owners' fields. */
   GENERATION: 5,
   HEAP_PAGES: 6,
   HEAP_LIMIT: 7,
   REQUESTS: 8,
   REQUEST_LIMIT: 9,
-  /** 1 = the queues may miss entries (a producer died while pushing): the owner looks through the request table. */
+  /** 1 = the queues may miss entries (a producer died, the port was unbound): the owner looks through the request table. */
   SCAN: 10,
+  /** 1 = the owner waits for orphaned requests of LAST_PID to end (settling.ts). */
+  SETTLING: 11,
   /** Request queue: positions count up for ever, the slot is position modulo capacity. */
   REQUEST_HEAD: 12,
   REQUEST_TAIL: 13,
@@ -107,7 +115,8 @@ export const R = {
   ERRNO: 4,
   SRC: 5,
   DST: 6,
-  SRC_GENERATION: 7,
+  /** Order of the asker's submits: what is found in the table is delivered in this order. */
+  SERIAL: 7,
   OFFSET: 8,
   SIZE: 10,
   SERVICED: 12,
@@ -118,13 +127,15 @@ export const R = {
   TARGET_LENGTH: 19,
   HINT: 20,
   MESSAGE_LENGTH: 22,
-  SERIAL: 23,
   NEXT: 24,
-  /** 1 = the asker is gone: whoever answers frees the record. */
-  ORPHAN: 25,
+  /** Pid of the dead asker of an ORPHANED request. */
+  ORPHAN_OF: 25,
 } as const;
 
-/** Life of a request record. */
+/**
+ * Life of a request record. Every change that two processes may race for (accept, answer, withdraw, orphan, free) is a
+ * compare-and-exchange on this word, so each has one winner.
+ */
 export const RequestState = {
   FREE: 0,
   /** Belongs to the port in SRC, which fills it. */
@@ -135,12 +146,17 @@ export const RequestState = {
   ACCEPTED: 3,
   /** In the reply queue of SRC. */
   REPLIED: 4,
+  /** DST works on it but the asker is gone: whoever answers frees the record. */
+  ORPHANED: 5,
 } as const;
 
 /** Outcome of a request (the original's state bits). */
 export const Status = { NONE: 0, SERVED: 1, FAILED: 2 } as const;
 
-/** Page table: three words a page: block state, next and previous free block (page + 1). */
+/**
+ * Page table: three words a page: block state, next and previous free block (page + 1). The second word of an allocated block is 1
+ * while its port keeps it spare.
+ */
 export const PAGE_WORDS = 3;
 /** Block state of an allocated block's first page: ALLOCATED | order << 24 | owner port. */
 export const PAGE_ALLOCATED = 0x80000000;
@@ -151,6 +167,8 @@ export const ORPHAN_OWNER = 0xffff;
 export const MAX_PORTS = 0xfff0;
 /** The largest single allocation, in bytes. */
 export const MAX_ALLOCATION = 4 << 20;
+/** The largest segment in MiB: one Buffer maps all of it, and offsets in it fit 32 bits. */
+export const MAX_SIZE_MIB = 4095;
 
 /** Sizes and places of all areas of a segment with these parameters, in bytes. */
 export interface Geometry {

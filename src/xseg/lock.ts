@@ -1,13 +1,14 @@
 /**
- * Locks in the segment: owned by a port of a process, so that one whose owner died can be told and taken over.
+ * Locks in the segment: owned by a process, so that one whose owner died can be told and taken over.
  *
  * They guard a few instructions (a push, a list operation) and are never held across a turn of the event loop, so waiting is
- * spinning; a holder that was descheduled gets the processor by sched_yield.
+ * spinning; a holder that was descheduled gets the processor by sched_yield. The first word is the owner's token: taking, stealing
+ * from the dead and releasing are one atomic step each, with no moment in which a holder is not known.
  */
 import { errnos, SystemError } from '../sys/errno.js';
 import { schedYield } from '../sys/libc.js';
 import type { SegmentMemory } from './memory.js';
-import { isAlive, self } from './owner.js';
+import { isTokenAlive, selfToken, tokenPid } from './owner.js';
 
 /** Spins before the owner's life is checked (reading /proc costs tens of microseconds). */
 const SPINS_BEFORE_CHECK = 2000;
@@ -16,8 +17,9 @@ const PATIENCE_MS = 10_000;
 
 export interface LockOwner {
   readonly pid: number;
+  /** The port on whose behalf, -1 = none. Not exact while the lock changes hands. */
   readonly port: number;
-  readonly start: number;
+  readonly alive: boolean;
 }
 
 /**
@@ -28,55 +30,36 @@ export interface LockOwner {
  */
 export function lock(memory: SegmentMemory, word: number, port: number): boolean {
   const { i32 } = memory;
-  if (Atomics.compareExchange(i32, word, 0, self.pid) === 0) {
-    stamp(memory, word, port);
-    return false;
-  }
-  return lockSlowly(memory, word, port);
+  const takenOver = Atomics.compareExchange(i32, word, 0, selfToken) !== 0 && lockSlowly(memory, word);
+  i32[word + 1] = port + 1;
+  return takenOver;
 }
 
-function lockSlowly(memory: SegmentMemory, word: number, port: number): boolean {
+function lockSlowly(memory: SegmentMemory, word: number): boolean {
   const { i32 } = memory;
   const deadline = Date.now() + PATIENCE_MS;
   for (let spins = 1; ; spins++) {
-    if (Atomics.compareExchange(i32, word, 0, self.pid) === 0) {
-      stamp(memory, word, port);
-      return false;
-    }
+    const holder = Atomics.compareExchange(i32, word, 0, selfToken);
+    if (holder === 0) return false;
     if (spins % 100 === 0) schedYield();
     if (spins % SPINS_BEFORE_CHECK !== 0) continue;
-    const owner = lockOwner(memory, word);
-    if (owner && !isAlive(owner.pid, owner.start)) {
-      // No start time beside our pid means "alive by pid alone": the dead owner's must not be seen next to it.
-      Atomics.store(i32, word + 2, 0);
-      if (Atomics.compareExchange(i32, word, owner.pid, self.pid) === owner.pid) {
-        stamp(memory, word, port);
-        return true;
-      }
-    }
+    if (!isTokenAlive(holder) && Atomics.compareExchange(i32, word, holder, selfToken) === holder) return true;
     if (Date.now() > deadline) {
       throw new SystemError(
         errnos.EDEADLK,
-        `process ${owner?.pid} (port ${owner?.port}) holds a segment lock and does not let go; restart it`,
+        `process ${tokenPid(holder)} (port ${i32[word + 1] - 1}) holds a segment lock and does not let go; restart it`,
       );
     }
   }
 }
 
-function stamp(memory: SegmentMemory, word: number, port: number): void {
-  memory.u32[word + 1] = port + 1;
-  Atomics.store(memory.i32, word + 2, self.start | 0);
-}
-
 export function unlock(memory: SegmentMemory, word: number): void {
-  memory.u32[word + 1] = 0;
-  Atomics.store(memory.i32, word + 2, 0);
   Atomics.store(memory.i32, word, 0);
 }
 
 /** Who holds the lock at `word`, or null. */
 export function lockOwner(memory: SegmentMemory, word: number): LockOwner | null {
-  const pid = Atomics.load(memory.i32, word);
-  if (pid === 0) return null;
-  return { pid, port: memory.u32[word + 1] - 1, start: memory.u32[word + 2] };
+  const holder = Atomics.load(memory.i32, word);
+  if (holder === 0) return null;
+  return { pid: tokenPid(holder), port: memory.i32[word + 1] - 1, alive: isTokenAlive(holder) };
 }

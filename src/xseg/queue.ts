@@ -1,7 +1,8 @@
 /**
  * A port's queues: rings of request indices. Many producers under an owned lock, one consumer (the port's owner) without.
- * A producer that died half-way leaves the lock behind; whoever takes it over sets the port's SCAN flag, and the owner then finds
- * in the request table what the ring does not have.
+ *
+ * A ring is a hint, the request's state is the truth: an entry whose request is not what it says any more is dropped, and what a
+ * ring misses (a producer died half-way, it was full) is found in the request table when the port's SCAN flag is set.
  */
 
 import { P } from './layout.js';
@@ -12,6 +13,7 @@ export class Queue {
   readonly #memory: SegmentMemory;
   readonly #i32: Int32Array;
   readonly #ring: number;
+  readonly #capacity: number;
   readonly #mask: number;
   readonly #head: number;
   readonly #tail: number;
@@ -28,6 +30,7 @@ export class Queue {
     this.#memory = memory;
     this.#i32 = memory.i32;
     this.#ring = ring;
+    this.#capacity = capacity;
     this.#mask = capacity - 1;
     this.#head = port + (kind === 'request' ? P.REQUEST_HEAD : P.REPLY_HEAD);
     this.#tail = port + (kind === 'request' ? P.REQUEST_TAIL : P.REPLY_TAIL);
@@ -35,18 +38,25 @@ export class Queue {
     this.#scan = port + P.SCAN;
   }
 
+  /** Entries in the ring. Positions count modulo 2^32; anything but 0 to the capacity means that they are damaged. */
   get length(): number {
     return (Atomics.load(this.#i32, this.#tail) - Atomics.load(this.#i32, this.#head)) | 0;
   }
 
+  get isDamaged(): boolean {
+    const { length } = this;
+    return length < 0 || length > this.#capacity;
+  }
+
   /** Appends for the port `producer`; false when the ring is full. */
   push(index: number, producer: number): boolean {
-    if (lock(this.#memory, this.#lock, producer)) Atomics.store(this.#i32, this.#scan, 1);
-    const tail = this.#i32[this.#tail];
-    const room = ((tail - Atomics.load(this.#i32, this.#head)) | 0) <= this.#mask;
+    const i32 = this.#i32;
+    if (lock(this.#memory, this.#lock, producer)) Atomics.store(i32, this.#scan, 1);
+    const tail = i32[this.#tail];
+    const room = ((tail - Atomics.load(i32, this.#head)) | 0) <= this.#mask;
     if (room) {
-      this.#i32[this.#ring + (tail & this.#mask)] = index;
-      Atomics.store(this.#i32, this.#tail, (tail + 1) | 0);
+      i32[this.#ring + (tail & this.#mask)] = index;
+      Atomics.store(i32, this.#tail, (tail + 1) | 0);
     }
     unlock(this.#memory, this.#lock);
     return room;
@@ -54,15 +64,18 @@ export class Queue {
 
   /** Takes the oldest entry, -1 when there is none. Only the port's owner calls it. */
   pop(): number {
-    const head = this.#i32[this.#head];
-    if (Atomics.load(this.#i32, this.#tail) === head) return -1;
-    const index = this.#i32[this.#ring + (head & this.#mask)];
-    Atomics.store(this.#i32, this.#head, (head + 1) | 0);
+    const i32 = this.#i32;
+    const head = i32[this.#head];
+    const length = (Atomics.load(i32, this.#tail) - head) | 0;
+    if (length === 0) return -1;
+    if (length < 0 || length > this.#capacity) {
+      // Somebody wrote where it should not: the table knows what is waiting.
+      Atomics.store(i32, this.#head, Atomics.load(i32, this.#tail));
+      Atomics.store(i32, this.#scan, 1);
+      return -1;
+    }
+    const index = i32[this.#ring + (head & this.#mask)];
+    Atomics.store(i32, this.#head, (head + 1) | 0);
     return index;
-  }
-
-  /** Empties the ring; only while nobody else uses the port. */
-  clear(): void {
-    Atomics.store(this.#i32, this.#head, Atomics.load(this.#i32, this.#tail));
   }
 }

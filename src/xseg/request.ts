@@ -5,6 +5,7 @@
  * The fields in the segment belong to the asker until it submits, to the server until it answers, and to the asker again after
  * that. `onReply`, `context` belong to the asker in this process; `serving` to the server.
  */
+import { errnos, SystemError } from '../sys/errno.js';
 import {
   MAX_MESSAGE,
   MAX_TARGET,
@@ -12,6 +13,7 @@ import {
   R,
   REQUEST_BYTES,
   REQUEST_WORDS,
+  RequestState,
   Status,
   TARGET_BYTE,
 } from './layout.js';
@@ -22,6 +24,8 @@ export interface RequestHost {
   readonly memory: SegmentMemory;
   respond(request: Request): void;
   isDataInHeap(offset: number, length: number): boolean;
+  /** Reports a mistake of this process; nothing is thrown at who made it. */
+  complain(message: string): void;
 }
 
 export class Request {
@@ -33,11 +37,16 @@ export class Request {
   context: unknown = null;
   /** Server's side: whatever it needs while it works. */
   serving: unknown = null;
+  /** Server's side: accepted by this process and not answered yet. Kept by the segment. */
+  owed = false;
+  /** Asker's side: in its port's store of records at hand. Kept by the port. */
+  spare = false;
+  /** First word of the record in the segment. */
+  readonly word: number;
 
   readonly #host: RequestHost;
   readonly #memory: SegmentMemory;
   readonly #u32: Uint32Array;
-  readonly #word: number;
   readonly #byte: number;
 
   constructor(host: RequestHost, index: number, tableByte: number) {
@@ -46,78 +55,78 @@ export class Request {
     this.#u32 = host.memory.u32;
     this.index = index;
     this.#byte = tableByte + index * REQUEST_BYTES;
-    this.#word = tableByte / 4 + index * REQUEST_WORDS;
+    this.word = tableByte / 4 + index * REQUEST_WORDS;
   }
 
   get op(): number {
-    return this.#u32[this.#word + R.OP];
+    return this.#u32[this.word + R.OP];
   }
   set op(value: number) {
-    this.#u32[this.#word + R.OP] = value;
+    this.#u32[this.word + R.OP] = value;
   }
   get flags(): number {
-    return this.#u32[this.#word + R.FLAGS];
+    return this.#u32[this.word + R.FLAGS];
   }
   set flags(value: number) {
-    this.#u32[this.#word + R.FLAGS] = value;
+    this.#u32[this.word + R.FLAGS] = value;
   }
   /** Positive errno of a failed request. */
   get errno(): number {
-    return this.#u32[this.#word + R.ERRNO];
+    return this.#u32[this.word + R.ERRNO];
   }
   /** Did the server succeed? Valid in onReply. */
   get served(): boolean {
-    return this.#u32[this.#word + R.STATUS] === Status.SERVED;
+    return this.#u32[this.word + R.STATUS] === Status.SERVED;
   }
   /** Port of the asker. */
   get src(): number {
-    return this.#u32[this.#word + R.SRC];
+    return this.#u32[this.word + R.SRC];
   }
   /** Port of the server. */
   get dst(): number {
-    return this.#u32[this.#word + R.DST];
+    return this.#u32[this.word + R.DST];
   }
   get offset(): number {
-    return this.#memory.get64(this.#word + R.OFFSET);
+    return this.#memory.get64(this.word + R.OFFSET);
   }
   set offset(value: number) {
-    this.#memory.set64(this.#word + R.OFFSET, value);
+    this.#memory.set64(this.word + R.OFFSET, value);
   }
   get size(): number {
-    return this.#memory.get64(this.#word + R.SIZE);
+    return this.#memory.get64(this.word + R.SIZE);
   }
   set size(value: number) {
-    this.#memory.set64(this.#word + R.SIZE, value);
+    this.#memory.set64(this.word + R.SIZE, value);
   }
   get serviced(): number {
-    return this.#memory.get64(this.#word + R.SERVICED);
+    return this.#memory.get64(this.word + R.SERVICED);
   }
   /** Size of a v0 map's volume in bytes, -1 = not given. */
   get v0Size(): number {
-    return this.#memory.get64(this.#word + R.V0_SIZE);
+    return this.#memory.get64(this.word + R.V0_SIZE);
   }
   set v0Size(value: number) {
-    this.#memory.set64(this.#word + R.V0_SIZE, value);
+    this.#memory.set64(this.word + R.V0_SIZE, value);
   }
   /** See ObjectIo.hint: comes back from the server with the answer. */
   get hint(): number {
-    return this.#memory.get64(this.#word + R.HINT);
+    return this.#memory.get64(this.word + R.HINT);
   }
   set hint(value: number) {
-    this.#memory.set64(this.#word + R.HINT, value);
+    this.#memory.set64(this.word + R.HINT, value);
   }
 
   /** Segment offset of the data, 0 when there is none. */
   get dataOffset(): number {
-    return this.#memory.get64(this.#word + R.DATA);
+    return this.#memory.get64(this.word + R.DATA);
   }
   get dataLength(): number {
-    return this.#u32[this.#word + R.DATA_LENGTH];
+    return this.#u32[this.word + R.DATA_LENGTH];
   }
   /** Points the request at `length` bytes of the heap. The bytes stay whoever allocated them. */
   setData(offset: number, length: number): void {
-    this.#memory.set64(this.#word + R.DATA, offset);
-    this.#u32[this.#word + R.DATA_LENGTH] = length;
+    this.#memory.set64(this.word + R.DATA, offset);
+    this.#u32[this.word + R.DATA_LENGTH] = length;
   }
   /** Address of the data in this process. */
   get dataAddress(): number {
@@ -132,57 +141,75 @@ export class Request {
     return this.#host.isDataInHeap(this.dataOffset, this.dataLength);
   }
 
+  /** Server's side: is the asker gone? The answer will go nowhere, so work that only serves it can be given up. */
+  get orphaned(): boolean {
+    return this.#u32[this.word + R.STATE] === RequestState.ORPHANED;
+  }
+
+  /** Bytes of the target's name, at most MAX_TARGET. */
   get targetLength(): number {
-    return this.#u32[this.#word + R.TARGET_LENGTH];
+    return Math.min(this.#u32[this.word + R.TARGET_LENGTH], MAX_TARGET);
   }
   /** The target's name. Names are bytes; they are seen as UTF-8. */
   get target(): string {
     const start = this.#byte + TARGET_BYTE;
-    return this.#memory.bytes.toString('utf8', start, start + Math.min(this.targetLength, MAX_TARGET));
+    return this.#memory.bytes.toString('utf8', start, start + this.targetLength);
   }
-  /** @throws RangeError when it is longer than MAX_TARGET bytes: callers validate names first */
+  /** @throws SystemError ENAMETOOLONG when it is longer than MAX_TARGET bytes */
   set target(name: string) {
-    const start = this.#byte + TARGET_BYTE;
     const length = Buffer.byteLength(name);
-    if (length > MAX_TARGET) throw new RangeError(`a target has at most ${MAX_TARGET} bytes, not ${length}`);
-    this.#memory.bytes.write(name, start, MAX_TARGET, 'utf8');
-    this.#u32[this.#word + R.TARGET_LENGTH] = length;
+    if (length > MAX_TARGET) throw tooLong(length);
+    this.#memory.bytes.write(name, this.#byte + TARGET_BYTE, MAX_TARGET, 'utf8');
+    this.#u32[this.word + R.TARGET_LENGTH] = length;
   }
-  /** Sets the target from bytes, for names that are kept as bytes. */
+  /** Sets the target from bytes, for names that are kept as bytes. @throws SystemError ENAMETOOLONG */
   setTargetBytes(name: Uint8Array): void {
+    if (name.length > MAX_TARGET) throw tooLong(name.length);
     this.#memory.bytes.set(name, this.#byte + TARGET_BYTE);
-    this.#u32[this.#word + R.TARGET_LENGTH] = name.length;
+    this.#u32[this.word + R.TARGET_LENGTH] = name.length;
   }
 
+  /** Sets the target to what `source` writes into the record: no string, no copy. @throws SystemError ENAMETOOLONG */
+  writeTarget(source: { writeName(i: number, target: Uint8Array, at: number): number }, i: number): void {
+    const length = source.writeName(i, this.#memory.bytes, this.#byte + TARGET_BYTE);
+    if (length > MAX_TARGET) throw tooLong(length);
+    this.#u32[this.word + R.TARGET_LENGTH] = length;
+  }
   /** Is the target exactly these bytes? Compares in place. */
   hasTarget(name: Uint8Array): boolean {
-    if (this.#u32[this.#word + R.TARGET_LENGTH] !== name.length) return false;
+    if (this.#u32[this.word + R.TARGET_LENGTH] !== name.length) return false;
     const { bytes } = this.#memory;
     const start = this.#byte + TARGET_BYTE;
     for (let i = 0; i < name.length; i++) if (bytes[start + i] !== name[i]) return false;
     return true;
   }
 
-  /** Sets the target to what `source` writes into the record: no string, no copy. */
-  writeTarget(source: { writeName(i: number, target: Uint8Array, at: number): number }, i: number): void {
-    const length = source.writeName(i, this.#memory.bytes, this.#byte + TARGET_BYTE);
-    this.#u32[this.#word + R.TARGET_LENGTH] = length;
+  /** Do the fields that lead to memory stay within bounds? Asked once, when a server accepts. */
+  get isSound(): boolean {
+    const u32 = this.#u32;
+    if (u32[this.word + R.TARGET_LENGTH] > MAX_TARGET) return false;
+    return u32[this.word + R.DATA_LENGTH] === 0 || this.hasValidData;
   }
 
   /** What went wrong, in a sentence; empty when the server said nothing. */
   get message(): string {
     const start = this.#byte + MESSAGE_BYTE;
-    const length = Math.min(this.#u32[this.#word + R.MESSAGE_LENGTH], MAX_MESSAGE);
+    const length = Math.min(this.#u32[this.word + R.MESSAGE_LENGTH], MAX_MESSAGE);
     return this.#memory.bytes.toString('utf8', start, start + length);
   }
 
   /** Clears what the last use left; the asker calls it (through Port.getRequest). */
   reset(): void {
-    const { u32 } = this.#memory;
-    const w = this.#word;
+    const u32 = this.#u32;
+    const w = this.word;
     u32[w + R.STATUS] = Status.NONE;
+    u32[w + R.OP] = 0;
     u32[w + R.FLAGS] = 0;
     u32[w + R.ERRNO] = 0;
+    u32[w + R.OFFSET] = 0;
+    u32[w + R.OFFSET + 1] = 0;
+    u32[w + R.SIZE] = 0;
+    u32[w + R.SIZE + 1] = 0;
     u32[w + R.DATA] = 0;
     u32[w + R.DATA + 1] = 0;
     u32[w + R.DATA_LENGTH] = 0;
@@ -200,25 +227,32 @@ export class Request {
 
   /** Answers: done. @param serviced bytes that were serviced */
   succeed(serviced: number): void {
-    this.#u32[this.#word + R.STATUS] = Status.SERVED;
-    this.#memory.set64(this.#word + R.SERVICED, serviced);
+    if (!this.#mayAnswer()) return;
+    this.#u32[this.word + R.STATUS] = Status.SERVED;
+    this.#memory.set64(this.word + R.SERVICED, serviced);
     this.#host.respond(this);
   }
 
   /** Answers: failed. @param errno positive errno @param message a sentence for the administrator, cut to MAX_MESSAGE bytes */
   fail(errno: number, message = '', serviced = 0): void {
-    const w = this.#word;
+    if (!this.#mayAnswer()) return;
+    const w = this.word;
     this.#u32[w + R.STATUS] = Status.FAILED;
-    this.#u32[w + R.ERRNO] = errno;
+    this.#u32[w + R.ERRNO] = errno > 0 ? errno : errnos.EIO;
     this.#memory.set64(w + R.SERVICED, serviced);
-    if (message !== '') {
-      this.#u32[w + R.MESSAGE_LENGTH] = this.#memory.bytes.write(
-        message,
-        this.#byte + MESSAGE_BYTE,
-        MAX_MESSAGE,
-        'utf8',
-      );
-    }
+    this.#u32[w + R.MESSAGE_LENGTH] =
+      message === '' ? 0 : this.#memory.bytes.write(message, this.#byte + MESSAGE_BYTE, MAX_MESSAGE, 'utf8');
     this.#host.respond(this);
   }
+
+  /** An answer to what was answered, or was taken away with its port, must not touch a record that may be another's by now. */
+  #mayAnswer(): boolean {
+    if (this.owed) return true;
+    this.#host.complain(`request ${this.index} (op ${this.op}) was answered twice, or after its port was closed`);
+    return false;
+  }
+}
+
+function tooLong(length: number): SystemError {
+  return new SystemError(errnos.ENAMETOOLONG, `a target has at most ${MAX_TARGET} bytes, not ${length}`);
 }

@@ -1,37 +1,27 @@
 /**
- * A segment as one process sees it: the mapping, its ports, and the delivery of requests and replies. Within the process delivery is
- * direct (a list worked off in the same turn); between processes it goes through the port's ring and, when its owner sleeps, its
- * doorbell.
+ * A segment as one process sees it: the mapping, the ports that the process bound, and what it does for them. Where things are is
+ * tables.ts, delivery is dispatch.ts, cleaning up is recovery.ts.
  */
 import fs from 'node:fs';
-import { errnos, messageOf, SystemError } from '../sys/errno.js';
+import { errnos, SystemError } from '../sys/errno.js';
 import { BufferCache } from './buffers.js';
-import { Doorbell, Ringer } from './doorbell.js';
+import { Dispatcher } from './dispatch.js';
+import { Doorbell } from './doorbell.js';
 import { attach, create, unlinkSegment } from './file.js';
-import { Heap } from './heap.js';
-import {
-  type Geometry,
-  H,
-  P,
-  PORT_NAME_BYTES,
-  PORT_WORDS,
-  PortState,
-  R,
-  REQUEST_WORDS,
-  RequestState,
-} from './layout.js';
+import type { Heap } from './heap.js';
+import { Housekeeping } from './housekeeping.js';
+import { type Geometry, H, P, PORT_NAME_BYTES, PortState } from './layout.js';
 import { lock, unlock } from './lock.js';
 import type { SegmentMemory } from './memory.js';
-import { isAlive, self } from './owner.js';
+import { self } from './owner.js';
 import { Port } from './port.js';
-import { Queue } from './queue.js';
-import { type RecoverPortOptions, Recovery, type RecoveryResult } from './recovery.js';
-import { Request, type RequestHost } from './request.js';
-import { RequestPool } from './request-pool.js';
+import type { RecoverPortOptions, RecoveryResult } from './recovery.js';
+import type { Request } from './request.js';
 import { parseSpec, type SegmentSpec } from './spec.js';
+import { type PortOwner, Tables } from './tables.js';
 
-const REQUEST = 0;
-const REPLY = 1;
+export type { PortOwner } from './tables.js';
+
 /** How often waiters for memory look again, for what other processes free. */
 const AVAILABLE_POLL_MS = 5;
 
@@ -42,53 +32,31 @@ export interface BindOptions {
   readonly heapShare?: number;
 }
 
-export interface PortOwner {
-  readonly pid: number;
-  readonly name: string;
-  readonly alive: boolean;
-}
-
-interface Local {
-  readonly port: Port;
-  readonly bell: Doorbell;
-  readonly requests: Queue;
-  readonly replies: Queue;
-}
-
-export class Segment implements RequestHost {
+export class Segment {
   readonly name: string;
   readonly memory: SegmentMemory;
   readonly geometry: Geometry;
   readonly heap: Heap;
-  /** Called with what a handler threw; the request fails with EIO. Default: stderr. */
+  readonly tables: Tables;
+  /** Called with what a handler threw (the request fails with EIO) and with mistakes of peers in this process. Default: stderr. */
   onError: (error: unknown, where: string) => void = (error, where) => {
     process.stderr.write(`xseg: ${where}: ${error instanceof Error ? error.stack : String(error)}\n`);
   };
-  readonly #pool: RequestPool;
-  readonly #requests: Request[];
-  readonly #queues = new Map<number, { requests: Queue; replies: Queue }>();
-  readonly #ringer: Ringer;
-  readonly #local: (Local | undefined)[];
-  readonly #pending: Int32Array;
-  #pendingHead = 0;
-  #pendingTail = 0;
-  #scheduled = false;
-  #draining = false;
+  readonly #dispatcher: Dispatcher;
+  #housekeeping: Housekeeping | null = null;
   #waiters: (() => void)[] = [];
   #waitTimer: NodeJS.Timeout | null = null;
   #refs = 0;
-  readonly #drainBound = (): void => this.drain();
+  #pressureSeen = 0;
 
   private constructor(name: string, memory: SegmentMemory, geometry: Geometry) {
     this.name = name;
     this.memory = memory;
     this.geometry = geometry;
-    this.heap = new Heap(memory, geometry);
-    this.#pool = new RequestPool(memory, geometry);
-    this.#requests = new Array(geometry.requests);
-    this.#local = new Array(geometry.ports);
-    this.#ringer = new Ringer(name);
-    this.#pending = new Int32Array(geometry.requests * 4);
+    this.tables = new Tables(memory, geometry);
+    this.heap = this.tables.heap;
+    this.#dispatcher = new Dispatcher(this.tables, name, (error, where) => this.onError(error, where));
+    this.#pressureSeen = memory.u32[H.PRESSURE];
   }
 
   /**
@@ -99,7 +67,7 @@ export class Segment implements RequestHost {
     const parsed = typeof spec === 'string' ? parseSpec(spec) : spec;
     const { memory, geometry } = create(parsed);
     const segment = new Segment(parsed.name, memory, geometry);
-    segment.#pool.rebuild(-1);
+    segment.tables.pool.rebuild(-1);
     segment.heap.rebuild(-1);
     Atomics.store(memory.i32, H.READY, 1);
     return segment;
@@ -112,7 +80,7 @@ export class Segment implements RequestHost {
     return new Segment(parsed.name, memory, geometry);
   }
 
-  /** Removes a segment's name and doorbells; who has joined it keeps it until closing. @throws SystemError ENOENT */
+  /** Removes a segment's name and doorbells; who has joined it keeps it until closing. @throws SystemError ENOENT, EACCES */
   static destroy(spec: string | SegmentSpec): void {
     unlinkSegment((typeof spec === 'string' ? parseSpec(spec) : spec).name);
   }
@@ -123,102 +91,118 @@ export class Segment implements RequestHost {
   }
 
   /**
-   * Binds a port. A dead owner's port is recovered first.
+   * Binds a port. What dead peers left is cleaned up first, so a dead owner's port can be taken.
    * @param number the port, or 'dynamic' for any free dynamic one
    * @throws SystemError EADDRINUSE naming the owner; EINVAL beyond the port table; ENOSPC no dynamic port is free
    */
   bind(number: number | 'dynamic', options: BindOptions = {}): Port {
-    const recovered = lock(this.memory, H.PORTS_LOCK, -1);
-    try {
-      if (recovered) this.onError(new Error('the port table was locked by a dead process'), 'bind');
-      return number === 'dynamic' ? this.#bindDynamic(options) : this.#bindAt(number, options);
-    } finally {
-      unlock(this.memory, H.PORTS_LOCK);
-    }
+    this.#housekeeping ??= new Housekeeping(this, (error) => this.onError(error, 'housekeeping'));
+    return this.#withPorts(() => {
+      this.#releaseDead();
+      return this.#bindAt(number === 'dynamic' ? this.#freeDynamic() : number, options);
+    });
   }
 
-  #bindDynamic(options: BindOptions): Port {
+  #freeDynamic(): number {
     const { ports, firstDynamic } = this.geometry;
-    for (let number = firstDynamic; number < ports; number++) {
-      if (!this.portOwner(number)?.alive) return this.#bindAt(number, options);
-    }
+    for (let number = firstDynamic; number < ports; number++) if (!this.tables.owner(number)) return number;
     throw new SystemError(errnos.ENOSPC, `all ${ports - firstDynamic} dynamic ports of segment ${this.name} are taken`);
   }
 
   #bindAt(number: number, options: BindOptions): Port {
-    const { memory } = this;
-    if (!Number.isInteger(number) || number < 0 || number >= this.geometry.ports) {
-      throw new SystemError(errnos.EINVAL, `port ${number} is not below SEGMENT_PORTS, ${this.geometry.ports}`);
+    const { memory, geometry } = this;
+    if (!this.tables.hasPort(number)) {
+      throw new SystemError(errnos.EINVAL, `port ${number} is not below SEGMENT_PORTS, ${geometry.ports}`);
     }
-    const owner = this.portOwner(number);
-    if (owner?.alive) {
+    const owner = this.tables.owner(number);
+    if (owner) {
       throw new SystemError(
         errnos.EADDRINUSE,
         `port ${number} is taken by ${owner.name || 'a peer'} (process ${owner.pid})`,
       );
     }
-    const recovery = new Recovery(this);
-    if (owner) recovery.recoverPort(number, {});
-    const word = this.portWord(number);
+    const word = this.tables.portWord(number);
     const name = options.name ?? '';
-    const limit = Math.max(1, Math.floor(this.geometry.heapPages * (options.heapShare ?? 0.5)));
+    const limit = Math.max(1, Math.floor(geometry.heapPages * (options.heapShare ?? 0.5)));
+    const bell = new Doorbell(this.name, number, () => this.#dispatcher.wake());
+    if (this.#refs === 0) bell.unref();
+    Atomics.add(memory.i32, word + P.GENERATION, 1);
     memory.u32[word + P.PID] = self.pid;
     memory.u32[word + P.START] = self.start;
-    memory.u32[word + P.GENERATION]++;
     memory.u32[word + P.HEAP_PAGES] = 0;
     memory.u32[word + P.HEAP_LIMIT] = limit;
     memory.u32[word + P.REQUESTS] = 0;
-    memory.u32[word + P.REQUEST_LIMIT] = this.geometry.queueCapacity;
+    // Not all of a small table, and never more than a reply ring has slots.
+    memory.u32[word + P.REQUEST_LIMIT] = Math.min(geometry.queueCapacity, geometry.requests >> 1);
     memory.f64.fill(0, (word + P.SUBMITTED) / 2, (word + P.RECEIVED) / 2 + 1);
     const nameByte = (word + P.NAME) * 4;
     memory.bytes.fill(0, nameByte, nameByte + PORT_NAME_BYTES);
     memory.bytes.write(name, nameByte, PORT_NAME_BYTES);
-    const port = new Port(this, number, name, new BufferCache(this.heap, memory, number, word, limit));
-    const bell = new Doorbell(this.name, number, () => this.wake(port));
-    if (this.#refs === 0) bell.unref();
-    const queues = this.#queuesOf(number);
-    this.#local[number] = { port, bell, ...queues };
-    // What is in the ring was sent to the predecessor or while nobody was there; what it had accepted is found by the scan.
-    Atomics.store(memory.i32, word + P.SCAN, 1);
-    Atomics.store(memory.i32, word + P.SLEEPING, 1);
+    const buffers = new BufferCache(this.heap, memory, number, word, limit, geometry.heapPages, () =>
+      this.#askForSpare(),
+    );
+    const port = new Port(this, number, name, buffers);
+    this.#dispatcher.attach(port, bell);
     Atomics.store(memory.i32, word + P.STATE, PortState.BOUND);
     return port;
   }
 
   /** Port.close calls this. */
   unbind(port: Port): void {
-    const local = this.#local[port.number];
-    if (local?.port !== port) return;
-    this.#local[port.number] = undefined;
-    local.bell.close();
-    const word = this.portWord(port.number);
-    new Recovery(this).releasePort(port.number);
-    Atomics.store(this.memory.i32, word + P.STATE, PortState.FREE);
-    this.memory.u32[word + P.PID] = 0;
+    if (!this.#dispatcher.isLocal(port)) return;
+    this.#withPorts(() => {
+      this.#dispatcher.detach(port);
+      this.#dispatcher.recovery.release(new Set([port.number]));
+    });
   }
 
   /** Closes all ports this process bound. */
   close(): void {
-    for (const local of this.#local) local?.port.close();
-    this.#ringer.close();
-    if (this.#waitTimer) clearTimeout(this.#waitTimer);
+    for (const port of this.#dispatcher.ports) port.close();
+    this.#dispatcher.close();
+    this.#housekeeping?.stop();
+    this.#housekeeping = null;
+    // They find their port closed.
+    this.#wakeWaiters();
+  }
+
+  /** Runs under the port table's lock. */
+  #withPorts<T>(work: () => T): T {
+    // Whatever its dead owner was at is begun anew: releasing a port may be done twice.
+    lock(this.memory, H.PORTS_LOCK, -1);
+    try {
+      return work();
+    } finally {
+      unlock(this.memory, H.PORTS_LOCK);
+    }
+  }
+
+  #releaseDead(): void {
+    const dead = this.#dispatcher.recovery.deadPorts();
+    if (dead.size === 0) return;
+    this.#dispatcher.recovery.recoverLocks();
+    this.#dispatcher.recovery.release(dead);
+  }
+
+  /** Cleans up after all dead peers: ports, requests, buffers, locks. */
+  reap(): void {
+    if (this.#dispatcher.recovery.deadPorts().size === 0) return;
+    this.#withPorts(() => this.#releaseDead());
   }
 
   /** Who owns a port; null when it is free. */
   portOwner(number: number): PortOwner | null {
-    if (number < 0 || number >= this.geometry.ports) return null;
-    const word = this.portWord(number);
-    const { u32, bytes } = this.memory;
-    if (u32[word + P.STATE] !== PortState.BOUND) return null;
-    const pid = u32[word + P.PID];
-    const nameByte = (word + P.NAME) * 4;
-    const name = bytes.toString('utf8', nameByte, nameByte + PORT_NAME_BYTES).replace(/\0.*$/s, '');
-    return { pid, name, alive: isAlive(pid, u32[word + P.START]) };
+    return this.tables.owner(number);
+  }
+
+  /** Does a living peer own the port? */
+  isServed(number: number): boolean {
+    return this.tables.isServed(number);
   }
 
   /** @throws SystemError ECONNREFUSED when no living peer owns the port */
   requireAlive(number: number): void {
-    if (this.portOwner(number)?.alive) return;
+    if (this.isServed(number)) return;
     throw new SystemError(
       errnos.ECONNREFUSED,
       `no peer serves port ${number} of segment ${this.name}; is the node running? (archipelago status)`,
@@ -227,296 +211,136 @@ export class Segment implements RequestHost {
 
   /** The one object of this process for a request record. */
   request(index: number): Request {
-    this.#requests[index] ??= new Request(this, index, this.geometry.requestTable);
-    return this.#requests[index];
-  }
-
-  isDataInHeap(offset: number, length: number): boolean {
-    return this.heap.contains(offset, length);
+    return this.#dispatcher.request(index);
   }
 
   takeRequests(port: number, into: number[]): boolean {
-    return this.#pool.take(port, this.portWord(port), into);
+    const word = this.tables.portWord(port);
+    const before = into.length;
+    if (!this.tables.pool.take(port, word, into)) {
+      if (this.memory.u32[H.FREE_REQUEST_COUNT] > 0) return false;
+      this.#askForSpare();
+      if (!this.tables.pool.take(port, word, into)) return false;
+    }
+    for (let i = before; i < into.length; i++) this.request(into[i]).spare = true;
+    return true;
   }
 
   returnRequests(port: number, indices: number[]): void {
-    this.#pool.giveBack(port, this.portWord(port), indices);
-  }
-
-  /** Frees a record whose asker is gone. */
-  discard(request: Request): void {
-    this.#pool.giveBack(-1, -1, [request.index]);
+    if (indices.length === 0) return;
+    this.tables.pool.giveBack(port, this.tables.portWord(port), indices);
   }
 
   /** Port.submit. */
   submit(port: Port, request: Request, dst: number): void {
-    const { memory } = this;
-    if (dst < 0 || dst >= this.geometry.ports) {
-      throw new SystemError(
-        errnos.ENXIO,
-        `segment ${this.name} has no port ${dst}, only 0 to ${this.geometry.ports - 1}`,
-      );
-    }
-    const word = this.requestWord(request.index);
-    const src = this.portWord(port.number);
-    const { u32 } = memory;
-    u32[word + R.STATUS] = 0;
-    u32[word + R.DST] = dst;
-    u32[word + R.SRC_GENERATION] = u32[src + P.GENERATION];
-    Atomics.store(memory.i32, word + R.STATE, RequestState.SUBMITTED);
-    memory.f64[(src + P.SUBMITTED) / 2]++;
-    if (this.#local[dst]?.port.serving) {
-      this.#deliver(request.index, REQUEST);
-      return;
-    }
-    if (!this.#queuesOf(dst).requests.push(request.index, port.number)) {
-      Atomics.store(memory.i32, word + R.STATE, RequestState.HELD);
-      throw new SystemError(errnos.EAGAIN, `the request queue of port ${dst} is full (${this.geometry.queueCapacity})`);
-    }
-    this.#ring(dst);
+    this.#dispatcher.submit(port, request, dst);
   }
 
-  /** Request.succeed and Request.fail. */
-  respond(request: Request): void {
-    const { memory } = this;
-    const word = this.requestWord(request.index);
-    const { dst, src } = request;
-    request.serving = null;
-    memory.f64[(this.portWord(dst) + P.REPLIED) / 2]++;
-    const srcWord = this.portWord(src);
-    if (
-      memory.u32[word + R.ORPHAN] === 1 ||
-      memory.u32[word + R.SRC_GENERATION] !== memory.u32[srcWord + P.GENERATION]
-    ) {
-      this.discard(request);
-      new Recovery(this).sweepOrphans();
-      return;
-    }
-    Atomics.store(memory.i32, word + R.STATE, RequestState.REPLIED);
-    if (this.#local[src]) {
-      this.#deliver(request.index, REPLY);
-      return;
-    }
-    // A port may hold no more requests than its ring has slots; should stale entries fill it all the same, the asker scans.
-    if (!this.#queuesOf(src).replies.push(request.index, dst)) Atomics.store(memory.i32, srcWord + P.SCAN, 1);
-    this.#ring(src);
+  /** Takes a request back that its server has not accepted yet; false when it has. */
+  withdraw(request: Request): boolean {
+    return this.#dispatcher.withdraw(request);
   }
 
-  /** The asker gives up on a submitted request: it is freed by whoever ends it. */
-  abandon(request: Request): void {
-    request.onReply = null;
-    request.context = null;
-    this.memory.u32[this.requestWord(request.index) + R.ORPHAN] = 1;
+  /** Port.serve. */
+  startServing(port: Port): void {
+    this.#dispatcher.startServing(port);
   }
 
-  #ring(dst: number): void {
-    const sleeping = this.portWord(dst) + P.SLEEPING;
-    if (Atomics.exchange(this.memory.i32, sleeping, 0) === 1) this.#ringer.ring(dst);
+  /** Port.settled. */
+  settled(port: Port): Promise<void> {
+    return this.#dispatcher.settled(port);
   }
 
-  #deliver(index: number, kind: number): void {
-    const mask = this.#pending.length - 1;
-    this.#pending[this.#pendingTail++ & mask] = (index << 1) | kind;
-    if (this.#scheduled || this.#draining) return;
-    this.#scheduled = true;
-    queueMicrotask(this.#drainBound);
+  /** Port.isSettling. */
+  isSettling(port: Port): boolean {
+    return this.#dispatcher.isSettling(port);
   }
 
-  /** Works off what was delivered within this process, until nothing is left. */
-  drain(): void {
-    this.#scheduled = false;
-    if (this.#draining) return;
-    this.#draining = true;
-    const mask = this.#pending.length - 1;
-    while (this.#pendingHead !== this.#pendingTail) {
-      const entry = this.#pending[this.#pendingHead++ & mask];
-      const request = this.request(entry >>> 1);
-      if ((entry & 1) === REPLY) this.#receive(request);
-      else this.#acceptLocal(request);
-    }
-    this.#draining = false;
+  /** Does a port of this process serve? */
+  get isServing(): boolean {
+    return this.#dispatcher.isServing;
   }
 
-  #acceptLocal(request: Request): void {
-    const local = this.#local[request.dst];
-    if (local?.port.serving) {
-      this.#accept(local.port, request);
-      return;
-    }
-    // The port was closed after the submit: the next owner finds the request in the ring.
-    if (!this.#queuesOf(request.dst).requests.push(request.index, request.src)) {
-      request.fail(errnos.EAGAIN, `the request queue of port ${request.dst} is full`);
-      return;
-    }
-    this.#ring(request.dst);
+  /** Is there work that nobody rang for? */
+  get isOverdue(): boolean {
+    return this.#dispatcher.isOverdue;
   }
 
-  #accept(port: Port, request: Request): void {
-    const word = this.requestWord(request.index);
-    const { memory } = this;
-    if (
-      Atomics.compareExchange(memory.i32, word + R.STATE, RequestState.SUBMITTED, RequestState.ACCEPTED) !==
-      RequestState.SUBMITTED
-    ) {
-      return;
-    }
-    memory.f64[(this.portWord(port.number) + P.ACCEPTED) / 2]++;
-    try {
-      port.accept(request);
-    } catch (error) {
-      this.onError(error, `port ${port.number} (${port.name})`);
-      // A handler that threw before it answered; one that threw afterwards has answered already.
-      if (memory.i32[word + R.STATE] === RequestState.ACCEPTED) request.fail(errnos.EIO, messageOf(error));
-    }
-  }
-
-  #receive(request: Request): void {
-    const word = this.requestWord(request.index);
-    const { memory } = this;
-    if (
-      Atomics.compareExchange(memory.i32, word + R.STATE, RequestState.REPLIED, RequestState.HELD) !==
-      RequestState.REPLIED
-    ) {
-      return;
-    }
-    memory.f64[(this.portWord(request.src) + P.RECEIVED) / 2]++;
-    const onReply = request.onReply;
-    if (!onReply) {
-      this.discard(request);
-      return;
-    }
-    try {
-      onReply(request);
-    } catch (error) {
-      this.onError(error, `reply to port ${request.src}`);
-    }
-  }
-
-  /** Looks at a port's rings: when its bell rang, and when it starts to serve. */
-  wake(port: Port): void {
-    const local = this.#local[port.number];
-    if (local?.port !== port) return;
-    const { i32 } = this.memory;
-    const word = this.portWord(port.number);
-    do {
-      if (Atomics.exchange(i32, word + P.SCAN, 0) === 1) this.#scan(local);
-      for (let index = local.replies.pop(); index >= 0; index = local.replies.pop()) this.#deliver(index, REPLY);
-      if (port.serving) {
-        for (let index = local.requests.pop(); index >= 0; index = local.requests.pop()) this.#deliver(index, REQUEST);
-      }
-      Atomics.store(i32, word + P.SLEEPING, 1);
-    } while (local.replies.length > 0 || (port.serving && local.requests.length > 0));
-    this.drain();
-  }
-
-  /** Takes from the request table what belongs to a port whatever its rings say. Entries met twice are dropped by their state. */
-  #scan(local: Local): void {
-    const { u32 } = this.memory;
-    for (let index = 0; index < this.geometry.requests; index++) {
-      const word = this.requestWord(index);
-      const state = u32[word + R.STATE];
-      if (state === RequestState.REPLIED && u32[word + R.SRC] === local.port.number) this.#deliver(index, REPLY);
-      if (state !== RequestState.SUBMITTED || u32[word + R.DST] !== local.port.number) continue;
-      if (local.port.serving) this.#deliver(index, REQUEST);
-      else Atomics.store(this.memory.i32, this.portWord(local.port.number) + P.SCAN, 1);
-    }
+  /** Looks at all rings of this process. */
+  wake(): void {
+    this.#dispatcher.wake();
   }
 
   /** Calls back once memory or records may be free again. */
   whenAvailable(callback: () => void): void {
     this.#waiters.push(callback);
-    this.#waitTimer ??= setTimeout(() => {
-      this.#waitTimer = null;
-      this.#wakeWaiters();
-    }, AVAILABLE_POLL_MS);
+    this.#waitTimer ??= setTimeout(() => this.#wakeWaiters(), AVAILABLE_POLL_MS);
   }
 
   notifyAvailable(): void {
     if (this.#waiters.length > 0) queueMicrotask(() => this.#wakeWaiters());
+    if (this.memory.u32[H.PRESSURE] !== this.#pressureSeen) this.relieve();
   }
 
   #wakeWaiters(): void {
+    if (this.#waitTimer) clearTimeout(this.#waitTimer);
+    this.#waitTimer = null;
     const waiters = this.#waiters;
     this.#waiters = [];
     for (const waiter of waiters) waiter();
   }
 
+  /** Somebody found no memory: gives back what the ports of this process keep spare. */
+  relieve(): void {
+    const pressure = this.memory.u32[H.PRESSURE];
+    if (pressure === this.#pressureSeen) return;
+    this.#pressureSeen = pressure;
+    for (const port of this.#dispatcher.ports) port.giveBackSpare();
+  }
+
+  /** Has everybody give back what they keep spare: this process now, others within moments. */
+  #askForSpare(): void {
+    Atomics.add(this.memory.i32, H.PRESSURE, 1);
+    this.relieve();
+  }
+
   /** While counted up, the process stays alive for replies to come. Servers hold one reference all their life. */
   ref(): void {
-    if (this.#refs++ === 0) for (const local of this.#local) local?.bell.ref();
+    if (this.#refs++ === 0) this.#dispatcher.ref();
   }
 
   unref(): void {
-    if (--this.#refs === 0) for (const local of this.#local) local?.bell.unref();
+    if (--this.#refs === 0) this.#dispatcher.unref();
   }
 
   /**
    * Cleans up after a port's dead owner.
-   * @throws SystemError EBUSY when the owner lives
+   * @throws SystemError EBUSY when the owner lives; EINVAL beyond the port table
    */
   recoverPort(number: number, options: RecoverPortOptions = {}): RecoveryResult {
-    const owner = this.portOwner(number);
-    if (owner?.alive) {
-      throw new SystemError(
-        errnos.EBUSY,
-        `port ${number} belongs to ${owner.name} (process ${owner.pid}), which is alive`,
-      );
+    if (!this.tables.hasPort(number)) {
+      throw new SystemError(errnos.EINVAL, `segment ${this.name} has no port ${number}`);
     }
-    lock(this.memory, H.PORTS_LOCK, -1);
-    try {
-      return new Recovery(this).recoverPort(number, options);
-    } finally {
-      unlock(this.memory, H.PORTS_LOCK);
-    }
+    return this.#withPorts(() => {
+      const owner = this.tables.owner(number);
+      if (owner?.alive) {
+        throw new SystemError(
+          errnos.EBUSY,
+          `port ${number} belongs to ${owner.name || 'a peer'} (process ${owner.pid}), which is alive`,
+        );
+      }
+      this.#dispatcher.recovery.recoverLocks();
+      return this.#dispatcher.recovery.release(new Set([number]), options);
+    });
+  }
+
+  /** Makes a port's owner look at everything that waits for it. */
+  forceScan(number: number): void {
+    this.#dispatcher.notify(number);
   }
 
   /** Releases segment locks of dead owners (of one port, or all), and repairs what they guard. Returns how many. */
   recoverLocks(number?: number): number {
-    return new Recovery(this).recoverLocks(number);
-  }
-
-  /** Rebuilds the list of free request records. For recovery. */
-  rebuildRequests(): void {
-    this.#pool.rebuild(-1);
-  }
-
-  /** Tells the owner of a port to look at everything. For recovery. */
-  forceScan(number: number): void {
-    Atomics.store(this.memory.i32, this.portWord(number) + P.SCAN, 1);
-    this.#ringer.ring(number);
-  }
-
-  portWord(number: number): number {
-    return this.geometry.portTable / 4 + number * PORT_WORDS;
-  }
-
-  requestWord(index: number): number {
-    return this.geometry.requestTable / 4 + index * REQUEST_WORDS;
-  }
-
-  queueLengths(number: number): { requests: number; replies: number } {
-    const queues = this.#queuesOf(number);
-    return { requests: queues.requests.length, replies: queues.replies.length };
-  }
-
-  clearQueues(number: number): void {
-    const queues = this.#queuesOf(number);
-    queues.requests.clear();
-    queues.replies.clear();
-  }
-
-  #queuesOf(number: number): { requests: Queue; replies: Queue } {
-    let queues = this.#queues.get(number);
-    if (!queues) {
-      const { queueCapacity, queues: start } = this.geometry;
-      const ring = start / 4 + number * 2 * queueCapacity;
-      const word = this.portWord(number);
-      queues = {
-        requests: new Queue(this.memory, word, 'request', ring, queueCapacity),
-        replies: new Queue(this.memory, word, 'reply', ring + queueCapacity, queueCapacity),
-      };
-      this.#queues.set(number, queues);
-    }
-    return queues;
+    return this.#dispatcher.recovery.recoverLocks(number);
   }
 }

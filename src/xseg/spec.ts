@@ -1,6 +1,6 @@
 /** Segment specs: `posix:<name>:<ports>:<dynports>:<size MiB>:<page shift>`, or `posix:<name>:` for one that exists. */
 import { errnos, SystemError } from '../sys/errno.js';
-import { MAX_PORTS } from './layout.js';
+import { MAX_PORTS, MAX_SIZE_MIB } from './layout.js';
 
 export interface SegmentSpec {
   readonly type: 'posix';
@@ -57,7 +57,7 @@ export function parseSpec(text: string): SegmentSpec {
     name,
     ports: Math.max(a, b),
     firstDynamic: Math.min(a, b),
-    size: field(2, 'size', DEFAULT_SPEC.size >>> 20, 1, 65536) * (1 << 20),
+    size: field(2, 'size', DEFAULT_SPEC.size >>> 20, 1, MAX_SIZE_MIB) * (1 << 20),
     pageShift: field(3, 'page shift', DEFAULT_SPEC.pageShift, 12, 16),
   };
 }

@@ -1,0 +1,165 @@
+/** A cold request with its answer as a promise: buffers are copied, a dead server is noticed. */
+import { errnos, SystemError } from '../sys/errno.js';
+import type { Port } from './port.js';
+import type { Request } from './request.js';
+
+/** What a cold request carries; what is left out is 0 or empty. */
+export interface CallInit {
+  readonly op: number;
+  readonly target?: string;
+  readonly offset?: number;
+  /** Default: the length of `data`, else `capacity`. */
+  readonly size?: number;
+  readonly flags?: number;
+  readonly v0Size?: number;
+  /** Copied into the request's buffer. */
+  readonly data?: Uint8Array;
+  /** Size of the data buffer for the answer, if larger than `data`, in bytes. */
+  readonly capacity?: number;
+}
+
+export interface CallReply {
+  /** What the server said it serviced: bytes, or the length of its JSON. */
+  readonly serviced: number;
+  /** A copy of the whole data buffer. */
+  readonly data: Buffer;
+}
+
+export interface CallOptions {
+  /**
+   * false (default): fail with ECONNREFUSED when no living peer owns the port, and with ECONNRESET when it dies meanwhile.
+   * true: wait for a successor, as daemons do while a role is restarted.
+   */
+  readonly wait?: boolean;
+  /** Milliseconds after which the call fails with ETIMEDOUT. The server may have done the work, or do it yet. */
+  readonly timeout?: number;
+}
+
+/** A server's refusal: errno, its message, and what it said it serviced (ERANGE: the length that is needed). */
+export class ReplyError extends SystemError {
+  readonly serviced: number;
+  constructor(errno: number, message: string, serviced: number) {
+    super(errno, message);
+    this.name = 'ReplyError';
+    this.serviced = serviced;
+  }
+}
+
+/** How often a call looks whether its server is alive. */
+const LIVENESS_MS = 250;
+/** How long a cold call waits for a request record or buffer before it gives up. */
+const SHORTAGE_PATIENCE_MS = 10_000;
+
+/** The calls of one port. */
+export class Calls {
+  readonly #port: Port;
+  /** What ends each running call when the port closes. */
+  readonly #running = new Set<(error: SystemError) => void>();
+
+  constructor(port: Port) {
+    this.#port = port;
+  }
+
+  /** Port.call. */
+  async call(dst: number, init: CallInit, options: CallOptions): Promise<CallReply> {
+    const port = this.#port;
+    if (!options.wait) port.segment.requireAlive(dst);
+    if (port.isSettling) await port.settled();
+    const request = await this.#shortage(() => port.getRequest(), 'request records');
+    const capacity = Math.max(init.capacity ?? 0, init.data?.length ?? 0);
+    let buffer = 0;
+    try {
+      if (capacity > 0) {
+        buffer = await this.#shortage(() => {
+          const offset = port.allocate(capacity);
+          return offset < 0 ? null : offset;
+        }, `data buffers of ${capacity} bytes`);
+        request.setData(buffer, capacity);
+        const data = request.data;
+        if (init.data) data.set(init.data);
+        data.fill(0, init.data?.length ?? 0);
+      }
+      request.op = init.op;
+      request.target = init.target ?? '';
+      request.offset = init.offset ?? 0;
+      request.size = init.size ?? init.data?.length ?? init.capacity ?? 0;
+      request.flags = init.flags ?? 0;
+      request.v0Size = init.v0Size ?? -1;
+    } catch (error) {
+      this.#release(request, buffer);
+      throw error;
+    }
+    return this.#exchange(request, dst, buffer, options);
+  }
+
+  /** Ends all calls: their port closes. */
+  close(error: SystemError): void {
+    for (const end of [...this.#running]) end(error);
+  }
+
+  #release(request: Request, buffer: number): void {
+    if (buffer > 0) this.#port.free(buffer);
+    this.#port.putRequest(request);
+  }
+
+  #exchange(request: Request, dst: number, buffer: number, options: CallOptions): Promise<CallReply> {
+    const { segment } = this.#port;
+    return new Promise((resolve, reject) => {
+      let watch: NodeJS.Timeout | undefined;
+      let timeout: NodeJS.Timeout | undefined;
+      const settle = (): void => {
+        clearInterval(watch);
+        clearTimeout(timeout);
+        this.#running.delete(giveUp);
+        segment.unref();
+      };
+      const giveUp = (error: SystemError): void => {
+        settle();
+        // Withdrawn, or still being worked on: then record and buffer come back with the answer.
+        if (segment.withdraw(request)) this.#release(request, buffer);
+        else request.onReply = (): void => this.#release(request, buffer);
+        reject(error);
+      };
+      request.onReply = (): void => {
+        settle();
+        const data = buffer > 0 ? Buffer.from(request.data) : Buffer.alloc(0);
+        const { served, serviced, errno, message, op } = request;
+        this.#release(request, buffer);
+        if (served) resolve({ serviced, data });
+        else reject(new ReplyError(errno, message || `request ${op} to port ${dst} failed`, serviced));
+      };
+      segment.ref();
+      this.#running.add(giveUp);
+      try {
+        this.#port.submit(request, dst);
+      } catch (error) {
+        settle();
+        this.#release(request, buffer);
+        reject(error);
+        return;
+      }
+      if (options.timeout !== undefined) {
+        const limit = `the peer on port ${dst} did not answer request ${request.op} within ${options.timeout} ms`;
+        timeout = setTimeout(() => giveUp(new SystemError(errnos.ETIMEDOUT, limit)), options.timeout);
+      }
+      if (options.wait) return;
+      watch = setInterval(() => {
+        if (segment.isServed(dst)) return;
+        giveUp(new SystemError(errnos.ECONNRESET, `the peer on port ${dst} went away during the request`));
+      }, LIVENESS_MS);
+    });
+  }
+
+  async #shortage<T>(take: () => T | null, what: string): Promise<T> {
+    const deadline = Date.now() + SHORTAGE_PATIENCE_MS;
+    for (;;) {
+      this.#port.requireOpen();
+      const taken = take();
+      if (taken !== null) return taken;
+      if (Date.now() > deadline) {
+        throw new SystemError(errnos.ENOMEM, `the segment has no ${what} left; raise SEGMENT_SIZE in [XSEG]`);
+      }
+      await new Promise<void>((resolve) => this.#port.segment.whenAvailable(resolve));
+    }
+  }
+}

@@ -1,0 +1,76 @@
+/**
+ * A successor waits for its predecessor's orphans: requests that the dead owner had sent and that living peers still work on.
+ *
+ * Why: the successor serves what was put back in its queue, sends the same writes again, and is told that they are done. Then the
+ * client writes something newer. An old write or copy that is still on its way in another peer would land on top of that. So the
+ * successor serves nothing until these are over.
+ *
+ * A peer that works on such an orphan may need an answer of this port to finish it (a mapper that revokes a lease): requests of its
+ * process are let through.
+ */
+import { P, R, RequestState } from './layout.js';
+import type { Tables } from './tables.js';
+
+/** A peer that does not answer for this long is stuck; serving on is then better than a node that never comes back. */
+const PATIENCE_MS = 60_000;
+
+export class Settling {
+  /** Resolves when the wait is over. */
+  readonly over: Promise<void>;
+  readonly #tables: Tables;
+  readonly #port: number;
+  readonly #predecessor: number;
+  readonly #deadline = Date.now() + PATIENCE_MS;
+  #orphans: number[];
+  #end: () => void = () => {};
+
+  private constructor(tables: Tables, port: number, predecessor: number, orphans: number[]) {
+    this.#tables = tables;
+    this.#port = port;
+    this.#predecessor = predecessor;
+    this.#orphans = orphans;
+    this.over = new Promise((resolve) => {
+      this.#end = resolve;
+    });
+  }
+
+  /** The wait of a port that is being bound, or null when its predecessor left nothing in flight. */
+  static of(tables: Tables, port: number): Settling | null {
+    const predecessor = tables.memory.u32[tables.portWord(port) + P.LAST_PID];
+    const orphans: number[] = [];
+    for (let index = 0; index < tables.geometry.requests; index++) {
+      if (isOrphanOf(tables, index, port, predecessor)) orphans.push(index);
+    }
+    return orphans.length > 0 ? new Settling(tables, port, predecessor, orphans) : null;
+  }
+
+  /** How many of the requests are still under way. */
+  get left(): number {
+    this.#orphans = this.#orphans.filter((index) => isOrphanOf(this.#tables, index, this.#port, this.#predecessor));
+    return this.#orphans.length;
+  }
+
+  get isOverdue(): boolean {
+    return Date.now() > this.#deadline;
+  }
+
+  /** May a request of this port be served before the wait is over? */
+  lets(src: number): boolean {
+    const pid = (port: number): number => this.#tables.memory.u32[this.#tables.portWord(port) + P.PID];
+    return this.#orphans.some((index) => {
+      const dst = this.#tables.memory.u32[this.#tables.requestWord(index) + R.DST];
+      return this.#tables.hasPort(dst) && pid(dst) === pid(src);
+    });
+  }
+
+  finish(): void {
+    this.#end();
+  }
+}
+
+function isOrphanOf(tables: Tables, index: number, port: number, predecessor: number): boolean {
+  const word = tables.requestWord(index);
+  const { u32 } = tables.memory;
+  if (u32[word + R.STATE] !== RequestState.ORPHANED) return false;
+  return u32[word + R.SRC] === port || (predecessor !== 0 && u32[word + R.ORPHAN_OF] === predecessor);
+}
