@@ -1,0 +1,420 @@
+/** What each command of vlmc asks of whom, prints, and ends with. */
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { Session } from '../../../src/cli/common/session.js';
+import { vlmcMain } from '../../../src/cli/vlmc/program.js';
+import { Flag, Op } from '../../../src/requests/ops.js';
+import { decodeClone, decodeName, encodeName } from '../../../src/requests/structs.js';
+import { errnos, SystemError } from '../../../src/sys/errno.js';
+import { capture, FakeNode } from './fake-node.js';
+
+const done = { status: 0, err: '' };
+let node: FakeNode;
+
+beforeEach(() => {
+  node = new FakeNode();
+});
+afterEach(() => node.close());
+
+const refuse = (errno: number, message: string) => () => {
+  throw new SystemError(errno, message);
+};
+
+describe('create', () => {
+  it('asks the mapper for a blank volume and prints nothing', async () => {
+    node.on('mapper', Op.CLONE, () => undefined);
+    expect(await node.vlmc('create', 'volume1', '--size', '10G')).toEqual({ ...done, out: '' });
+    const [request] = node.asked('mapper', Op.CLONE);
+    expect(request).toMatchObject({ target: 'volume1', flags: 0, v0Size: -1 });
+    expect(decodeClone(request.data)).toEqual({ parent: '', size: 10 * 2 ** 30 });
+  });
+
+  it('reads a plain number as MiB', async () => {
+    node.on('mapper', Op.CLONE, () => undefined);
+    await node.vlmc('create', 'volume1', '-s', '100');
+    expect(decodeClone(node.asked('mapper', Op.CLONE)[0].data).size).toBe(100 << 20);
+  });
+
+  it('clones a snapshot, v0 options and all', async () => {
+    node.on('mapper', Op.CLONE, () => undefined);
+    const snap = 'a'.repeat(64);
+    expect(await node.vlmc('create', 'volume1', '--snap', snap, '-v0', '--v0_size', '1000')).toMatchObject(done);
+    const [request] = node.asked('mapper', Op.CLONE);
+    expect(request).toMatchObject({ flags: Flag.ASSUMEV0, v0Size: 1000 });
+    expect(decodeClone(request.data)).toEqual({ parent: snap, size: 0 });
+  });
+
+  it('wants a size or a snapshot', async () => {
+    const { status, out, err } = await node.vlmc('create', 'volume1');
+    expect({ status, out, err }).toEqual({
+      status: 255,
+      out: '',
+      err: 'At least one of the size/snap args must be provided\n',
+    });
+  });
+
+  it("says the peer's reason after the original's words", async () => {
+    node.on('mapper', Op.CLONE, refuse(errnos.EEXIST, 'volume volume1 exists already'));
+    const { status, err } = await node.vlmc('create', 'volume1', '-s', '1G');
+    expect({ status, err }).toEqual({ status: 255, err: 'vlmc creation failed: volume volume1 exists already\n' });
+  });
+
+  it('asks nobody when the name or the size is wrong', async () => {
+    for (const words of [
+      ['short', '-s', '1'],
+      ['archip_x', '-s', '1'],
+      ['volume1', '-s', '0'],
+      ['volume1', '-s', '1000B'],
+    ]) {
+      expect((await node.vlmc('create', ...words)).status).toBe(255);
+    }
+    expect(node.seen).toEqual([]);
+  });
+});
+
+describe('snapshot, rename, remove, resize, upgrade, hash', () => {
+  it('snapshot goes through the composer and prints the name', async () => {
+    node.on('composer', Op.SNAPSHOT, () => undefined);
+    expect(await node.vlmc('snapshot', 'volume1', 'snap-1')).toEqual({ ...done, out: 'Snapshot name: snap-1\n' });
+    expect(decodeName(node.asked('composer', Op.SNAPSHOT)[0].data, 'test')).toBe('snap-1');
+  });
+
+  it('rename goes to the mapper and prints both names', async () => {
+    node.on('mapper', Op.RENAME, () => undefined);
+    expect(await node.vlmc('rename', 'volume1', 'volume2')).toEqual({ ...done, out: 'Renamed volume1 to volume2\n' });
+    expect(decodeName(node.asked('mapper', Op.RENAME)[0].data, 'test')).toBe('volume2');
+  });
+
+  it.each(['remove', 'rm'])('%s goes through the composer and prints nothing', async (word) => {
+    node.on('composer', Op.DELETE, () => undefined);
+    expect(await node.vlmc(word, 'volume1')).toEqual({ ...done, out: '' });
+    expect(node.asked('composer', Op.DELETE)[0].target).toBe('volume1');
+  });
+
+  it('remove and rename refuse a mapped volume', async () => {
+    const uris = ['nbd+unix:///volume1?socket=/s', 'nbd://127.0.0.1/volume1'];
+    const mapped = [{ id: 3, name: 'volume1', readOnly: false, uris, clients: 0, since: 0 }];
+    node.on('endpoint', Op.SHOWMAPPED, () => ({ mapped, connections: [] }));
+    expect(await node.vlmc('remove', 'volume1')).toEqual({
+      status: 255,
+      out: '',
+      err: 'Volume volume1 mapped on device nbd+unix:///volume1?socket=/s\n',
+    });
+    const renamed = await node.vlmc('rename', 'volume1', 'volume2');
+    expect(renamed.status).toBe(255);
+    expect(renamed.err).toMatch(/^Cannot rename a mapped resource: volume1/);
+    expect(node.asked('composer', Op.DELETE)).toEqual([]);
+  });
+
+  it('remove refuses a volume with clients that nobody mapped', async () => {
+    const connections = [{ name: 'volume1', peer: '127.0.0.1:5', since: 0 }];
+    node.on('endpoint', Op.SHOWMAPPED, () => ({ mapped: [], connections }));
+    const { status, err } = await node.vlmc('remove', 'volume1');
+    expect({ status, err }).toEqual({ status: 255, err: 'Volume volume1 in use by 127.0.0.1:5\n' });
+  });
+
+  it('resize passes the size and the permission to shrink, and tells the endpoint', async () => {
+    node.on('mapper', Op.TRUNCATE, () => undefined);
+    node.on('endpoint', Op.INFO, () => Buffer.alloc(8));
+    const { status, out } = await node.vlmc('resize', 'volume1', '-s', '2G', '--force');
+    expect({ status, out }).toEqual({ status: 0, out: 'Resized volume1 to 2147483648 bytes (2 GiB)\n' });
+    expect(node.asked('mapper', Op.TRUNCATE)[0]).toMatchObject({ offset: 2 ** 31, flags: Flag.FORCE });
+    expect(node.asked('endpoint', Op.INFO)[0].target).toBe('volume1');
+  });
+
+  it('resize does not mind that the volume is not mapped, and warns of other failures', async () => {
+    node.on('mapper', Op.TRUNCATE, () => undefined);
+    node.on('endpoint', Op.INFO, refuse(errnos.ENOENT, 'not mapped'));
+    expect(await node.vlmc('resize', 'volume1', '-s', '2G')).toMatchObject(done);
+    node.on('endpoint', Op.INFO, refuse(errnos.EIO, 'broken'));
+    const { status, err } = await node.vlmc('resize', 'volume1', '-s', '2G');
+    expect(status).toBe(0);
+    expect(err).toMatch(/see the new size once they reconnect: broken/);
+  });
+
+  it('upgrade is UPDATE to the mapper', async () => {
+    node.on('mapper', Op.UPDATE, () => undefined);
+    expect(await node.vlmc('upgrade', 'volume1', '--assume-v0')).toMatchObject(done);
+    expect(node.asked('mapper', Op.UPDATE)[0].flags).toBe(Flag.ASSUMEV0);
+  });
+
+  it('hash prints the hash', async () => {
+    node.on('mapper', Op.HASH, () => encodeName('b'.repeat(64)));
+    expect(await node.vlmc('hash', 'snap-1')).toEqual({ ...done, out: `Hash name: ${'b'.repeat(64)}\n` });
+  });
+});
+
+describe('open, close, lock, unlock', () => {
+  it.each([
+    ['open', Op.OPEN, 'Volume opened\n'],
+    ['close', Op.CLOSE, 'Volume closed\n'],
+  ])('%s goes through the composer', async (word, op, out) => {
+    node.on('composer', op, () => undefined);
+    expect(await node.vlmc(word, 'volume1')).toEqual({ ...done, out });
+  });
+
+  it('lock takes the lock at once or not at all', async () => {
+    node.on('maps', Op.ACQUIRE, () => undefined);
+    expect(await node.vlmc('lock', 'volume1')).toEqual({ ...done, out: 'Volume locked\n' });
+    expect(node.asked('maps', Op.ACQUIRE)[0].flags).toBe(Flag.NOSYNC);
+    node.on('maps', Op.ACQUIRE, refuse(errnos.EBUSY, 'volume1 is locked by node2_1002'));
+    const { status, err } = await node.vlmc('lock', 'volume1');
+    expect({ status, err }).toEqual({ status: 255, err: 'vlmc lock failed: volume1 is locked by node2_1002\n' });
+  });
+
+  it('lock --show names the holder and takes nothing', async () => {
+    expect((await node.vlmc('lock', 'volume1', '--show')).out).toBe('Volume volume1: not locked\n');
+    const since = Date.UTC(2024, 4, 1, 10, 4);
+    node.on('maps', Op.LOCKINFO, () => ({ owner: 'node2_1002', since }));
+    const { out } = await node.vlmc('lock', 'volume1', '--show');
+    expect(out).toBe('Volume volume1: locked by node2_1002 since 2024-05-01T10:04:00.000Z\n');
+    const json = await node.vlmc('--json', 'lock', 'volume1', '--show');
+    expect(JSON.parse(json.out)).toEqual({ name: 'volume1', lock: { owner: 'node2_1002', since } });
+    expect(node.asked('maps', Op.ACQUIRE)).toEqual([]);
+  });
+
+  it("unlock releases another node's lock only with force", async () => {
+    node.on('maps', Op.LOCKINFO, () => ({ owner: 'node2_1002', since: null }));
+    node.on('maps', Op.RELEASE, ({ flags }) => {
+      if ((flags & Flag.FORCE) === 0) throw new SystemError(errnos.EPERM, 'it is the lock of node2_1002');
+      return undefined;
+    });
+    const { status, err } = await node.vlmc('unlock', 'volume1');
+    expect({ status, err }).toEqual({ status: 255, err: 'vlmc unlock failed: it is the lock of node2_1002\n' });
+    expect(await node.vlmc('unlock', 'volume1', '-f')).toEqual({ ...done, out: 'Volume unlocked\n' });
+    expect(node.asked('composer', Op.CLOSE)).toEqual([]);
+  });
+
+  it('unlock closes the volume when the lock is this node’s, so that its mapper knows', async () => {
+    const local = new FakeNode(undefined, '[blockerm]\nunique_str = here_1002\n');
+    try {
+      let locked = true;
+      local.on('maps', Op.LOCKINFO, () => (locked ? { owner: 'here_1002', since: null } : null));
+      local.on('composer', Op.CLOSE, () => {
+        locked = false;
+        return undefined;
+      });
+      expect(await local.vlmc('unlock', 'volume1')).toEqual({ ...done, out: 'Volume unlocked\n' });
+      expect(local.asked('maps', Op.RELEASE)).toEqual([]);
+    } finally {
+      local.close();
+    }
+  });
+
+  it('unlock refuses while a client uses the volume', async () => {
+    const connections = [{ name: 'volume1', peer: 'unix', since: 0 }];
+    node.on('endpoint', Op.SHOWMAPPED, () => ({ mapped: [], connections }));
+    const { status, err } = await node.vlmc('unlock', 'volume1');
+    expect(status).toBe(255);
+    expect(err).toMatch(/in use by unix/);
+  });
+});
+
+describe('map, unmap, showmapped', () => {
+  const uris = ['nbd://127.0.0.1:10809/volume1', 'nbd+unix:///volume1?socket=/s'];
+
+  it('map prints the unix URI alone', async () => {
+    node.on('endpoint', Op.MAP, () => ({ name: 'volume1', uris }));
+    expect(await node.vlmc('map', 'volume1', '-ro')).toEqual({ ...done, out: 'nbd+unix:///volume1?socket=/s\n' });
+    const { data, size } = node.asked('endpoint', Op.MAP)[0];
+    expect(JSON.parse(data.toString('utf8', 0, size))).toEqual({
+      name: 'volume1',
+      readOnly: true,
+      assumeV0: false,
+      v0Size: -1,
+    });
+  });
+
+  it.each(['-ro', '--readonly', '--read-only'])('%s asks for a read-only export', async (option) => {
+    node.on('endpoint', Op.MAP, () => ({ name: 'volume1', uris }));
+    await node.vlmc('map', option, 'volume1');
+    const { data, size } = node.asked('endpoint', Op.MAP)[0];
+    expect(JSON.parse(data.toString('utf8', 0, size)).readOnly).toBe(true);
+  });
+
+  it('unmap takes the name or the URI', async () => {
+    node.on('endpoint', Op.UNMAP, () => ({ name: 'volume1' }));
+    expect(await node.vlmc('unmap', 'volume1')).toEqual({ ...done, out: '' });
+    expect(await node.vlmc('unmap', '-f', uris[1])).toEqual({ ...done, out: '' });
+    const bodies = node.asked('endpoint', Op.UNMAP).map(({ data, size }) => JSON.parse(data.toString('utf8', 0, size)));
+    expect(bodies).toEqual([
+      { name: 'volume1', force: false },
+      { uri: uris[1], force: true },
+    ]);
+  });
+
+  it('showmapped prints the table that scripts parse', async () => {
+    expect(await node.vlmc('showmapped')).toEqual({ ...done, out: 'No volumes mapped\n\n' });
+    const mapped = [{ id: 0, name: 'volume1', readOnly: false, uris, clients: 1, since: 5 }];
+    node.on('endpoint', Op.SHOWMAPPED, () => ({ mapped, connections: [] }));
+    const { out } = await node.vlmc('showmapped');
+    expect(out).toBe('id\timage\t\tdevice\n0\tvolume1\tnbd+unix:///volume1?socket=/s\n');
+    expect(JSON.parse((await node.vlmc('showmapped', '--json')).out)).toEqual({ mapped, connections: [] });
+  });
+
+  it('gets a table that does not fit the first buffer', async () => {
+    const mapped = Array.from({ length: 500 }, (_, id) => ({ id, name: `volume-${id}`, uris: ['u'.repeat(300)] }));
+    node.on('endpoint', Op.SHOWMAPPED, () => ({ mapped, connections: [] }));
+    const { out, status } = await node.vlmc('showmapped');
+    expect(status).toBe(0);
+    expect(out.trimEnd().split('\n')).toHaveLength(501);
+    expect(node.asked('endpoint', Op.SHOWMAPPED)).toHaveLength(2);
+  });
+});
+
+describe('info and list', () => {
+  const stat = {
+    name: 'volume1',
+    size: 10485760,
+    blockSize: 4194304,
+    version: 2,
+    epoch: 3,
+    readOnly: false,
+    parent: 'snap-1',
+    blocks: { total: 3, zero: 1, own: 1, shared: 1, foreign: 0, damaged: 0 },
+    allocated: { own: 4096, other: 8192, missing: 0 },
+    lock: null,
+  };
+
+  it("info's first line is the original's", async () => {
+    node.on('mapper', Op.STAT, () => stat);
+    const { out, status } = await node.vlmc('info', 'volume1');
+    expect(status).toBe(0);
+    expect(out.split('\n')[0]).toBe('Volume volume1: size: 10485760');
+    expect(out).toMatch(/epoch: +3\n/);
+    expect(out).toMatch(/parent: +snap-1\n/);
+    expect(out).toMatch(/allocated: +4096 \(4 KiB\) own, 8192 \(8 KiB\) shared\n/);
+    expect(out).not.toMatch(/damaged|missing/);
+  });
+
+  it('info tells damage', async () => {
+    const blocks = { ...stat.blocks, damaged: 2 };
+    node.on('mapper', Op.STAT, () => ({ ...stat, blocks, allocated: { own: 0, other: 0, missing: 1 } }));
+    const { out } = await node.vlmc('info', 'volume1');
+    expect(out).toMatch(/damaged: +2 blocks/);
+    expect(out).toMatch(/missing objects: +1;/);
+  });
+
+  it('info --json gives all of it, and --no-allocated spares the blocker', async () => {
+    node.on('mapper', Op.STAT, () => stat);
+    expect(JSON.parse((await node.vlmc('--json', 'info', 'volume1', '--no-allocated')).out)).toEqual(stat);
+    const { data, size } = node.asked('mapper', Op.STAT)[0];
+    expect(JSON.parse(data.toString('utf8', 0, size))).toEqual({ allocated: false });
+  });
+
+  const entry = (name: string, readOnly = false) => ({ name, size: 1 << 30, blockSize: 4 << 20, readOnly, version: 2 });
+  const pages = [
+    { volumes: [entry('volume2'), entry('volume1')], cursor: 'a' },
+    { volumes: [], cursor: 'b' },
+    { volumes: [entry('snap-1', true), { ...entry('broken1'), size: 0, error: 'the map is damaged' }], cursor: null },
+  ];
+  const page = ({ data, size }: { data: Buffer; size: number }) => {
+    const { cursor } = JSON.parse(data.toString('utf8', 0, size));
+    return pages[cursor === null ? 0 : cursor === 'a' ? 1 : 2];
+  };
+
+  it.each(['list', 'ls'])('%s prints one name a line, page by page', async (word) => {
+    node.on('mapper', Op.LIST, page);
+    expect(await node.vlmc(word)).toEqual({ ...done, out: 'volume2\nvolume1\nsnap-1\nbroken1\n' });
+  });
+
+  it('list --long has sizes and says what cannot be read', async () => {
+    node.on('mapper', Op.LIST, page);
+    const { out, err, status } = await node.vlmc('list', '-l');
+    expect(status).toBe(0);
+    expect(out.split('\n').map((line) => line.trim().split(/ {2,}/))).toEqual([
+      ['NAME', 'SIZE', 'BLOCK', 'MAP', 'KIND'],
+      ['broken1', '?', '?', '?', 'unreadable'],
+      ['snap-1', '1073741824', '1 GiB', '4 MiB', 'v2', 'snapshot'],
+      ['volume1', '1073741824', '1 GiB', '4 MiB', 'v2', 'volume'],
+      ['volume2', '1073741824', '1 GiB', '4 MiB', 'v2', 'volume'],
+      [''],
+    ]);
+    expect(err).toBe('broken1: the map is damaged\n');
+  });
+
+  it('list --json is one document', async () => {
+    node.on('mapper', Op.LIST, page);
+    const names = JSON.parse((await node.vlmc('list', '--json')).out).volumes.map((v: { name: string }) => v.name);
+    expect(names).toEqual(['broken1', 'snap-1', 'volume1', 'volume2']);
+  });
+});
+
+describe('errors and exit statuses', () => {
+  it('a wrong command line is status 2, on stderr', async () => {
+    for (const words of [[], ['frobnicate'], ['create'], ['info', 'volume1', 'more'], ['resize', 'volume1']]) {
+      const { status, out, err } = await node.vlmc(...words);
+      expect({ words, status, out }).toEqual({ words, status: 2, out: '' });
+      expect(err).not.toBe('');
+    }
+  });
+
+  it('help is status 0, on stdout, with examples', async () => {
+    const { status, out, err } = await node.vlmc('create', '--help');
+    expect({ status, err }).toEqual({ status: 0, err: '' });
+    expect(out).toMatch(/Examples:/);
+  });
+
+  it('errors are red on a terminal only, and not with NO_COLOR', async () => {
+    const words = ['create', 'volume1'] as const;
+    const { err } = await node.vlmcWith({ tty: true }, ...words);
+    expect(err).toBe('\x1b[31mAt least one of the size/snap args must be provided\x1b[0m\n');
+    expect((await node.vlmcWith({ tty: true, env: { NO_COLOR: '1' } }, ...words)).err).toMatch(/^At least/);
+  });
+
+  it('a role that does not run is named', async () => {
+    const bare = new FakeNode(['endpoint']);
+    try {
+      const { status, err } = await bare.vlmc('info', 'volume1');
+      expect({ status, err }).toEqual({
+        status: 255,
+        err: 'vlmc info failed: mapperd is not running (port 1001); see archipelago status\n',
+      });
+    } finally {
+      bare.close();
+    }
+  });
+
+  it('a role that dies during the request is told from a refusal', async () => {
+    node.on('mapper', Op.STAT, () => {
+      node.ports.get('mapper')?.close();
+      return new Promise<undefined>(() => {});
+    });
+    const { status, err } = await node.vlmc('info', 'volume1');
+    expect(status).toBe(255);
+    expect(err).toMatch(/^vlmc info failed: mapperd went away during the request/);
+  });
+
+  it('a node that does not run is named, and how to start it', async () => {
+    node.close();
+    const { status, err } = await node.vlmc('list');
+    expect(status).toBe(255);
+    expect(err).toMatch(/the configuration|cannot read/);
+  });
+
+  it('a segment that is not there is not an exception', async () => {
+    const io = await capture({}, (streams) => vlmcMain(['list'], new Session('vlmc', streams)));
+    expect(io.out).toBe('');
+    expect(io.status).toBe(255);
+  });
+
+  it('answers that are not JSON are an error, not an exception', async () => {
+    node.on('mapper', Op.STAT, () => Buffer.from('{'));
+    const { status, err } = await node.vlmc('info', 'volume1');
+    expect({ status, err }).toEqual({ status: 255, err: 'vlmc info failed: the answer of mapperd is not JSON\n' });
+  });
+
+  it('gives its port back whatever happens', async () => {
+    await node.vlmc('info', 'volume1');
+    await node.vlmc('list');
+    expect(node.segment.portOwner(1024)).toBeNull();
+  });
+
+  it('completion covers every command and option', async () => {
+    const { out, status } = await node.vlmc('completion', 'bash');
+    expect(status).toBe(0);
+    for (const word of ['create', 'rm', 'mapinfo', '--snap', '--v0_size', 'complete -F _vlmc_complete vlmc']) {
+      expect(out).toContain(word);
+    }
+    expect((await node.vlmc('completion', 'tcsh')).status).toBe(2);
+  });
+});
