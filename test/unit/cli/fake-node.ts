@@ -6,6 +6,7 @@ import type { Io, Sink } from '../../../src/cli/common/io.js';
 import { Session } from '../../../src/cli/common/session.js';
 import { vlmcMain } from '../../../src/cli/vlmc/program.js';
 import { xsegMain } from '../../../src/cli/xseg/main.js';
+import { Op } from '../../../src/requests/ops.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../../src/sys/errno.js';
 import { type Port, type Request, Segment } from '../../../src/xseg/index.js';
 
@@ -66,8 +67,15 @@ export class FakeNode {
       port.serve((request) => void this.#serve(peer, request));
       this.ports.set(peer, port);
     }
-    this.on('endpoint', 77, () => ({ mapped: [], connections: [] }));
-    this.on('maps', 74, () => null);
+    this.reset();
+  }
+
+  /** Forgets what was asked and how to answer: nothing is mapped, nothing is locked, all else is refused. */
+  reset(): void {
+    this.seen.length = 0;
+    this.#handlers.clear();
+    this.on('endpoint', Op.SHOWMAPPED, () => ({ mapped: [], connections: [] }));
+    this.on('maps', Op.LOCKINFO, () => null);
   }
 
   /** Says how a peer answers an operation. */
@@ -98,10 +106,15 @@ export class FakeNode {
     return capture(options, (io) => xsegMain([this.spec, ...words], io));
   }
 
-  close(): void {
+  /** As when the node was stopped: the configuration stays. */
+  stop(): void {
     this.segment.close();
-    fs.rmSync(this.#directory, { recursive: true, force: true });
     if (Segment.exists(this.spec)) Segment.destroy(this.spec);
+  }
+
+  close(): void {
+    this.stop();
+    fs.rmSync(this.#directory, { recursive: true, force: true });
   }
 
   async #serve(peer: PeerName, request: Request): Promise<void> {

@@ -1,19 +1,15 @@
 /** What each command of vlmc asks of whom, prints, and ends with. */
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { Session } from '../../../src/cli/common/session.js';
-import { vlmcMain } from '../../../src/cli/vlmc/program.js';
+import { afterAll, beforeEach, describe, expect, it } from 'vitest';
 import { Flag, Op } from '../../../src/requests/ops.js';
 import { decodeClone, decodeName, encodeName } from '../../../src/requests/structs.js';
 import { errnos, SystemError } from '../../../src/sys/errno.js';
-import { capture, FakeNode } from './fake-node.js';
+import { FakeNode } from './fake-node.js';
 
 const done = { status: 0, err: '' };
-let node: FakeNode;
+const node = new FakeNode();
 
-beforeEach(() => {
-  node = new FakeNode();
-});
-afterEach(() => node.close());
+beforeEach(() => node.reset());
+afterAll(() => node.close());
 
 const refuse = (errno: number, message: string) => () => {
   throw new SystemError(errno, message);
@@ -375,26 +371,43 @@ describe('errors and exit statuses', () => {
   });
 
   it('a role that dies during the request is told from a refusal', async () => {
-    node.on('mapper', Op.STAT, () => {
-      node.ports.get('mapper')?.close();
-      return new Promise<undefined>(() => {});
-    });
-    const { status, err } = await node.vlmc('info', 'volume1');
-    expect(status).toBe(255);
-    expect(err).toMatch(/^vlmc info failed: mapperd went away during the request/);
+    const dying = new FakeNode(['mapper']);
+    try {
+      dying.on('mapper', Op.STAT, () => {
+        dying.ports.get('mapper')?.close();
+        return new Promise<undefined>(() => {});
+      });
+      const { status, err } = await dying.vlmc('info', 'volume1');
+      expect(status).toBe(255);
+      expect(err).toMatch(/^vlmc info failed: mapperd went away during the request/);
+    } finally {
+      dying.close();
+    }
   });
 
-  it('a node that does not run is named, and how to start it', async () => {
-    node.close();
-    const { status, err } = await node.vlmc('list');
-    expect(status).toBe(255);
-    expect(err).toMatch(/the configuration|cannot read/);
+  it('a node that does not run is told apart, and how to start it', async () => {
+    const stopped = new FakeNode([]);
+    stopped.stop();
+    try {
+      const { status, err } = await stopped.vlmc('list');
+      expect(status).toBe(255);
+      expect(err).toMatch(
+        /^the node is not running: there is no segment cli-test-.*; start it with archipelago start\n$/,
+      );
+    } finally {
+      stopped.close();
+    }
   });
 
-  it('a segment that is not there is not an exception', async () => {
-    const io = await capture({}, (streams) => vlmcMain(['list'], new Session('vlmc', streams)));
-    expect(io.out).toBe('');
-    expect(io.status).toBe(255);
+  it('a configuration that cannot be used is an expected error', async () => {
+    const odd = new FakeNode([], 'SEGMENT_DYNPORTS = many\n');
+    try {
+      const { status, out, err } = await odd.vlmc('list');
+      expect({ status, out }).toEqual({ status: 255, out: '' });
+      expect(err).toMatch(/SEGMENT_DYNPORTS/);
+    } finally {
+      odd.close();
+    }
   });
 
   it('answers that are not JSON are an error, not an exception', async () => {

@@ -1,0 +1,134 @@
+/** Volumes and objects behind the mapper and the blockers of a fake node: enough of them for mapinfo and check. */
+
+import { Flag, Op } from '../../../src/requests/ops.js';
+import { EntryFlag, ResolvedMap } from '../../../src/requests/resolved-map.js';
+import { encodeInfo, encodeVolumeInfo } from '../../../src/requests/structs.js';
+import { errnos, SystemError } from '../../../src/sys/errno.js';
+import type { FakeNode, Seen } from './fake-node.js';
+
+export const OWN = EntryFlag.WRITABLE | EntryFlag.ARCHIP;
+export const SHARED = EntryFlag.ARCHIP;
+
+const hex = (n: number): string => n.toString(16).padStart(16, '0');
+/** `<volume>_<epoch>_<block>`. */
+export const objectName = (volume: string, epoch: number, block: number): string =>
+  `${volume}_${hex(epoch)}_${hex(block)}`;
+
+export interface FakeVolume {
+  blocks: number;
+  epoch: number;
+  version: number;
+  readOnly: boolean;
+  deleted: boolean;
+  error?: string;
+  /** Blocks that are not here are zero. */
+  entries: Map<number, { flags: number; object: string }>;
+  /** Blocks whose entries cannot be read. */
+  damaged: Set<number>;
+}
+
+export const BLOCK = 4 << 20;
+
+export class FakeStore {
+  readonly volumes = new Map<string, FakeVolume>();
+  /** Length in bytes of each object. */
+  readonly objects = new Map<string, number>();
+  readonly mapObjects = new Set<string>();
+  readonly locks = new Map<string, string>();
+  /** Called before a LIST of volumes is answered. */
+  onList: () => void = () => {};
+  /** Port that holds the lease of a volume. */
+  readonly leases = new Map<string, number>();
+
+  constructor(node: FakeNode) {
+    node.on('mapper', Op.LIST, (seen) => this.#list(seen));
+    node.on('mapper', Op.INFO, ({ target }) => encodeVolumeInfo(this.#info(target)));
+    node.on('mapper', Op.MAPFETCH, (seen) => this.#fetch(seen));
+    node.on('mapper', Op.LEASE, ({ target, src }) => this.#lease(target, src));
+    node.on('mapper', Op.CLOSE, ({ target }) => {
+      this.leases.delete(target);
+      this.locks.delete(target);
+      return undefined;
+    });
+    node.on('maps', Op.LOCKINFO, ({ target }) => {
+      const owner = this.locks.get(target);
+      return owner === undefined ? null : { owner, since: null };
+    });
+    node.on('maps', Op.LIST, () => ({ names: [...this.mapObjects], cursor: null }));
+    node.on('blocks', Op.LIST, () => ({ names: [...this.objects.keys()], cursor: null }));
+    node.on('blocks', Op.INFO, ({ target }) => {
+      const size = this.objects.get(target);
+      if (size === undefined) throw new SystemError(errnos.ENOENT, `object ${target} does not exist`);
+      return encodeInfo({ size, allocated: size });
+    });
+    node.on('blocks', Op.DELETE, ({ target }) => {
+      if (!this.objects.delete(target)) throw new SystemError(errnos.ENOENT, `object ${target} does not exist`);
+      return undefined;
+    });
+  }
+
+  /** Makes a volume; its objects exist unless told otherwise. */
+  add(name: string, more: Partial<FakeVolume> = {}): FakeVolume {
+    const volume: FakeVolume = {
+      blocks: 10,
+      epoch: 1,
+      version: 2,
+      readOnly: false,
+      deleted: false,
+      entries: new Map(),
+      damaged: new Set(),
+      ...more,
+    };
+    this.volumes.set(name, volume);
+    return volume;
+  }
+
+  /** Gives a block an object. */
+  put(name: string, block: number, flags: number, object: string, length = 100): void {
+    this.volumes.get(name)?.entries.set(block, { flags, object });
+    this.objects.set(object, length);
+  }
+
+  #get(name: string): FakeVolume {
+    const volume = this.volumes.get(name);
+    if (!volume || volume.deleted) throw new SystemError(errnos.ENOENT, `volume ${name} does not exist`);
+    return volume;
+  }
+
+  #info(name: string) {
+    const { blocks, version, epoch, readOnly } = this.#get(name);
+    return { size: blocks * BLOCK, blockSize: BLOCK, version, epoch, readOnly };
+  }
+
+  #list({ data, size }: Seen) {
+    this.onList();
+    const { deleted } = JSON.parse(data.toString('utf8', 0, size));
+    const volumes = [...this.volumes].flatMap(([name, v]) => {
+      if (v.deleted && !deleted) return [];
+      const { readOnly, version, epoch, error } = v;
+      return { name, size: v.blocks * BLOCK, blockSize: BLOCK, readOnly, version, epoch, deleted: v.deleted, error };
+    });
+    return { volumes, cursor: null };
+  }
+
+  #fetch({ target, offset, size, data, flags }: Seen): Buffer {
+    const volume = this.#get(target);
+    if (volume.version === 0 && (flags & Flag.ASSUMEV0) === 0) throw new SystemError(errnos.EINVAL, 'no map');
+    const map = new ResolvedMap(volume.blocks);
+    for (let i = offset; i < offset + size; i++) {
+      if (volume.damaged.has(i)) break;
+      const entry = volume.entries.get(i);
+      if (entry) map.set(i, entry.flags, entry.object);
+      else map.setZero(i);
+    }
+    if (volume.damaged.has(offset)) throw new SystemError(errnos.EIO, `map object ${target} is damaged`);
+    return map.serialiseChunk(offset, size, data.length);
+  }
+
+  #lease(name: string, port: number) {
+    const info = this.#info(name);
+    this.locks.set(name, 'here');
+    this.leases.set(name, port);
+    return { granted: 'exclusive', ...info, generation: 1 };
+  }
+}
