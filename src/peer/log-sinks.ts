@@ -1,7 +1,25 @@
 /** Where lines of the log end: syslog, a file that can be reopened, standard error. */
 import fs from 'node:fs';
+import path from 'node:path';
+import type { Config } from '../config/types.js';
 import { errnoOf, messageOf, SystemError } from '../sys/errno.js';
 import * as libc from '../sys/libc.js';
+
+/** Where the C library's syslog writes to. */
+export const SYSLOG_SOCKET = '/dev/log';
+
+/** Containers have no syslog; the C library would drop every line without a word. */
+export function lacksSyslog(config: Config, socket = SYSLOG_SOCKET): boolean {
+  return config.log === 'syslog' && !fs.existsSync(socket);
+}
+
+/** The log file of a role, or of `archipelago` (the processes themselves); null when it does not go to a file. */
+export function logFileOf(config: Config, name: string, syslogSocket = SYSLOG_SOCKET): string | null {
+  const own = config.roles.find((role) => role.name === name)?.logfile;
+  if (own) return own;
+  const toFile = config.log === 'file' || lacksSyslog(config, syslogSocket);
+  return toFile ? path.join(config.logDir, `${name}.log`) : null;
+}
 
 /** One message, already text and one line. */
 export interface LogLine {
@@ -76,7 +94,6 @@ const priorities = { error: 3, warn: 4, info: 6, debug: 7 } as const;
 
 /** The C library's syslog, facility LOCAL0, ident `archipelago`. */
 export class SyslogSink implements LogSink {
-  static readonly SOCKET = '/dev/log';
   static #opened = false;
   readonly #send: (priority: number, text: string) => void;
 

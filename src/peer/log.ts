@@ -2,11 +2,18 @@
  * Logging of a process: one pino logger per role, each with its level and its sink, the levels shifted together by signals.
  * Messages become one line of text: `text key=value …`.
  */
-import fs from 'node:fs';
-import path from 'node:path';
 import { type Logger, pino } from 'pino';
 import type { Config, LogLevel, RoleSettings } from '../config/types.js';
-import { FileSink, type LogLine, type LogSink, StderrSink, SyslogSink } from './log-sinks.js';
+import {
+  FileSink,
+  type LogLine,
+  type LogSink,
+  lacksSyslog,
+  logFileOf,
+  StderrSink,
+  SYSLOG_SOCKET,
+  SyslogSink,
+} from './log-sinks.js';
 
 /** pino's level of each of the original's levels 0-3. */
 const LEVELS = ['error', 'warn', 'info', 'debug'] as const;
@@ -72,27 +79,19 @@ export class ProcessLog {
   readonly #config: Config;
   readonly #sinks = new Map<string, LogSink>();
   readonly #loggers: LeveledLogger[] = [];
-  readonly #fallback: boolean;
+  readonly #syslogSocket: string;
 
-  constructor(config: Config, options: { syslogSocket?: string } = {}) {
+  /** @param syslogSocket for tests: what must exist for syslog to be used */
+  constructor(config: Config, syslogSocket = SYSLOG_SOCKET) {
     this.#config = config;
-    // Containers have no syslog; the C library would drop every line without a word.
-    this.#fallback = config.log === 'syslog' && !fs.existsSync(options.syslogSocket ?? SyslogSink.SOCKET);
+    this.#syslogSocket = syslogSocket;
   }
 
   /** A sentence when the log goes elsewhere than configured, else null. */
   get notice(): string | null {
-    return this.#fallback
-      ? `LOG = syslog, but there is no ${SyslogSink.SOCKET} (no syslog daemon): logging to files in ${this.#config.logDir}`
+    return lacksSyslog(this.#config, this.#syslogSocket)
+      ? `LOG = syslog, but there is no ${this.#syslogSocket} (no syslog daemon): logging to files in ${this.#config.logDir}`
       : null;
-  }
-
-  /** The log file of a role or of `archipelago` (the process itself), or null when it does not go to a file. */
-  static fileOf(config: Config, name: string): string | null {
-    const own = config.roles.find((role) => role.name === name)?.logfile;
-    if (own) return own;
-    const toFile = config.log === 'file' || (config.log === 'syslog' && !fs.existsSync(SyslogSink.SOCKET));
-    return toFile ? path.join(config.logDir, `${name}.log`) : null;
   }
 
   /** The logger of a role. @throws SystemError when its file cannot be opened */
@@ -112,11 +111,11 @@ export class ProcessLog {
   }
 
   #sink(name: string, file: string | null): LogSink {
-    const toFile = this.#config.log === 'file' || this.#fallback;
-    const target = file ?? (toFile ? path.join(this.#config.logDir, `${name}.log`) : this.#config.log);
+    const toFile = file ?? logFileOf(this.#config, name, this.#syslogSocket);
+    const target = toFile ?? this.#config.log;
     let sink = this.#sinks.get(target);
     if (!sink) {
-      sink = file !== null || toFile ? new FileSink(target) : target === 'syslog' ? new SyslogSink() : new StderrSink();
+      sink = toFile !== null ? new FileSink(target) : target === 'syslog' ? new SyslogSink() : new StderrSink();
       this.#sinks.set(target, sink);
     }
     return sink;

@@ -55,6 +55,9 @@ async function main(): Promise<void> {
   await host.listen();
   if (values.supervised) {
     process.send?.('listening');
+    // The roles are asked for in a moment: have their parts loaded by then. What fails is told when they are.
+    const types = config.roles.filter(({ name }) => group.includes(name)).map(({ type }) => type);
+    for (const type of new Set(types)) loadStarter(type).catch(() => undefined);
     return;
   }
   try {

@@ -1,4 +1,5 @@
 /** The node's segment, for the processes of the node. */
+import type { Logger } from 'pino';
 import type { Config } from '../config/index.js';
 import { errnoOf, errnos } from '../sys/errno.js';
 import { Segment } from '../xseg/index.js';
@@ -33,4 +34,17 @@ export function recoverDead(segment: Segment): number[] {
   }
   segment.recoverLocks();
   return ports;
+}
+
+/** Joins the segment of living roles, else makes a new one: nobody needs what a crashed node left in the old. */
+export function freshSegment(config: Config, log: Logger, rolesLive: boolean): Segment {
+  const { spec } = config.xseg;
+  if (rolesLive || !Segment.exists(spec)) return openSegment(config);
+  const old = Segment.join(spec);
+  const used = isInUse(old);
+  if (used) return old;
+  old.close();
+  log.warn(`segment ${config.xseg.name} was left by a node that did not stop; making a new one`);
+  Segment.destroy(spec);
+  return openSegment(config);
 }

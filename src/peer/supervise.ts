@@ -1,7 +1,8 @@
 /** Runs a supervisor in this process, with its signals, until the node is stopped. */
 import type { Config } from '../config/index.js';
 import type { ProcessLog } from './log.js';
-import { type Progress, Supervisor } from './supervisor.js';
+import type { Progress } from './node-status.js';
+import { Supervisor } from './supervisor.js';
 
 export interface SuperviseOptions {
   readonly shareOutput: boolean;

@@ -2,7 +2,6 @@
  * The supervisor of a node: owns the segment, the role processes and the order in which roles start and stop; does what
  * `archipelago` asks over its control socket, one thing after another.
  */
-import path from 'node:path';
 import type { Logger } from 'pino';
 import type { Config } from '../config/index.js';
 import { Op } from '../requests/ops.js';
@@ -10,54 +9,15 @@ import { errnos, messageOf, SystemError } from '../sys/errno.js';
 import { type Port, Segment } from '../xseg/index.js';
 import { ControlServer, type Message } from './control.js';
 import { BACK_OFF, type BackOff, type GroupPlan, RoleGroup } from './group.js';
+import { defaultPlan } from './group-plan.js';
 import { requireNoneMapped, within } from './mapped.js';
-import {
-  controlSocketOf,
-  hostsRole,
-  isSupervisor,
-  pidfileOf,
-  roleArguments,
-  supervisorPidfile,
-  supervisorSocket,
-} from './paths.js';
+import type { NodeStatus, Progress, RoleStatus } from './node-status.js';
+import { hostsRole, isSupervisor, pidfileOf, supervisorPidfile, supervisorSocket } from './paths.js';
 import { livingPid, Pidfile } from './pidfile.js';
-import { isInUse, openSegment, recoverDead } from './segment.js';
+import { freshSegment, recoverDead } from './segment.js';
 
 /** How long a role that just started, or one that status asks, may take to answer PING, in ms. */
 const PING_LIMIT_MS = 3_000;
-/** libuv's own limit. */
-const MAX_THREADS = 1024;
-
-/** Progress of a start or stop, in the order things happen. */
-export type Progress =
-  | { readonly action: 'start' | 'stop'; readonly role: string; readonly state: 'begins' }
-  | {
-      readonly action: 'start' | 'stop';
-      readonly role: string;
-      readonly state: 'done' | 'not running' | 'runs already';
-    }
-  | { readonly action: 'start' | 'stop'; readonly role: string; readonly state: 'failed'; readonly message: string };
-
-export interface RoleStatus {
-  readonly name: string;
-  readonly type: string;
-  /** `silent`: its process lives but it does not answer; `restarting`: it died and is being started again. */
-  readonly state: 'running' | 'not running' | 'silent' | 'restarting';
-  readonly pid: number | null;
-  readonly ports: readonly [first: number, last: number];
-  /** ms since the epoch. */
-  readonly since: number | null;
-  readonly restarts: number;
-  readonly lastFailure: string | null;
-  /** What the role says of itself. */
-  readonly status: object | null;
-}
-
-export interface NodeStatus {
-  readonly supervisor: number | null;
-  readonly segment: string | null;
-  readonly roles: readonly RoleStatus[];
-}
 
 export interface SupervisorOptions {
   readonly config: Config;
@@ -322,7 +282,7 @@ export class Supervisor {
         return {
           name,
           type,
-          state: !wanted ? 'not running' : answered ? 'running' : group.state === 'running' ? 'silent' : 'restarting',
+          state: roleState(group, wanted, answers.get(group) !== null, hosted !== undefined, answered),
           pid: wanted ? group.pid : null,
           ports: [portnoStart, portnoEnd],
           since: hosted?.since ?? null,
@@ -355,31 +315,19 @@ function sayRuns(role: string, progress: (event: Progress) => void): void {
   progress({ action: 'start', role, state: 'runs already' });
 }
 
-/** Joins the segment of living roles, else makes a new one: nobody needs what a crashed node left in the old. */
-function freshSegment(config: Config, log: Logger, rolesLive: boolean): Segment {
-  const { spec } = config.xseg;
-  if (rolesLive || !Segment.exists(spec)) return openSegment(config);
-  const old = Segment.join(spec);
-  const used = isInUse(old);
-  if (used) return old;
-  old.close();
-  log.warn(`segment ${config.xseg.name} was left by a node that did not stop; making a new one`);
-  Segment.destroy(spec);
-  return openSegment(config);
-}
-
-function defaultPlan(config: Config, group: readonly string[], shareOutput: boolean): GroupPlan {
-  const threads = group.reduce((sum, name) => {
-    const settings = config.roles.find((role) => role.name === name);
-    return sum + (settings && 'nrThreads' in settings ? settings.nrThreads : 0);
-  }, 4);
-  return {
-    roles: group,
-    command: process.execPath,
-    args: roleArguments(config, group),
-    // Blocking work runs on libuv's pool, whose size is read once, when a process begins.
-    env: { ...process.env, UV_THREADPOOL_SIZE: String(Math.min(threads, MAX_THREADS)) },
-    controlSocket: controlSocketOf(config, group),
-    output: shareOutput ? null : path.join(config.logDir, `${group[0]}.out`),
-  };
+/**
+ * @param spoke its process said how it is
+ * @param hosted it said that the role runs in it
+ * @param answered the role answered PING
+ */
+function roleState(
+  group: RoleGroup,
+  wanted: boolean,
+  spoke: boolean,
+  hosted: boolean,
+  answered: boolean,
+): RoleStatus['state'] {
+  if (!wanted) return 'not running';
+  if (group.state !== 'running' || (spoke && !hosted)) return 'restarting';
+  return hosted && answered ? 'running' : 'silent';
 }

@@ -3,11 +3,10 @@ import fs from 'node:fs';
 import type { Config } from '../../config/index.js';
 import type { ControlClient, Message } from '../../peer/control.js';
 import { tail } from '../../peer/group.js';
-import { ProcessLog } from '../../peer/log.js';
+import { logFileOf } from '../../peer/log-sinks.js';
+import type { NodeStatus, Progress } from '../../peer/node-status.js';
 import { dropPrivileges, makeDirectories, requireAccount, requireDirectories } from '../../peer/privileges.js';
 import { waitGone } from '../../peer/proc.js';
-import { superviseUntilStopped } from '../../peer/supervise.js';
-import type { NodeStatus, Progress } from '../../peer/supervisor.js';
 import { errnos, SystemError } from '../../sys/errno.js';
 import { type Io, printJson, printWarning } from '../common/io.js';
 import { Problems } from '../common/program.js';
@@ -59,7 +58,7 @@ async function ask(context: CommandContext, client: ControlClient, op: string, p
 
 /** What a role logged last: why it did not start may be there. */
 function showLog({ config, io }: CommandContext, role: string): void {
-  const file = ProcessLog.fileOf(config, role);
+  const file = logFileOf(config, role);
   const size = file === null ? 0 : (fs.statSync(file, { throwIfNoEntry: false })?.size ?? 0);
   if (file === null || size === 0) return;
   io.stderr.write(`last lines of ${file}:\n`);
@@ -100,6 +99,10 @@ async function refuseWhenRunning(client: ControlClient): Promise<void> {
 /** This process is the supervisor, until a signal or `archipelago stop` ends the node. */
 async function foreground(context: CommandContext, role: string | null): Promise<void> {
   const { config } = context;
+  const [{ ProcessLog }, { superviseUntilStopped }] = await Promise.all([
+    import('../../peer/log.js'),
+    import('../../peer/supervise.js'),
+  ]);
   dropPrivileges(config);
   process.umask(config.umask);
   const show = progressPrinter(context.io);

@@ -1,5 +1,5 @@
 /** What `archipelago` prints: the original's lines and columns, colours on a terminal only. */
-import type { NodeStatus, Progress } from '../../peer/supervisor.js';
+import type { NodeStatus, Progress } from '../../peer/node-status.js';
 import { type Io, paint } from '../common/io.js';
 
 const COLUMN = 23;

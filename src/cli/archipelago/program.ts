@@ -4,9 +4,11 @@ import { bashCompletion } from '../common/completion.js';
 import { print } from '../common/io.js';
 import { createProgram } from '../common/program.js';
 import type { Session } from '../common/session.js';
-import { type CommandContext, restart, start, status, stop } from './commands.js';
+import type { CommandContext } from './commands.js';
 
 export function archipelagoProgram(session: Session): Command {
+  // Loaded when a command runs: help and completion need none of it.
+  const commands = () => import('./commands.js');
   const context = (): CommandContext => ({ config: session.config, json: session.json, io: session.io });
   const program = createProgram(session, 'Starts, stops and shows the roles of this node.').addHelpText(
     'after',
@@ -25,7 +27,7 @@ Examples:
     .option('--foreground', 'do not go to the background; Ctrl-C and SIGTERM stop the node', false)
     .description('start everything, or one role; return when it serves')
     .action((role: string | undefined, { foreground }: { foreground: boolean }) =>
-      start(context(), role ?? null, { foreground }),
+      commands().then(({ start }) => start(context(), role ?? null, { foreground })),
     );
 
   const force = ['-f, --force', 'also while volumes are mapped or have clients', false] as const;
@@ -34,19 +36,23 @@ Examples:
     .argument('[role]', 'this role only')
     .option(...force)
     .description('stop everything and remove the segment, or stop one role')
-    .action((role: string | undefined, options: { force: boolean }) => stop(context(), role ?? null, options.force));
+    .action((role: string | undefined, options: { force: boolean }) =>
+      commands().then(({ stop }) => stop(context(), role ?? null, options.force)),
+    );
 
   program
     .command('restart')
     .argument('[role]', 'this role only: it is stopped and started within its process, its clients wait meanwhile')
     .option(...force)
     .description('stop and start everything, or one role')
-    .action((role: string | undefined, options: { force: boolean }) => restart(context(), role ?? null, options.force));
+    .action((role: string | undefined, options: { force: boolean }) =>
+      commands().then(({ restart }) => restart(context(), role ?? null, options.force)),
+    );
 
   program
     .command('status')
     .description('show whether each role runs; exit status 255 when one does not')
-    .action(() => status(context()));
+    .action(() => commands().then(({ status }) => status(context())));
 
   program
     .command('completion')
