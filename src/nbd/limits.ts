@@ -31,7 +31,7 @@ export const DEFAULT_LIMITS: Limits = {
   optionSkip: 64 * MiB,
   payload: 64 * MiB,
   inFlight: 256,
-  inFlightBytes: 64 * MiB,
+  inFlightBytes: 32 * MiB,
   gatherBytes: 128 * MiB,
 };
 

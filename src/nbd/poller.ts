@@ -81,15 +81,14 @@ export class Poller {
       for (let i = this.#active.length - 1; i >= 0; i--) {
         const connection = this.#active[i];
         if (connection === undefined) continue;
-        if (connection.pollable) {
-          asked = true;
-          if (connection.poll()) {
-            any = true;
-            this.#seen[i] = now;
-          } else if (now - this.#seen[i] > FORGET_MS) {
-            this.#remove(i);
-            continue;
-          }
+        const { pollable } = connection;
+        if (pollable) asked = true;
+        if (pollable && connection.poll()) {
+          any = true;
+          this.#seen[i] = now;
+        } else if (now - this.#seen[i] > FORGET_MS) {
+          this.#remove(i);
+          continue;
         }
         if (connection.waiting) waiting = true;
       }

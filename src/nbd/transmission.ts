@@ -3,6 +3,7 @@
  * to the device and their ends to the replies. What a piece needs (a buffer, a place among the requests in flight, memory to
  * gather) is asked for when its turn comes; when there is none the socket is not read until there is.
  */
+import { errnos, messageOf } from '../sys/errno.js';
 import { readRequest } from './codec.js';
 import { Command, CommandFlag, commandName, MAX_EXTENTS, REQUEST_LENGTH, WireError } from './constants.js';
 import type { BlockDevice, Extent, IoBuffer, IoCommand } from './device.js';
@@ -17,8 +18,10 @@ import type { Transport } from './transport.js';
 import { refuse, SHUTTING_DOWN } from './validate.js';
 import { STAGE_SIZE, STAGE_START } from './wire-memory.js';
 
-/** Bytes one connection receives before the others have their turn. */
-const TURN_BYTES = 2 * 1024 * 1024;
+/** Bytes one connection receives or reads before the others have their turn. */
+const TURN_BYTES = 4 * 1024 * 1024;
+/** Bytes of buffers held that are worth a send before more is asked of the device: they come back while they are in the cache. */
+const FLUSH_BYTES = 1024 * 1024;
 /** After a write this long the next receive takes a header only, so that the next payload needs no copy out of the stage. */
 const DIRECT_WRITE = 16 * 1024;
 
@@ -81,6 +84,10 @@ export class Transmission implements PieceOwner {
   #awaitingBuffer = false;
   #awaitingGather = false;
   #pumping = false;
+  /** Bytes left of this turn. */
+  #turnLeft = 0;
+  /** The intake stopped because its turn is over. */
+  #yielded = false;
   /** No more requests are taken: DISC, end of stream, broken framing. */
   #ending = false;
   /** New requests are answered with ESHUTDOWN. */
@@ -106,19 +113,19 @@ export class Transmission implements PieceOwner {
 
   /** Takes what negotiation left in the stage, then reads on. */
   start(): void {
-    this.#pump(0);
+    this.#pump();
   }
 
   // What the transport tells
 
   readable(staged: number): void {
     this.#staged(staged);
-    this.#pump(TURN_BYTES);
+    this.#pump();
   }
 
   drained(): void {
     this.#replies.drained();
-    this.#pump(0);
+    this.#pump();
   }
 
   /** The client sends no more: what is in flight is finished, half a request is dropped. */
@@ -126,7 +133,7 @@ export class Transmission implements PieceOwner {
     if (this.#ending) return;
     if (this.#inDevice > 0) this.#device.abandon?.();
     this.#stop();
-    this.#pump(0);
+    this.#pump();
   }
 
   /** Requests being served. */
@@ -147,7 +154,7 @@ export class Transmission implements PieceOwner {
   /** The server goes down: what is in flight is finished and answered, what comes now is refused, then the connection ends. */
   shutDown(): void {
     this.#refusing = true;
-    this.#pump(0);
+    this.#pump();
   }
 
   // What the poller asks
@@ -167,14 +174,14 @@ export class Transmission implements PieceOwner {
     const count = this.#receive();
     if (count < 0) this.ended();
     if (count <= 0) return false;
-    this.#pump(TURN_BYTES);
+    this.#pump();
     return true;
   }
 
   /** What schedule() asked for. */
   turn(): void {
     this.scheduled = false;
-    this.#pump(0);
+    this.#pump();
   }
 
   // Receiving
@@ -201,31 +208,35 @@ export class Transmission implements PieceOwner {
   }
 
   /**
-   * Moves everything as far as it goes: parses what is staged, receives more up to `budget` bytes, sends what is ready.
+   * Moves everything as far as it goes in one turn: parses what is staged, receives more, sends what is ready.
    * Completions inside it are picked up by it.
    */
-  #pump(budget: number): void {
+  #pump(): void {
     if (this.#pumping || this.#closed) return;
     this.#pumping = true;
+    this.#turnLeft = TURN_BYTES;
+    this.#yielded = false;
     for (;;) {
       this.#stalled = false;
       if (!this.#ending) this.#intake();
       if (this.#stalled) {
         // Sending may free what the intake waits for.
-        if (this.#replies.flush()) continue;
+        if (!this.#yielded && this.#replies.flush()) continue;
         break;
       }
-      if (this.#ending || budget <= 0) break;
+      if (this.#ending || this.#turnLeft <= 0) break;
       // A payload is likely there already; of headers, libuv or the poller tells.
       if (this.#fill === null && this.#skip === 0 && !this.#headerOnly) break;
       const count = this.#receive();
       if (count < 0) this.ended();
       if (count <= 0) break;
-      budget -= count;
+      this.#turnLeft -= count;
     }
     this.#replies.flush();
     this.#pumping = false;
-    if (!this.#finishIfIdle()) this.#holdBack();
+    if (this.#finishIfIdle()) return;
+    this.#holdBack();
+    if (this.#yielded) this.#wake();
   }
 
   /** Pauses or resumes the socket as the intake needs it. */
@@ -251,6 +262,7 @@ export class Transmission implements PieceOwner {
       if (this.#current !== null) {
         if (!this.#issue(this.#current)) return;
         this.#current = null;
+        if (this.#held >= FLUSH_BYTES) this.#replies.flush();
       }
       const left = this.#end - this.#at;
       if (left < REQUEST_LENGTH) {
@@ -259,6 +271,10 @@ export class Transmission implements PieceOwner {
       }
       if (this.#unanswered >= this.#limits.inFlight) {
         this.#stalled = true;
+        return;
+      }
+      if (this.#turnLeft <= 0) {
+        this.#yield();
         return;
       }
       this.#begin();
@@ -355,11 +371,14 @@ export class Transmission implements PieceOwner {
       }
     }
     while (request.unissued > 0) {
+      if (this.#turnLeft <= 0) return this.#yield();
+      if (this.#held >= FLUSH_BYTES) this.#replies.flush();
       const length = Math.min(maxIo, request.unissued);
       const buffer = this.#allocate(length);
       if (buffer === null) return this.#stall();
       const piece = this.#piece(request, request.offset + request.length - request.unissued, length, buffer);
       request.unissued -= length;
+      this.#turnLeft -= length;
       this.#submit(piece);
     }
     return true;
@@ -404,10 +423,21 @@ export class Transmission implements PieceOwner {
     piece.request.outstanding++;
     this.#inDevice++;
     piece.running = true;
-    this.#device.submit(piece);
+    try {
+      this.#device.submit(piece);
+    } catch (error) {
+      this.misused(`the device threw instead of completing: ${messageOf(error)}`);
+      if (piece.running) piece.complete(errnos.EIO);
+    }
   }
 
   // What the intake may wait for
+
+  /** Goes on in the next turn of the event loop. */
+  #yield(): false {
+    this.#yielded = true;
+    return this.#stall();
+  }
 
   #stall(): false {
     this.#stalled = true;

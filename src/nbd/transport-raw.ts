@@ -8,7 +8,17 @@
  */
 import net from 'node:net';
 import { errnos, SystemError } from '../sys/errno.js';
-import { errno, MSG_DONTWAIT, MSG_NOSIGNAL, memcpy, recv, sendmsg } from '../sys/libc.js';
+import {
+  errno,
+  MSG_DONTWAIT,
+  MSG_NOSIGNAL,
+  memcpy,
+  recv,
+  SO_SNDBUF,
+  SOL_SOCKET,
+  sendmsg,
+  setsockopt,
+} from '../sys/libc.js';
 import type { IoBuffer } from './device.js';
 import type { Transport, TransportEvents } from './transport.js';
 import { HEADERS_SIZE, MAX_IOVECS, STAGE_START, WireMemory } from './wire-memory.js';
@@ -18,8 +28,16 @@ const TWO_32 = 2 ** 32;
 /** Bytes of one batch, so that the buffers of sent replies come back while the rest is sent. */
 const BATCH_BYTES = 1024 * 1024;
 
+/**
+ * What a unix socket may hold unread (at most net.core.wmem_max): a long reply then takes one or two
+ * sends. TCP finds its size itself, and would stop doing so when told.
+ */
+const SEND_BUFFER = 512 * 1024;
+
 interface Handle {
   readonly fd: number;
+  reading: boolean;
+  readStop(): number;
 }
 type WithHandle = net.Socket & { _handle: Handle | null };
 
@@ -64,7 +82,14 @@ export class RawTransport implements Transport {
     const shell = accepted as WithHandle;
     const handle = shell._handle as Handle;
     this.#fd = handle.fd;
+    handle.readStop();
+    handle.reading = false;
     shell._handle = null;
+    if (peer === 'unix') {
+      this.#memory.msghdr[0] = SEND_BUFFER;
+      setsockopt(this.#fd, SOL_SOCKET, SO_SNDBUF, this.#memory.msghdrAddress, 4);
+      this.#memory.msghdr[0] = 0;
+    }
     // Without its handle the accepted socket is an empty shell; destroying it only tells its server that it is gone.
     shell.destroy();
     const options = {

@@ -108,6 +108,13 @@ export const sendmsg = bind<[fd: number, msg: number, flags: number], number>(
   'int64_t sendmsg(int fd, uintptr_t msg, int flags)',
 );
 
+/** value: address of the option's value, `length` bytes. */
+export const setsockopt = bind<[fd: number, level: number, name: number, value: number, length: number], number>(
+  'int setsockopt(int fd, int level, int name, uintptr_t value, uint32_t length)',
+);
+export const SOL_SOCKET = 1;
+export const SO_SNDBUF = 7;
+
 export const mkfifo = bind<[path: string, mode: number], number>('int mkfifo(const char *path, uint32_t mode)');
 export const kill = bind<[pid: number, signal: number], number>('int kill(int pid, int sig)');
 export const schedYield = bind<[], number>('int sched_yield()');

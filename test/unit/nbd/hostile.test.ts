@@ -215,3 +215,36 @@ test('a device that completes twice is reported and harms nobody', async () => {
     'unix: the device completed an operation twice',
   ]);
 });
+
+test('a device that throws fails that request only', async () => {
+  const lines: string[] = [];
+  const log = { debug() {}, info() {}, warn() {}, error: (line: string) => lines.push(line) };
+  const disk = new MemoryDisk({ size: MiB });
+  const provider = new SteeredProvider(disk, (device) => {
+    device.hook = (io) => {
+      if (io.offset === 512) throw new Error('broken');
+      return false;
+    };
+  });
+  const { path } = await serve(provider, { log });
+  const nbd = await client(path);
+  await expect(nbd.read(512, 16)).rejects.toMatchObject({ errno: 5 });
+  expect(await nbd.read(0, 16)).toHaveLength(16);
+  expect(lines).toEqual(['unix: the device threw instead of completing: broken']);
+  expect(disk.pool.inUse).toBe(0);
+});
+
+test('a client with endless long reads at hand leaves the event loop to others', async () => {
+  const { path } = await serveMemory({ size: 64 * MiB });
+  const greedy = await entered(path);
+  const quick = await client(path);
+  for (let i = 0; i < 20; i++) greedy.send(request(Command.READ, 0, 64 * MiB));
+  let received = 0;
+  greedy.socket.removeAllListeners('data');
+  greedy.socket.on('data', (chunk) => {
+    received += chunk.length;
+  });
+  await expect.poll(() => received).toBeGreaterThan(0);
+  for (let i = 0; i < 20; i++) await quick.read(0, 4 * KiB);
+  expect(received).toBeLessThan(20 * (16 + 64 * MiB));
+});
