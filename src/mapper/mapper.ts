@@ -313,16 +313,16 @@ export class Mapper {
     this.#stopping.abort();
   }
 
-  /** Flushes everything and releases all locks. What cannot be flushed is logged and stays locked. */
+  /**
+   * Flushes everything and releases the locks, but those of volumes that a living composer goes on using without this mapper: the
+   * next one takes them over. What cannot be flushed is logged and stays locked.
+   */
   async stop(): Promise<void> {
+    const letGo = (volume: Volume): Promise<void> =>
+      this.#context.leases.inUse(volume) ? this.#context.maps.flush(volume.touched) : this.#letGo(volume);
     for (const { name } of this.#volumes.all()) {
       await this.#volumes
-        .use(name, (volume) =>
-          volume.gate.exclusive(async () => {
-            volume.leases.clear();
-            await this.#letGo(volume);
-          }),
-        )
+        .use(name, (volume) => volume.gate.exclusive(() => letGo(volume)))
         .catch((error) => this.#context.log.warn(`volume ${name} stays locked: ${messageOf(error)}`));
     }
   }
