@@ -206,22 +206,29 @@ class Family {
 }
 
 describe('the stack against a model', () => {
-  it('keeps every byte of every volume through writes, trims, snapshots, clones, resizes, renames and removals', async () => {
-    await fc.assert(
-      fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 40 }), fc.boolean(), async (steps, writeThrough) => {
-        const stack = await Stack.start({ writeThrough });
-        const family = new Family(stack);
-        try {
-          await family.begin();
-          for (const next of steps) {
-            await family.run(next);
-            await family.compare();
+  it.each([
+    ['memory' as const, 60],
+    ['file' as const, 25],
+  ])(
+    'keeps every byte of every volume through writes, trims, snapshots, clones, resizes, renames and removals on a %s store',
+    async (store, numRuns) => {
+      await fc.assert(
+        fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 40 }), fc.boolean(), async (steps, writeThrough) => {
+          const stack = await Stack.start({ writeThrough, store });
+          const family = new Family(stack);
+          try {
+            await family.begin();
+            for (const next of steps) {
+              await family.run(next);
+              await family.compare();
+            }
+          } finally {
+            expect(await stack.stop()).toEqual([]);
           }
-        } finally {
-          expect(await stack.stop()).toEqual([]);
-        }
-      }),
-      { numRuns: 60 },
-    );
-  }, 120_000);
+        }),
+        { numRuns },
+      );
+    },
+    120_000,
+  );
 });

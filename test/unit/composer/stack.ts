@@ -1,5 +1,10 @@
 /** A whole stack in this process on a segment of its own: memory blockers, mapper, composer, and a client's port. */
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import pino from 'pino';
+import type { Driver } from '../../../src/blockers/driver.js';
+import { FileDriver } from '../../../src/blockers/file/index.js';
 import { MemoryDriver } from '../../../src/blockers/memory/index.js';
 import { Blocker } from '../../../src/blockers/server.js';
 import { Composer } from '../../../src/composer/composer.js';
@@ -17,6 +22,8 @@ export const PORTS = { composer: 500, blockerb: 1000, mapper: 1001, blockerm: 10
 let counter = 0;
 
 export interface StackOptions {
+  /** Where objects are kept; default memory. */
+  readonly store?: 'memory' | 'file';
   readonly writeThrough?: boolean;
   readonly nrOps?: number;
   readonly lockWait?: number;
@@ -25,14 +32,14 @@ export interface StackOptions {
 
 export class Stack {
   readonly segment: Segment;
-  readonly blocks: MemoryDriver;
-  readonly maps: MemoryDriver;
+  readonly blocks: Driver;
+  readonly maps: Driver;
   readonly client: Port;
   readonly #roles: { stop(): Promise<void> }[];
 
   private constructor(
     segment: Segment,
-    stores: { blocks: MemoryDriver; maps: MemoryDriver },
+    stores: { blocks: Driver; maps: Driver },
     client: Port,
     roles: { stop(): Promise<void> }[],
   ) {
@@ -48,8 +55,9 @@ export class Stack {
     const segment = Segment.create(`posix:${name}:1200:1100:${options.sizeMiB ?? 64}:12`);
     segment.ref();
     const log = pino({ level: 'silent' });
-    const blocks = new MemoryDriver('test_1000');
-    const maps = new MemoryDriver('test_1002');
+    const directory = options.store === 'file' ? fs.mkdtempSync(path.join(os.tmpdir(), 'stack-')) : null;
+    const blocks = makeDriver(directory, 'blocks', 'test_1000');
+    const maps = makeDriver(directory, 'maps', 'test_1002');
     const blockers = await Promise.all(
       [
         { driver: blocks, number: PORTS.blockerb, role: 'blockerb' },
@@ -93,7 +101,12 @@ export class Stack {
         port.close();
       },
     };
-    return new Stack(segment, { blocks, maps }, client, [stopComposer, mapper, ...blockers]);
+    const cleanUp = {
+      stop: async (): Promise<void> => {
+        if (directory) fs.rmSync(directory, { recursive: true });
+      },
+    };
+    return new Stack(segment, { blocks, maps }, client, [stopComposer, mapper, ...blockers, cleanUp]);
   }
 
   /** Stops everything; returns what `verify` says of the segment afterwards. */
@@ -163,6 +176,13 @@ export class Stack {
     const reply = await this.client.call(PORTS.composer, init);
     return decodeExtents(reply.data.subarray(0, reply.serviced));
   }
+}
+
+function makeDriver(directory: string | null, name: string, owner: string): Driver {
+  if (directory === null) return new MemoryDriver(owner);
+  const root = path.join(directory, name);
+  fs.mkdirSync(root);
+  return new FileDriver({ root, uniqueStr: owner });
 }
 
 /** `length` bytes that tell where and by whom they were written. */
