@@ -149,8 +149,23 @@ function refuseIfUsed(state: ChainState): void {
   throw new UsageError(`segment ${state.spec.name} is in use by port ${owners}; stop the node first, or add --force`);
 }
 
+/** Looks taken before a problem is believed, and the time between them in ms. */
+const LOOKS = 3;
+const BETWEEN_LOOKS_MS = 50;
+
+/** Counters of a busy segment change while they are compared: only what every look shows is a problem. */
+async function lastingProblems(state: ChainState): Promise<string[]> {
+  let problems = verify(state.segment);
+  for (let look = 1; look < LOOKS && problems.length > 0; look++) {
+    await new Promise((resolve) => setTimeout(resolve, BETWEEN_LOOKS_MS));
+    const now = new Set(verify(state.segment));
+    problems = problems.filter((problem) => now.has(problem));
+  }
+  return problems;
+}
+
 async function tellProblems(state: ChainState): Promise<boolean> {
-  const problems = verify(state.segment);
+  const problems = await lastingProblems(state);
   if (state.json) await printJson(state.io, { problems });
   else await print(state.io, problems.length === 0 ? 'no problems\n' : `${problems.join('\n')}\n`);
   return problems.length === 0;
