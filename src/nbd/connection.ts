@@ -1,12 +1,13 @@
 /** One client's life: handshake under a deadline, transmission, and an end that leaves nothing behind. */
 import { errnos, messageOf, SystemError } from '../sys/errno.js';
+import { type Counters, noCounters } from './counters.js';
 import type { ExportProvider } from './device.js';
 import { DisconnectedError } from './errors.js';
 import { HandshakeReader } from './handshake-reader.js';
 import { AbortedError, type HandshakeChannel, Negotiation } from './negotiation.js';
 import type { Poller } from './poller.js';
 import type { Session } from './session.js';
-import { type Counters, type Shared, Transmission } from './transmission.js';
+import { type Shared, Transmission } from './transmission.js';
 import type { Transport, TransportEvents } from './transport.js';
 
 /** A connection as status shows it. */
@@ -21,8 +22,6 @@ export interface ConnectionInfo {
   readonly inFlight: number;
   readonly counters: Counters;
 }
-
-const NO_COUNTERS: Counters = { requests: 0, reads: 0, writes: 0, read: 0, written: 0, errors: 0 };
 
 /** What the server tells a connection. */
 export interface ConnectionContext extends Shared {
@@ -69,7 +68,7 @@ export class Connection implements TransportEvents {
       exportName: this.#session?.exportName ?? null,
       since: this.since,
       inFlight: this.#transmission?.inFlight ?? 0,
-      counters: { ...(this.#transmission?.counters ?? NO_COUNTERS) },
+      counters: { ...(this.#transmission?.counters ?? noCounters()) },
     };
   }
 

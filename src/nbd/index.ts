@@ -6,6 +6,7 @@ export { type ExportInfo, type NbdAddress, NbdHandshake, type OptionReply } from
 export type { ConnectionInfo } from './connection.js';
 export * as constants from './constants.js';
 export { BASE_ALLOCATION, STATE_HOLE, STATE_ZERO } from './constants.js';
+export type { Counters } from './counters.js';
 export * from './device.js';
 export { DisconnectedError, NbdError, ProtocolError, wireError } from './errors.js';
 export { DEFAULT_LIMITS, type Limits } from './limits.js';
@@ -13,4 +14,3 @@ export type { Log } from './log.js';
 export { MemoryDisk, type MemoryDiskOptions, MemoryProvider } from './memory-device.js';
 export { type ListenAddress, NbdServer, type NbdServerEvents, type NbdServerOptions } from './server.js';
 export type { MetaContext } from './session.js';
-export type { Counters } from './transmission.js';

@@ -3,9 +3,9 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { BufferPool } from '../../../src/nbd/buffer-pool.js';
 import { wireError } from '../../../src/nbd/errors.js';
+import { clampExtents } from '../../../src/nbd/extents.js';
 import { GatherBudget } from '../../../src/nbd/gather.js';
 import { MemoryDisk } from '../../../src/nbd/memory-device.js';
-import { clampExtents } from '../../../src/nbd/transmission.js';
 import { errnos } from '../../../src/sys/errno.js';
 
 describe('the gather budget', () => {

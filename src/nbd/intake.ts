@@ -1,0 +1,333 @@
+/**
+ * The way in: takes requests off the stage, has them judged, cuts them into pieces and hands these over. What a piece needs (a buffer, a
+ * place among the requests in flight, memory to gather) is asked for when its turn comes; when there is none, run() says so, and the
+ * socket is not read until there is.
+ */
+import { readRequest } from './codec.js';
+import { Command, CommandFlag, commandName, REQUEST_LENGTH, WireError } from './constants.js';
+import { noCounters } from './counters.js';
+import type { IoBuffer, IoCommand } from './device.js';
+import type { GatherBudget } from './gather.js';
+import type { Holdings } from './holdings.js';
+import type { Limits } from './limits.js';
+import type { Log } from './log.js';
+import type { Piece, Request, RequestPool } from './requests.js';
+import type { Session } from './session.js';
+import type { Transport } from './transport.js';
+import { refuse, SHUTTING_DOWN } from './validate.js';
+import { STAGE_SIZE, STAGE_START } from './wire-memory.js';
+
+/** Bytes one connection receives or reads before the others have their turn. */
+const TURN_BYTES = 4 * 1024 * 1024;
+/** Bytes of buffers held that are worth a send before more is asked of the device: they come back while they are in the cache. */
+const FLUSH_BYTES = 1024 * 1024;
+/** After a write this long the next receive takes a header only, so that the next payload needs no copy out of the stage. */
+const DIRECT_WRITE = 16 * 1024;
+
+/** Why run() stopped. */
+export const Stop = {
+  /** The stage is used up: more must be received. */
+  BYTES: 0,
+  /** Something is missing; wake() is called when it may be there, unless a reply's end brings it. */
+  STALLED: 1,
+  /** The turn is over. */
+  TURN: 2,
+  /** The client has said goodbye, or framing is lost. */
+  END: 3,
+} as const;
+export type Stop = (typeof Stop)[keyof typeof Stop];
+
+/** What the intake needs of its connection. */
+export interface IntakeOwner {
+  /** New requests are answered with ESHUTDOWN. */
+  readonly refusing: boolean;
+  submit(piece: Piece): void;
+  /** Ends a request that has no piece in the device. */
+  answer(request: Request): void;
+  flush(): void;
+  wake(): void;
+}
+
+export interface IntakeContext {
+  readonly limits: Limits;
+  readonly gather: GatherBudget;
+  readonly log: Log;
+}
+
+export class Intake {
+  readonly counters = noCounters();
+  readonly #transport: Transport;
+  readonly #session: Session;
+  readonly #context: IntakeContext;
+  readonly #pool: RequestPool;
+  readonly #holdings: Holdings;
+  readonly #owner: IntakeOwner;
+
+  // The stage: [#at, #end) is not parsed. When it is empty, #carry bytes of a cut header lie right before STAGE_START.
+  #at: number;
+  #end: number;
+  #carry = 0;
+  /** The next receive takes a header only. */
+  #headerOnly = false;
+
+  /** The request that is being cut into pieces. */
+  #current: Request | null = null;
+  /** The piece of a WRITE whose data is arriving, and how much of it is there. */
+  #fill: Piece | null = null;
+  #filled = 0;
+  /** A refused WRITE's data that is still to come, in bytes. */
+  #skip = 0;
+  /** Bytes left of this turn. */
+  #turnLeft = 0;
+  #awaitingGather = false;
+
+  constructor(
+    transport: Transport,
+    session: Session,
+    context: IntakeContext,
+    pool: RequestPool,
+    holdings: Holdings,
+    owner: IntakeOwner,
+  ) {
+    this.#transport = transport;
+    this.#session = session;
+    this.#context = context;
+    this.#pool = pool;
+    this.#holdings = holdings;
+    this.#owner = owner;
+    this.#at = session.stageStart;
+    this.#end = session.stageEnd;
+  }
+
+  startTurn(): void {
+    this.#turnLeft = TURN_BYTES;
+  }
+
+  /** More bytes are likely there already, and are worth a receive now. */
+  get eager(): boolean {
+    return this.#turnLeft > 0 && (this.#fill !== null || this.#skip > 0 || this.#headerOnly);
+  }
+
+  /** `count` bytes have arrived in the stage. */
+  staged(count: number): void {
+    this.#at = STAGE_START - this.#carry;
+    this.#end = STAGE_START + count;
+    this.#carry = 0;
+  }
+
+  /** One receive to where the next bytes belong; after run() said BYTES. Bytes; 0 none now; -1 ended. */
+  receive(): number {
+    const fill = this.#fill;
+    let count: number;
+    if (fill !== null) {
+      count = this.#transport.receiveInto(fill.buffer as IoBuffer, this.#filled, fill.length - this.#filled);
+      if (count > 0) this.#filled += count;
+    } else {
+      const limit = this.#headerOnly && this.#skip === 0 ? REQUEST_LENGTH - this.#carry : STAGE_SIZE;
+      count = this.#transport.receiveStage(limit);
+      if (count > 0) this.staged(count);
+    }
+    if (count > 0) this.#turnLeft -= count;
+    return count;
+  }
+
+  /** Parses the stage until it is used up, or says why not. */
+  run(): Stop {
+    for (;;) {
+      if (this.#skip > 0) {
+        const count = Math.min(this.#skip, this.#end - this.#at);
+        this.#at += count;
+        this.#skip -= count;
+        if (this.#skip > 0) return Stop.BYTES;
+      }
+      if (this.#current !== null) {
+        const stop = this.#issue(this.#current);
+        if (stop !== null) return stop;
+        this.#current = null;
+        if (this.#holdings.bytes >= FLUSH_BYTES) this.#owner.flush();
+      }
+      const left = this.#end - this.#at;
+      if (left < REQUEST_LENGTH) {
+        this.#keepCarry(left);
+        return Stop.BYTES;
+      }
+      if (this.#holdings.full) return Stop.STALLED;
+      if (this.#turnLeft <= 0) return Stop.TURN;
+      if (!this.#begin()) return Stop.END;
+    }
+  }
+
+  /**
+   * Takes no more requests: drops half a one. Its pieces in the device end it, as a failure; without any it ends here, unanswered.
+   */
+  drop(): void {
+    this.#skip = 0;
+    if (this.#fill !== null) {
+      this.#holdings.release(this.#fill);
+      this.#fill = null;
+    }
+    const request = this.#current;
+    this.#current = null;
+    if (request === null) return;
+    request.unissued = 0;
+    request.error ||= WireError.ESHUTDOWN;
+    if (request.outstanding > 0) return;
+    this.#holdings.requests--;
+    if (request.gather !== null) this.#context.gather.give(request.gather);
+  }
+
+  #keepCarry(left: number): void {
+    if (left > 0) this.#transport.stage.copyWithin(STAGE_START - left, this.#at, this.#end);
+    this.#carry = left;
+    this.#at = STAGE_START;
+    this.#end = STAGE_START;
+  }
+
+  /** Takes one header off the stage; false when there is no next request. */
+  #begin(): boolean {
+    const request = this.#pool.takeRequest();
+    const framed = readRequest(this.#transport.stageView, this.#at, request);
+    if (!framed) this.#context.log.warn(`${this.#transport.peer}: a request came without its magic number`);
+    if (!framed || request.command === Command.DISC) {
+      this.#pool.giveRequest(request);
+      return false;
+    }
+    this.#at += REQUEST_LENGTH;
+    request.reset();
+    this.#holdings.requests++;
+    this.#judge(request);
+    this.#current = request;
+    return true;
+  }
+
+  /** Decides whether the request runs, and how much of it there is to issue. */
+  #judge(request: Request): void {
+    const { counters } = this;
+    const { command, length } = request;
+    counters.requests++;
+    this.#headerOnly = command === Command.WRITE && length >= DIRECT_WRITE;
+    const refusal = this.#owner.refusing
+      ? SHUTTING_DOWN
+      : refuse(request, this.#session.device, this.#session, this.#context.limits.payload);
+    if (refusal !== null) {
+      request.error = refusal.error;
+      request.text = refusal.text;
+      this.#context.log.debug(`${this.#transport.peer}: ${commandName(command)} refused: ${refusal.text}`);
+      // The data follows whatever we think of the request; framing is kept by taking it.
+      if (command === Command.WRITE) this.#skip = length;
+    } else if (command === Command.READ) {
+      request.unissued = length;
+      counters.reads++;
+      counters.read += length;
+    } else if (command === Command.WRITE) {
+      request.unissued = length;
+      counters.writes++;
+      counters.written += length;
+    } else if (length > 0 || command === Command.FLUSH) {
+      request.unissued = command === Command.BLOCK_STATUS ? this.#session.contexts.length : 1;
+    }
+  }
+
+  /** Gives what is left of the request to the device; null when all of it is there. */
+  #issue(request: Request): Stop | null {
+    if (request.unissued === 0 && request.outstanding === 0 && this.#fill === null) {
+      this.#owner.answer(request);
+      return null;
+    }
+    if (request.command === Command.READ) return this.#issueRead(request);
+    if (request.command === Command.WRITE) return this.#issueWrite(request);
+    this.#issueRest(request);
+    return null;
+  }
+
+  #issueRead(request: Request): Stop | null {
+    const { maxIo } = this.#session.device;
+    if (request.length > maxIo && request.gather === null && this.#mustBeWhole(request) && !this.#takeGather(request)) {
+      return Stop.STALLED;
+    }
+    while (request.unissued > 0) {
+      if (this.#turnLeft <= 0) return Stop.TURN;
+      if (this.#holdings.bytes >= FLUSH_BYTES) this.#owner.flush();
+      const length = Math.min(maxIo, request.unissued);
+      const buffer = this.#holdings.allocate(length);
+      if (buffer === null) return Stop.STALLED;
+      const piece = this.#piece(request, request.offset + request.length - request.unissued, length, buffer);
+      request.unissued -= length;
+      this.#turnLeft -= length;
+      this.#owner.submit(piece);
+    }
+    return null;
+  }
+
+  /** Simple replies and DF: the header goes out when every byte is there. */
+  #mustBeWhole(request: Request): boolean {
+    return !this.#session.structured || (request.flags & CommandFlag.DF) !== 0;
+  }
+
+  #takeGather(request: Request): boolean {
+    if (this.#awaitingGather) return false;
+    request.gather = this.#context.gather.take(request.length, () => {
+      this.#awaitingGather = false;
+      this.#owner.wake();
+    });
+    this.#awaitingGather = request.gather === null;
+    return request.gather !== null;
+  }
+
+  #issueWrite(request: Request): Stop | null {
+    while (request.unissued > 0 || this.#fill !== null) {
+      let piece = this.#fill;
+      if (piece === null) {
+        const length = Math.min(this.#session.device.maxIo, request.unissued);
+        const buffer = this.#holdings.allocate(length);
+        if (buffer === null) return Stop.STALLED;
+        piece = this.#piece(request, request.offset + request.length - request.unissued, length, buffer);
+        this.#fill = piece;
+        this.#filled = 0;
+      }
+      const count = Math.min(this.#end - this.#at, piece.length - this.#filled);
+      if (count > 0) {
+        this.#transport.copyStaged(this.#at, piece.buffer as IoBuffer, this.#filled, count);
+        this.#at += count;
+        this.#filled += count;
+      }
+      if (this.#filled < piece.length) {
+        this.#keepCarry(0);
+        return Stop.BYTES;
+      }
+      this.#fill = null;
+      request.unissued -= piece.length;
+      this.#owner.submit(piece);
+    }
+    return null;
+  }
+
+  /** Everything without a payload is one piece, block status one for each context. */
+  #issueRest(request: Request): void {
+    const { contexts } = this.#session;
+    const { command, flags } = request;
+    for (let i = 0; request.unissued > 0; i++) {
+      const piece = this.#piece(request, request.offset, request.length, null);
+      if (command === Command.BLOCK_STATUS) {
+        piece.context = contexts[i].name;
+        piece.contextId = contexts[i].id;
+        piece.reqOne = (flags & CommandFlag.REQ_ONE) !== 0;
+      } else {
+        piece.noHole = (flags & CommandFlag.NO_HOLE) !== 0;
+        piece.fastZero = (flags & CommandFlag.FAST_ZERO) !== 0;
+      }
+      request.unissued--;
+      this.#owner.submit(piece);
+    }
+  }
+
+  #piece(request: Request, offset: number, length: number, buffer: IoBuffer | null): Piece {
+    const piece = this.#pool.takePiece(request);
+    piece.command = request.command as IoCommand;
+    piece.offset = offset;
+    piece.length = length;
+    piece.buffer = buffer;
+    piece.fua = (request.flags & CommandFlag.FUA) !== 0;
+    return piece;
+  }
+}
