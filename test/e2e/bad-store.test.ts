@@ -29,6 +29,7 @@ import {
   objectPath,
   putObject,
 } from './harness/store.js';
+import { Command, request, Wire } from './harness/wire.js';
 
 const MiB = 1 << 20;
 const BLOCK = 4 * MiB;
@@ -107,10 +108,19 @@ describe.runIf(programs('qemu-io'))('a damaged map', () => {
     await unusable(name);
   });
 
-  it('whose entries are cut short makes the volume unusable, no more', async () => {
+  it('whose entries are cut short yields no byte of the blocks that lost theirs, and no snapshot', async () => {
     const name = await volume();
-    truncateSync(objectPath(rig.node.maps, mapDataName(name)), 200);
-    await unusable(name);
+    const file = objectPath(rig.node.maps, mapDataName(name));
+    // All of the first entry, a piece of the second.
+    truncateSync(file, 200);
+    const cut = readFileSync(file);
+    for (const command of ['read 4M 4k', 'read 8M 4k', 'write -P 9 8M 4k', 'write -P 9 12M 4k']) {
+      const outcome = await tryQemuIo(rig.node.uri(name), command);
+      expect(outcome.code, describeOutcome(outcome)).not.toBe(0);
+    }
+    expect((await rig.node.tryVlmc(['snapshot', name, `${name}-snapshot`])).code).toBe(255);
+    expect((await rig.node.tryVlmc(['check', name])).code).toBe(255);
+    expect(readFileSync(file).equals(cut)).toBe(true);
   });
 
   it('whose entries are garbage makes the volume unusable, no more', async () => {
@@ -255,6 +265,8 @@ describe.runIf(programs('qemu-io', 'nbdcopy'))('two nodes on one store', () => {
 
   it('share reading, exclude each other in writing, and hand over by close', async () => {
     await first.node.create('shared-volume', 8 * MiB);
+    // A client that stays keeps the volume open on its node, and so locked.
+    const holder = await Wire.open(first.node.socket, 'shared-volume');
     await qemuIo(first.node.uri('shared-volume'), 'write -P 1 0 8M', 'flush');
     const lock = objectPath(first.node.maps, 'shared-volume_lock');
     expect(readFileSync(lock, 'latin1').replace(/\0+$/, '')).toBe('first_1002');
@@ -263,12 +275,19 @@ describe.runIf(programs('qemu-io', 'nbdcopy'))('two nodes on one store', () => {
 
     // What the holder writes is what the other reads next: it caches nothing of a volume it has not locked.
     await qemuIo(first.node.uri('shared-volume'), 'write -P 3 4M 4k', 'flush');
-    await qemuIo(second.node.uri('shared-volume'), 'read -P 3 4M 4k');
+    await qemuIo(second.node.uri('shared-volume'), 'read -P 3 4M 4k', 'read -P 1 0 4M');
 
     await first.node.vlmc('close', 'shared-volume');
+    const newcomer = await Wire.open(second.node.socket, 'shared-volume');
     await qemuIo(second.node.uri('shared-volume'), 'write -P 4 0 4k', 'flush');
     expect(readFileSync(lock, 'latin1').replace(/\0+$/, '')).toBe('second_1002');
+    // The first one's client is still there, and sees what the new holder wrote.
+    holder.send(request(Command.READ, 0, 4096));
+    expect(await holder.reply()).toBe(0);
+    expect((await holder.take(4096)).every((byte) => byte === 4)).toBe(true);
     await qemuIo(first.node.uri('shared-volume'), 'read -P 4 0 4k', 'read -P 3 4M 4k');
+    holder.vanish();
+    newcomer.vanish();
   });
 
   it('see volumes that the other makes', async () => {

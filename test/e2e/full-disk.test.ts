@@ -65,7 +65,7 @@ describe.runIf(usable)('a full disk', () => {
     await qemuIo(uri, 'read -P 1 2M 6M', 'read -P 4 1M 64k', 'read -P 0 200M 4k');
   });
 
-  it('is over once there is space again, on the same connection settings and without a restart', async () => {
+  it('is over once there is space again, without a restart', async () => {
     for (const file of ['ballast', 'rest']) rmSync(path.join(disk.path, file));
     const uri = rig.node.uri('full-volume');
     await model
@@ -73,8 +73,8 @@ describe.runIf(usable)('a full disk', () => {
       .write(200 * MiB, 4096, 7)
       .apply(uri);
     await rig.node.vlmc('snapshot', 'full-volume', 'full-snapshot');
-    // The failed 64 MiB write may have left part of itself where nothing was promised; the rest must be as the model says.
-    await qemuIo(uri, 'write -z 144M 48M', 'flush');
+    // The failed write may have left part of itself where nothing was promised; the rest must be as the model says.
+    await qemuIo(uri, 'discard 144M 48M', 'flush');
     expect((await sha256(uri)).sha256).toBe(model.sha256);
     await rig.node.vlmc('check', 'full-volume');
   });

@@ -95,7 +95,7 @@ export class Wire {
 
   /** Ends the connection without a word. */
   vanish(): void {
-    this.socket.resetAndDestroy();
+    this.socket.destroy();
   }
 
   async #until(condition: () => boolean): Promise<void> {

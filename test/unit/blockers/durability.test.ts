@@ -151,7 +151,7 @@ it('a failed sync is EIO for the flush and for every later one, until the object
 });
 
 it('a dirty file is synced before the cache closes it, and a failure then is not forgotten', async () => {
-  const driver = await fileDriver(temporaryDirectory(), { fdcache: 4 });
+  const driver = await fileDriver(temporaryDirectory(), { fdcache: 4, dirtyFiles: 0 });
   const syncs = watchSyncs();
   syncs.errno = 'EIO';
   for (let i = 0; i < 5; i++) await write(driver, `object-${i}`, 0, Buffer.from('x'));
@@ -168,4 +168,26 @@ it('closing the driver makes everything durable', async () => {
   await write(driver, 'last-object', 0, Buffer.from('x'));
   await driver.close();
   expect(syncs.synced).toHaveLength(1);
+});
+
+it('a flush that waits for its turn while its object is replaced has nothing to complain about', async () => {
+  const driver = await fileDriver(temporaryDirectory());
+  const names = Array.from({ length: 12 }, (_, i) => `queued-${i}`);
+  for (const name of names) await write(driver, name, 0, Buffer.from(name));
+  await write(driver, 'source-object', 0, Buffer.from('source'));
+  const syncs = watchSyncs();
+  syncs.hold = true;
+  const flush = driver.flush(names);
+  await expect.poll(() => syncs.synced.length).toBeGreaterThan(0);
+  // The last ones are still in line: they are replaced and deleted before their sync begins.
+  const waiting = names.filter((name) => !syncs.synced.some((file) => file.endsWith(`/${name}`))).slice(-2);
+  expect(waiting).toHaveLength(2);
+  await driver.delete(waiting[0]);
+  syncs.hold = false;
+  const copy = driver.copy('source-object', waiting[1], 10, { durable: false, exclusive: false });
+  syncs.release();
+  await Promise.all([flush, copy]);
+  await driver.flush(null);
+  expect((await read(driver, waiting[1], 0, 6)).toString()).toBe('source');
+  await expect(driver.info(waiting[0])).rejects.toMatchObject({ code: 'ENOENT' });
 });

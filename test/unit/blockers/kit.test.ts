@@ -52,7 +52,7 @@ driverKit({ name: 'file (temporary directory)', make: (owner) => fileStore(os.tm
 driverKit(
   {
     name: 'file (four open files, flat locks)',
-    make: (owner) => fileStore(os.tmpdir(), owner, { fdcache: 4 }, true),
+    make: (owner) => fileStore(os.tmpdir(), owner, { fdcache: 4, dirtyFiles: 2 }, true),
   },
   runner,
 );

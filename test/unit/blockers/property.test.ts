@@ -114,7 +114,7 @@ async function contents(driver: Driver): Promise<Record<string, string>> {
 it('a sequence of operations ends as it does in memory, step by step', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(step, { maxLength: 30 }), fc.constantFrom(4, 512), async (steps, fdcache) => {
-      const driver = await fileDriver(temporaryDirectory(), { fdcache });
+      const driver = await fileDriver(temporaryDirectory(), { fdcache, dirtyFiles: fdcache });
       const model = new MemoryDriver();
       const hints = new Map<string, number>();
       const modelHints = new Map<string, number>();
@@ -137,7 +137,7 @@ it('operations on different objects at the same time end as one after another', 
   );
   await fc.assert(
     fc.asyncProperty(sequences, async (lanes) => {
-      const driver = await fileDriver(temporaryDirectory(), { fdcache: 4 });
+      const driver = await fileDriver(temporaryDirectory(), { fdcache: 4, dirtyFiles: 0 });
       const model = new MemoryDriver();
       const outcomes = await Promise.all(
         lanes.map(async (steps) => {

@@ -3,6 +3,7 @@ import { pino } from 'pino';
 import { expect, it, onTestFinished } from 'vitest';
 import type { Driver, ObjectIo } from '../../../src/blockers/driver.js';
 import { MemoryDriver } from '../../../src/blockers/memory/index.js';
+import { start } from '../../../src/blockers/peer.js';
 import { Blocker } from '../../../src/blockers/server.js';
 import { XsegObjectClient } from '../../../src/requests/object-client.js';
 import { Flag, Op } from '../../../src/requests/ops.js';
@@ -284,4 +285,44 @@ it('stop finishes what runs, and what waits is done by the next blocker on the p
   await Promise.all(writes);
   expect(ended).toBe(5);
   await successor.stop();
+});
+
+it('the role serves the directory of its settings, and leaves nothing bound when it cannot', async () => {
+  const spec = `posix:blockers-test-${process.pid}-${count++}:32:16:32:12`;
+  const segment = Segment.create(spec);
+  onTestFinished(() => {
+    segment.close();
+    Segment.destroy(spec);
+  });
+  const archipDir = temporaryDirectory();
+  const context = (directory: string) =>
+    ({
+      name: 'blockerb',
+      segment,
+      ports: { first: PORT, last: PORT },
+      log: pino({ level: 'silent' }),
+      settings: {
+        archipDir: directory,
+        lockDir: null,
+        uniqueStr: 'node1_10',
+        fdcache: 64,
+        direct: true,
+        pithosMigrate: false,
+        umask: 0o007,
+        nrOps: 16,
+      },
+    }) as unknown as Parameters<typeof start>[0];
+  await expect(start(context(`${archipDir}/absent`))).rejects.toMatchObject({
+    code: 'ENOENT',
+    message: expect.stringContaining(`${archipDir}/absent`),
+  });
+  expect(segment.portOwner(PORT)).toBeNull();
+  const role = await start(context(archipDir));
+  const client = new XsegObjectClient(segment.bind(20, { name: 'test' }), PORT);
+  await client.write('one-object', 0, Buffer.from('x'));
+  await client.acquire('volume1');
+  expect(await client.lockHolder('volume1')).toMatchObject({ owner: 'node1_10' });
+  expect(role.status()).toMatchObject({ inFlight: 0, store: { directory: archipDir, dirtyFiles: 1 } });
+  await role.stop();
+  expect(segment.portOwner(PORT)).toBeNull();
 });

@@ -133,6 +133,26 @@ describe.each(transports)('over the %s transport', (transport) => {
     await expect.poll(() => disk.pool.inUse).toBe(0);
   });
 
+  test('replies that the socket takes in pieces arrive whole and in order', async () => {
+    const { path, disk } = await serveMemory({ size: MiB, buffers: 1000, maxIo: 4 * KiB }, { transport });
+    const image = Buffer.from(Array.from({ length: MiB }, (_, i) => (i * 7 + (i >> 8)) & 0xff));
+    disk.write(image, 0, MiB);
+    const peer = await entered(path);
+    peer.socket.pause();
+    const lengths = Array.from({ length: 6000 }, (_, i) => 1 + ((i * 37) % 2000));
+    lengths.forEach((length, i) => {
+      peer.send(request(Command.READ, i * 100, length));
+    });
+    await expect.poll(() => disk.pool.inUse).toBeGreaterThan(0);
+    peer.socket.resume();
+    for (const [i, length] of lengths.entries()) {
+      const reply = await peer.take(16 + length);
+      expect(reply.readUInt32BE(4)).toBe(0);
+      expect(reply.subarray(16).equals(image.subarray(i * 100, i * 100 + length)), `reply ${i}`).toBe(true);
+    }
+    await expect.poll(() => disk.pool.inUse).toBe(0);
+  });
+
   test('without a buffer the server waits, and goes on when there is one', async () => {
     const held: Io[] = [];
     const disk = new MemoryDisk({ size: MiB, buffers: 2, maxIo: 4 * KiB });

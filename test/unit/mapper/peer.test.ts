@@ -1,0 +1,242 @@
+/** The mapper behind its port: requests as others send them, on a segment with memory blockers. */
+import pino from 'pino';
+import { expect, it, onTestFinished } from 'vitest';
+import { MemoryDriver } from '../../../src/blockers/memory/index.js';
+import { Blocker } from '../../../src/blockers/server.js';
+import type { Config, MapperSettings } from '../../../src/config/types.js';
+import { start } from '../../../src/mapper/peer.js';
+import type { RunningRole } from '../../../src/peer/role.js';
+import { encodeJson } from '../../../src/requests/json.js';
+import { XsegObjectClient } from '../../../src/requests/object-client.js';
+import { Flag, Op } from '../../../src/requests/ops.js';
+import { ResolvedMap } from '../../../src/requests/resolved-map.js';
+import {
+  decodeInfo,
+  decodeMapReply,
+  decodeVolumeInfo,
+  encodeClone,
+  encodeName,
+  mapReplySize,
+} from '../../../src/requests/structs.js';
+import { type CallInit, type Port, Segment, verify } from '../../../src/xseg/index.js';
+import { failure } from './support.js';
+
+const MAPPER = 1001;
+const BLOCKERB = 1000;
+const BLOCKERM = 1002;
+const COMPOSER = 500;
+const MiB = 1 << 20;
+let counter = 0;
+
+interface Rig {
+  segment: Segment;
+  client: Port;
+  composer: Port;
+  mapper: RunningRole;
+  call(init: CallInit): Promise<{ serviced: number; data: Buffer }>;
+  json(op: number, target: string, body: object): Promise<Record<string, unknown>>;
+  startMapper(): Promise<RunningRole>;
+}
+
+async function rig(): Promise<Rig> {
+  const name = `mapper-test-${process.pid}-${counter++}`;
+  const segment = Segment.create(`posix:${name}:1200:1100:64:12`);
+  segment.ref();
+  const log = pino({ level: 'silent' });
+  const blockers = await Promise.all(
+    [BLOCKERB, BLOCKERM].map(async (number) => {
+      const driver = new MemoryDriver(`node1_${number}`);
+      await driver.open();
+      const blocker = new Blocker({ port: segment.bind(number, { name: 'blocker' }), driver, nrOps: 64, log });
+      blocker.start();
+      return blocker;
+    }),
+  );
+  const startMapper = (): Promise<RunningRole> =>
+    start({
+      name: 'mapperd',
+      settings: { blockerbPort: BLOCKERB, blockermPort: BLOCKERM, lockWait: 1 } as MapperSettings,
+      config: { roles: [{ type: 'vlmcd', portnoStart: COMPOSER }] } as unknown as Config,
+      segment,
+      ports: { first: MAPPER, last: MAPPER },
+      log,
+    });
+  const client = segment.bind(1, { name: 'client' });
+  const composer = segment.bind(COMPOSER, { name: 'vlmcd' });
+  const made: Rig = {
+    segment,
+    client,
+    composer,
+    mapper: await startMapper(),
+    call: (init) => client.call(MAPPER, init),
+    json: async (op, target, body) => {
+      const { data, serviced } = await client.call(MAPPER, { op, target, data: encodeJson(body), capacity: 65536 });
+      return JSON.parse(data.toString('utf8', 0, serviced)) as Record<string, unknown>;
+    },
+    startMapper,
+  };
+  onTestFinished(async () => {
+    client.close();
+    composer.close();
+    await made.mapper.stop();
+    for (const blocker of blockers) await blocker.stop();
+    const problems = verify(segment);
+    segment.close();
+    Segment.destroy(`posix:${name}:`);
+    expect(problems).toEqual([]);
+  });
+  return made;
+}
+
+const create = (rigged: Rig, name: string, size: number): Promise<unknown> =>
+  rigged.call({ op: Op.CLONE, target: name, data: encodeClone({ parent: '', size }) });
+
+it('serves the life of a volume by the structs of the original', async () => {
+  const r = await rig();
+  await create(r, 'volume', 10 * MiB);
+  expect(decodeInfo((await r.call({ op: Op.INFO, target: 'volume', capacity: 8 })).data)).toEqual({ size: 10 * MiB });
+  expect(decodeVolumeInfo((await r.call({ op: Op.INFO, target: 'volume', capacity: 64 })).data)).toEqual({
+    size: 10 * MiB,
+    blockSize: 4 * MiB,
+    readOnly: false,
+    version: 2,
+    epoch: 1,
+  });
+  const range = { target: 'volume', offset: 3 * MiB, size: 2 * MiB, capacity: mapReplySize(2) };
+  expect(decodeMapReply((await r.call({ op: Op.MAPR, ...range })).data)).toMatchObject([
+    { zero: true },
+    { zero: true },
+  ]);
+  const segments = decodeMapReply((await r.call({ op: Op.MAPW, ...range })).data);
+  expect(segments).toMatchObject([
+    { target: 'volume_0000000000000001_0000000000000000', offset: 3 * MiB, size: MiB, zero: false },
+    { target: 'volume_0000000000000001_0000000000000001', offset: 0, size: MiB, zero: false },
+  ]);
+  const blocks = new XsegObjectClient(r.client, BLOCKERB);
+  expect((await blocks.info(segments[0].target)).size).toBe(0);
+  await r.call({ op: Op.FLUSH, target: 'volume' });
+  await r.call({ op: Op.MAPZERO, target: 'volume', offset: 4 * MiB, size: 6 * MiB });
+  await r.call({ op: Op.SNAPSHOT, target: 'volume', data: encodeName('snapshot') });
+  await r.call({ op: Op.CLONE, target: 'the-clone', data: encodeClone({ parent: 'snapshot', size: 0 }) });
+  await r.call({ op: Op.TRUNCATE, target: 'the-clone', offset: 20 * MiB });
+  await expect(r.call({ op: Op.TRUNCATE, target: 'the-clone', offset: MiB })).rejects.toEqual(
+    failure('EINVAL', '--force'),
+  );
+  await r.call({ op: Op.TRUNCATE, target: 'the-clone', offset: MiB, flags: Flag.FORCE });
+  await r.call({ op: Op.RENAME, target: 'the-clone', data: encodeName('new-name') });
+  await r.call({ op: Op.CLOSE, target: 'volume' });
+  await r.call({ op: Op.DELETE, target: 'volume' });
+  const listed = (await r.json(Op.LIST, '', { limit: 100 })) as { volumes: { name: string }[] };
+  expect(listed.volumes.map((volume) => volume.name).sort()).toEqual(['new-name', 'snapshot']);
+  expect(await r.json(Op.STAT, 'new-name', {})).toMatchObject({
+    parent: 'volume',
+    size: MiB,
+    blocks: { total: 1, shared: 1 },
+  });
+  expect(r.mapper.status()).toMatchObject({ locked: 0, served: { CLONE: 2, SNAPSHOT: 1 }, failed: { TRUNCATE: 1 } });
+});
+
+it('answers bad requests with an errno and a sentence', async () => {
+  const r = await rig();
+  await create(r, 'volume', 10 * MiB);
+  await expect(r.call({ op: Op.HASH, target: 'volume' })).rejects.toEqual(failure('EOPNOTSUPP', 'hashing'));
+  await expect(r.call({ op: Op.SYNC, target: 'volume' })).rejects.toEqual(failure('EOPNOTSUPP', 'SYNC'));
+  await expect(r.call({ op: Op.CLONE, target: 'volume2', data: Buffer.alloc(5) })).rejects.toEqual(
+    failure('EINVAL', '272'),
+  );
+  await expect(r.call({ op: Op.SNAPSHOT, target: 'volume' })).rejects.toEqual(failure('EINVAL', '260'));
+  await expect(r.json(Op.LEASE, 'volume', {})).rejects.toEqual(failure('EINVAL', 'write'));
+  await expect(r.json(Op.LIST, '', { limit: -1 })).rejects.toEqual(failure('EINVAL', 'limit'));
+  await expect(create(r, '', MiB)).rejects.toEqual(failure('EINVAL', 'no volume'));
+  await expect(create(r, 'n'.repeat(250), MiB)).rejects.toEqual(failure('EINVAL', 'too long'));
+  const tight = r.call({ op: Op.MAPR, target: 'volume', offset: 0, size: 5 * MiB, capacity: mapReplySize(1) });
+  await expect(tight).rejects.toMatchObject({ code: 'ERANGE', serviced: mapReplySize(2) });
+  await r.call({ op: Op.PING });
+});
+
+it('grants leases on the port that asks, and revokes them there', async () => {
+  const r = await rig();
+  await create(r, 'volume', 10 * MiB);
+  const revoked: string[] = [];
+  r.composer.serve((request) => {
+    revoked.push(`${request.op} ${request.target}`);
+    request.succeed(0);
+  });
+  const asked = await r.composer.call(MAPPER, {
+    op: Op.LEASE,
+    target: 'volume',
+    data: encodeJson({ write: true }),
+    capacity: 4096,
+  });
+  const lease = JSON.parse(asked.data.toString('utf8', 0, asked.serviced)) as { granted: string; size: number };
+  expect(lease).toMatchObject({ granted: 'exclusive', size: 10 * MiB });
+  const piece = await r.composer.call(MAPPER, {
+    op: Op.MAPFETCH,
+    target: 'volume',
+    offset: 0,
+    size: 3,
+    capacity: 4096,
+  });
+  const map = new ResolvedMap(3);
+  expect(map.setChunk(piece.data.subarray(0, piece.serviced))).toEqual({ first: 0, count: 3 });
+  await r.call({ op: Op.SNAPSHOT, target: 'volume', data: encodeName('snapshot') });
+  expect(revoked).toEqual([`${Op.REVOKE} volume`]);
+});
+
+it('leaves what comes while it stops to the next mapper on its port, which knows what the first one promised', async () => {
+  const r = await rig();
+  await create(r, 'volume', 10 * MiB);
+  const revoked: string[] = [];
+  r.composer.serve((request) => {
+    revoked.push(request.target);
+    request.succeed(0);
+  });
+  await r.composer.call(MAPPER, { op: Op.LEASE, target: 'volume', data: encodeJson({ write: true }), capacity: 4096 });
+  const stopped = r.mapper.stop();
+  const late = r.client.call(
+    MAPPER,
+    { op: Op.SNAPSHOT, target: 'volume', data: encodeName('snapshot') },
+    { wait: true },
+  );
+  await stopped;
+  const locks = new XsegObjectClient(r.client, BLOCKERM);
+  expect(await locks.lockHolder('volume')).toMatchObject({ owner: 'node1_1002' });
+  r.mapper = await r.startMapper();
+  await late;
+  expect(revoked).toContain('volume');
+  expect(decodeVolumeInfo((await r.call({ op: Op.INFO, target: 'snapshot', capacity: 64 })).data).readOnly).toBe(true);
+});
+
+it('an object client moves long data in pieces and says what went wrong', async () => {
+  const r = await rig();
+  const client = new XsegObjectClient(r.client, BLOCKERB);
+  const bytes = Buffer.alloc(1_300_000, 'abc');
+  await client.write('object', 100, bytes, { fua: true });
+  expect((await client.read('object', 100, bytes.length)).equals(bytes)).toBe(true);
+  expect(await client.info('object')).toMatchObject({ size: 1_300_100 });
+  await client.copy('object', 'copied', 1_000_000, { durable: true });
+  expect((await client.info('copied')).size).toBe(1_000_000);
+  await client.truncate('copied', 10);
+  await client.writeZeroes('copied', 0, 5);
+  await client.trim('object', 0, 600_000);
+  expect((await client.read('object', 599_999, 2)).toString('hex')).toBe(
+    `00${bytes.subarray(599_900, 599_901).toString('hex')}`,
+  );
+  await client.reset('copied', true);
+  expect((await client.info('copied')).size).toBe(0);
+  await expect(client.copy('object', 'copied', 5, { durable: false, exclusive: true })).rejects.toEqual(
+    failure('EEXIST'),
+  );
+  await expect(client.read('missing', 0, 5)).rejects.toEqual(failure('ENOENT'));
+  await expect(client.delete('missing')).rejects.toEqual(failure('ENOENT'));
+  expect((await client.list(null, 10)).names.sort()).toEqual(['copied', 'object']);
+  await client.flush(['object', 'copied']);
+  await client.flush(Array.from({ length: 30_000 }, (_, i) => `an-object-with-a-rather-long-name-${i}`));
+  await client.flush(null);
+  await client.acquire('volume');
+  expect(await client.lockHolder('volume')).toMatchObject({ owner: 'node1_1000' });
+  await client.release('volume', false);
+  expect(await client.lockHolder('volume')).toBeNull();
+  await expect(client.release('volume', false)).rejects.toEqual(failure('ENOENT'));
+  expect(await client.hash('object', 4096)).toMatch(/^[0-9a-f]{64}$/);
+});
