@@ -267,6 +267,7 @@ export function driverKit(options: KitOptions, { describe, it, expect }: TestRun
         ['..', 'EINVAL'],
         ['a/b', 'EINVAL'],
         ['a\0b', 'EINVAL'],
+        ['a\nb', 'EINVAL'],
         ['x'.repeat(256), 'ENAMETOOLONG'],
         ['é'.repeat(128), 'ENAMETOOLONG'],
       ]) {

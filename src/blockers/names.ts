@@ -14,10 +14,12 @@ export function nameError(name: string, limit: number = MAX_NAME): SystemError |
     return new SystemError(errnos.ENAMETOOLONG, `object name ${name} is ${length} bytes long; the limit is ${limit}`);
   }
   if (length === 0) return new SystemError(errnos.EINVAL, 'an object needs a name: the one given is empty');
-  if (name === '.' || name === '..' || name.includes('/') || name.includes('\0')) {
+  // Newlines separate the names of a FLUSH: an object with one in its name could never be flushed by name.
+  const unusable = name === '.' || name === '..' || ['/', '\0', '\n'].some((character) => name.includes(character));
+  if (unusable) {
     return new SystemError(
       errnos.EINVAL,
-      `object name ${JSON.stringify(name)} is not usable: no "/", NUL, "." or ".."`,
+      `object name ${JSON.stringify(name)} is not usable: it must not be "." or "..", nor hold "/", NUL or a newline`,
     );
   }
   return null;

@@ -8,7 +8,8 @@ import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
 import type { Driver, DriverCapabilities, ListPage, LockHolder, ObjectInfo, ObjectIo } from '../driver.js';
 import { fileError, isErrno } from '../errors.js';
 import { checkName, missing, nameError } from '../names.js';
-import { closeDescriptor, copyContent, syncData, truncate } from './copy.js';
+import { truncate } from './copy.js';
+import { Copying } from './copying.js';
 import { all } from './durability.js';
 import type { Handle } from './handle.js';
 import { Handles } from './handles.js';
@@ -16,8 +17,7 @@ import { Hasher } from './hashing.js';
 import { FileIo, fstat } from './io.js';
 import { listNames } from './listing.js';
 import { FileLocks } from './locks.js';
-import { openDescriptor } from './opener.js';
-import { candidatePaths, hashedPath } from './paths.js';
+import { candidatePaths } from './paths.js';
 import { TempFiles } from './temp.js';
 
 /** Files kept open when the settings do not say. */
@@ -36,6 +36,8 @@ export interface FileDriverSettings {
   readonly uniqueStr: string;
   /** Files kept open at the same time. */
   readonly fdcache?: number;
+  /** Files beyond fdcache that may be open while they are dirty; default: a quarter of the process's limit, at most 8000. */
+  readonly dirtyFiles?: number;
   /** The original opened files with O_DIRECT and padded them to 512 bytes. Accepted: such files are read, none are made. */
   readonly direct?: boolean;
   /** Move objects found under old Pithos paths to their new ones. */
@@ -58,6 +60,7 @@ export class FileDriver implements Driver {
   readonly #lockDirectory: string | null;
   readonly #handles: Handles;
   readonly #locks: FileLocks;
+  readonly #copying: Copying;
   readonly #hasher: Hasher;
   readonly #temp: TempFiles;
   readonly #lockTemp: TempFiles;
@@ -65,7 +68,6 @@ export class FileDriver implements Driver {
   /** Cold operations and hot ones that had to wait: close waits for them. */
   #running = 0;
   #drained: (() => void)[] = [];
-  #closing = false;
 
   /** @throws SystemError EINVAL for an unusable owner string */
   constructor(settings: FileDriverSettings) {
@@ -77,6 +79,7 @@ export class FileDriver implements Driver {
       umask: settings.umask ?? DEFAULT_UMASK,
       pithosMigrate: settings.pithosMigrate ?? false,
       limit: settings.fdcache ?? DEFAULT_FDCACHE,
+      dirtyFiles: settings.dirtyFiles,
     });
     const { opener, directories } = this.#handles;
     this.#temp = new TempFiles(this.#root, opener);
@@ -85,6 +88,7 @@ export class FileDriver implements Driver {
       { owner: settings.uniqueStr, directory: this.#lockDirectory },
       { opener, directories, temp: this.#lockTemp },
     );
+    this.#copying = new Copying(this.#handles, this.#temp);
     this.#hasher = new Hasher(this.#handles, this.#temp, (name, size) => this.#content(name, size));
   }
 
@@ -97,15 +101,16 @@ export class FileDriver implements Driver {
   }
 
   async close(): Promise<void> {
-    this.#closing = true;
+    const io = this.#io;
+    // From here on nothing new begins; what runs keeps what it needs.
+    this.#io = null;
     while (this.#running > 0) await new Promise<void>((resolve) => this.#drained.push(resolve));
     try {
       await this.#handles.whenIdle();
       await this.#flushAll(null);
     } finally {
       await this.#handles.close();
-      this.#io?.dispose();
-      this.#io = null;
+      io?.dispose();
     }
   }
 
@@ -146,7 +151,7 @@ export class FileDriver implements Driver {
   async #find(io: ObjectIo, operation: HotOperation): Promise<void> {
     const fileIo = this.#io;
     const { name } = io;
-    if (fileIo === null || this.#closing) {
+    if (fileIo === null) {
       io.complete(errnos.EBADF);
       return;
     }
@@ -196,9 +201,7 @@ export class FileDriver implements Driver {
     this.#running++;
     handle.retain();
     try {
-      await handle.sync();
-      this.#handles.failed.check([handle.name]);
-      await this.#handles.directories.sync([handle.path]);
+      await this.#makeDurable(handle);
       io.complete(0);
     } catch (error) {
       io.complete(errnoOf(error));
@@ -217,7 +220,7 @@ export class FileDriver implements Driver {
 
   /** Frames a cold operation: refused on a closed driver, awaited by close, errors in words. */
   async #cold<T>(what: string, work: () => Promise<T>): Promise<T> {
-    if (this.#io === null || this.#closing) {
+    if (this.#io === null) {
       throw new SystemError(errnos.EBADF, `${what}: the store ${this.#root} is closed`);
     }
     this.#running++;
@@ -263,8 +266,9 @@ export class FileDriver implements Driver {
   }
 
   async #makeDurable(handle: Handle): Promise<void> {
-    await handle.sync();
-    await this.#handles.directories.sync([handle.path]);
+    // At the same time: on a journaling file system one commit then serves them all.
+    await all([handle.sync(), this.#handles.directories.sync([handle.path])]);
+    this.#handles.failed.check([handle.name]);
   }
 
   async copy(
@@ -276,84 +280,8 @@ export class FileDriver implements Driver {
     checkName(source);
     checkName(target);
     await this.#cold(`cannot copy object ${source} to ${target}`, () =>
-      this.#handles.exclusive(target, () => this.#copyTo(source, target, size, options)),
+      this.#handles.exclusive(target, () => this.#copying.copy(source, target, size, options)),
     );
-  }
-
-  async #copyTo(
-    source: string,
-    target: string,
-    size: number,
-    { durable, exclusive }: { durable: boolean; exclusive: boolean },
-  ): Promise<void> {
-    const handles = this.#handles;
-    const exists = (await handles.opener.find(target)) !== null;
-    if (exclusive && exists) {
-      if ((await handles.opener.find(source)) === null) throw missing(source);
-      throw new SystemError(errnos.EEXIST, `object ${target} exists already`);
-    }
-    // One place in the fd limit for the pair: waiting for a second while holding one could go round in a circle.
-    const made = await handles.withDescriptor(() => this.#makeCopy(source, size));
-    try {
-      // What the target was may be durable: its replacement must be so before it takes the place.
-      const synced = durable || exists;
-      if (synced) await syncData(made.fd);
-      const file = await this.#place(made.path, target, exclusive);
-      handles.failed.clear(target);
-      handles.directories.mark(path.dirname(file));
-      const handle = handles.adopt(target, { fd: made.fd, path: file, writable: true });
-      if (!synced) handle.markDirty();
-      if (durable) await handles.directories.sync([file]);
-    } catch (error) {
-      if (handles.isOpen(target, made.fd)) throw error;
-      await closeDescriptor(made.fd).finally(() => handles.descriptorClosed());
-      await this.#temp.remove(made.path);
-      throw error;
-    }
-  }
-
-  /** A temporary file with the source's content. */
-  async #makeCopy(source: string, size: number): Promise<{ fd: number; path: string }> {
-    const found = await this.#handles.opener.find(source);
-    if (found === null) throw missing(source);
-    const from = await openDescriptor(found.path, fs.constants.O_RDONLY);
-    try {
-      const made = await this.#temp.create();
-      try {
-        await copyContent(from, made.fd, size);
-        return made;
-      } catch (error) {
-        await closeDescriptor(made.fd);
-        await this.#temp.remove(made.path);
-        throw error;
-      }
-    } finally {
-      await closeDescriptor(from);
-    }
-  }
-
-  /** Moves a complete file to the target's place; returns where it is now. @throws EEXIST with exclusive */
-  async #place(from: string, target: string, exclusive: boolean): Promise<string> {
-    const hashed = hashedPath(this.#root, target);
-    if (exclusive) {
-      await this.#retryWithDirectories(hashed, () => fsp.link(from, hashed));
-      await this.#temp.remove(from);
-      return hashed;
-    }
-    // An object at its old Pithos path stays there: that is the path that counts.
-    const file = (await this.#handles.opener.find(target))?.path ?? hashed;
-    await this.#retryWithDirectories(file, () => fsp.rename(from, file));
-    return file;
-  }
-
-  async #retryWithDirectories(file: string, work: () => Promise<void>): Promise<void> {
-    try {
-      await work();
-    } catch (error) {
-      if (!isErrno(error, errnos.ENOENT)) throw error;
-      await this.#handles.opener.makeDirectories(file);
-      await work();
-    }
   }
 
   async delete(name: string): Promise<void> {
@@ -392,8 +320,11 @@ export class FileDriver implements Driver {
     await this.#cold(`cannot truncate object ${name}`, () =>
       this.#handles.exclusive(name, async () => {
         const handle = await this.#handles.openOwn(name, 'write');
-        handle.markDirty();
-        await truncate(handle.fd, size);
+        try {
+          await truncate(handle.fd, size);
+        } finally {
+          handle.markDirty();
+        }
       }),
     );
   }

@@ -96,6 +96,8 @@ export class Handle extends Syncable {
   }
 
   protected override async perform(): Promise<void> {
+    // Deleted or replaced while it waited for its turn: there is nothing left to make durable, and maybe no descriptor.
+    if (this.#retired) return;
     this.retain();
     try {
       await new Promise<void>((resolve, reject) => {

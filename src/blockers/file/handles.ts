@@ -17,8 +17,12 @@ import { Opener, type OpenMode } from './opener.js';
 
 /** Room in a hint for slots; also the most files that can be open. */
 const SLOTS = 16384;
-/** Files beyond the limit that may wait for their sync before they close; past that, opening waits. */
+/** The most files of each kind, cached and dirty. */
+const MOST = 8000;
+/** Files beyond both that may wait for their sync before they close; past that, opening waits. */
 const OVERFLOW = 64;
+/** How many files are looked at for one to close. */
+const SEARCH = 512;
 const TICK_MS = 50;
 /** Generations begin at the milliseconds since then: 2^39 of them (17 years) times SLOTS fit a number. */
 const GENERATION_EPOCH = Date.UTC(2026, 0, 1);
@@ -34,6 +38,7 @@ export class Handles {
   readonly failed = new FailedObjects();
   readonly opener: Opener;
   readonly #limit: number;
+  readonly #dirtyLimit: number;
   readonly #byName = new Map<string, Handle>();
   readonly #gates = new Map<string, Gate>();
   readonly #slots: (Handle | undefined)[] = [];
@@ -50,9 +55,20 @@ export class Handles {
   #checks = 0;
   #timer: NodeJS.Timeout | null = null;
 
-  /** @param limit files kept open */
-  constructor(settings: { root: string; umask: number; pithosMigrate: boolean; limit: number }) {
-    this.#limit = Math.min(Math.max(settings.limit, 4), SLOTS - 2 * OVERFLOW);
+  /**
+   * @param settings.limit files kept open
+   * @param settings.dirtyFiles files beyond that that may be open while dirty: closing one takes a sync, and a guest that writes
+   *   everywhere must not pay one for each write
+   */
+  constructor(settings: {
+    root: string;
+    umask: number;
+    pithosMigrate: boolean;
+    limit: number;
+    dirtyFiles?: number;
+  }) {
+    this.#limit = Math.min(Math.max(settings.limit, 4), MOST);
+    this.#dirtyLimit = Math.min(settings.dirtyFiles ?? descriptorLimit() >> 2, MOST);
     this.opener = new Opener(settings, this.directories);
   }
 
@@ -216,7 +232,17 @@ export class Handles {
     for (const outcome of await Promise.allSettled(pending)) {
       if (outcome.status === 'rejected') throw outcome.reason as SystemError;
     }
+    this.#shrink();
     this.failed.check(names);
+  }
+
+  /** Closes what was only kept because it was dirty. */
+  #shrink(): void {
+    while (this.#byName.size > this.#limit) {
+      const victim = this.#victim();
+      if (victim === null || victim.needsSync) return;
+      this.drop(victim);
+    }
   }
 
   /** Is this descriptor the one that later operations on the name find? */
@@ -285,7 +311,8 @@ export class Handles {
 
   /** Waits until one more descriptor is within the limit, and counts it. */
   async #makeRoom(): Promise<void> {
-    const most = this.#limit + OVERFLOW;
+    const background = this.#limit + this.#dirtyLimit;
+    const most = background + OVERFLOW;
     for (;;) {
       const cached = this.#byName.size + this.#reserved;
       if (cached < this.#limit && this.#open < most) break;
@@ -295,7 +322,7 @@ export class Handles {
         continue;
       }
       if (this.#open < most) {
-        if (victim !== null) void this.#syncAndDrop(victim);
+        if (victim !== null && this.#open >= background) void this.#syncAndDrop(victim);
         break;
       }
       // Everything is in use, closing or dirty: one closes or becomes idle sooner or later, for every use ends.
@@ -325,7 +352,8 @@ export class Handles {
   #victim(): Handle | null {
     let dirty: Handle | null = null;
     const slots = this.#slots;
-    for (let step = 0; step < 2 * slots.length; step++) {
+    const steps = Math.min(2 * slots.length, SEARCH);
+    for (let step = 0; step < steps; step++) {
       this.#hand = (this.#hand + 1) % slots.length;
       const handle = slots[this.#hand];
       if (handle === undefined || !handle.idle || handle.hint === 0 || handle.evicting) continue;
@@ -348,4 +376,10 @@ export class Handles {
     }
     if (victim.idle && !victim.needsSync && victim.hint !== 0) this.drop(victim);
   }
+}
+
+/** Descriptors this process may have open. */
+function descriptorLimit(): number {
+  const [, soft] = /^Max open files\s+(\d+)/m.exec(fs.readFileSync('/proc/self/limits', 'latin1')) ?? [];
+  return soft === undefined ? 1024 : Number(soft);
 }

@@ -28,6 +28,11 @@ export class TempFiles {
   /** Makes an empty file with the store's mode; the caller moves or removes it. */
   async create(): Promise<{ fd: number; path: string }> {
     const file = path.join(this.#directory, `${this.#prefix}-${this.#count++}`);
+    try {
+      return { fd: await this.#opener.createFile(file), path: file };
+    } catch (error) {
+      if (!isErrno(error, errnos.ENOENT)) throw error;
+    }
     await this.#opener.makeDirectory(this.#directory);
     return { fd: await this.#opener.createFile(file), path: file };
   }

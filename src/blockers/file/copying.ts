@@ -1,0 +1,108 @@
+/**
+ * COPY: a new file gets the source's content and then takes the target's place, so that the target is always either what it was or
+ * exactly the copy. The caller has the target to itself.
+ */
+import fs, { promises as fsp } from 'node:fs';
+import path from 'node:path';
+import { errnos, SystemError } from '../../sys/errno.js';
+import { isErrno } from '../errors.js';
+import { missing } from '../names.js';
+import { closeDescriptor, copyContent, syncData } from './copy.js';
+import { all } from './durability.js';
+import type { Handles } from './handles.js';
+import { openDescriptor } from './opener.js';
+import { candidatePaths, hashedPath } from './paths.js';
+import type { TempFiles } from './temp.js';
+
+export interface CopyOptions {
+  readonly durable: boolean;
+  readonly exclusive: boolean;
+}
+
+export class Copying {
+  readonly #handles: Handles;
+  readonly #temp: TempFiles;
+
+  constructor(handles: Handles, temp: TempFiles) {
+    this.#handles = handles;
+    this.#temp = temp;
+  }
+
+  /** @throws ENOENT for a missing source, EEXIST for an existing target with exclusive */
+  async copy(source: string, target: string, size: number, options: CopyOptions): Promise<void> {
+    const handles = this.#handles;
+    const present = await handles.opener.find(target);
+    // One place in the fd limit for the pair: waiting for a second while holding one could go round in a circle.
+    const made = await handles.withDescriptor(() => this.#make(source, size));
+    try {
+      if (present && options.exclusive) throw new SystemError(errnos.EEXIST, `object ${target} exists already`);
+      // What the target was may be durable: its replacement must be so before it takes the place.
+      if (present) await syncData(made.fd);
+      const file = await this.#place(made.path, target, present?.path ?? null, options.exclusive);
+      handles.failed.clear(target);
+      handles.directories.mark(path.dirname(file));
+      const handle = handles.adopt(target, { fd: made.fd, path: file, writable: true });
+      if (!present) handle.markDirty();
+      if (options.durable) await all([handle.sync(), handles.directories.sync([file])]);
+    } catch (error) {
+      if (!handles.isOpen(target, made.fd)) {
+        await closeDescriptor(made.fd).finally(() => handles.descriptorClosed());
+        await this.#temp.remove(made.path);
+      }
+      throw error;
+    }
+  }
+
+  /** A temporary file with the source's content. */
+  async #make(source: string, size: number): Promise<{ fd: number; path: string }> {
+    const from = await this.#openSource(source);
+    try {
+      const made = await this.#temp.create();
+      try {
+        await copyContent(from, made.fd, size);
+        return made;
+      } catch (error) {
+        await closeDescriptor(made.fd);
+        await this.#temp.remove(made.path);
+        throw error;
+      }
+    } finally {
+      await closeDescriptor(from);
+    }
+  }
+
+  /** A descriptor of its own: copying moves its position. */
+  async #openSource(source: string): Promise<number> {
+    for (const file of candidatePaths(this.#handles.opener.root, source)) {
+      try {
+        return await openDescriptor(file, fs.constants.O_RDONLY);
+      } catch (error) {
+        if (!isErrno(error, errnos.ENOENT)) throw error;
+      }
+    }
+    throw missing(source);
+  }
+
+  /**
+   * Moves a complete file to the target's place; returns where it is now. An object at its old Pithos path stays there: that is
+   * the path that counts. @throws EEXIST with exclusive
+   */
+  async #place(from: string, target: string, present: string | null, exclusive: boolean): Promise<string> {
+    const file = present ?? hashedPath(this.#handles.opener.root, target);
+    if (exclusive) {
+      await this.#retryWithDirectories(file, () => fsp.link(from, file));
+      await this.#temp.remove(from);
+    } else await this.#retryWithDirectories(file, () => fsp.rename(from, file));
+    return file;
+  }
+
+  async #retryWithDirectories(file: string, work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      if (!isErrno(error, errnos.ENOENT)) throw error;
+      await this.#handles.opener.makeDirectories(file);
+      await work();
+    }
+  }
+}
