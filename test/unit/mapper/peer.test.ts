@@ -62,12 +62,13 @@ async function rig(): Promise<Rig> {
       log,
     });
   const client = segment.bind(1, { name: 'client' });
+  const mapper = await startMapper();
   const composer = segment.bind(COMPOSER, { name: 'vlmcd' });
   const made: Rig = {
     segment,
     client,
     composer,
-    mapper: await startMapper(),
+    mapper,
     call: (init) => client.call(MAPPER, init),
     json: async (op, target, body) => {
       const { data, serviced } = await client.call(MAPPER, { op, target, data: encodeJson(body), capacity: 65536 });
