@@ -6,7 +6,7 @@
  */
 import { errnos, messageOf, SystemError } from '../sys/errno.js';
 import { type Doorbell, Ringer } from './doorbell.js';
-import { P, R, RequestState } from './layout.js';
+import { P, PORT_WORDS, R, REQUEST_WORDS, RequestState } from './layout.js';
 import type { Port } from './port.js';
 import type { Queue } from './queue.js';
 import { Recovery } from './recovery.js';
@@ -36,6 +36,13 @@ interface Local {
 
 export class Dispatcher implements RequestHost {
   readonly memory: Tables['memory'];
+  // Copies of what the hot path needs of the tables.
+  readonly #u32: Uint32Array;
+  readonly #i32: Int32Array;
+  readonly #f64: Float64Array;
+  readonly #portCount: number;
+  readonly #portTable: number;
+  readonly #requestTable: number;
   /** Takes what handlers threw, and mistakes of this process. */
   readonly #report: (error: unknown, where: string) => void;
   readonly #tables: Tables;
@@ -72,6 +79,12 @@ export class Dispatcher implements RequestHost {
   constructor(tables: Tables, segmentName: string, report: (error: unknown, where: string) => void) {
     this.#tables = tables;
     this.memory = tables.memory;
+    this.#u32 = tables.memory.u32;
+    this.#i32 = tables.memory.i32;
+    this.#f64 = tables.memory.f64;
+    this.#portCount = tables.geometry.ports;
+    this.#portTable = tables.portWord(0);
+    this.#requestTable = tables.requestWord(0);
     this.#report = report;
     this.#recovery = new Recovery(tables, this);
     this.#ringer = new Ringer(segmentName);
@@ -100,14 +113,14 @@ export class Dispatcher implements RequestHost {
   /** Takes up a port that was just bound. Delivery to it begins. */
   attach(port: Port, bell: Doorbell): void {
     const number = port.number;
-    const word = this.#tables.portWord(number);
+    const word = this.#portTable + number * PORT_WORDS;
     const settling = Settling.of(this.#tables, number);
     const local: Local = { port, number, word, bell, ...this.#tables.queues(number), settling, held: [] };
     this.#byNumber[number] = local;
     this.#locals.push(local);
-    this.memory.u32[word + P.SETTLING] = settling ? 1 : 0;
+    this.#u32[word + P.SETTLING] = settling ? 1 : 0;
     if (settling) this.#settleLater(local);
-    Atomics.store(this.memory.i32, word + P.SLEEPING, this.#awake ? 0 : 1);
+    Atomics.store(this.#i32, word + P.SLEEPING, this.#awake ? 0 : 1);
   }
 
   /** Ends delivery to a port. What it had accepted it may not answer any more. */
@@ -149,10 +162,12 @@ export class Dispatcher implements RequestHost {
 
   /** Port.submit. */
   submit(port: Port, request: Request, dst: number): void {
-    const { u32, i32, f64 } = this.memory;
+    const u32 = this.#u32;
+    const i32 = this.#i32;
+    const f64 = this.#f64;
     const { word } = request;
-    if (dst >>> 0 !== dst || dst >= this.#tables.geometry.ports) {
-      throw new SystemError(errnos.ENXIO, `there is no port ${dst}, only 0 to ${this.#tables.geometry.ports - 1}`);
+    if (dst >>> 0 !== dst || dst >= this.#portCount) {
+      throw new SystemError(errnos.ENXIO, `there is no port ${dst}, only 0 to ${this.#portCount - 1}`);
     }
     if (u32[word + R.STATE] !== RequestState.HELD || u32[word + R.SRC] !== port.number || request.spare) {
       throw new SystemError(errnos.EINVAL, `request ${request.index} is not port ${port.number}'s to submit`);
@@ -186,14 +201,16 @@ export class Dispatcher implements RequestHost {
    * @returns false when it has: the answer will come
    */
   withdraw(request: Request): boolean {
-    const { i32 } = this.memory;
+    const i32 = this.#i32;
     const was = Atomics.compareExchange(i32, request.word + R.STATE, RequestState.SUBMITTED, RequestState.HELD);
     return was === RequestState.SUBMITTED;
   }
 
   /** Request.succeed and Request.fail. */
   respond(request: Request): void {
-    const { u32, i32, f64 } = this.memory;
+    const u32 = this.#u32;
+    const i32 = this.#i32;
+    const f64 = this.#f64;
     const { word, index } = request;
     request.owed = false;
     request.serving = null;
@@ -204,14 +221,14 @@ export class Dispatcher implements RequestHost {
       if (was === RequestState.ORPHANED) this.#recovery.endOrphan(index);
       return;
     }
-    f64[(this.#tables.portWord(dst) + P.REPLIED) >> 1]++;
+    f64[(this.#portTable + dst * PORT_WORDS + P.REPLIED) >> 1]++;
     if (this.#byNumber[src]) {
       this.#deliver((index << 1) | REPLY);
       return;
     }
     // A port may hold no more requests than its ring has slots; should stale entries fill it all the same, the asker scans.
     if (!this.#tables.queues(src).replies.push(index, dst)) {
-      Atomics.store(i32, this.#tables.portWord(src) + P.SCAN, 1);
+      Atomics.store(i32, this.#portTable + src * PORT_WORDS + P.SCAN, 1);
     }
     this.#ring(src);
   }
@@ -220,7 +237,7 @@ export class Dispatcher implements RequestHost {
   startServing(port: Port): void {
     const local = this.#byNumber[port.number];
     if (local?.port !== port) return;
-    Atomics.store(this.memory.i32, local.word + P.SCAN, 1);
+    Atomics.store(this.#i32, local.word + P.SCAN, 1);
     this.#collect(local);
     this.#scheduleDrain();
     this.#schedulePoll();
@@ -248,7 +265,7 @@ export class Dispatcher implements RequestHost {
 
   /** RecoveryHost: makes a port's owner look through the request table. */
   notify(number: number): void {
-    Atomics.store(this.memory.i32, this.#tables.portWord(number) + P.SCAN, 1);
+    Atomics.store(this.#i32, this.#portTable + number * PORT_WORDS + P.SCAN, 1);
     if (this.#byNumber[number]) this.#schedulePoll();
     else this.#ringer.ring(number);
   }
@@ -262,8 +279,8 @@ export class Dispatcher implements RequestHost {
 
   /** Rings if the owner sleeps. A bell that cannot be rung is left to the next who has something for the port. */
   #ring(dst: number): void {
-    const { i32 } = this.memory;
-    const sleeping = this.#tables.portWord(dst) + P.SLEEPING;
+    const i32 = this.#i32;
+    const sleeping = this.#portTable + dst * PORT_WORDS + P.SLEEPING;
     if (Atomics.load(i32, sleeping) !== 1 || Atomics.exchange(i32, sleeping, 0) !== 1) return;
     if (!this.#ringer.ring(dst)) Atomics.store(i32, sleeping, 1);
   }
@@ -314,8 +331,8 @@ export class Dispatcher implements RequestHost {
   }
 
   #acceptPending(index: number): void {
-    const { u32 } = this.memory;
-    const word = this.#tables.requestWord(index);
+    const u32 = this.#u32;
+    const word = this.#requestTable + index * REQUEST_WORDS;
     const dst = u32[word + R.DST];
     const local = this.#byNumber[dst];
     if (!local?.port.serving) {
@@ -329,7 +346,9 @@ export class Dispatcher implements RequestHost {
 
   #accept(local: Local, request: Request): void {
     const { word } = request;
-    const { u32, i32, f64 } = this.memory;
+    const u32 = this.#u32;
+    const i32 = this.#i32;
+    const f64 = this.#f64;
     const was = Atomics.compareExchange(i32, word + R.STATE, RequestState.SUBMITTED, RequestState.ACCEPTED);
     if (was !== RequestState.SUBMITTED) return;
     if (u32[word + R.DST] !== local.number) {
@@ -355,7 +374,9 @@ export class Dispatcher implements RequestHost {
 
   #receive(request: Request): void {
     const { word } = request;
-    const { u32, i32, f64 } = this.memory;
+    const u32 = this.#u32;
+    const i32 = this.#i32;
+    const f64 = this.#f64;
     const src = u32[word + R.SRC];
     const local = this.#byNumber[src];
     if (!local) return;
@@ -404,7 +425,7 @@ export class Dispatcher implements RequestHost {
   }
 
   #sleep(): void {
-    const { i32 } = this.memory;
+    const i32 = this.#i32;
     this.#awake = false;
     for (const local of this.#locals) Atomics.store(i32, local.word + P.SLEEPING, 1);
     // What was pushed before that store was not rung for.
@@ -412,13 +433,14 @@ export class Dispatcher implements RequestHost {
   }
 
   #hasWork(local: Local): boolean {
-    if (local.replies.length !== 0 || Atomics.load(this.memory.i32, local.word + P.SCAN) === 1) return true;
+    if (local.replies.length !== 0 || Atomics.load(this.#i32, local.word + P.SCAN) === 1) return true;
     return local.port.serving && local.requests.length !== 0;
   }
 
   /** Moves what a port's rings hold to the deliveries of this process. */
   #collect(local: Local): boolean {
-    const { u32, i32 } = this.memory;
+    const u32 = this.#u32;
+    const i32 = this.#i32;
     const before = this.#tail - this.#head;
     if (i32[local.word + P.SLEEPING] !== 0) Atomics.store(i32, local.word + P.SLEEPING, 0);
     if (i32[local.word + P.SCAN] !== 0 && Atomics.exchange(i32, local.word + P.SCAN, 0) === 1) this.#scan(local);
@@ -437,21 +459,21 @@ export class Dispatcher implements RequestHost {
 
   /** Is this ring entry what it says? Entries outlive their requests when peers die, and a foreign peer may write anything. */
   #is(index: number, state: number, field: number, local: Local): boolean {
-    const { u32 } = this.memory;
+    const u32 = this.#u32;
     if (index >>> 0 >= this.#tables.geometry.requests) return false;
-    const word = this.#tables.requestWord(index);
+    const word = this.#requestTable + index * REQUEST_WORDS;
     return u32[word + R.STATE] === state && u32[word + field] === local.number;
   }
 
   /** Takes from the request table what belongs to a port whatever its rings say, in the order in which each asker sent it. */
   #scan(local: Local): void {
-    const { u32 } = this.memory;
+    const u32 = this.#u32;
     const requests: number[] = [];
     for (let index = 0; index < this.#tables.geometry.requests; index++) {
       if (this.#is(index, RequestState.REPLIED, R.SRC, local)) this.#deliver((index << 1) | REPLY);
       else if (local.port.serving && this.#is(index, RequestState.SUBMITTED, R.DST, local)) requests.push(index);
     }
-    const field = (index: number, name: number): number => u32[this.#tables.requestWord(index) + name];
+    const field = (index: number, name: number): number => u32[this.#requestTable + index * REQUEST_WORDS + name];
     requests.sort((a, b) => field(a, R.SRC) - field(b, R.SRC) || (field(a, R.SERIAL) - field(b, R.SERIAL)) | 0);
     for (const index of requests) this.#deliver((index << 1) | REQUEST);
   }
@@ -474,7 +496,7 @@ export class Dispatcher implements RequestHost {
         );
       }
       local.settling = null;
-      this.memory.u32[local.word + P.SETTLING] = 0;
+      this.#u32[local.word + P.SETTLING] = 0;
       settling.finish();
       for (const index of local.held.splice(0)) this.#deliver((index << 1) | REQUEST);
     }, SETTLE_POLL_MS);

@@ -22,6 +22,7 @@ export class Port {
   /** Records at hand, by index. */
   readonly #spare: number[] = [];
   readonly #keep: number;
+  readonly #u32: Uint32Array;
   #handler: ((request: Request) => void) | null = null;
   #closed = false;
 
@@ -32,6 +33,7 @@ export class Port {
     this.name = name;
     this.#buffers = buffers;
     this.#calls = new Calls(this);
+    this.#u32 = segment.memory.u32;
     this.#keep = Math.min(KEEP_RECORDS, segment.geometry.requests * KEEP_RECORDS_SHARE);
   }
 
@@ -86,7 +88,7 @@ export class Port {
    */
   putRequest(request: Request): void {
     if (this.#closed) return;
-    const { u32 } = this.segment.memory;
+    const u32 = this.#u32;
     const { word } = request;
     if (request.spare || u32[word + R.STATE] !== RequestState.HELD || u32[word + R.SRC] !== this.number) {
       throw new SystemError(errnos.EINVAL, `request ${request.index} is in flight, or was given back before`);
