@@ -63,10 +63,9 @@ export class Intake {
   readonly #holdings: Holdings;
   readonly #owner: IntakeOwner;
 
-  // The stage: [#at, #end) is not parsed. When it is empty, #carry bytes of a cut header lie right before STAGE_START.
+  // The stage: [#at, #end) is not parsed. Before a receive, #end is STAGE_START, and what is there is a header that was cut.
   #at: number;
   #end: number;
-  #carry = 0;
   /** The next receive takes a header only. */
   #headerOnly = false;
 
@@ -110,9 +109,7 @@ export class Intake {
 
   /** `count` bytes have arrived in the stage. */
   staged(count: number): void {
-    this.#at = STAGE_START - this.#carry;
     this.#end = STAGE_START + count;
-    this.#carry = 0;
   }
 
   /** One receive to where the next bytes belong; after run() said BYTES. Bytes; 0 none now; -1 ended. */
@@ -123,7 +120,7 @@ export class Intake {
       count = this.#transport.receiveInto(fill.buffer as IoBuffer, this.#filled, fill.length - this.#filled);
       if (count > 0) this.#filled += count;
     } else {
-      const limit = this.#headerOnly && this.#skip === 0 ? REQUEST_LENGTH - this.#carry : STAGE_SIZE;
+      const limit = this.#headerOnly && this.#skip === 0 ? REQUEST_LENGTH - (STAGE_START - this.#at) : STAGE_SIZE;
       count = this.#transport.receiveStage(limit);
       if (count > 0) this.staged(count);
     }
@@ -138,7 +135,7 @@ export class Intake {
         const count = Math.min(this.#skip, this.#end - this.#at);
         this.#at += count;
         this.#skip -= count;
-        if (this.#skip > 0) return Stop.BYTES;
+        if (this.#skip > 0) return this.#needBytes();
       }
       if (this.#current !== null) {
         const stop = this.#issue(this.#current);
@@ -146,11 +143,7 @@ export class Intake {
         this.#current = null;
         if (this.#holdings.bytes >= FLUSH_BYTES) this.#owner.flush();
       }
-      const left = this.#end - this.#at;
-      if (left < REQUEST_LENGTH) {
-        this.#keepCarry(left);
-        return Stop.BYTES;
-      }
+      if (this.#end - this.#at < REQUEST_LENGTH) return this.#needBytes();
       if (this.#holdings.full) return Stop.STALLED;
       if (this.#turnLeft <= 0) return Stop.TURN;
       if (!this.#begin()) return Stop.END;
@@ -176,11 +169,15 @@ export class Intake {
     if (request.gather !== null) this.#context.gather.give(request.gather);
   }
 
-  #keepCarry(left: number): void {
-    if (left > 0) this.#transport.stage.copyWithin(STAGE_START - left, this.#at, this.#end);
-    this.#carry = left;
-    this.#at = STAGE_START;
-    this.#end = STAGE_START;
+  /** Makes the stage ready for the next receive, which continues what is left in it. */
+  #needBytes(): Stop {
+    const left = this.#end - this.#at;
+    if (this.#end !== STAGE_START) {
+      if (left > 0) this.#transport.stage.copyWithin(STAGE_START - left, this.#at, this.#end);
+      this.#at = STAGE_START - left;
+      this.#end = STAGE_START;
+    }
+    return Stop.BYTES;
   }
 
   /** Takes one header off the stage; false when there is no next request. */
@@ -291,10 +288,7 @@ export class Intake {
         this.#at += count;
         this.#filled += count;
       }
-      if (this.#filled < piece.length) {
-        this.#keepCarry(0);
-        return Stop.BYTES;
-      }
+      if (this.#filled < piece.length) return this.#needBytes();
       this.#fill = null;
       request.unissued -= piece.length;
       this.#owner.submit(piece);

@@ -230,6 +230,8 @@ export class FakeTransport implements Transport {
       const chunk = this.#incoming.shift() as Buffer;
       chunk.copy(this.stage, STAGE_START);
       this.events.readable(chunk.length);
+      // As when a completion or a sent batch makes the server look again between two receives.
+      this.events.drained();
     }
     this.#delivering = false;
   }
