@@ -92,7 +92,7 @@ describe.runIf(programs('qemu-io', 'nbdinfo'))('vlmc', () => {
       await node.vlmc('resize', 'grown-volume', '--size', '12M');
       await qemuIo(uri, 'read -P 3 0 6M', 'read -P 0 6M 6M');
     } finally {
-      wire.vanish();
+      wire.socket.destroy();
     }
     await node.vlmc('unmap', '-f', 'grown-volume');
     await node.vlmc('remove', 'grown-volume');
@@ -256,35 +256,19 @@ describe('xseg', () => {
     expect(existsSync(`/dev/shm/${rig.node.segment}`)).toBe(true);
   });
 
-  describe('after a tool was killed', () => {
-    let port = 0;
-    beforeAll(async () => {
-      // It waits for a standard input that does not end, with a port bound.
-      const args = [
-        tool('xseg'),
-        `posix:${rig.node.segment}:`,
-        'bind',
-        '1013',
-        '1013:500',
-        'write',
-        'seen-volume',
-        '0',
-      ];
-      const child = start(process.execPath, args, { stdio: ['pipe', 'pipe', 'ignore'] });
-      await new Promise((resolve) => child.stdout?.once('data', resolve));
-      port = 1013;
-      const over = ended(child);
-      child.kill('SIGKILL');
-      await over;
-    });
-
-    it('verify names the remedy, and the remedy works', async () => {
-      const found = await xseg(rig.node, ['verify']);
-      expect(found.code, describeOutcome(found)).toBe(255);
-      expect(found.stdout).toContain(`recoverport ${port}`);
-      const recovered = await xseg(rig.node, ['recoverport', String(port), 'verify']);
-      expect(recovered.code, describeOutcome(recovered)).toBe(0);
-    });
+  it('cleans up after a tool that was killed', async () => {
+    // It waits for a standard input that does not end, with a port bound.
+    const args = [tool('xseg'), `posix:${rig.node.segment}:`, 'bind', '1013', '1013:500', 'write', 'seen-volume', '0'];
+    const child = start(process.execPath, args, { stdio: ['pipe', 'pipe', 'ignore'] });
+    await new Promise((resolve) => child.stdout?.once('data', resolve));
+    const over = ended(child);
+    child.kill('SIGKILL');
+    await over;
+    // The node may have been quicker: its peers recover dead ports that they meet.
+    const fixed = await xseg(rig.node, ['verify-fix']);
+    expect(fixed.code, describeOutcome(fixed)).toBe(0);
+    const again = await xseg(rig.node, ['bind', '1013', '1013:500', 'ping']);
+    expect(again).toMatchObject({ code: 0, stdout: 'bound port 1013\nport 500 answers\n' });
   });
 
   it('leaves no port behind when it is interrupted', async () => {

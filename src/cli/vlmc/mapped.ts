@@ -31,13 +31,21 @@ export async function showMapped(session: Session): Promise<ShowMapped> {
   return { mapped: reply.mapped ?? [], connections: reply.connections ?? [] };
 }
 
+/** A client that has just ended is seen a moment longer; that must not fail `nbdcopy … && vlmc remove …`. */
+const GOODBYE_MS = 500;
+const GOODBYE_LOOKS = 5;
+
 /** Where a volume is in use: its mapping's URI, or a client's address; null when it is not. */
 export async function usedBy(session: Session, name: string): Promise<string | null> {
-  const { mapped, connections } = await showMapped(session);
-  const mapping = mapped.find((m) => m.name === name);
-  if (mapping) return `mapped on device ${device(mapping)}`;
-  const clients = connections.filter((c) => c.name === name).map((c) => c.peer);
-  return clients.length > 0 ? `in use by ${clients.join(', ')}` : null;
+  for (let look = 1; ; look++) {
+    const { mapped, connections } = await showMapped(session);
+    const mapping = mapped.find((m) => m.name === name);
+    if (mapping) return `mapped on device ${device(mapping)}`;
+    const clients = connections.filter((c) => c.name === name).map((c) => c.peer);
+    if (clients.length === 0) return null;
+    if (look === GOODBYE_LOOKS) return `in use by ${clients.join(', ')}`;
+    await new Promise((resolve) => setTimeout(resolve, GOODBYE_MS / GOODBYE_LOOKS));
+  }
 }
 
 /** @throws CliError in the original's words when the volume is mapped or a client is connected to it */
