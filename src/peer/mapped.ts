@@ -9,6 +9,12 @@ import { type Port, ReplyError } from '../xseg/index.js';
 const ANSWER_LIMIT_MS = 5_000;
 const FIRST_CAPACITY = 64 << 10;
 
+/** What SHOWMAPPED answers, as far as it matters here: with `exports = all` clients can open what nobody mapped. */
+interface MappedReply {
+  readonly mapped: readonly { name: string }[];
+  readonly connections?: readonly { name: string }[];
+}
+
 /** Waits for a promise, but not longer than `limitMs`. @throws SystemError ETIMEDOUT */
 export async function within<T>(limitMs: number, what: string, promise: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
@@ -30,8 +36,8 @@ export async function mappedVolumes(config: Config, port: Port): Promise<string[
   if (!endpoint || !port.segment.portOwner(endpoint.portnoStart)?.alive) return [];
   const ask = async (capacity: number): Promise<string[]> => {
     const reply = await port.call(endpoint.portnoStart, { op: Op.SHOWMAPPED, capacity, size: 0 });
-    const body = JSON.parse(reply.data.toString('utf8', 0, reply.serviced)) as { mapped: { name: string }[] };
-    return body.mapped.map(({ name }) => name);
+    const { mapped, connections = [] } = JSON.parse(reply.data.toString('utf8', 0, reply.serviced)) as MappedReply;
+    return [...new Set([...mapped, ...connections].map(({ name }) => name))];
   };
   const asking = ask(FIRST_CAPACITY).catch((error: unknown) => {
     if (error instanceof ReplyError && error.errno === errnos.ERANGE) return ask(error.serviced);

@@ -7,10 +7,17 @@ import { logFileOf } from '../../peer/log-sinks.js';
 import type { NodeStatus, Progress } from '../../peer/node-status.js';
 import { dropPrivileges, makeDirectories, requireAccount, requireDirectories } from '../../peer/privileges.js';
 import { waitGone } from '../../peer/proc.js';
-import { errnos, SystemError } from '../../sys/errno.js';
+import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
 import { type Io, printJson, printWarning } from '../common/io.js';
 import { Problems } from '../common/program.js';
-import { findSupervisor, livingRoles, removeLeftSegment, spawnSupervisor, statusWithoutSupervisor } from './node.js';
+import {
+  findSupervisor,
+  livingRoles,
+  removeLeftSegment,
+  spawnSupervisor,
+  statusWithoutSupervisor,
+  supervisorPid,
+} from './node.js';
 import { banner, printStatus, progressPrinter } from './output.js';
 
 /** After its answer a supervisor has only its own exit to do. */
@@ -85,8 +92,21 @@ export async function start(context: CommandContext, role: string | null, option
     return foreground(context, role);
   }
   client ??= await spawnSupervisor(config);
-  await ask(context, client, 'start', { role });
+  const supervisor = supervisorPid(config);
+  try {
+    await ask(context, client, 'start', { role });
+  } catch (error) {
+    // A node that cannot start is stopped again, supervisor and all.
+    if (role === null) await untilGone(client, supervisor);
+    throw error;
+  }
   client.end();
+}
+
+/** Waits for the end of a supervisor that has said its last. */
+async function untilGone(client: ControlClient, pid: number | null): Promise<void> {
+  await client.untilClosed();
+  if (pid !== null) await waitGone(pid, EXIT_LIMIT_MS);
 }
 
 async function refuseWhenRunning(client: ControlClient): Promise<void> {
@@ -130,16 +150,16 @@ export async function stop(context: CommandContext, role: string | null, force: 
     if (left !== null) printWarning(io, left);
     return;
   }
-  const { supervisor } = (await client.call('status')) as NodeStatus;
+  const supervisor = supervisorPid(config);
   try {
     await ask(context, client, 'stop', { role, force });
-  } finally {
-    // After a refusal it goes on, and so does the connection.
-    if (role !== null) client.end();
+  } catch (error) {
+    // After a refusal it goes on; a role that had to be killed does not keep the rest from ending.
+    if (role === null && errnoOf(error) !== errnos.EBUSY) await untilGone(client, supervisor);
+    throw error;
   }
-  if (role !== null) return;
-  await client.untilClosed();
-  if (supervisor !== null) await waitGone(supervisor, EXIT_LIMIT_MS);
+  if (role === null) await untilGone(client, supervisor);
+  client.end();
 }
 
 /** A supervisor for roles that have lost theirs; null when no role lives. */

@@ -7,7 +7,14 @@ import { ControlClient } from '../../peer/control.js';
 import { tail } from '../../peer/group.js';
 import { within } from '../../peer/mapped.js';
 import type { NodeStatus, RoleStatus } from '../../peer/node-status.js';
-import { hostsRole, pidfileOf, supervisorArguments, supervisorSocket } from '../../peer/paths.js';
+import {
+  hostsRole,
+  isSupervisor,
+  pidfileOf,
+  supervisorArguments,
+  supervisorPidfile,
+  supervisorSocket,
+} from '../../peer/paths.js';
 import { livingPid } from '../../peer/pidfile.js';
 import { Op } from '../../requests/ops.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
@@ -24,6 +31,11 @@ export async function findSupervisor(config: Config): Promise<ControlClient | nu
     if (errnoOf(error) === errnos.ENOENT || errnoOf(error) === errnos.ECONNREFUSED) return null;
     throw error;
   }
+}
+
+/** The process of the supervisor, or null. */
+export function supervisorPid(config: Config): number | null {
+  return livingPid(supervisorPidfile(config), (pid) => isSupervisor(pid, config));
 }
 
 /** Starts a supervisor in the background and connects to it. @throws SystemError with what it said */

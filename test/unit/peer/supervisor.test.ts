@@ -20,6 +20,7 @@ let dir: string;
 let config: Config;
 let segment: Segment;
 let mapped: { name: string }[];
+let connections: { name: string }[];
 let supervisor: Supervisor | null;
 let progress: string[];
 let counter = 0;
@@ -36,7 +37,7 @@ const events = (): string[] => fs.readFileSync(path.join(dir, 'events'), 'utf8')
 function serve(port: Port): void {
   port.serve((request) => {
     if (request.op !== Op.SHOWMAPPED) return request.succeed(0);
-    const body = Buffer.from(JSON.stringify({ mapped }));
+    const body = Buffer.from(JSON.stringify({ mapped, connections }));
     request.data.set(body);
     request.succeed(body.length);
   });
@@ -91,6 +92,7 @@ portno_start = 3
   segment = Segment.create(config.xseg.spec);
   for (const role of config.roles) serve(segment.bind(role.portnoStart, { name: role.name }));
   mapped = [];
+  connections = [];
   progress = [];
   supervisor = null;
 });
@@ -273,7 +275,8 @@ describe('mapped volumes', () => {
   test('keep a node from stopping, unless forced', async () => {
     const node = await open();
     await node.start(null, note);
-    mapped = [{ name: 'volume1' }, { name: 'volume2' }];
+    mapped = [{ name: 'volume1' }];
+    connections = [{ name: 'volume1' }, { name: 'volume2' }];
     await expect(node.stop(null, false, note)).rejects.toThrow(
       /^Cannot stop: .*\(volume1, volume2\); unmap them first, or use -f/,
     );
