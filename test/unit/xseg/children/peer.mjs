@@ -1,0 +1,125 @@
+/** Another process on a segment, for tests: peer.mjs COMPILED SPEC MODE ARGS… */
+const [compiled, spec, mode, ...args] = process.argv.slice(2);
+const { Segment } = await import(`${compiled}/index.js`);
+const { lock } = await import(`${compiled}/lock.js`);
+const { H } = await import(`${compiled}/layout.js`);
+
+const segment = Segment.join(spec);
+const say = (what) => process.send(what);
+
+/** Answers each request with its size; those of op 99 never. */
+function serve(port) {
+  port.serve((request) => {
+    if (request.op === 99) say('holds');
+    else request.succeed(request.size);
+  });
+}
+
+const modes = {
+  /** peer echo PORT */
+  echo([number]) {
+    serve(segment.bind(Number(number), { name: 'echo' }));
+    segment.ref();
+    say('ready');
+  },
+
+  /** peer ask PORT COUNT DEPTH: asks that many requests and says done */
+  ask([dst, count, depth]) {
+    const port = segment.bind('dynamic', { name: 'asker' });
+    segment.ref();
+    let left = Number(count);
+    let out = 0;
+    const next = () => {
+      const request = port.getRequest();
+      request.op = 1;
+      request.size = left;
+      const expected = left--;
+      out++;
+      request.onReply = () => {
+        if (!request.served || request.serviced !== expected) throw new Error('a wrong answer');
+        port.putRequest(request);
+        out--;
+        if (left > 0) next();
+        else if (out === 0) {
+          say('done');
+          segment.close();
+          process.disconnect();
+        }
+      };
+      port.submit(request, Number(dst));
+    };
+    say('ready');
+    for (let i = 0; i < Number(depth); i++) next();
+  },
+
+  /** peer chaos OWN DST: serves OWN while it asks DST, allocates and frees without end */
+  chaos([own, dst]) {
+    const port = segment.bind(Number(own), { name: 'chaos' });
+    const asker = segment.bind('dynamic', { name: 'chaos asker' });
+    serve(port);
+    const buffers = [];
+    const next = () => {
+      const request = asker.getRequest();
+      const length = 1 + Math.floor(Math.random() * 200_000);
+      const data = asker.allocate(length);
+      if (data >= 0) request.setData(data, length);
+      request.op = 1;
+      request.size = length;
+      request.target = 'chaos';
+      request.onReply = () => {
+        asker.putRequest(request);
+        if (data >= 0) buffers.push(data);
+        if (buffers.length > 20) asker.free(buffers.splice(Math.floor(Math.random() * buffers.length), 1)[0]);
+        next();
+      };
+      asker.submit(request, Number(dst));
+    };
+    for (let i = 0; i < 24; i++) next();
+    say('ready');
+  },
+
+  /** peer storm: takes and gives back heap blocks, records and ports in one endless loop, most of the time under a lock */
+  storm() {
+    const port = segment.bind('dynamic', { name: 'storm' });
+    say('ready');
+    setImmediate(() => {
+      for (;;) {
+        const taken = [];
+        for (let i = 0; i < 20; i++) {
+          const offset = port.allocate(1 + Math.floor(Math.random() * 1_000_000));
+          if (offset >= 0) taken.push(offset);
+        }
+        for (const offset of taken) port.free(offset);
+        const records = [];
+        for (let request = port.getRequest(); request; request = port.getRequest()) records.push(request);
+        for (const request of records) port.putRequest(request);
+        port.giveBackSpare();
+        segment.bind('dynamic', { name: 'passing' }).close();
+      }
+    });
+  },
+
+  /** peer lock WHICH: takes a lock of the segment and keeps it */
+  lock([which]) {
+    const port = segment.bind('dynamic', { name: 'holder' });
+    const words = { ports: H.PORTS_LOCK, requests: H.REQUESTS_LOCK, heap: H.HEAP_LOCK };
+    lock(segment.memory, words[which], port.number);
+    say('ready');
+  },
+
+  /** peer hold DST COUNT: submits requests with data and never looks at their answers */
+  hold([dst, count]) {
+    const port = segment.bind('dynamic', { name: 'holder' });
+    for (let i = 0; i < Number(count); i++) {
+      const request = port.getRequest();
+      request.setData(port.allocate(8192), 8192);
+      request.op = 1;
+      port.submit(request, Number(dst));
+    }
+    say('ready');
+  },
+};
+modes[mode](args);
+// Without its parent a peer has no purpose.
+process.on('disconnect', () => process.exit(0));
+setInterval(() => {}, 1 << 30);
