@@ -65,7 +65,7 @@ export class Volumes {
     await this.#port.call(this.#composer, {
       op: Op.CLOSE,
       target: volume.name,
-      flags: volume.assumeV0 ? Flag.ASSUMEV0 : 0,
+      flags: Flag.IMPLICIT | (volume.assumeV0 ? Flag.ASSUMEV0 : 0),
       v0Size: volume.v0Size,
     });
   }

@@ -44,6 +44,8 @@ export class Leases {
   }
 
   async #revokeOne(volume: Volume, port: number): Promise<void> {
+    const { revoking } = volume;
+    revoking.set(port, (revoking.get(port) ?? 0) + 1);
     try {
       await this.#holders.revoke(port, volume.name);
     } catch (error) {
@@ -54,13 +56,21 @@ export class Leases {
           { cause: error },
         );
       }
+    } finally {
+      const others = revoking.get(port)! - 1;
+      if (others === 0) revoking.delete(port);
+      else revoking.set(port, others);
     }
     volume.leases.delete(port);
     volume.asked.add(port);
   }
 
-  /** Whether no other port than this one can have a lease on the volume. */
-  isSole(volume: Volume, port: number): boolean {
+  /**
+   * Whether this port may change entries of the volume now: no other can have a lease on it, or this one is draining, and whoever
+   * revokes its lease waits for that.
+   */
+  mayWrite(volume: Volume, port: number): boolean {
+    if (volume.revoking.has(port)) return true;
     for (const holder of volume.leases.keys()) if (holder !== port) return false;
     return this.#unasked(volume).every((holder) => holder === port);
   }

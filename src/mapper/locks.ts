@@ -51,6 +51,7 @@ export class Locks {
       if (errnoOf(error) !== errnos.ENOENT && errnoOf(error) !== errnos.EPERM) throw error;
     }
     volume.locked = false;
+    volume.opened = false;
     volume.written = false;
     volume.map = null;
   }

@@ -1,10 +1,6 @@
 /**
- * The mapper: every operation on volumes, with who may run at the same time as whom. It knows two object stores and how to reach
- * those who lease maps; requests and ports are peer.ts.
- *
- * An operation that changes a map enters the volume's intent gate (no lease is granted from then on), takes all leases back
- * while requests of the draining holders are still served, then enters the volume's gate alone. With several volumes, all
- * intents come before all gates, each in the order of names: no two operations can wait for each other.
+ * The mapper: every operation on volumes, with who may run at the same time as whom (alone.ts, granting.ts). It knows two object
+ * stores and how to reach those who lease maps; requests and ports are requests.ts and peer.ts.
  */
 
 import type { ListRequest, VolumeListReply, VolumeStat } from '../requests/json.js';
@@ -12,8 +8,10 @@ import type { LeaseReply, LeaseRequest } from '../requests/lease.js';
 import type { ObjectClient } from '../requests/object-client.js';
 import type { CreateData, MapSegment, VolumeInfo } from '../requests/structs.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
+import { withAlone } from './alone.js';
 import { frozenMessage, type MapperContext, type MapperLog, mapOf, ownMap } from './context.js';
 import { makeWritable, makeZero } from './copy-up.js';
+import { grant, lockAnd, writableMap } from './granting.js';
 import { type LeaseHolders, Leases } from './leases.js';
 import { Locks } from './locks.js';
 import { MapStore, noV0, type OpenOptions } from './map-store.js';
@@ -124,17 +122,22 @@ export class Mapper {
         volume.leasing.exclusive(async () => {
           const { frozenReason } = await mapOf(this.#context, volume, options);
           if (frozenReason !== null) return;
-          await this.#lockAnd(volume, () => ownMap(this.#context, volume, options));
+          await lockAnd(this.#context, volume, () => ownMap(this.#context, volume, options));
+          volume.opened = true;
         }),
       ),
     );
   }
 
-  /** Flushes, gives the lock back if this mapper has it, and forgets the volume. Never touches another node's lock. */
-  async close(name: string): Promise<void> {
+  /**
+   * Flushes, gives the lock back if this mapper has it, and forgets the volume. Never touches another node's lock.
+   * @param implicit the last client is gone: what open asked for stays
+   */
+  async close(name: string, implicit = false): Promise<void> {
     checkTarget(name);
-    return this.#withAlone([name], [], async ([volume]) => {
-      await this.#letGo(volume);
+    return withAlone(this.#context, [name], [], async ([volume]) => {
+      if (implicit && volume.opened) await this.#context.maps.flush(volume.touched);
+      else await this.#letGo(volume);
     });
   }
 
@@ -167,7 +170,7 @@ export class Mapper {
     const deadline = Date.now() + this.#lockWaitMs;
     for (;;) {
       const { reply, busy } = await this.#volumes.use(name, (volume) =>
-        volume.intent.shared(() => volume.leasing.exclusive(() => this.#grant(volume, port, options))),
+        volume.intent.shared(() => volume.leasing.exclusive(() => grant(this.#context, volume, port, options))),
       );
       if (reply.granted !== 'none' || !request.write) return reply;
       const left = deadline - Date.now();
@@ -176,41 +179,14 @@ export class Mapper {
     }
   }
 
-  async #grant(volume: Volume, port: number, options: OpenOptions): Promise<{ reply: LeaseReply; busy: unknown }> {
-    let map = await mapOf(this.#context, volume, options);
-    let granted: LeaseReply['granted'] = map.immutable ? 'shared' : 'exclusive';
-    let busy: unknown;
-    if (granted === 'exclusive') {
-      try {
-        map = await this.#lockAnd(volume, () => ownMap(this.#context, volume, options));
-        await this.#context.leases.revoke(volume, port);
-        volume.written = true;
-      } catch (error) {
-        if (errnoOf(error) !== errnos.EBUSY) throw error;
-        busy = error;
-        granted = 'none';
-      }
-    } else volume.map = map;
-    if (granted !== 'none') volume.leases.set(port, granted);
-    // From now on this port is a holder by its own lease, or has none.
-    volume.asked.add(port);
-    const { header, frozenReason } = map;
-    const reply: LeaseReply = {
-      granted,
-      size: header.size,
-      blockSize: header.blockSize,
-      epoch: header.epoch,
-      readOnly: map.immutable,
-      ...(frozenReason === null ? {} : { readOnlyReason: frozenMessage(volume.name, frozenReason) }),
-      version: header.version,
-      generation: volume.generation,
-      ...(busy === undefined ? {} : { holder: messageOf(busy) }),
-    };
-    return { reply, busy };
-  }
-
   /** MAPR: which objects hold these bytes. @throws SystemError EINVAL past the end, EIO for damaged entries */
-  async mapRead(name: string, offset: number, size: number, options: OpenOptions = noV0): Promise<MapSegment[]> {
+  async mapRead(
+    name: string,
+    offset: number,
+    size: number,
+    options: OpenOptions = noV0,
+    most = Number.POSITIVE_INFINITY,
+  ): Promise<MapSegment[]> {
     checkTarget(name);
     return this.#read(name, async (volume) => {
       const map = await mapOf(this.#context, volume, options);
@@ -231,7 +207,7 @@ export class Mapper {
   ): Promise<MapSegment[]> {
     checkTarget(name);
     return this.#read(name, async (volume) => {
-      const map = await this.#writableMap(volume, port, options);
+      const map = await writableMap(this.#context, volume, port, options);
       const { first, end } = blocksOf(volume.name, map, offset, size);
       await makeWritable(this.#context, volume, map, first, end);
       return segmentsOf(map, offset, size);
@@ -242,7 +218,7 @@ export class Mapper {
   async mapZero(name: string, offset: number, size: number, port: number, options: OpenOptions = noV0): Promise<void> {
     checkTarget(name);
     await this.#read(name, async (volume) => {
-      const map = await this.#writableMap(volume, port, options);
+      const map = await writableMap(this.#context, volume, port, options);
       const { first, end } = blocksOf(volume.name, map, offset, size);
       const { blockSize, size: volumeSize } = map.header;
       const stop = offset + size;
@@ -336,35 +312,9 @@ export class Mapper {
 
   async #letGo(volume: Volume): Promise<void> {
     if (!volume.locked) return;
+    await this.#flushPredecessor();
     if (volume.written) await this.#context.blocks.flush(null);
     await this.#context.locks.release(volume);
-  }
-
-  /** The map of a volume that this port writes: locked, cached, and leased exclusively to nobody else. */
-  async #writableMap(volume: Volume, port: number, options: OpenOptions): Promise<StoredMap> {
-    const cached = volume.locked && this.#context.leases.isSole(volume, port) ? volume.cached(options) : null;
-    if (cached && !cached.immutable) return cached;
-    return volume.leasing.exclusive(async () => {
-      refuseImmutable(volume.name, await mapOf(this.#context, volume, options));
-      const map = await this.#lockAnd(volume, async () => {
-        const own = await ownMap(this.#context, volume, options);
-        refuseImmutable(volume.name, own);
-        return own;
-      });
-      await this.#context.leases.revoke(volume, port);
-      return map;
-    });
-  }
-
-  /** Takes the lock and keeps it if `work`, which must not write, succeeds. The caller is alone in `leasing`. */
-  async #lockAnd<T>(volume: Volume, work: () => Promise<T>): Promise<T> {
-    const taken = await this.#context.locks.acquire(volume);
-    try {
-      return await work();
-    } catch (error) {
-      if (taken) await this.#context.locks.release(volume).catch(() => {});
-      throw error;
-    }
   }
 
   #read<T>(name: string, work: (volume: Volume) => Promise<T>): Promise<T> {
@@ -383,34 +333,6 @@ export class Mapper {
     if (new Set(names).size < names.length) {
       throw new SystemError(errnos.EINVAL, `volume ${names[0]}: both names are the same`);
     }
-    return this.#withAlone(names, read, work);
-  }
-
-  /** Works alone on some volumes, without leases on them, and together with readers on others. */
-  async #withAlone<T>(alone: string[], read: string[], work: (volumes: Volume[]) => Promise<T>): Promise<T> {
-    const names = [...alone, ...read];
-    const inUse: Volume[] = [];
-    const leave: (() => void)[] = [];
-    const run = async (): Promise<T> => {
-      const sorted = [...new Set(inUse)].sort((a, b) => (a.name < b.name ? -1 : 1));
-      const changed = new Set(inUse.slice(0, alone.length));
-      try {
-        for (const volume of sorted) if (changed.has(volume)) leave.push(await volume.intent.enter(true));
-        for (const volume of changed) await volume.leasing.exclusive(() => this.#context.leases.revoke(volume));
-        for (const volume of sorted) leave.push(await volume.gate.enter(changed.has(volume)));
-        for (const volume of changed) volume.generation = this.#volumes.newGeneration();
-        return await work(inUse);
-      } finally {
-        for (const exit of leave.reverse()) exit();
-      }
-    };
-    const use = (i: number): Promise<T> =>
-      i === names.length
-        ? run()
-        : this.#volumes.use(names[i], (volume) => {
-            inUse.push(volume);
-            return use(i + 1);
-          });
-    return use(0);
+    return withAlone(this.#context, names, read, work);
   }
 }

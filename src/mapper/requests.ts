@@ -72,7 +72,7 @@ export async function perform(mapper: Mapper, request: MapperRequest, status: ()
       await mapper.open(target, options);
       return nothing;
     case Op.CLOSE:
-      await mapper.close(target);
+      await mapper.close(target, (request.flags & Flag.IMPLICIT) !== 0);
       return nothing;
     case Op.INFO:
       return infoReply(request, await mapper.describe(target, options));

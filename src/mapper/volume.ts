@@ -20,10 +20,14 @@ export class Volume {
   readonly bumping = new Gate();
   /** This mapper holds the volume's lock in the store. */
   locked = false;
+  /** Somebody asked for the lock by OPEN: it is kept when the last client goes, until CLOSE. */
+  opened = false;
   /** The map, good as long as the volume is locked or the map is immutable. */
   map: StoredMap | null = null;
   /** Ports that lease the map. */
   readonly leases = new Map<number, 'exclusive' | 'shared'>();
+  /** Ports being asked to give their lease back, and by how many: they may finish what they have begun. */
+  readonly revoking = new Map<number, number>();
   /** Ports that gave back what leases they had of an earlier mapper. */
   readonly asked = new Set<number>();
   /** Objects of the maps store that were written and not flushed. */

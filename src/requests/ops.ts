@@ -75,6 +75,8 @@ export const Flag = {
   FAST_ZERO: 64,
   /** COPY, CREATE: fail with EEXIST when the target exists. */
   EXCL: 128,
+  /** CLOSE: the last client is gone; a volume that OPEN asked for stays open. */
+  IMPLICIT: 256,
 } as const;
 
 /** v0_size of a request that gives none (the original's 2^64-1). */
