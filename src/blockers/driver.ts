@@ -16,9 +16,11 @@ export interface ObjectIo {
   readonly name: string;
   /**
    * A number that a driver may leave here to find the object again without its name (0 = none). It comes back with later requests
-   * for the same object, may be stale, and is never trusted without a check.
+   * for the same object, may be stale or another object's, and is never trusted without isNamed.
    */
   hint: number;
+  /** Is `name` (bytes) the object's name? Costs less than making the string. */
+  isNamed(name: Uint8Array): boolean;
   readonly offset: number;
   readonly length: number;
   /** Where the data is or goes: the address in this process, and the same bytes as a Buffer (made on demand). */

@@ -38,6 +38,7 @@ export function runIo(
     const io: ObjectIo = {
       name: one.name,
       hint: one.hint ?? 0,
+      isNamed: (name) => Buffer.from(one.name).equals(name),
       offset: one.offset,
       length: one.length,
       address: memory.address,

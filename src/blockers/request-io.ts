@@ -48,6 +48,10 @@ export class RequestIo implements ObjectIo {
     this.request.hint = value;
   }
 
+  isNamed(name: Uint8Array): boolean {
+    return this.request.hasTarget(name);
+  }
+
   get bytes(): Buffer {
     this.#bytes ??= this.request.data.subarray(0, this.length);
     return this.#bytes;

@@ -128,13 +128,13 @@ export class FileDriver implements Driver {
   }
 
   read(io: ObjectIo): void {
-    const handle = this.#handles.recall(io.hint);
+    const handle = this.#handles.recall(io);
     if (handle !== null && this.#io !== null) this.#io.read(handle, io);
     else void this.#find(io, 'read');
   }
 
   write(io: ObjectIo): void {
-    const handle = this.#handles.recall(io.hint);
+    const handle = this.#handles.recall(io);
     if (handle?.writable && this.#io !== null) this.#io.write(handle, io, this.#finish);
     else void this.#find(io, 'write');
   }

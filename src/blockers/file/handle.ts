@@ -8,6 +8,7 @@ import { type FailedObjects, Syncable } from './durability.js';
  */
 export class Handle extends Syncable {
   readonly name: string;
+  readonly nameBytes: Uint8Array;
   readonly path: string;
   readonly fd: number;
   /** False for a file that could only be opened for reading. */
@@ -35,6 +36,7 @@ export class Handle extends Syncable {
   ) {
     super();
     this.name = file.name;
+    this.nameBytes = Buffer.from(file.name, 'utf8');
     this.path = file.path;
     this.fd = file.fd;
     this.writable = file.writable;

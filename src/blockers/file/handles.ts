@@ -10,6 +10,7 @@
  */
 import fs from 'node:fs';
 import { errnos, type SystemError } from '../../sys/errno.js';
+import type { ObjectIo } from '../driver.js';
 import { isErrno } from '../errors.js';
 import { DirtyDirectories, FailedObjects } from './durability.js';
 import { Handle } from './handle.js';
@@ -80,11 +81,15 @@ export class Handles {
     return this.#dirty.size;
   }
 
-  /** The open file behind a hint, or null. */
-  recall(hint: number): Handle | null {
+  /**
+   * The open file behind an operation's hint, or null. A hint that belongs to another object (a caller that mixed them up) would put
+   * bytes where they must never be, so the name is compared as well: some 50 ns.
+   */
+  recall(io: ObjectIo): Handle | null {
+    const { hint } = io;
     if (hint <= 0) return null;
     const handle = this.#slots[hint - Math.floor(hint / SLOTS) * SLOTS];
-    if (handle === undefined || handle.hint !== hint) return null;
+    if (handle === undefined || handle.hint !== hint || !io.isNamed(handle.nameBytes)) return null;
     if (handle.checkedTick !== this.#tick && !this.#check(handle)) return null;
     handle.used = true;
     return handle;

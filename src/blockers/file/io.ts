@@ -21,6 +21,14 @@ const DIRECT_LIMIT = 1 << 20;
 const HELD_BACK_MS = 10;
 /** …and then as many writes go to the pool before one tries directly again. */
 const HELD_BACK_WRITES = 64;
+/**
+ * File systems without RWF_NOWAIT (overlay, NFS, FUSE) do not say what is cached. Reads up to this length are tried directly there,
+ * since most are cached…
+ */
+const BLIND_LIMIT = 128 * 1024;
+/** …and when one took this long, it was not: as many as this then go to the pool. */
+const COLD_MS = 0.5;
+const COLD_READS = 64;
 const SMALL = 32 * 1024;
 const PAGE = 4096;
 const TWO_TO_32 = 2 ** 32;
@@ -34,15 +42,18 @@ export class FileIo {
   readonly #iovAddress = this.#scratch.address;
   readonly #probeAddress = this.#scratch.address + 64;
   #zeroes: Buffer | null = null;
-  #nowait = true;
   /** Everything is in memory: plain calls do not block. */
-  #memory = false;
+  readonly #memory: boolean;
+  /** The file system answers RWF_NOWAIT, as far as is known. */
+  #nowait: boolean;
+  #poolReads = 0;
   #poolWrites = 0;
   #writes = 0;
 
   /** @param root the store's directory: its file system decides how reads are done */
   constructor(root: string) {
     this.#memory = fs.statfsSync(root).type === TMPFS_MAGIC;
+    this.#nowait = !this.#memory;
   }
 
   /** The driver is closed. */
@@ -52,21 +63,24 @@ export class FileIo {
 
   read(handle: Handle, io: ObjectIo): void {
     const { length } = io;
-    if (length > DIRECT_LIMIT || !(this.#nowait || this.#memory)) {
+    const blind = !this.#nowait && !this.#memory;
+    if (length > DIRECT_LIMIT || (blind && (length > BLIND_LIMIT || this.#poolReads > 0))) {
+      if (this.#poolReads > 0) this.#poolReads--;
       this.#readOnPool(handle, io, 0);
       return;
     }
+    const started = blind ? performance.now() : 0;
     let done = 0;
     while (done < length) {
-      const n = this.#memory
-        ? libc.pread(handle.fd, io.address + done, length - done, io.offset + done)
-        : this.#preadNowait(handle.fd, io.address + done, length - done, io.offset + done);
+      const n = this.#nowait
+        ? this.#preadNowait(handle.fd, io.address + done, length - done, io.offset + done)
+        : libc.pread(handle.fd, io.address + done, length - done, io.offset + done);
       if (n > 0) done += n;
       else if (n === 0) break;
       else {
         const errno = libc.errno();
         if (errno === EINTR) continue;
-        if (errno === EOPNOTSUPP || errno === ENOSYS) this.#nowait = false;
+        if (this.#nowait && (errno === EOPNOTSUPP || errno === ENOSYS)) this.#nowait = false;
         else if (errno !== EAGAIN) {
           io.complete(errno);
           return;
@@ -75,6 +89,7 @@ export class FileIo {
         return;
       }
     }
+    if (blind && performance.now() - started > COLD_MS) this.#poolReads = COLD_READS;
     if (done < length) io.bytes.fill(0, done, length);
     io.complete(0);
   }
@@ -137,10 +152,10 @@ export class FileIo {
 
   /** Does this write change a part of a page that is not in the cache? */
   #mustRead(handle: Handle, io: ObjectIo): boolean {
-    if (this.#memory) return false;
+    if (!this.#nowait) return false;
     const end = io.offset + io.length;
     if (io.offset % PAGE === 0 && end % PAGE === 0) return false;
-    return !this.#nowait || this.#isCold(handle.fd, io.offset) || this.#isCold(handle.fd, end - 1);
+    return this.#isCold(handle.fd, io.offset) || this.#isCold(handle.fd, end - 1);
   }
 
   #isCold(fd: number, offset: number): boolean {

@@ -168,3 +168,11 @@ it('a closed driver refuses everything', async () => {
   await expect(write(driver, 'any-object', 0, Buffer.from('x'))).rejects.toMatchObject({ code: 'EBADF' });
   await expect(driver.info('any-object')).rejects.toMatchObject({ code: 'EBADF' });
 });
+
+it('a hint of another object is not followed: the name decides', async () => {
+  const driver = await fileDriver(temporaryDirectory());
+  const { hint } = await write(driver, 'first-object', 0, Buffer.from('first'));
+  await write(driver, 'second-object', 0, Buffer.from('second'), { hint });
+  expect((await read(driver, 'first-object', 0, 5)).toString()).toBe('first');
+  expect((await read(driver, 'second-object', 0, 6, hint)).toString()).toBe('second');
+});
