@@ -11,6 +11,9 @@ import { type ReadRole, readRoles } from './roles.js';
 import * as schema from './schema.js';
 import type { Config, RoleSettings, RoleType, XsegSettings } from './types.js';
 
+/** Sections of the node, and names that the supervisor's own files in RUN_DIR and LOG_DIR have. */
+const RESERVED = new Set(['ARCHIPELAGO', 'XSEG', 'PEERS', 'archipelago', 'supervisor']);
+
 export const DEFAULT_CONFIG_PATH = '/etc/archipelago/archipelago.conf';
 
 /**
@@ -62,8 +65,11 @@ export function parseConfig(text: string | null, path: string | null): Config {
   const { roles: names, placement } = peers.read(schema.peers);
   warnings.push(...peers.unknownKeys(schema.peers));
   for (const [index, name] of names.entries()) {
-    if (!/^[\w.-]{1,64}$/.test(name) || ['ARCHIPELAGO', 'XSEG', 'PEERS'].includes(name)) {
-      throw peers.error(schema.peers.roles, `"${name}" cannot name a role; use letters, digits, _ . and -`);
+    if (!/^[\w.-]{1,64}$/.test(name) || RESERVED.has(name)) {
+      throw peers.error(
+        schema.peers.roles,
+        `"${name}" cannot name a role; use letters, digits, _ . and -, and none of ${[...RESERVED].join(' ')}`,
+      );
     }
     if (names.indexOf(name) !== index) throw peers.error(schema.peers.roles, `${name} is there twice`);
   }

@@ -31,10 +31,14 @@ export interface BackOff {
 
 export const BACK_OFF: BackOff = { firstMs: 100, maxMs: 10_000, resetMs: 60_000 };
 
-/** How long a process may take from spawn to its control socket, and a role to start, in ms. */
-const SPAWN_LIMIT_MS = 15_000;
+/**
+ * How long a process may take from spawn to its control socket, a role to start, a process to be gone, and one that an earlier
+ * supervisor left to say what it runs, in ms.
+ */
+const SPAWN_LIMIT_MS = 30_000;
 const START_LIMIT_MS = 60_000;
 const EXIT_LIMIT_MS = 5_000;
+const ADOPT_LIMIT_MS = 15_000;
 
 export type GroupState = 'stopped' | 'running' | 'waiting';
 
@@ -89,7 +93,7 @@ export class RoleGroup {
   /** Takes over a process that an earlier supervisor left. @throws SystemError when it does not answer */
   async adopt(pid: number): Promise<void> {
     const client = await ControlClient.connect(this.plan.controlSocket);
-    const status = (await client.call('status', {}, EXIT_LIMIT_MS)) as { roles: { name: string }[] };
+    const status = (await client.call('status', {}, ADOPT_LIMIT_MS)) as { roles: { name: string }[] };
     for (const { name } of status.roles) this.#wanted.add(name);
     this.#watch(pid, client, null);
     this.#log.info(`adopted process ${pid} (${status.roles.map(({ name }) => name).join(' ')})`);

@@ -14,10 +14,13 @@ import { requireNoneMapped, within } from './mapped.js';
 import type { NodeStatus, Progress, RoleStatus } from './node-status.js';
 import { hostsRole, isSupervisor, pidfileOf, supervisorPidfile, supervisorSocket } from './paths.js';
 import { livingPid, Pidfile } from './pidfile.js';
+import { waitGone } from './proc.js';
 import { freshSegment, recoverDead } from './segment.js';
 
-/** How long a role that just started, or one that status asks, may take to answer PING, in ms. */
-const PING_LIMIT_MS = 3_000;
+/** How long a role that just started, and one that status asks, may take to answer PING, in ms: a busy machine is no failure. */
+const START_PING_LIMIT_MS = 15_000;
+const PING_LIMIT_MS = 5_000;
+const KILL_LIMIT_MS = 5_000;
 
 export interface SupervisorOptions {
   readonly config: Config;
@@ -103,7 +106,21 @@ export class Supervisor {
           `processes ${[...pids].join(', ')} run with another PLACEMENT; stop them first: kill ${[...pids].join(' ')}`,
         );
       }
+      await this.#adoptGroup(group, pid);
+    }
+  }
+
+  /** A process that cannot be told anything is of no use: its roles are started anew when they are wanted. */
+  async #adoptGroup(group: RoleGroup, pid: number): Promise<void> {
+    try {
       await group.adopt(pid);
+    } catch (error) {
+      this.#log.error(
+        `process ${pid} (${group.plan.roles.join('+')}) does not answer, killing it: ${messageOf(error)}`,
+      );
+      process.kill(pid, 'SIGKILL');
+      await waitGone(pid, KILL_LIMIT_MS);
+      this.#recover(pid);
     }
   }
 
@@ -195,7 +212,7 @@ export class Supervisor {
     progress({ action: 'start', role: name, state: 'begins' });
     try {
       await group.start(name);
-      await this.#ping(settings?.portnoStart ?? -1);
+      await this.#ping(settings?.portnoStart ?? -1, START_PING_LIMIT_MS);
       progress({ action: 'start', role: name, state: 'done' });
     } catch (error) {
       const message = messageOf(error).startsWith(`${name}:`) ? messageOf(error) : `${name}: ${messageOf(error)}`;
@@ -205,8 +222,8 @@ export class Supervisor {
     }
   }
 
-  #ping(port: number): Promise<unknown> {
-    return within(PING_LIMIT_MS, `PING of port ${port}`, this.#port.call(port, { op: Op.PING }));
+  #ping(port: number, limitMs: number): Promise<unknown> {
+    return within(limitMs, `PING of port ${port}`, this.#port.call(port, { op: Op.PING }));
   }
 
   /**
@@ -274,7 +291,7 @@ export class Supervisor {
         const { name, type, portnoStart, portnoEnd } = settings;
         const group = this.#groupOf(name);
         const hosted = answers.get(group)?.roles.find((role) => role.name === name);
-        const answered = await this.#ping(portnoStart).then(
+        const answered = await this.#ping(portnoStart, PING_LIMIT_MS).then(
           () => true,
           () => false,
         );

@@ -20,8 +20,8 @@ import { Op } from '../../requests/ops.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import { Segment } from '../../xseg/index.js';
 
-const READY_LIMIT_MS = 15_000;
-const PING_LIMIT_MS = 3_000;
+const READY_LIMIT_MS = 45_000;
+const PING_LIMIT_MS = 5_000;
 
 /** The living supervisor, or null. @throws SystemError EACCES and the like */
 export async function findSupervisor(config: Config): Promise<ControlClient | null> {

@@ -234,6 +234,7 @@ describe('errors name file, line, section, key and what is allowed', () => {
     ],
     ['[PEERS]\nROLES = mapperd mapperd\n', 'a.conf:2: [PEERS] ROLES: mapperd is there twice'],
     ['[PEERS]\nROLES = XSEG\n', 'a.conf:2: [PEERS] ROLES: "XSEG" cannot name a role'],
+    ['[PEERS]\nROLES = supervisor\n', 'a.conf:2: [PEERS] ROLES: "supervisor" cannot name a role'],
     ['[PEERS]\nROLES = foo\n', 'a.conf: [foo] type: is needed for the role foo: file_blocker, rados_blocker'],
     ['[PEERS]\nROLES = foo\n[foo]\ntype = vlmcd\n', 'a.conf:3: [foo] portno_start: is needed for the role foo'],
     [
