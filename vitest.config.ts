@@ -8,7 +8,8 @@ export default defineConfig({
           name: 'unit',
           include: ['test/unit/**/*.test.ts'],
           pool: 'forks',
-          testTimeout: 30_000,
+          testTimeout: 60_000,
+          expect: { poll: { timeout: 20_000 } },
         },
       },
       {
@@ -19,6 +20,7 @@ export default defineConfig({
           // Each file starts whole nodes and real clients; two cores serve one such file at a time.
           fileParallelism: false,
           testTimeout: 300_000,
+          expect: { poll: { timeout: 30_000 } },
           hookTimeout: 300_000,
         },
       },
