@@ -7,9 +7,9 @@ import type { ListRequest, VolumeListReply, VolumeStat } from '../requests/json.
 import type { LeaseReply, LeaseRequest } from '../requests/lease.js';
 import type { ObjectClient } from '../requests/object-client.js';
 import type { CreateData, MapSegment, VolumeInfo } from '../requests/structs.js';
-import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
+import { errnos, messageOf, SystemError } from '../sys/errno.js';
 import { withAlone } from './alone.js';
-import { frozenMessage, type MapperContext, type MapperLog, mapOf, ownMap } from './context.js';
+import { type MapperContext, type MapperLog, mapOf, ownMap } from './context.js';
 import { makeWritable, makeZero } from './copy-up.js';
 import { grant, lockAnd, writableMap } from './granting.js';
 import { type LeaseHolders, Leases } from './leases.js';
@@ -23,8 +23,7 @@ import { rename } from './operations/rename.js';
 import { resize } from './operations/resize.js';
 import { snapshot } from './operations/snapshot.js';
 import { upgrade } from './operations/upgrade.js';
-import { blocksOf, refuseImmutable, segmentsOf } from './ranges.js';
-import type { StoredMap } from './stored-map.js';
+import { blocksOf, segmentsOf } from './ranges.js';
 import { type Volume, Volumes } from './volume.js';
 
 /** How often a lease that waits for a lock tries to get it. */
@@ -179,7 +178,11 @@ export class Mapper {
     }
   }
 
-  /** MAPR: which objects hold these bytes. @throws SystemError EINVAL past the end, EIO for damaged entries */
+  /**
+   * MAPR: which objects hold these bytes.
+   * @param most blocks the answer has room for
+   * @throws SystemError EINVAL past the end, EIO for damaged entries; TooManyBlocks
+   */
   async mapRead(
     name: string,
     offset: number,
@@ -190,25 +193,30 @@ export class Mapper {
     checkTarget(name);
     return this.#read(name, async (volume) => {
       const map = await mapOf(this.#context, volume, options);
-      const { first, end } = blocksOf(volume.name, map, offset, size);
+      const { first, end } = blocksOf(volume.name, map, offset, size, most);
       if (volume.map === map) await map.check(first, end - first);
       else await map.checkOnly(first, end - first);
       return segmentsOf(map, offset, size);
     });
   }
 
-  /** MAPW: makes the blocks of these bytes writable in place and tells their objects. @throws SystemError EROFS, EBUSY, EIO, ENOSPC */
+  /**
+   * MAPW: makes the blocks of these bytes writable in place and tells their objects.
+   * @param most blocks the answer has room for
+   * @throws SystemError EINVAL, EROFS, EBUSY, EIO, ENOSPC; TooManyBlocks, and then nothing was done
+   */
   async mapWrite(
     name: string,
     offset: number,
     size: number,
     port: number,
     options: OpenOptions = noV0,
+    most = Number.POSITIVE_INFINITY,
   ): Promise<MapSegment[]> {
     checkTarget(name);
     return this.#read(name, async (volume) => {
       const map = await writableMap(this.#context, volume, port, options);
-      const { first, end } = blocksOf(volume.name, map, offset, size);
+      const { first, end } = blocksOf(volume.name, map, offset, size, most);
       await makeWritable(this.#context, volume, map, first, end);
       return segmentsOf(map, offset, size);
     });

@@ -3,13 +3,15 @@ import type { MapperSettings } from '../config/types.js';
 import type { RoleStarter } from '../peer/role.js';
 import { XsegObjectClient } from '../requests/object-client.js';
 import { Op, opName } from '../requests/ops.js';
+import { mapReplySize } from '../requests/structs.js';
 import { errnoName, errnoOf, errnos, messageOf } from '../sys/errno.js';
 import type { Request } from '../xseg/index.js';
 import { Mapper, Stopping } from './mapper.js';
+import { TooManyBlocks } from './ranges.js';
 import { perform } from './requests.js';
 
 /** Errors that tell of the node's or a disk's trouble; the others are answers to those who asked. */
-const trouble = new Set<number>([errnos.EIO, errnos.ENOSPC, errnos.EROFS, errnos.EACCES, errnos.ENOMEM, errnos.EMFILE]);
+const trouble = new Set<number>([errnos.EIO, errnos.ENOSPC, errnos.EACCES, errnos.ENOMEM, errnos.EMFILE]);
 
 /** What a composer needs to finish what it runs when its lease is revoked. */
 const drainOps = new Set<number>([Op.MAPR, Op.MAPW, Op.MAPZERO, Op.MAPFETCH, Op.FLUSH]);
@@ -76,7 +78,8 @@ export const start: RoleStarter<MapperSettings> = async ({ segment, settings, co
       count(failed, op);
       if (trouble.has(errno)) log.error({ op: opName(op), target, errno: errnoName(errno) }, messageOf(error));
       else log.debug({ op: opName(op), target, errno: errnoName(errno) }, messageOf(error));
-      request.fail(errno, messageOf(error));
+      const needed = error instanceof TooManyBlocks ? mapReplySize(error.blocks) : 0;
+      request.fail(errno, messageOf(error), needed);
     }
   };
 

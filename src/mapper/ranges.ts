@@ -14,8 +14,28 @@ export function refuseImmutable(name: string, map: StoredMap): void {
   throw new SystemError(errnos.EROFS, message);
 }
 
-/** The blocks that bytes [offset, offset + size) are in. @throws SystemError EINVAL past the end */
-export function blocksOf(name: string, map: StoredMap, offset: number, size: number): { first: number; end: number } {
+/** The answer has no room for so many blocks. */
+export class TooManyBlocks extends SystemError {
+  /** Blocks of the range. */
+  readonly blocks: number;
+  constructor(name: string, blocks: number, most: number) {
+    super(errnos.ERANGE, `volume ${name}: the buffer has room for ${most} of ${blocks} blocks`);
+    this.name = 'TooManyBlocks';
+    this.blocks = blocks;
+  }
+}
+
+/**
+ * The blocks that bytes [offset, offset + size) are in.
+ * @throws SystemError EINVAL past the end; TooManyBlocks
+ */
+export function blocksOf(
+  name: string,
+  map: StoredMap,
+  offset: number,
+  size: number,
+  most = Number.POSITIVE_INFINITY,
+): { first: number; end: number } {
   const { blockSize, size: volumeSize } = map.header;
   if (!(offset >= 0 && size >= 0 && offset + size <= volumeSize)) {
     throw new SystemError(
@@ -24,7 +44,9 @@ export function blocksOf(name: string, map: StoredMap, offset: number, size: num
     );
   }
   const first = Math.floor(offset / blockSize);
-  return { first, end: size === 0 ? first : Math.ceil((offset + size) / blockSize) };
+  const end = size === 0 ? first : Math.ceil((offset + size) / blockSize);
+  if (end - first > most) throw new TooManyBlocks(name, end - first, most);
+  return { first, end };
 }
 
 /** The pieces of bytes [offset, offset + size), whose entries were checked. */

@@ -11,6 +11,8 @@ import {
   decodeName,
   encodeMapReply,
   encodeVolumeInfo,
+  MAP_REPLY_HEADER,
+  MAP_SEGMENT_SIZE,
   type VolumeInfo,
 } from '../requests/structs.js';
 import { errnos, SystemError } from '../sys/errno.js';
@@ -33,6 +35,8 @@ export interface MapperRequest {
 }
 
 const nothing = Buffer.alloc(0);
+/** Most names of one page: each costs a request or two to the blocker. */
+const MAX_PAGE = 512;
 
 /**
  * Does what the request asks. @param status the peer's state, for STATUS
@@ -79,13 +83,13 @@ export async function perform(mapper: Mapper, request: MapperRequest, status: ()
     case Op.STAT:
       return encodeJson(await mapper.stat(target, options, wantsAllocated(request)));
     case Op.LIST:
-      return encodeJson(await mapper.list(parseListRequest(body(request))));
+      return await listPage(mapper, request);
     case Op.LEASE:
       return encodeJson(await mapper.lease(target, leaseRequest(request), request.src, options));
     case Op.MAPR:
-      return encodeMapReply(await mapper.mapRead(target, offset, size, options));
+      return encodeMapReply(await mapper.mapRead(target, offset, size, options, roomFor(request)));
     case Op.MAPW:
-      return encodeMapReply(await mapper.mapWrite(target, offset, size, request.src, options));
+      return encodeMapReply(await mapper.mapWrite(target, offset, size, request.src, options, roomFor(request)));
     case Op.MAPZERO:
       await mapper.mapZero(target, offset, size, request.src, options);
       return nothing;
@@ -112,6 +116,19 @@ function openOptions(request: MapperRequest): OpenOptions {
   const assumeV0 = (request.flags & Flag.ASSUMEV0) !== 0;
   return { assumeV0, v0Size: assumeV0 ? request.v0Size : -1 };
 }
+
+/** A page that is too long for the buffer is made again with fewer names. */
+async function listPage(mapper: Mapper, request: MapperRequest): Promise<Buffer> {
+  const list = parseListRequest(body(request));
+  for (let limit = Math.min(list.limit, MAX_PAGE); ; limit = Math.max(1, limit >> 1)) {
+    const page = encodeJson(await mapper.list({ ...list, limit }));
+    if (page.length <= request.dataLength || limit === 1) return page;
+  }
+}
+
+/** Blocks that the answer to MAPR or MAPW has room for. */
+const roomFor = (request: MapperRequest): number =>
+  Math.max(0, Math.floor((request.dataLength - MAP_REPLY_HEADER) / MAP_SEGMENT_SIZE));
 
 function body(request: MapperRequest): Buffer {
   return request.data.subarray(0, Math.min(request.size, request.dataLength));

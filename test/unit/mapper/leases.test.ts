@@ -125,6 +125,25 @@ describe('leases', () => {
     expect(revoked.filter((name) => name === 'volume').length).toBe(asked);
   });
 
+  it('of a mapper that died are given back by holders that still have blocks to copy up', async () => {
+    const stores = memoryStores();
+    const first = memoryNode(stores);
+    await createSmall(first, 'volume', 4 * BLOCK, BLOCK);
+    for (const ports of [[500], [500, 501]]) {
+      const node = memoryNode(stores, 'node1_1002', ports);
+      for (const port of ports) {
+        node.holders.set(port, () => writeVolume(node, 'volume', (port - 500) * BLOCK, Buffer.from('drained'), port));
+      }
+      await node.mapper.snapshot('volume', `snapshot-${ports.length}`);
+      const again = memoryNode(stores, 'node1_1002', ports);
+      again.holders.set(500, () => writeVolume(again, 'volume', 0, Buffer.from('drained'), 500));
+      again.holders.set(501, () => writeVolume(again, 'volume', BLOCK, Buffer.from('drained'), 501));
+      const writes = ports.map((port) => writeVolume(again, 'volume', 2 * BLOCK, Buffer.from('x'), port));
+      await Promise.all([...writes, again.mapper.lease('volume', { write: true }, 502)]);
+      expect(again.mapper.status().locked).toBe(1);
+    }
+  });
+
   it('of living composers keep their locks over the end of the mapper, so that the next one takes over', async () => {
     const node = memoryNode();
     for (const name of ['volume', 'second']) await createSmall(node, name, BLOCK, BLOCK);

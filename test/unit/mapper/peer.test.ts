@@ -152,6 +152,11 @@ it('answers bad requests with an errno and a sentence', async () => {
   await expect(create(r, 'n'.repeat(250), MiB)).rejects.toEqual(failure('EINVAL', 'too long'));
   const tight = r.call({ op: Op.MAPR, target: 'volume', offset: 0, size: 5 * MiB, capacity: mapReplySize(1) });
   await expect(tight).rejects.toMatchObject({ code: 'ERANGE', serviced: mapReplySize(2) });
+  const tightWrite = r.call({ op: Op.MAPW, target: 'volume', offset: 0, size: 5 * MiB, capacity: mapReplySize(1) });
+  await expect(tightWrite).rejects.toMatchObject({ code: 'ERANGE', serviced: mapReplySize(2) });
+  expect((await new XsegObjectClient(r.client, BLOCKERB).list(null, 10)).names).toEqual([]);
+  const tightStat = r.call({ op: Op.STAT, target: 'volume', data: encodeJson({}), capacity: 10 });
+  await expect(tightStat).rejects.toMatchObject({ code: 'ERANGE' });
   await r.call({ op: Op.PING });
 });
 

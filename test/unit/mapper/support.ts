@@ -42,6 +42,7 @@ export class DriverClient implements ObjectClient {
         this.driver[method]({
           name,
           hint: 0,
+          isNamed: (other) => Buffer.from(name).equals(other),
           offset,
           length,
           address: memory.address,

@@ -1,0 +1,42 @@
+/**
+ * Operations that change maps, one at a time for a volume.
+ *
+ * Such an operation enters the volume's intent gate (no lease is granted from then on), takes all leases back while requests of
+ * the draining holders are still served, then enters the volume's gate alone. With several volumes, all intents come before all
+ * gates, each in the order of names: no two operations can wait for each other.
+ */
+import type { MapperContext } from './context.js';
+import type { Volume } from './volume.js';
+
+/** Works alone on some volumes, without leases on them, and together with readers on others. */
+export async function withAlone<T>(
+  context: MapperContext,
+  alone: string[],
+  read: string[],
+  work: (volumes: Volume[]) => Promise<T>,
+): Promise<T> {
+  const names = [...alone, ...read];
+  const inUse: Volume[] = [];
+  const leave: (() => void)[] = [];
+  const run = async (): Promise<T> => {
+    const sorted = [...new Set(inUse)].sort((a, b) => (a.name < b.name ? -1 : 1));
+    const changed = new Set(inUse.slice(0, alone.length));
+    try {
+      for (const volume of sorted) if (changed.has(volume)) leave.push(await volume.intent.enter(true));
+      for (const volume of changed) await context.leases.revoke(volume);
+      for (const volume of sorted) leave.push(await volume.gate.enter(changed.has(volume)));
+      for (const volume of changed) volume.generation = context.volumes.newGeneration();
+      return await work(inUse);
+    } finally {
+      for (const exit of leave.reverse()) exit();
+    }
+  };
+  const use = (i: number): Promise<T> =>
+    i === names.length
+      ? run()
+      : context.volumes.use(names[i], (volume) => {
+          inUse.push(volume);
+          return use(i + 1);
+        });
+  return use(0);
+}
