@@ -20,7 +20,8 @@ export interface OpenMap {
   readonly size: number;
   readonly blockSize: number;
   readonly blockCount: number;
-  entries(first: number, count: number): AsyncGenerator<MapEntry>;
+  /** The entries of a range, as they come: in pieces of up to a few thousand. */
+  pieces(first: number, count: number): AsyncGenerator<MapEntry[]>;
 }
 
 /** Room for one piece of entries: a whole chunk of usual names; the mapper sends fewer when names are long. */
@@ -50,18 +51,18 @@ export function mapOf(
     size,
     blockSize,
     blockCount,
-    entries: (first, count) => fetchEntries(client, name, blockCount, first, count, version),
+    pieces: (first, count) => fetchPieces(client, name, blockCount, first, count, version),
   };
 }
 
-async function* fetchEntries(
+async function* fetchPieces(
   client: NodeClient,
   name: string,
   blockCount: number,
   first: number,
   count: number,
   version: MapVersion,
-): AsyncGenerator<MapEntry> {
+): AsyncGenerator<MapEntry[]> {
   const end = Math.min(first + count, blockCount);
   for (let at = first; at < end; ) {
     const size = Math.min(end - at, CHUNK_ENTRIES - (at % CHUNK_ENTRIES));
@@ -78,9 +79,11 @@ async function* fetchEntries(
     if (range.first !== at || range.count > size) {
       throw new SystemError(errnos.EPROTO, `the mapper answered with other blocks of ${name} than those asked for`);
     }
+    const entries: MapEntry[] = [];
     for (let i = at; i < at + range.count; i++) {
-      yield { index: i, flags: piece.flags(i) & ~EntryFlag.LITERAL, object: piece.objectName(i) };
+      entries.push({ index: i, flags: piece.flags(i) & ~EntryFlag.LITERAL, object: piece.objectName(i) });
     }
+    yield entries;
     at += range.count;
   }
 }

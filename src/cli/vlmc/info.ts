@@ -50,13 +50,13 @@ export function formatInfo(name: string, stat: VolumeStat): string {
   const { blocks, allocated } = stat;
   const bytes = (value: number): string => `${value} (${formatSize(value)})`;
   const inBlocks = (count: number): string => `${count} blocks, ${formatSize(count * stat.blockSize)}`;
-  const flags = [stat.readOnly ? 'READONLY' : 'writable', stat.readOnlyReason ?? ''].filter(Boolean).join(': ');
+  const reason = stat.readOnlyReason === undefined ? '' : ` (${stat.readOnlyReason})`;
   const rows: [string, string][] = [
     ['block size', bytes(stat.blockSize)],
     ['blocks', String(blocks.total)],
     ['map version', String(stat.version)],
     ['epoch', String(stat.epoch)],
-    ['flags', flags],
+    ['flags', stat.readOnly ? `READONLY${reason}` : 'writable'],
     ['parent', stat.parent ?? 'not known'],
     ['lock', formatLock(stat.lock)],
     ['zero', inBlocks(blocks.zero)],
@@ -135,5 +135,7 @@ export function formatList(all: readonly VolumeListEntry[]): string {
 function kind(volume: VolumeListEntry): string {
   if (volume.error) return 'unreadable';
   if (volume.deleted) return 'deleted';
-  return volume.readOnly ? 'snapshot' : 'volume';
+  if (!volume.readOnly) return 'volume';
+  // Maps of old versions are read-only until they are upgraded, whatever they are.
+  return volume.version < 2 ? 'old' : 'snapshot';
 }

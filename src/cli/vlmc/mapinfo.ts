@@ -49,8 +49,13 @@ async function mapinfo(session: Session, name: string, options: MapinfoOptions):
     }
     const writer = session.json ? new JsonRows(session) : new TextRows(session);
     const { size, blockSize } = map;
-    await writer.begin({ name, size, blockSize });
-    for await (const entry of runs(map.entries(first, last - first + 1), options.all === true)) await writer.row(entry);
+    writer.begin({ name, size, blockSize });
+    const join = new Joiner(options.all === true);
+    for await (const entries of map.pieces(first, last - first + 1)) {
+      for (const entry of entries) writer.rows(join.take(entry));
+      await writer.drain();
+    }
+    writer.rows(join.rest());
     await writer.end();
   });
 }
@@ -61,19 +66,33 @@ interface Run extends MapEntry {
 }
 
 /** Joins neighbouring zero blocks, unless every one is wanted. */
-async function* runs(entries: AsyncIterable<MapEntry>, all: boolean): AsyncGenerator<Run> {
-  let zeros: { index: number; flags: number; object: string; count: number } | null = null;
-  for await (const entry of entries) {
-    const zero = (entry.flags & EntryFlag.ZERO) !== 0;
-    if (zeros && zero && !all && zeros.flags === entry.flags) {
-      zeros.count++;
-      continue;
-    }
-    if (zeros) yield zeros;
-    zeros = zero ? { ...entry, count: 1 } : null;
-    if (!zero) yield { ...entry, count: 1 };
+class Joiner {
+  readonly #all: boolean;
+  #zeros: (MapEntry & { count: number }) | null = null;
+
+  constructor(all: boolean) {
+    this.#all = all;
   }
-  if (zeros) yield zeros;
+
+  /** The rows that an entry completes. */
+  take(entry: MapEntry): Run[] {
+    const zero = (entry.flags & EntryFlag.ZERO) !== 0 && !this.#all;
+    if (zero && this.#zeros?.flags === entry.flags) {
+      this.#zeros.count++;
+      return [];
+    }
+    const rows: Run[] = this.rest();
+    if (zero) this.#zeros = { ...entry, count: 1 };
+    else rows.push({ ...entry, count: 1 });
+    return rows;
+  }
+
+  /** The row that is still open. */
+  rest(): Run[] {
+    const rows = this.#zeros ? [this.#zeros] : [];
+    this.#zeros = null;
+    return rows;
+  }
 }
 
 /** The letters of an entry's flags, `-` for none. */
@@ -93,56 +112,57 @@ interface Head {
   readonly blockSize: number;
 }
 
-/** Rows are gathered to pieces of about this many characters: a write each would be most of the time. */
-const PIECE = 16 << 10;
-
+/** Rows are gathered: a write for each would be most of the time. */
 abstract class Rows {
   readonly #session: Session;
-  #text = '';
+  protected text = '';
+
   constructor(session: Session) {
     this.#session = session;
   }
-  protected async add(text: string): Promise<void> {
-    this.#text += text;
-    if (this.#text.length >= PIECE) await this.flush();
-  }
-  protected async flush(): Promise<void> {
-    const text = this.#text;
-    this.#text = '';
+
+  abstract begin(head: Head): void;
+  abstract rows(runs: readonly Run[]): void;
+  abstract end(): Promise<void>;
+
+  /** Prints what was gathered. */
+  async drain(): Promise<void> {
+    const { text } = this;
+    this.text = '';
     if (text !== '') await print(this.#session.io, text);
   }
-  abstract begin(head: Head): Promise<void>;
-  abstract row(run: Run): Promise<void>;
-  abstract end(): Promise<void>;
 }
 
 class TextRows extends Rows {
-  override begin(head: Head): Promise<void> {
-    return this.add(`Volume ${head.name}: size: ${head.size} block size: ${head.blockSize}\nblock\tflags\tobject\n`);
+  override begin(head: Head): void {
+    this.text += `Volume ${head.name}: size: ${head.size} block size: ${head.blockSize}\nblock\tflags\tobject\n`;
   }
-  override row({ index, count, flags, object }: Run): Promise<void> {
-    const blocks = count === 1 ? `${index}` : `${index}-${index + count - 1}`;
-    return this.add(`${blocks}\t${formatFlags(flags)}\t${object || '-'}\n`);
+  override rows(runs: readonly Run[]): void {
+    for (const { index, count, flags, object } of runs) {
+      const blocks = count === 1 ? `${index}` : `${index}-${index + count - 1}`;
+      this.text += `${blocks}\t${formatFlags(flags)}\t${object || '-'}\n`;
+    }
   }
   override end(): Promise<void> {
-    return this.flush();
+    return this.drain();
   }
 }
 
 /** One JSON document, written as it comes. */
 class JsonRows extends Rows {
   #comma = '';
-  override begin(head: Head): Promise<void> {
-    return this.add(`${JSON.stringify(head).slice(0, -1)},"blocks":[`);
+  override begin(head: Head): void {
+    this.text += `${JSON.stringify(head).slice(0, -1)},"blocks":[`;
   }
-  override row({ index, count, flags, object }: Run): Promise<void> {
-    const row = { index, count, flags: formatFlags(flags), object: object || null };
-    const text = `${this.#comma}\n${JSON.stringify(row)}`;
-    this.#comma = ',';
-    return this.add(text);
+  override rows(runs: readonly Run[]): void {
+    for (const { index, count, flags, object } of runs) {
+      const row = { index, count, flags: formatFlags(flags), object: object || null };
+      this.text += `${this.#comma}\n${JSON.stringify(row)}`;
+      this.#comma = ',';
+    }
   }
-  override async end(): Promise<void> {
-    await this.add('\n]}\n');
-    await this.flush();
+  override end(): Promise<void> {
+    this.text += '\n]}\n';
+    return this.drain();
   }
 }

@@ -96,7 +96,7 @@ export class Repair {
         if (this.#revoked.has(name)) return 'the volume was opened meanwhile; run the check again';
         if (epoch > lease.epoch) continue;
         let named = false;
-        for await (const entry of map.entries(index, 1)) named = entry.object === object;
+        for await (const [entry] of map.pieces(index, 1)) named = entry.object === object;
         if (!named && !this.#revoked.has(name)) await this.#delete(object);
       }
       const beyond = orphans.find(({ epoch }) => epoch > lease.epoch);

@@ -27,7 +27,7 @@ export async function* scanMap(
     const end = Math.min((Math.floor(at / CHUNK_ENTRIES) + 1) * CHUNK_ENTRIES, map.blockCount);
     const piece: MapEntry[] = [];
     try {
-      for await (const entry of map.entries(at, end - at)) piece.push(entry);
+      for await (const entries of map.pieces(at, end - at)) piece.push(...entries);
       at = end;
     } catch (error) {
       const bad = at + piece.length;
