@@ -5,7 +5,7 @@ import path from 'node:path';
 import pino from 'pino';
 import type { Driver } from '../../../src/blockers/driver.js';
 import { FileDriver } from '../../../src/blockers/file/index.js';
-import { MemoryDriver } from '../../../src/blockers/memory/index.js';
+import { MemoryDriver, MemoryStore } from '../../../src/blockers/memory/index.js';
 import { Blocker } from '../../../src/blockers/server.js';
 import { Composer } from '../../../src/composer/composer.js';
 import type { Config, MapperSettings } from '../../../src/config/types.js';
@@ -35,17 +35,19 @@ export class Stack {
   readonly blocks: Driver;
   readonly maps: Driver;
   readonly client: Port;
+  readonly #mapStore: MemoryStore;
   readonly #roles: { stop(): Promise<void> }[];
 
   private constructor(
     segment: Segment,
-    stores: { blocks: Driver; maps: Driver },
+    stores: { blocks: Driver; maps: Driver; mapStore: MemoryStore },
     client: Port,
     roles: { stop(): Promise<void> }[],
   ) {
     this.segment = segment;
     this.blocks = stores.blocks;
     this.maps = stores.maps;
+    this.#mapStore = stores.mapStore;
     this.client = client;
     this.#roles = roles;
   }
@@ -56,8 +58,9 @@ export class Stack {
     segment.ref();
     const log = pino({ level: 'silent' });
     const directory = options.store === 'file' ? fs.mkdtempSync(path.join(os.tmpdir(), 'stack-')) : null;
-    const blocks = makeDriver(directory, 'blocks', 'test_1000');
-    const maps = makeDriver(directory, 'maps', 'test_1002');
+    const mapStore = new MemoryStore();
+    const blocks = makeDriver(directory, 'blocks', 'test_1000', new MemoryStore());
+    const maps = makeDriver(directory, 'maps', 'test_1002', mapStore);
     const blockers = await Promise.all(
       [
         { driver: blocks, number: PORTS.blockerb, role: 'blockerb' },
@@ -106,7 +109,12 @@ export class Stack {
         if (directory) fs.rmSync(directory, { recursive: true });
       },
     };
-    return new Stack(segment, { blocks, maps }, client, [stopComposer, mapper, ...blockers, cleanUp]);
+    return new Stack(segment, { blocks, maps, mapStore }, client, [stopComposer, mapper, ...blockers, cleanUp]);
+  }
+
+  /** The maps store as another node sees it (memory stores only). */
+  rivalMaps(): Driver {
+    return new MemoryDriver('rival_1002', this.#mapStore);
   }
 
   /** Stops everything; returns what `verify` says of the segment afterwards. */
@@ -178,8 +186,8 @@ export class Stack {
   }
 }
 
-function makeDriver(directory: string | null, name: string, owner: string): Driver {
-  if (directory === null) return new MemoryDriver(owner);
+function makeDriver(directory: string | null, name: string, owner: string, store: MemoryStore): Driver {
+  if (directory === null) return new MemoryDriver(owner, store);
   const root = path.join(directory, name);
   fs.mkdirSync(root);
   return new FileDriver({ root, uniqueStr: owner });
