@@ -98,8 +98,13 @@ export const xseg = {
     4,
     'Volumes that are busy at the same time on this node; tells how large SEGMENT_SIZE should be.',
   ),
-  vtoolStart: fixed('VTOOL_START', port, 1003, 'First port of the command line tools.'),
-  vtoolEnd: fixed('VTOOL_END', port, 1022, 'Last port of the command line tools.'),
+  vtoolStart: fixed(
+    'VTOOL_START',
+    port,
+    1003,
+    'First port kept free for the tools of the original; the tools of this version take dynamic ports.',
+  ),
+  vtoolEnd: fixed('VTOOL_END', port, 1022, 'Last such port.'),
 };
 
 export const peers = {
@@ -125,7 +130,12 @@ export const role = {
   type: derived('type', v.oneOf(...ROLE_TYPES), "the role's, for the roles of the default ROLES", 'What the role is.'),
   portnoStart: derived('portno_start', port, 'see the table of ports', 'First port of the role, the one it serves.'),
   portnoEnd: derived('portno_end', port, 'portno_start (999 for vlmcd)', 'Last port of the role.'),
-  nrOps: fixed('nr_ops', v.powerOfTwo(1, 65536), 256, 'Requests that are served at the same time.'),
+  nrOps: fixed(
+    'nr_ops',
+    v.powerOfTwo(1, 65536),
+    256,
+    'Requests that a blocker or the composer works on at the same time; more wait in its queue.',
+  ),
   logfile: derived('logfile', v.path, 'LOG decides', 'Log file of this role alone; overrides LOG.'),
   logLevel: fixed(
     'log_level',
@@ -163,7 +173,7 @@ export const fileBlocker = {
     'prefix',
     v.optionalText('any text'),
     '',
-    'Names that begin with it must be 6 characters longer than it.',
+    'Accepted for old files; not used: it never was a part of paths.',
   ),
   fdcache: derived(
     'fdcache',

@@ -12,7 +12,7 @@ export interface CommonRoleSettings {
   readonly name: string;
   readonly portnoStart: number;
   readonly portnoEnd: number;
-  /** Requests served at the same time; a power of two. */
+  /** Requests that a blocker or the composer works on at the same time; a power of two. */
   readonly nrOps: number;
   /** Own log file of this role's process, or null: LOG decides. */
   readonly logfile: string | null;
@@ -29,7 +29,7 @@ export interface FileBlockerSettings extends CommonRoleSettings {
   readonly archipDir: string;
   /** Flat directory of the lock files; null: beside the objects. */
   readonly lockDir: string | null;
-  /** Vestige of the original: names that begin with it must be 6 characters longer than it. Not part of paths. */
+  /** Accepted for old files; it never was a part of paths, and nothing uses it. */
   readonly prefix: string;
   /** Files kept open at the same time. */
   readonly fdcache: number;
@@ -107,7 +107,7 @@ export interface XsegSettings {
   readonly sizeMiB: number;
   /** Volumes that are busy at the same time, for the size. */
   readonly expectedVolumes: number;
-  /** Ports of the command-line tools, inclusive. */
+  /** Ports that no role may take, inclusive: the original's tools use them. */
   readonly vtoolStart: number;
   readonly vtoolEnd: number;
   /** What a segment is created and joined by: `posix:<name>:<ports>:<dynports>:<MiB>:12`. */
