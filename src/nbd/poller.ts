@@ -3,6 +3,7 @@
  * wake; asking the active sockets directly for a short while saves that. It pays only while clients are that quick, so a poll that
  * found nothing makes the next ones rarer, and the event loop has its turn after every bounded slice.
  */
+import { schedYield } from '../sys/libc.js';
 
 export interface Pollable {
   /** Asking makes sense now. */
@@ -100,6 +101,8 @@ export class Poller {
         this.#rest();
         return;
       }
+      // The client may be waiting for this very processor.
+      if (!any) schedYield();
       if (waiting || (now - start) * 1000 > SLICE_US) break;
     }
     setImmediate(this.#round);

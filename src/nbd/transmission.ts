@@ -156,8 +156,28 @@ export class Transmission implements PieceOwner, IntakeOwner {
   #pump(): void {
     if (this.#pumping || this.#closed) return;
     this.#pumping = true;
-    this.#intake.startTurn();
     let stop: Stop = Stop.END;
+    try {
+      stop = this.#move();
+    } catch (error) {
+      // A device that fails to allocate or release, or a mistake of ours, costs this client, not the others.
+      this.misused(`the connection is dropped: ${messageOf(error)}`);
+      this.#ending = true;
+      this.#transport.destroy(error instanceof Error ? error : undefined);
+      return;
+    } finally {
+      this.#pumping = false;
+    }
+    this.#stalled = stop === Stop.STALLED || stop === Stop.TURN;
+    if (this.#finishIfIdle()) return;
+    this.#holdBack();
+    if (stop === Stop.TURN) this.wake();
+  }
+
+  /** Why the intake stopped. */
+  #move(): Stop {
+    let stop: Stop = Stop.END;
+    this.#intake.startTurn();
     while (!this.#ending) {
       stop = this.#intake.run();
       if (stop === Stop.END) this.#stop();
@@ -172,12 +192,8 @@ export class Transmission implements PieceOwner, IntakeOwner {
         if (count <= 0) break;
       }
     }
-    this.#stalled = stop === Stop.STALLED || stop === Stop.TURN;
     this.#replies.flush();
-    this.#pumping = false;
-    if (this.#finishIfIdle()) return;
-    this.#holdBack();
-    if (stop === Stop.TURN) this.wake();
+    return stop;
   }
 
   /** Pauses or resumes the socket as the intake needs it. */

@@ -236,6 +236,22 @@ test('a device that completes twice is reported and harms nobody', async () => {
   ]);
 });
 
+test('a device that cannot allocate loses that client, not the server', async () => {
+  const lines: string[] = [];
+  const log = { debug() {}, info() {}, warn() {}, error: (line: string) => lines.push(line) };
+  const provider = new SteeredProvider(new MemoryDisk({ size: MiB }));
+  const { path, server } = await serve(provider, { log });
+  const [unlucky, other] = [await client(path), await client(path)];
+  provider.devices[0].allocate = () => {
+    throw new Error('no memory');
+  };
+  await expect(unlucky.read(0, 512)).rejects.toMatchObject({ name: 'DisconnectedError' });
+  expect(await other.read(0, 512)).toHaveLength(512);
+  await expect.poll(() => server.connections().length).toBe(1);
+  expect(provider.devices[0].closed).toBe(1);
+  expect(lines).toEqual(['unix: the connection is dropped: no memory']);
+});
+
 test('a device that throws fails that request only', async () => {
   const lines: string[] = [];
   const log = { debug() {}, info() {}, warn() {}, error: (line: string) => lines.push(line) };
