@@ -1,5 +1,5 @@
 /**
- * The open files of a store: found by hint (no string touched) or by name, opened on demand, closed in the order of disuse.
+ * The open files of a store: found by hint (no string is made) or by name, opened on demand, closed in the order of disuse.
  *
  * A hint is a generation and a slot. Generations of a slot only go up and start from the clock, so a hint from before a restart
  * of this process, or from a file closed since, matches nothing.

@@ -91,7 +91,8 @@ export class MemoryDriver implements Driver {
   writeZeroes(io: ObjectIo): void {
     const { name } = io;
     if (io.noHole && nameError(name) === null) {
-      this.#store.objects.set(name, atLeast(this.#store.objects.get(name) ?? EMPTY, io.offset + io.length));
+      const end = io.length === 0 ? 0 : io.offset + io.length;
+      this.#store.objects.set(name, atLeast(this.#store.objects.get(name) ?? EMPTY, end));
     }
     this.trim(io);
   }

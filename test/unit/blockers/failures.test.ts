@@ -93,6 +93,30 @@ describe.skipIf(!root)('a read-only file system', () => {
   });
 });
 
+describe.skipIf(!root)('a file system that cannot tell what is cached (overlay)', () => {
+  it('is read and written all the same', async () => {
+    const layers = mounted('-t', 'tmpfs', '-o', 'size=16m', 'none');
+    for (const layer of ['lower', 'upper', 'work']) fs.mkdirSync(path.join(layers, layer));
+    const options = `lowerdir=${layers}/lower,upperdir=${layers}/upper,workdir=${layers}/work`;
+    const driver = await fileDriver(mounted('-t', 'overlay', '-o', options, 'none'));
+    const data = Buffer.from(Array.from({ length: 300_000 }, (_, i) => (i * 7) & 255));
+    const { hint } = await write(driver, 'layered-object', 3, data);
+    for (const [offset, length] of [
+      [0, 100],
+      [4096, 4096],
+      [1, 250_000],
+      [299_000, 5000],
+    ]) {
+      const wanted = Buffer.concat([Buffer.alloc(3), data, Buffer.alloc(5000)]).subarray(offset, offset + length);
+      expect((await read(driver, 'layered-object', offset, length, hint)).equals(wanted)).toBe(true);
+    }
+    await driver.copy('layered-object', 'copied-object', 1 << 20, { durable: true, exclusive: false });
+    expect((await read(driver, 'copied-object', 3, data.length)).equals(data)).toBe(true);
+    await driver.flush(null);
+    await driver.close();
+  });
+});
+
 describe('descriptors run out', () => {
   it('cached files are closed and the operation goes on', async () => {
     const limits = fs.readFileSync('/proc/self/limits', 'utf8').match(/Max open files\s+(\d+)\s+(\d+)/) as string[];

@@ -139,9 +139,11 @@ it('the answer carries the hint, and the hint is used again', async () => {
   expect(await io(Op.WRITE, 'hinted-object')).toBe(0);
   const first = hint;
   expect(first).toBeGreaterThan(0);
-  // With a hint the name is not even looked at.
-  expect(await io(Op.READ, '')).toBe(0);
+  expect(await io(Op.READ, 'hinted-object')).toBe(0);
   expect(hint).toBe(first);
+  // A hint never leads to an object of another name.
+  expect(await io(Op.READ, 'other-object')).toBe(errnos.ENOENT);
+  expect(hint).toBe(0);
 });
 
 it('unsound requests are refused with a reason, before anything is done', async () => {
