@@ -363,6 +363,77 @@ describe.runIf(programs('qemu-io'))('processes that die', () => {
   });
 });
 
+/** Random reads and writes that check what they read, for as long as `work` takes. @throws when fio saw an error or a wrong byte */
+async function underLoad(node: TestNode, volume: string, work: () => Promise<void>): Promise<void> {
+  const output = path.join(node.dir, `fio-${volume}.json`);
+  const fio = start('fio', [
+    '--name=load',
+    '--ioengine=nbd',
+    `--uri=${node.uri(volume)}`,
+    '--rw=randrw',
+    '--bsrange=4k-64k',
+    '--iodepth=16',
+    '--size=96M',
+    '--verify=crc32c',
+    '--verify_backlog=256',
+    '--time_based',
+    // Ended by SIGINT, which lets fio finish and verify what it has in flight.
+    '--runtime=250',
+    '--output-format=json',
+    `--output=${output}`,
+  ]);
+  const over = ended(fio);
+  let stopped = false;
+  void over.then(() => {
+    stopped = true;
+  });
+  try {
+    await work();
+    expect(stopped).toBe(false);
+  } finally {
+    killGroup(fio, 'SIGINT');
+  }
+  const { code } = await over;
+  const text = readFileSync(output, 'utf8');
+  const [job] = (
+    JSON.parse(text.slice(text.indexOf('{'))) as { jobs: { error: number; read: { total_ios: number } }[] }
+  ).jobs;
+  // 128 is what fio ends with after SIGINT; `error` is EILSEQ after a wrong byte.
+  expect({ code, error: job.error }).toEqual({ code: 128, error: 0 });
+  expect(job.read.total_ios).toBeGreaterThan(0);
+}
+
+describe.runIf(programs('fio'))('under load, verified', () => {
+  describe('with a process for each role', () => {
+    const rig = useNode({ placement: 'one process per role' });
+
+    it('each role but that of the connections can be killed: no error, no wrong byte', async () => {
+      const { node } = rig;
+      await node.create('killed', 96 * MiB);
+      await underLoad(node, 'killed', async () => {
+        for (const role of ['blockerb', 'mapperd', 'blockerm', 'vlmcd']) {
+          const pid = node.rolePid(role);
+          process.kill(pid, 'SIGKILL');
+          await vi.waitFor(() => expect(node.rolePid(role)).not.toBe(pid), { timeout: 60_000, interval: 50 });
+          await whenAllRun(node);
+        }
+      });
+    });
+  });
+
+  describe('in the default placement', () => {
+    const rig = useNode();
+
+    it('each role but that of the connections can be restarted: no error, no wrong byte', async () => {
+      const { node } = rig;
+      await node.create('restarted', 96 * MiB);
+      await underLoad(node, 'restarted', async () => {
+        for (const role of ['blockerb', 'mapperd', 'blockerm', 'vlmcd']) await node.archipelago('restart', role);
+      });
+    });
+  });
+});
+
 describe.runIf(root('running as another account'))('USER and GROUP', () => {
   let node: TestNode;
   beforeAll(async () => {
