@@ -26,6 +26,8 @@ interface Local {
   readonly port: Port;
   readonly number: number;
   readonly word: number;
+  /** The port's generation while it is ours. */
+  readonly generation: number;
   readonly bell: Doorbell;
   readonly requests: Queue;
   readonly replies: Queue;
@@ -110,12 +112,28 @@ export class Dispatcher implements RequestHost {
     return this.#byNumber[port.number]?.port === port;
   }
 
+  /** Is the port still ours in the segment? Else somebody took us for dead, and what it holds is another's by now. */
+  owns(port: Port): boolean {
+    const local = this.#byNumber[port.number];
+    return local?.port === port && this.#u32[local.word + P.GENERATION] === local.generation;
+  }
+
   /** Takes up a port that was just bound. Delivery to it begins. */
   attach(port: Port, bell: Doorbell): void {
     const number = port.number;
     const word = this.#portTable + number * PORT_WORDS;
     const settling = Settling.of(this.#tables, number);
-    const local: Local = { port, number, word, bell, ...this.#tables.queues(number), settling, held: [] };
+    const generation = this.#u32[word + P.GENERATION];
+    const local: Local = {
+      port,
+      number,
+      word,
+      generation,
+      bell,
+      ...this.#tables.queues(number),
+      settling,
+      held: [],
+    };
     this.#byNumber[number] = local;
     this.#locals.push(local);
     this.#u32[word + P.SETTLING] = settling ? 1 : 0;
@@ -169,11 +187,11 @@ export class Dispatcher implements RequestHost {
     if (dst >>> 0 !== dst || dst >= this.#portCount) {
       throw new SystemError(errnos.ENXIO, `there is no port ${dst}, only 0 to ${this.#portCount - 1}`);
     }
+    const src = this.#byNumber[port.number];
+    if (src?.port !== port) throw new SystemError(errnos.ECANCELED, `port ${port.number} is closed`);
     if (u32[word + R.STATE] !== RequestState.HELD || u32[word + R.SRC] !== port.number || request.spare) {
       throw new SystemError(errnos.EINVAL, `request ${request.index} is not port ${port.number}'s to submit`);
     }
-    const src = this.#byNumber[port.number];
-    if (src?.port !== port) throw new SystemError(errnos.ECANCELED, `port ${port.number} is closed`);
     u32[word + R.STATUS] = 0;
     u32[word + R.DST] = dst;
     this.#serial = (this.#serial + 1) | 0;

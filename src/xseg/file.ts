@@ -139,7 +139,12 @@ function writeHeader(memory: SegmentMemory, layout: Geometry): void {
 /** Maps an existing segment after checking that it is one, whole, of this version. */
 export function attach(name: string): Attached {
   const fd = libc.shmOpen(`/${name}`, libc.O_RDWR | libc.O_CLOEXEC, 0);
-  if (fd < 0) throw openError(name, 'join');
+  if (fd < 0) {
+    const errno = libc.errno();
+    // The C library says EINVAL for a directory.
+    if (errno === errnos.EINVAL || errno === errnos.EISDIR) throw foreign(name, 'it is not a file');
+    throw openError(name, 'join', errno);
+  }
   try {
     const layout = checkHeader(name, fd);
     return { memory: SegmentMemory.map(fd, layout.size), geometry: layout };
@@ -170,7 +175,9 @@ function checkHeader(name: string, fd: number): Geometry {
   const pageShift = u32[H.PAGE_SHIFT];
   if (pageShift < 12 || pageShift > 16) throw foreign(name, `its page shift is ${pageShift}`);
   const ports = u32[H.PORTS];
-  if (ports < 2 || ports > MAX_PORTS || u32[H.FIRST_DYNAMIC] > ports) throw foreign(name, `it says ${ports} ports`);
+  if (ports < 2 || ports > MAX_PORTS || u32[H.FIRST_DYNAMIC] < 1 || u32[H.FIRST_DYNAMIC] >= ports) {
+    throw foreign(name, `it says ${ports} ports, dynamic ones from ${u32[H.FIRST_DYNAMIC]}`);
+  }
   const layout = geometry(size, pageShift, ports, u32[H.FIRST_DYNAMIC]);
   const page = 1 << pageShift;
   const same =

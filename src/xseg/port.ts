@@ -166,9 +166,9 @@ export class Port {
   close(): void {
     if (this.#closed) return;
     this.#calls.close(new SystemError(errnos.ECANCELED, `port ${this.number} (${this.name}) was closed`));
-    this.giveBackSpare();
     this.#closed = true;
     this.#handler = null;
+    this.#spare.length = 0;
     this.segment.unbind(this);
   }
 }

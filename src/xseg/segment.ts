@@ -151,8 +151,9 @@ export class Segment {
   unbind(port: Port): void {
     if (!this.#dispatcher.isLocal(port)) return;
     this.#withPorts(() => {
+      const ours = this.#dispatcher.owns(port);
       this.#dispatcher.detach(port);
-      this.#dispatcher.recovery.release(new Set([port.number]));
+      if (ours) this.#dispatcher.recovery.release(new Set([port.number]));
     });
   }
 

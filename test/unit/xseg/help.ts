@@ -113,6 +113,7 @@ export function compiledXseg(): string {
   if (!fs.existsSync(target)) {
     fs.mkdirSync(cache, { recursive: true });
     const made = fs.mkdtempSync(path.join(cache, 'new-'));
+    fs.chmodSync(made, 0o755);
     const config = path.join(made, 'tsconfig.json');
     fs.writeFileSync(
       config,

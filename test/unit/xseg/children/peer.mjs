@@ -41,8 +41,8 @@ const modes = {
         out--;
         if (left > 0) next();
         else if (out === 0) {
-          say('done');
           segment.close();
+          say('done');
           process.disconnect();
         }
       };
