@@ -98,6 +98,15 @@ describe('vlmc check', () => {
     expect(await check('--all')).toMatchObject({ status: 0, kinds: [] });
   });
 
+  it('takes the entries of v1 maps for writers, although such maps are read-only until they are upgraded', async () => {
+    const object = `archip_${'a'.repeat(64)}`;
+    for (const name of ['old-map-1', 'old-map-2']) {
+      store.add(name, { version: 1, readOnly: true });
+      store.put(name, 4, OWN, object);
+    }
+    expect(await check('--all')).toMatchObject({ status: 255, kinds: ['error two-writers'] });
+  });
+
   it('steps over a damaged piece of a map and tells it', async () => {
     store.add('volume2', { blocks: 5000, damaged: new Set([7]) });
     store.put('volume2', 4999, SHARED, objectName('volume2', 1, 4999));

@@ -39,6 +39,14 @@ export async function* scanMap(
   }
 }
 
+/**
+ * Is the entry's object written through this map? Nothing is through a snapshot, whatever its entries say; a map of an old version is
+ * read-only here, but not for the original, nor once it is upgraded.
+ */
+function writesInPlace(volume: VolumeListEntry, entry: Pick<MapEntry, 'flags'>): boolean {
+  return (entry.flags & EntryFlag.WRITABLE) !== 0 && !(volume.readOnly && volume.version === 2);
+}
+
 /** What names the maps of all volumes hold, and the names that are in danger. */
 export class MapSurvey {
   readonly #session: Session;
@@ -89,8 +97,7 @@ export class MapSurvey {
 
   /** Notes who may write an object. @returns false when two maps name it and one of them writes in place */
   note(volume: VolumeListEntry, entry: MapEntry): boolean {
-    // What a map says about itself: nothing is written through a read-only one whatever its entries say.
-    const writes = (entry.flags & EntryFlag.WRITABLE) !== 0 && !volume.readOnly;
+    const writes = writesInPlace(volume, entry);
     const fine = !this.#writable.has(entry.object) && !(writes && this.#shared.has(entry.object));
     (writes ? this.#writable : this.#shared).add(entry.object);
     if (!fine) this.#conflicts.add(entry.object);
@@ -105,10 +112,9 @@ export class MapSurvey {
       for await (const piece of scanMap(this.#session, volume, async () => {})) {
         for (const { object, flags, index } of piece) {
           if (!this.#conflicts.has(object)) continue;
-          const writes = (flags & EntryFlag.WRITABLE) !== 0 && !volume.readOnly;
           const list = users.get(object) ?? [];
           users.set(object, list);
-          list.push(`${volume.name} block ${index}${writes ? ' (writable)' : ''}`);
+          list.push(`${volume.name} block ${index}${writesInPlace(volume, { flags }) ? ' (writable)' : ''}`);
         }
       }
     }
