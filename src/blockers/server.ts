@@ -1,6 +1,6 @@
 /**
- * The blocker: serves a driver on a port. Checks a request before it does anything, keeps at most nrOps of them running and the
- * others in order of arrival, and answers each with its own errno and a sentence.
+ * The blocker: serves a driver on a port. Checks a request before it does anything, and answers each with its own errno and a
+ * sentence. Data requests and the others run in a lane each, so that no read waits behind sixteen copies.
  */
 import type { Logger } from 'pino';
 import { Flag, Op, opName } from '../requests/ops.js';
@@ -8,7 +8,10 @@ import { errnoName, errnoOf, errnos, messageOf } from '../sys/errno.js';
 import type { Port, Request } from '../xseg/index.js';
 import { RangeTooSmall, runCold } from './cold.js';
 import type { Driver } from './driver.js';
+import { Lane } from './lane.js';
 import { RequestIo } from './request-io.js';
+
+const isHot = (op: number): boolean => op === Op.READ || op === Op.WRITE || op === Op.TRIM || op === Op.WRITE_ZEROES;
 
 /** Errors that are answers, not trouble: they are not worth a line in the log. */
 const expected = new Set<number>([
@@ -25,7 +28,7 @@ export interface BlockerOptions {
   readonly port: Port;
   /** Open; closed in stop. */
   readonly driver: Driver & { status?(): object };
-  /** Requests running at the same time. */
+  /** Requests running at the same time, of data and of the other operations each. */
   readonly nrOps: number;
   readonly log: Logger;
 }
@@ -34,14 +37,10 @@ export class Blocker {
   readonly #port: Port;
   readonly #driver: Driver & { status?(): object };
   readonly #log: Logger;
-  readonly #nrOps: number;
   readonly #maxIo: number;
   readonly #pool: RequestIo[] = [];
-  #inFlight = 0;
-  /** Requests that wait for their turn; a ring would not pay, it is empty nearly always. */
-  #waiting: Request[] = [];
-  #stopping = false;
-  #drained: (() => void)[] = [];
+  readonly #hot: Lane;
+  readonly #cold: Lane;
   /** Requests and failures by operation number. */
   readonly #served = new Float64Array(128);
   readonly #failed = new Float64Array(128);
@@ -52,21 +51,20 @@ export class Blocker {
     this.#port = port;
     this.#driver = driver;
     this.#log = log;
-    this.#nrOps = Math.max(1, nrOps);
+    this.#hot = new Lane(Math.max(1, nrOps), (request) => this.#runHot(request));
+    this.#cold = new Lane(Math.max(1, nrOps), (request) => void this.#runCold(request));
     this.#maxIo = driver.capabilities.maxIo;
   }
 
   /** Begins to serve. */
   start(): void {
-    this.#port.serve((request) => this.#accept(request));
+    this.#port.serve((request) => (isHot(request.op) ? this.#hot : this.#cold).enter(request));
   }
 
   /** Finishes what runs, leaves what waits to the port's next owner, makes everything durable and closes the driver. */
   async stop(): Promise<void> {
-    this.#stopping = true;
-    while (this.#inFlight > 0) await new Promise<void>((resolve) => this.#drained.push(resolve));
+    await Promise.all([this.#hot.stop(), this.#cold.stop()]);
     this.#port.close();
-    this.#waiting = [];
     await this.#driver.close();
   }
 
@@ -79,8 +77,8 @@ export class Blocker {
     }
     return {
       role: 'blocker',
-      inFlight: this.#inFlight,
-      waiting: this.#waiting.length,
+      inFlight: this.#hot.running + this.#cold.running,
+      waiting: this.#hot.waiting + this.#cold.waiting,
       bytesRead: this.#bytesRead,
       bytesWritten: this.#bytesWritten,
       operations,
@@ -88,21 +86,12 @@ export class Blocker {
     };
   }
 
-  #accept(request: Request): void {
-    if (this.#inFlight >= this.#nrOps || this.#stopping) this.#waiting.push(request);
-    else this.#run(request);
-  }
-
-  #run(request: Request): void {
+  #runHot(request: Request): void {
     const { op } = request;
-    const hot = op === Op.READ || op === Op.WRITE || op === Op.TRIM || op === Op.WRITE_ZEROES;
-    if (!hot) {
-      this.#inFlight++;
-      void this.#runCold(request);
+    if (!this.#isSound(request)) {
+      this.#hot.leave();
       return;
     }
-    if (!this.#isSound(request)) return;
-    this.#inFlight++;
     const io = this.#pool.pop() ?? new RequestIo(this.#finished);
     io.begin(request);
     if (op === Op.READ) this.#driver.read(io);
@@ -131,7 +120,6 @@ export class Blocker {
   #refuse(request: Request, errno: number, reason: string): false {
     this.#failed[request.op & 127]++;
     request.fail(errno, `${opName(request.op)} of object ${request.target}: ${reason}`);
-    this.#next();
     return false;
   }
 
@@ -145,8 +133,7 @@ export class Blocker {
       this.#failed[op]++;
       if (!expected.has(errno)) this.#log.error({ op: opName(op), errno: errnoName(errno) }, 'a request failed');
     }
-    this.#inFlight--;
-    this.#next();
+    this.#hot.leave();
   };
 
   async #runCold(request: Request): Promise<void> {
@@ -166,27 +153,7 @@ export class Blocker {
         this.#log.error({ op: opName(op), target: request.target, err: error }, 'a request failed');
       request.fail(errno, `${opName(op)}: ${messageOf(error)}`, error instanceof RangeTooSmall ? error.needed : 0);
     } finally {
-      this.#inFlight--;
-      this.#next();
+      this.#cold.leave();
     }
   }
-
-  /** Starts what waits, once there is room; after the last of a stop, says so. */
-  #next(): void {
-    if (this.#stopping) {
-      if (this.#inFlight > 0) return;
-      const drained = this.#drained;
-      this.#drained = [];
-      for (const wake of drained) wake();
-      return;
-    }
-    if (this.#waiting.length === 0 || this.#starting) return;
-    // A driver may complete within its call: without the guard each completion would start the next one a call deeper.
-    this.#starting = true;
-    let started = 0;
-    while (started < this.#waiting.length && this.#inFlight < this.#nrOps) this.#run(this.#waiting[started++]);
-    this.#waiting.splice(0, started);
-    this.#starting = false;
-  }
-  #starting = false;
 }

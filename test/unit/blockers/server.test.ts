@@ -260,6 +260,27 @@ it('at most nrOps requests run; the others follow in order', async () => {
   expect(await client.read('same-object', 0, 1)).toEqual(Buffer.from([9]));
 });
 
+it('reads are served while as many copies as may run are held up', async () => {
+  let release = () => {};
+  const gate = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  class SlowCopies extends MemoryDriver {
+    override async copy(source: string, target: string, size: number, options: { exclusive: boolean }): Promise<void> {
+      await gate;
+      await super.copy(source, target, size, options);
+    }
+  }
+  const { blocker, client } = serve(new SlowCopies(), 2);
+  await client.write('source-object', 0, Buffer.from('x'));
+  const copies = [1, 2, 3].map((i) => client.copy('source-object', `copy-${i}`, 10, { durable: false }));
+  await expect.poll(() => (blocker.status() as { waiting: number }).waiting).toBe(1);
+  expect((await client.read('source-object', 0, 1)).toString()).toBe('x');
+  release();
+  await Promise.all(copies);
+  expect((await client.read('copy-3', 0, 1)).toString()).toBe('x');
+});
+
 it('stop finishes what runs, and what waits is done by the next blocker on the port', async () => {
   const driver = new HeldDriver();
   const { segment, blocker, client } = serve(driver, 2);
