@@ -15,6 +15,9 @@ it('D1: a volume that shrank and grew again reads zeros where it grew, and after
   await createSmall(node, 'volume', 4 * BLOCK, BLOCK);
   await writeVolume(node, 'volume', 0, Buffer.alloc(4 * BLOCK, 1));
   await node.mapper.resize('volume', BLOCK + 10, true);
+  // The original, too, must find nothing there when it grows the volume.
+  expect((await node.blocks.info(own('volume', 1, 1))).size).toBe(10);
+  expect((await node.blocks.list(null, 100)).names.sort()).toEqual([own('volume', 1, 0), own('volume', 1, 1)]);
   await node.mapper.resize('volume', 4 * BLOCK, false);
   const expected = Buffer.concat([Buffer.alloc(BLOCK + 10, 1)], 4 * BLOCK);
   expect((await readVolume(node, 'volume', 0, 4 * BLOCK)).equals(expected)).toBe(true);
@@ -43,6 +46,16 @@ it('D1: a volume that the original shrank shows nothing of its past when it grow
   expected.write('x', 2 * BLOCK);
   expect((await readVolume(node, 'volume', 0, 3 * BLOCK)).equals(expected)).toBe(true);
   await checkInvariants(node);
+});
+
+it('D1: the first write to a zero block finds an empty object, whatever an object of that name held', async () => {
+  const node = memoryNode();
+  await createSmall(node, 'volume', 2 * BLOCK, BLOCK);
+  await node.blocks.write(own('volume', 1, 1), 0, Buffer.alloc(BLOCK, 9));
+  await writeVolume(node, 'volume', BLOCK + 5, Buffer.from('x'));
+  const expected = Buffer.alloc(2 * BLOCK);
+  expected.write('x', BLOCK + 5);
+  expect((await readVolume(node, 'volume', 0, 2 * BLOCK)).equals(expected)).toBe(true);
 });
 
 it('D2: a clone keeps the block size of its parent', async () => {
