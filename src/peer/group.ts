@@ -7,7 +7,7 @@ import fs from 'node:fs';
 import type { Logger } from 'pino';
 import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
 import { ControlClient } from './control.js';
-import { isRunning, waitGone } from './proc.js';
+import { isRunning, killHard, waitGone } from './proc.js';
 import { STOP_LIMIT_MS } from './process.js';
 
 /** How a process of a group is made and found. */
@@ -20,6 +20,8 @@ export interface GroupPlan {
   readonly controlSocket: string;
   /** Where standard output and error of the process go: a file, or null: this process's own. */
   readonly output: string | null;
+  /** How long a role may take to stop before its process is killed, in ms. Default: what the process allows itself, and some more. */
+  readonly stopLimitMs?: number;
 }
 
 export interface BackOff {
@@ -54,7 +56,7 @@ export class RoleGroup {
   readonly plan: GroupPlan;
   readonly #log: Logger;
   readonly #backOff: BackOff;
-  /** Called after a process died unexpectedly, before the next one is spawned. */
+  /** Called after a process died or was killed, before the next one is spawned. */
   readonly #recover: (pid: number) => void;
   readonly #wanted = new Set<string>();
   #live: Live | null = null;
@@ -126,26 +128,25 @@ export class RoleGroup {
     if (output !== null) fs.closeSync(out);
     const exited = new Promise<string>((resolve) => {
       child.once('exit', (code, signal) => resolve(signal ? `was ended by ${signal}` : `exited with ${code}`));
-      child.once('error', (error) => resolve(`cannot be started: ${error.message}`));
+      child.on('error', (error) => resolve(`cannot be started: ${error.message}`));
     });
     const ended = exited.then((why) => [why, said()].filter(Boolean).join(': '));
     try {
       await listening(child, ended);
+      child.disconnect();
+      child.unref();
+      return this.#watch(child.pid as number, await ControlClient.connect(this.plan.controlSocket), ended);
     } catch (error) {
       child.kill('SIGKILL');
-      throw new SystemError(errnoOf(error), `the process of ${roles.join('+')} ${messageOf(error)}`);
+      throw new SystemError(errnoOf(error), `the process of ${roles.join('+')}: ${messageOf(error)}`);
     }
-    child.disconnect();
-    child.unref();
-    const client = await ControlClient.connect(this.plan.controlSocket);
-    return this.#watch(child.pid as number, client, ended);
   }
 
   /** @param ended resolves to how the process ended; null for one that is not this process's child */
   #watch(pid: number, client: ControlClient, ended: Promise<string> | null): Live {
     const gone = client.closed.then(async () => {
       // Without its control socket it cannot be told anything any more; it is about to be gone in all likelihood.
-      if (!(await waitGone(pid, EXIT_LIMIT_MS)) && this.#live?.pid === pid) process.kill(pid, 'SIGKILL');
+      if (!(await waitGone(pid, EXIT_LIMIT_MS)) && this.#live?.pid === pid) killHard(pid);
       return ended ?? 'is gone';
     });
     const live = { pid, client, since: Date.now(), gone };
@@ -223,12 +224,11 @@ export class RoleGroup {
     const live = this.#live;
     if (!live) return false;
     try {
-      await live.client.call('stop', { role }, STOP_LIMIT_MS + EXIT_LIMIT_MS);
+      await live.client.call('stop', { role }, this.plan.stopLimitMs ?? STOP_LIMIT_MS + EXIT_LIMIT_MS);
     } catch (error) {
       if (this.#live === live) {
         this.#live = null;
         await this.#kill(live);
-        this.#recover(live.pid);
         this.#restartLater();
       }
       throw new SystemError(errnoOf(error), `${messageOf(error)}; process ${live.pid} was killed`);
@@ -254,9 +254,10 @@ export class RoleGroup {
     client.end();
     if (isRunning(pid)) {
       this.#log.error(`killing process ${pid} (${this.plan.roles.join('+')})`);
-      process.kill(pid, 'SIGKILL');
+      killHard(pid);
     }
     await waitGone(pid, EXIT_LIMIT_MS);
+    this.#recover(pid);
   }
 
   /** What the process says of its roles, or null when there is none or it does not answer. */

@@ -1,6 +1,7 @@
 /** What /proc tells about a process. */
 import fs from 'node:fs';
 import path from 'node:path';
+import { errnoOf, errnos } from '../sys/errno.js';
 
 /** Is there such a process? A zombie is none: only its exit status is left. */
 export function isRunning(pid: number): boolean {
@@ -29,6 +30,15 @@ export function resolveIn(pid: number, file: string): string {
     return path.resolve(fs.readlinkSync(`/proc/${pid}/cwd`), file);
   } catch {
     return path.resolve(file);
+  }
+}
+
+/** kill -9 of a process that may be gone already. */
+export function killHard(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    if (errnoOf(error) !== errnos.ESRCH) throw error;
   }
 }
 

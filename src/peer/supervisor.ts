@@ -2,6 +2,7 @@
  * The supervisor of a node: owns the segment, the role processes and the order in which roles start and stop; does what
  * `archipelago` asks over its control socket, one thing after another.
  */
+import fs from 'node:fs';
 import type { Logger } from 'pino';
 import type { Config } from '../config/index.js';
 import { Op } from '../requests/ops.js';
@@ -14,7 +15,7 @@ import { requireNoneMapped, within } from './mapped.js';
 import type { NodeStatus, Progress, RoleStatus } from './node-status.js';
 import { hostsRole, isSupervisor, pidfileOf, supervisorPidfile, supervisorSocket } from './paths.js';
 import { livingPid, Pidfile } from './pidfile.js';
-import { waitGone } from './proc.js';
+import { killHard, waitGone } from './proc.js';
 import { freshSegment, recoverDead } from './segment.js';
 
 /** How long a role that just started, and one that status asks, may take to answer PING, in ms: a busy machine is no failure. */
@@ -118,7 +119,7 @@ export class Supervisor {
       this.#log.error(
         `process ${pid} (${group.plan.roles.join('+')}) does not answer, killing it: ${messageOf(error)}`,
       );
-      process.kill(pid, 'SIGKILL');
+      killHard(pid);
       await waitGone(pid, KILL_LIMIT_MS);
       this.#recover(pid);
     }
@@ -268,6 +269,7 @@ export class Supervisor {
       await this.#stopRole(name, progress).catch((error: unknown) => failures.push(messageOf(error)));
     }
     await Promise.all(this.#groups.map((group) => group.exit()));
+    this.#sweep();
     this.#port.close();
     this.#segment.close();
     Segment.destroy(this.#config.xseg.spec);
@@ -279,6 +281,17 @@ export class Supervisor {
       this.#resolveClosed();
     });
     if (failures.length > 0) throw new SystemError(errnos.ETIMEDOUT, failures.join('; '));
+  }
+
+  /** Removes what processes that were killed could not: their pidfiles and control sockets. */
+  #sweep(): void {
+    const living = new Set(this.#livingRoles().map(({ role }) => role));
+    for (const { name } of this.#config.roles) {
+      if (!living.has(name)) fs.rmSync(pidfileOf(this.#config, name), { force: true });
+    }
+    for (const { plan, state } of this.#groups) {
+      if (state !== 'running') fs.rmSync(plan.controlSocket, { force: true });
+    }
   }
 
   /** How everything is; asks every role. */

@@ -55,6 +55,7 @@ async function open(): Promise<Supervisor> {
       env: { ...process.env, DUMMY_DIR: dir },
       controlSocket: controlSocketOf(config, group),
       output: path.join(dir, `${group[0]}.out`),
+      stopLimitMs: 300,
     }),
   });
   return supervisor;
@@ -181,7 +182,7 @@ describe('a role that does not start', () => {
     const node = await open();
     tell('die-at-once');
     await expect(node.start('one', note)).rejects.toThrow(
-      /the process of one\+three exited with 4: Error: no mood today/,
+      /the process of one\+three: exited with 4: Error: no mood today/,
     );
   });
 
@@ -237,6 +238,36 @@ describe('a process that dies', () => {
     await node.start('one', note);
     expect((await node.status()).roles[1].state).toBe('not running');
     expect(progress.at(-1)).toBe('start one runs already');
+  });
+});
+
+describe('a role that does not stop', () => {
+  test('is killed with its process, and what shared it is started again', async () => {
+    const node = await open();
+    await node.start(null, note);
+    const pid = pidOf('three');
+    tell('hang-three');
+    await expect(node.stop('three', false, note)).rejects.toThrow(
+      `no answer to stop within 0.3 s; process ${pid} was killed`,
+    );
+    expect(isRunning(pid)).toBe(false);
+    await vi.waitFor(async () => {
+      const states = (await node.status()).roles.map(({ state }) => state);
+      expect(states).toEqual(['running', 'running', 'not running']);
+    }, 20_000);
+    expect(pidOf('one')).not.toBe(pid);
+  });
+
+  test('does not keep the node from stopping', async () => {
+    const node = await open();
+    await node.start(null, note);
+    const pids = [pidOf('one'), pidOf('two')];
+    tell('hang-two');
+    await expect(node.stop(null, false, note)).rejects.toMatchObject({ code: 'ETIMEDOUT' });
+    await node.closed;
+    expect(fs.readdirSync(dir).filter((name) => /\.(pid|ctl|sock)$/.test(name))).toEqual([]);
+    expect(pids.some(isRunning)).toBe(false);
+    expect(Segment.exists(config.xseg.spec)).toBe(false);
   });
 });
 

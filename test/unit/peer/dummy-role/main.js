@@ -52,6 +52,7 @@ net
       rest = lines.pop();
       for (const line of lines) {
         const { id, op, ...params } = JSON.parse(line);
+        if (told(`hang-${params.role}`)) continue;
         let reply;
         try {
           reply = { id, ok: true, result: operations[op](params) ?? null };
