@@ -4,6 +4,7 @@
  * found nothing makes the next ones rarer, and the event loop has its turn after every bounded slice. It never yields the processor:
  * on a busy machine that costs a whole round of the scheduler, where sleeping in epoll does not.
  */
+
 export interface Pollable {
   /** Asking makes sense now. */
   readonly pollable: boolean;
