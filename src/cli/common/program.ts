@@ -1,4 +1,5 @@
 /** What the commander-based tools share: global options, help, usage errors with status 2, expected errors with status 255. */
+import fs from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { DEFAULT_CONFIG_PATH } from '../../config/index.js';
 import { SystemError } from '../../sys/errno.js';
@@ -17,6 +18,7 @@ export function createProgram(session: Session, description: string): Command {
     .description(description)
     .option('-c, --config <file>', `configuration file (default: ${DEFAULT_CONFIG_PATH}, or built-in defaults)`)
     .option('--json', 'print data as JSON')
+    .version(version(), '--version', 'print the version')
     .showHelpAfterError(`(${name} COMMAND --help tells more)`)
     .exitOverride()
     .configureOutput({
@@ -28,6 +30,12 @@ export function createProgram(session: Session, description: string): Command {
     .configureHelp({ showGlobalOptions: true })
     .hook('preAction', () => session.configure(program.opts<GlobalOptions>()));
   return program;
+}
+
+/** The version of the package that this file is in, compiled or not. */
+function version(): string {
+  const file = new URL('../../../package.json', import.meta.url);
+  return (JSON.parse(fs.readFileSync(file, 'utf8')) as { version: string }).version;
 }
 
 /** Parses the arguments, runs the command, and turns whatever happens into an exit status. */

@@ -1,13 +1,13 @@
 /** What the commands of one chain share: the segment, joined when first needed, and the ports they bound. */
-import { messageOf, SystemError } from '../../sys/errno.js';
-import { type CallInit, type CallReply, type Port, Segment, type SegmentSpec } from '../../xseg/index.js';
+import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
+import { type CallInit, type CallReply, MAX_TARGET, type Port, Segment, type SegmentSpec } from '../../xseg/index.js';
 import type { Io } from '../common/io.js';
 import type { Ports } from './chain.js';
 
 /** The segment cannot be joined: nothing that follows makes sense. */
 export class JoinError extends SystemError {
   constructor(name: string, cause: unknown) {
-    super((cause as SystemError).errno ?? 5, `cannot join segment ${name}: ${messageOf(cause)}`, { cause });
+    super(errnoOf(cause), `cannot join segment ${name}: ${messageOf(cause)}`, { cause });
     this.name = 'JoinError';
   }
 }
@@ -67,6 +67,10 @@ export class ChainState {
   /** Sends a request from SRC to DST and waits for its answer. */
   call(ports: Ports | null, request: CallInit): Promise<CallReply> {
     const { src, dst } = ports as Ports;
+    const length = Buffer.byteLength(request.target ?? '');
+    if (length > MAX_TARGET) {
+      throw new SystemError(errnos.ENAMETOOLONG, `a target has at most ${MAX_TARGET} bytes, not ${length}`);
+    }
     if (src !== null) return this.bind(src).call(dst, request);
     this.#dynamic ??= this.segment.bind('dynamic', { name: 'xseg' });
     return this.#dynamic.call(dst, request);

@@ -1,4 +1,5 @@
 /** What each command of vlmc asks of whom, prints, and ends with. */
+import { readFileSync } from 'node:fs';
 import { afterAll, beforeEach, describe, expect, it } from 'vitest';
 import { Flag, Op } from '../../../src/requests/ops.js';
 import { decodeClone, decodeName, encodeName } from '../../../src/requests/structs.js';
@@ -348,6 +349,11 @@ describe('errors and exit statuses', () => {
     const { status, out, err } = await node.vlmc('create', '--help');
     expect({ status, err }).toEqual({ status: 0, err: '' });
     expect(out).toMatch(/Examples:/);
+  });
+
+  it('--version is that of the package', async () => {
+    const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8'));
+    expect(await node.vlmc('--version')).toEqual({ status: 0, out: `${version}\n`, err: '' });
   });
 
   it('errors are red on a terminal only, and not with NO_COLOR', async () => {

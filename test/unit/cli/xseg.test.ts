@@ -189,6 +189,13 @@ describe('ports and requests', () => {
     expect((await node.xseg(':1001', 'ping', ':7', 'ping')).status).toBe(255);
   });
 
+  it('refuses a target that no request can carry, and goes on', async () => {
+    node.on('blocks', Op.PING, () => undefined);
+    const { status, out, err } = await node.xseg(':1000', 'delete', 'x'.repeat(257), 'ping');
+    expect({ status, out }).toEqual({ status: 0, out: 'port 1000 answers\n' });
+    expect(err).toMatch(/at most 256 bytes, not 257 \(ENAMETOOLONG\)/);
+  });
+
   it("says a peer's refusal with errno and message", async () => {
     node.on('maps', Op.ACQUIRE, () => {
       throw new SystemError(errnos.EBUSY, 'volume1 is locked by node2_1002');
