@@ -103,6 +103,16 @@ describe('a node that is started and stopped', () => {
     expect((await node.tryArchipelago('status')).code).toBe(0);
   });
 
+  it('leaves nothing either when it is stopped after everything was killed', async () => {
+    await prepare();
+    await node.archipelago('start');
+    node.kill();
+    await vi.waitFor(() => expect(node.pids()).toEqual([]));
+    expect(node.leftovers()).not.toEqual([]);
+    await node.archipelago('stop');
+    expect(node.leftovers()).toEqual([]);
+  });
+
   it('prints one JSON document when asked to', async () => {
     await prepare();
     const started = JSON.parse(await node.archipelago('--json', 'start')) as {

@@ -178,7 +178,9 @@ export class TestNode {
   /** What the node left behind after it stopped; nothing, if all is well. */
   leftovers(): string[] {
     const found = this.pids().map((pid) => `process ${pid}`);
-    if (existsSync(`/dev/shm/${this.segment}`)) found.push(`segment /dev/shm/${this.segment}`);
+    for (const file of readdirSync('/dev/shm')) {
+      if (file === this.segment || file.startsWith(`${this.segment}.`)) found.push(`segment /dev/shm/${file}`);
+    }
     // Whatever a node keeps in its run directory, nothing there may outlive it but the registry of mappings.
     for (const file of readdirSync(path.join(this.dir, 'run'))) {
       const full = path.join(this.dir, 'run', file);
@@ -211,7 +213,7 @@ export class TestNode {
     const left = this.leftovers();
     if (left.length > 0) problem = [problem, `left behind: ${left.join(', ')}`, this.logs()].filter(Boolean).join('\n');
     this.kill();
-    rmSync(`/dev/shm/${this.segment}`, { force: true });
+    for (const part of ['', '.bells']) rmSync(`/dev/shm/${this.segment}${part}`, { recursive: true, force: true });
     rmSync(this.dir, { recursive: true, force: true });
     if (problem !== null) throw new Error(`the node did not stop as it should\n${problem}`);
   }
