@@ -3,7 +3,7 @@
  * of the map is leases.ts and mapper-client.ts, data moves in transfer.ts, zeros in zeroing.ts, durability is flush.ts.
  */
 
-import { ExtentFlag, encodeExtents, type PackedExtent } from '../requests/extents.js';
+import { EXTENT_BYTES, ExtentFlag, encodeExtents, type PackedExtent } from '../requests/extents.js';
 import { encodeJson } from '../requests/json.js';
 import { Flag, Op, opName } from '../requests/ops.js';
 import { EntryFlag } from '../requests/resolved-map.js';
@@ -44,6 +44,7 @@ export class Composer {
   readonly #counters = { reads: 0, writes: 0, flushes: 0, trims: 0, failed: 0 };
   #nextHandle = 1;
   #active = 0;
+  #servingBacklog = false;
   #onIdle: (() => void) | null = null;
   readonly #finishBound = (operation: Operation): void => this.#finish(operation);
 
@@ -51,7 +52,10 @@ export class Composer {
     this.#options = options;
     this.#port = options.port;
     this.#mapper = new MapperClient(options.port, options.mapperPort);
-    this.#leases = new Leases(this.#mapper, (request) => this.handle(request));
+    this.#leases = new Leases(this.#mapper, {
+      dispatch: (request) => this.handle(request),
+      unused: (volume) => this.#forgetIdle(volume),
+    });
     this.#transfer = new Transfer(options.port, options.blockerPort, this.#mapper, this.#finishBound);
     this.#zeroing = new Zeroing(options.port, options.blockerPort, this.#mapper, this.#transfer);
     this.#flusher = new Flusher(options.port, options.blockerPort, this.#mapper);
@@ -210,7 +214,7 @@ export class Composer {
       operation.barrier = -1;
     }
     const changes = request.op === Op.WRITE || request.op === Op.TRIM || request.op === Op.WRITE_ZEROES;
-    if (changes && (request.flags & Flag.FUA) !== 0 && volume.mapDirty && operation.errno === 0) {
+    if (changes && (request.flags & Flag.FUA) !== 0 && this.#flusher.owesMap(volume) && operation.errno === 0) {
       this.#flusher.flushMap(volume).then(
         () => this.#answer(operation),
         (error: unknown) => {
@@ -233,9 +237,20 @@ export class Composer {
     }
     this.#active--;
     this.#leases.release(volume);
-    const next = this.#backlog.shift();
-    if (next) this.handle(next);
-    else if (this.#active === 0) this.#onIdle?.();
+    this.#serveBacklog();
+    if (this.#active === 0) this.#onIdle?.();
+  }
+
+  /** Starts what waited for its turn. A request may be answered within its start, so this must not call itself. */
+  #serveBacklog(): void {
+    if (this.#servingBacklog) return;
+    this.#servingBacklog = true;
+    while (this.#active < this.#options.nrOps) {
+      const next = this.#backlog.shift();
+      if (!next) break;
+      this.handle(next);
+    }
+    this.#servingBacklog = false;
   }
 
   #blockStatus(operation: Operation): void {
@@ -355,6 +370,9 @@ function refuse(volume: Volume, request: Request, write: boolean): Refusal | nul
       errno: errnos.EROFS,
       message: lease.readOnlyReason ?? `volume ${name} is read-only (a snapshot or image)`,
     };
+  }
+  if (op === Op.BLOCK_STATUS && (request.dataLength < EXTENT_BYTES || !request.hasValidData)) {
+    return { errno: errnos.EINVAL, message: `BLOCK_STATUS with a data buffer of ${request.dataLength} bytes` };
   }
   if ((op === Op.READ || op === Op.WRITE) && (request.dataLength < size || !request.hasValidData) && size > 0) {
     return {

@@ -20,6 +20,7 @@ export class Flusher {
   readonly #blocker: number;
   readonly #mapper: MapperClient;
   readonly #rounds = new WeakMap<Volume, Round>();
+  readonly #mapFlushes = new WeakMap<Volume, Promise<void>>();
 
   constructor(port: Port, blockerPort: number, mapper: MapperClient) {
     this.#port = port;
@@ -50,8 +51,25 @@ export class Flusher {
     return running;
   }
 
-  /** Makes the map durable if it changed; for FUA writes that changed it. */
-  async flushMap(volume: Volume): Promise<void> {
+  /** Is there a change of the map that is not durable yet, or just becomes so? */
+  owesMap(volume: Volume): boolean {
+    return volume.mapDirty || this.#mapFlushes.has(volume);
+  }
+
+  /** Resolves when all changes of the map so far are durable; for FUA writes too. One at a time: none overtakes another. */
+  flushMap(volume: Volume): Promise<void> {
+    const before = this.#mapFlushes.get(volume);
+    if (!volume.mapDirty) return before ?? Promise.resolve();
+    const flushed = (before ?? Promise.resolve()).catch(() => {}).then(() => this.#flushMapNow(volume));
+    this.#mapFlushes.set(volume, flushed);
+    const done = (): void => {
+      if (this.#mapFlushes.get(volume) === flushed) this.#mapFlushes.delete(volume);
+    };
+    flushed.then(done, done);
+    return flushed;
+  }
+
+  async #flushMapNow(volume: Volume): Promise<void> {
     if (!volume.mapDirty) return;
     volume.mapDirty = false;
     try {

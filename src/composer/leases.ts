@@ -12,14 +12,20 @@ import type { Volume } from './volume.js';
 /** How long a volume that another node has locked is read without asking for the lock again. */
 const RETRY_LOCK_MS = 1000;
 
+export interface LeaseUser {
+  /** Takes a request that waited and may go on. */
+  dispatch(request: Request): void;
+  /** A volume got no lease: it need not be remembered. */
+  unused(volume: Volume): void;
+}
+
 export class Leases {
   readonly #mapper: MapperClient;
-  readonly #dispatch: (request: Request) => void;
+  readonly #user: LeaseUser;
 
-  /** @param dispatch takes a request that waited and may go on */
-  constructor(mapper: MapperClient, dispatch: (request: Request) => void) {
+  constructor(mapper: MapperClient, user: LeaseUser) {
     this.#mapper = mapper;
-    this.#dispatch = dispatch;
+    this.#user = user;
   }
 
   /**
@@ -51,10 +57,11 @@ export class Leases {
   #acquire(volume: Volume): void {
     if (volume.acquiring) return;
     volume.acquiring = true;
+    const { revocations } = volume;
     this.#mapper.lease(volume.key, false).then(
       (lease) => {
         volume.acquiring = false;
-        if (this.#isOutdated(volume)) return;
+        if (this.#isOutdated(volume, revocations)) return;
         // A write may have got the lock while this was on its way: its lease is the better one.
         if (volume.state !== 'held') install(volume, lease);
         this.#redispatch(volume.waiting);
@@ -62,6 +69,7 @@ export class Leases {
       (error: unknown) => {
         volume.acquiring = false;
         failAll(volume.waiting, error);
+        this.#user.unused(volume);
       },
     );
   }
@@ -69,10 +77,11 @@ export class Leases {
   #acquireLock(volume: Volume): void {
     if (volume.acquiringLock) return;
     volume.acquiringLock = true;
+    const { revocations } = volume;
     this.#mapper.lease(volume.key, true).then(
       (lease) => {
         volume.acquiringLock = false;
-        if (this.#isOutdated(volume)) return;
+        if (this.#isOutdated(volume, revocations)) return;
         install(volume, lease);
         if (!volume.map && !lease.readOnly) {
           failAll(volume.waitingForLock, {
@@ -94,9 +103,8 @@ export class Leases {
    * Replies and requests of the mapper come by different queues: a revoke may overtake the lease that it takes back. Such a lease
    * is not used; who waits asks again.
    */
-  #isOutdated(volume: Volume): boolean {
-    if (!volume.revokedMeanwhile) return false;
-    volume.revokedMeanwhile = false;
+  #isOutdated(volume: Volume, revocations: number): boolean {
+    if (volume.revocations === revocations) return false;
     volume.waiting.push(...volume.waitingForLock.splice(0));
     if (volume.state === 'none' && volume.waiting.length > 0) this.#acquire(volume);
     else if (volume.state === 'held') this.#redispatch(volume.waiting);
@@ -120,7 +128,7 @@ export class Leases {
       // Who came meanwhile asks for a new lease; the mapper answers when its operation is over.
       if (volume.waiting.length > 0) this.#acquire(volume);
     };
-    if (volume.acquiring || volume.acquiringLock) volume.revokedMeanwhile = true;
+    volume.revocations++;
     if (volume.state === 'none') {
       done();
       return;
@@ -131,7 +139,7 @@ export class Leases {
   }
 
   #redispatch(queue: Request[]): void {
-    for (const request of queue.splice(0)) this.#dispatch(request);
+    for (const request of queue.splice(0)) this.#user.dispatch(request);
   }
 }
 

@@ -47,8 +47,8 @@ export class Volume {
   /** Requests that wait for a lease, or for the end of a drain. */
   readonly waiting: Request[] = [];
   acquiring = false;
-  /** A revoke came while a lease was on its way: that lease may be older than the revoke and is not used. */
-  revokedMeanwhile = false;
+  /** Revokes that came: a lease that was on its way meanwhile may be older than the revoke and is not used. */
+  revocations = 0;
   /** Writes that wait until another node lets go of the lock, while reads go on. */
   readonly waitingForLock: Request[] = [];
   acquiringLock = false;
