@@ -7,7 +7,7 @@ import { Command, CommandFlag, TransmissionFlag } from '../../../src/nbd/constan
 import { type Io, IoCommand } from '../../../src/nbd/device.js';
 import { MemoryDisk } from '../../../src/nbd/memory-device.js';
 import { errnos } from '../../../src/sys/errno.js';
-import { SteeredProvider, serve, serveMemory, transports } from './support.js';
+import { eventually, SteeredProvider, serve, serveMemory, transports } from './support.js';
 
 const KiB = 1024;
 const MiB = 1024 * KiB;
@@ -56,7 +56,7 @@ describe.each(transports)('over the %s transport', (transport) => {
       await nbd.write(513, data, { fua: true });
       expect((await nbd.read(513, data.length)).equals(data)).toBe(true);
       nbd.destroy();
-      await expect.poll(() => disk.pool.inUse).toBe(0);
+      await eventually(() => disk.pool.inUse).toBe(0);
     });
 
     test('many requests in flight on several connections are answered each with its own data', async () => {
@@ -283,12 +283,12 @@ describe.each(transports)('over the %s transport', (transport) => {
       const nbd = await client(path, { structured });
       const write = nbd.write(0, pattern(512));
       const disconnected = nbd.disconnect();
-      await expect.poll(() => held.length).toBe(1);
+      await eventually(() => held.length).toBe(1);
       expect(provider.devices[0].closed).toBe(0);
       provider.devices[0].run(held[0]);
       await write;
       await disconnected;
-      await expect.poll(() => provider.devices[0].closed).toBe(1);
+      await eventually(() => provider.devices[0].closed).toBe(1);
       expect(provider.devices[0].abandoned).toBe(0);
     });
 

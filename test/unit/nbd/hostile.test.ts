@@ -8,7 +8,7 @@ import { Command, Option } from '../../../src/nbd/constants.js';
 import type { Io } from '../../../src/nbd/device.js';
 import { encodeClientFlags, encodeOption } from '../../../src/nbd/handshake-codec.js';
 import { MemoryDisk } from '../../../src/nbd/memory-device.js';
-import { RawPeer, SteeredProvider, serve, serveMemory, transports } from './support.js';
+import { eventually, RawPeer, SteeredProvider, serve, serveMemory, transports } from './support.js';
 
 const KiB = 1024;
 const MiB = 1024 * KiB;
@@ -50,7 +50,7 @@ describe.each(transports)('over the %s transport', (transport) => {
       peer.socket.end(write.subarray(0, length));
       expect(await peer.closed()).toHaveLength(0);
     }
-    await expect.poll(() => server.connections()).toEqual([]);
+    await eventually(() => server.connections()).toEqual([]);
     expect(disk.pool.inUse).toBe(0);
     expect((await (await client(path)).read(0, 8192)).equals(Buffer.alloc(8192))).toBe(true);
   });
@@ -60,9 +60,9 @@ describe.each(transports)('over the %s transport', (transport) => {
     const peer = await entered(path);
     peer.send(request(Command.WRITE, 0, 4 * MiB));
     peer.send(Buffer.alloc(100 * KiB, 1));
-    await expect.poll(() => disk.pool.inUse).toBe(1);
+    await eventually(() => disk.pool.inUse).toBe(1);
     peer.socket.destroy();
-    await expect.poll(() => server.connections()).toEqual([]);
+    await eventually(() => server.connections()).toEqual([]);
     expect(disk.pool.inUse).toBe(0);
   });
 
@@ -75,15 +75,15 @@ describe.each(transports)('over the %s transport', (transport) => {
     const { path, server } = await serve(provider, { transport });
     const peer = await entered(path);
     peer.send(Buffer.concat([request(Command.READ, 0, 512), request(Command.WRITE, 0, 512), Buffer.alloc(512)]));
-    await expect.poll(() => held.length).toBe(2);
+    await eventually(() => held.length).toBe(2);
     peer.socket.destroy();
-    await expect.poll(() => provider.devices[0].abandoned).toBeGreaterThan(0);
+    await eventually(() => provider.devices[0].abandoned).toBeGreaterThan(0);
     held[0].complete(0);
     expect(provider.devices[0].closed).toBe(0);
     expect(server.connections()).toHaveLength(1);
     held[1].complete(5);
-    await expect.poll(() => provider.devices[0].closed).toBe(1);
-    await expect.poll(() => server.connections()).toEqual([]);
+    await eventually(() => provider.devices[0].closed).toBe(1);
+    await eventually(() => server.connections()).toEqual([]);
     expect(disk.pool.inUse).toBe(0);
   });
 
@@ -114,7 +114,7 @@ describe.each(transports)('over the %s transport', (transport) => {
       { numRuns: 60 },
     );
     other.destroy();
-    await expect.poll(() => server.connections()).toEqual([]);
+    await eventually(() => server.connections()).toEqual([]);
     expect(disk.pool.inUse).toBe(0);
   });
 
@@ -124,13 +124,13 @@ describe.each(transports)('over the %s transport', (transport) => {
     const slow = await entered(path);
     slow.socket.pause();
     for (let i = 0; i < 500; i++) slow.send(request(Command.READ, 0, 64 * KiB));
-    await expect.poll(() => disk.pool.inUse).toBe(4);
+    await eventually(() => disk.pool.inUse).toBe(4);
     const quick = await client(path);
     for (let i = 0; i < 50; i++) await quick.read(0, 64 * KiB);
     expect(disk.pool.inUse).toBe(4);
     slow.socket.resume();
     for (let i = 0; i < 500; i++) await slow.take(16 + 64 * KiB);
-    await expect.poll(() => disk.pool.inUse).toBe(0);
+    await eventually(() => disk.pool.inUse).toBe(0);
   });
 
   test('replies that the socket takes in pieces arrive whole and in order', async () => {
@@ -143,14 +143,14 @@ describe.each(transports)('over the %s transport', (transport) => {
     lengths.forEach((length, i) => {
       peer.send(request(Command.READ, i * 100, length));
     });
-    await expect.poll(() => disk.pool.inUse).toBeGreaterThan(0);
+    await eventually(() => disk.pool.inUse).toBeGreaterThan(0);
     peer.socket.resume();
     for (const [i, length] of lengths.entries()) {
       const reply = await peer.take(16 + length);
       expect(reply.readUInt32BE(4)).toBe(0);
       expect(reply.subarray(16).equals(image.subarray(i * 100, i * 100 + length)), `reply ${i}`).toBe(true);
     }
-    await expect.poll(() => disk.pool.inUse).toBe(0);
+    await eventually(() => disk.pool.inUse).toBe(0);
   });
 
   test('without a buffer the server waits, and goes on when there is one', async () => {
@@ -169,21 +169,16 @@ describe.each(transports)('over the %s transport', (transport) => {
       b.read(0, 12 * KiB),
     ];
     const done = Promise.all(reads);
-    await expect.poll(() => held.length).toBe(2);
+    await eventually(() => held.length).toBe(2);
     expect(disk.pool.inUse).toBe(2);
     let finished = false;
     done.then(() => {
       finished = true;
     });
-    await expect
-      .poll(
-        () => {
-          held.shift()?.complete(0);
-          return finished;
-        },
-        { interval: 1 },
-      )
-      .toBe(true);
+    await eventually(() => {
+      held.shift()?.complete(0);
+      return finished;
+    }).toBe(true);
     expect(disk.pool.inUse).toBe(0);
   });
 
@@ -197,7 +192,7 @@ describe.each(transports)('over the %s transport', (transport) => {
     expect(sectors.every((sector, i) => sector[0] === (i + 1) % 200)).toBe(true);
     expect(server.connections()).toHaveLength(200);
     await Promise.all(clients.map((nbd) => nbd.disconnect()));
-    await expect.poll(() => server.connections()).toEqual([]);
+    await eventually(() => server.connections()).toEqual([]);
     await client(path);
   });
 
@@ -211,7 +206,7 @@ describe.each(transports)('over the %s transport', (transport) => {
       if (i % 3 === 1) await nbd.disconnect();
       if (i % 3 === 2) nbd.destroy();
     }
-    await expect.poll(() => server.connections()).toEqual([]);
+    await eventually(() => server.connections()).toEqual([]);
     expect(disk.pool.inUse).toBe(0);
   });
 });
@@ -247,7 +242,7 @@ test('a device that cannot allocate loses that client, not the server', async ()
   };
   await expect(unlucky.read(0, 512)).rejects.toMatchObject({ name: 'DisconnectedError' });
   expect(await other.read(0, 512)).toHaveLength(512);
-  await expect.poll(() => server.connections().length).toBe(1);
+  await eventually(() => server.connections().length).toBe(1);
   expect(provider.devices[0].closed).toBe(1);
   expect(lines).toEqual(['unix: the connection is dropped: no memory']);
 });
@@ -280,7 +275,7 @@ test('a client with endless long reads at hand leaves the event loop to others',
   greedy.socket.on('data', (chunk) => {
     received += chunk.length;
   });
-  await expect.poll(() => received).toBeGreaterThan(0);
+  await eventually(() => received).toBeGreaterThan(0);
   for (let i = 0; i < 20; i++) await quick.read(0, 4 * KiB);
   expect(received).toBeLessThan(20 * (16 + 64 * MiB));
 });

@@ -14,7 +14,7 @@ import {
 } from '../../../src/nbd/handshake-codec.js';
 import { MemoryDisk, MemoryProvider } from '../../../src/nbd/memory-device.js';
 import { errnos, SystemError } from '../../../src/sys/errno.js';
-import { RawPeer, RecordingLog, SteeredProvider, serve, serveMemory, transports } from './support.js';
+import { eventually, RawPeer, RecordingLog, SteeredProvider, serve, serveMemory, transports } from './support.js';
 
 const GREETING = Buffer.from('4e42444d4147494349484156454f50540003', 'hex');
 
@@ -211,7 +211,7 @@ describe.each(transports)('over the %s transport', (transport) => {
     await ask(peer, Option.GO, encodeInfoRequest('disk', []));
     expect(provider.devices).toHaveLength(1);
     peer.socket.destroy();
-    await expect.poll(() => provider.devices[0].closed).toBe(1);
+    await eventually(() => provider.devices[0].closed).toBe(1);
   });
 
   test('DF is offered exactly with structured replies, which may be asked for twice', async () => {
@@ -321,7 +321,7 @@ describe.each(transports)('over the %s transport', (transport) => {
     half.send(encodeOption(Option.GO, encodeInfoRequest('disk', [])).subarray(0, 20));
     expect(await silent.closed()).toEqual(GREETING);
     await half.closed();
-    await expect.poll(() => server.connections()).toEqual([]);
+    await eventually(() => server.connections()).toEqual([]);
     expect(log.lines.filter((line) => line.includes('handshake was not done'))).toHaveLength(2);
   });
 
@@ -344,7 +344,7 @@ describe.each(transports)('over the %s transport', (transport) => {
     peer.send(encodeOption(Option.GO, encodeInfoRequest('disk', [])));
     peer.socket.destroy();
     open();
-    await expect.poll(() => provider.devices.map(({ closed }) => closed)).toEqual([1]);
-    await expect.poll(() => server.connections()).toEqual([]);
+    await eventually(() => provider.devices.map(({ closed }) => closed)).toEqual([1]);
+    await eventually(() => server.connections()).toEqual([]);
   });
 });

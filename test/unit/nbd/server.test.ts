@@ -9,6 +9,7 @@ import { MemoryDisk, MemoryProvider } from '../../../src/nbd/memory-device.js';
 import { NbdServer } from '../../../src/nbd/server.js';
 import { errnos } from '../../../src/sys/errno.js';
 import {
+  eventually,
   RawPeer,
   RecordingLog,
   SteeredProvider,
@@ -117,9 +118,9 @@ describe.each(transports)('over the %s transport', (transport) => {
     await nbd.read(0, 300);
     await nbd.raw(99, 0, 0, 0).catch(() => {});
     const counters = { requests: 3, reads: 1, writes: 1, read: 300, written: 1000, errors: 1 };
-    await expect.poll(() => server.connections()).toMatchObject([{ exportName: 'disk', inFlight: 0, counters }]);
+    await eventually(() => server.connections()).toMatchObject([{ exportName: 'disk', inFlight: 0, counters }]);
     await nbd.disconnect();
-    await expect.poll(() => told.length).toBe(3);
+    await eventually(() => told.length).toBe(3);
     expect(told.map(([event, info]) => [event, info.exportName])).toEqual([
       ['close', null],
       ['open', 'disk'],
@@ -151,7 +152,7 @@ describe.each(transports)('over the %s transport', (transport) => {
     const handshaking = await RawPeer.connect(socket);
     await handshaking.take(18);
     const write = nbd.write(0, Buffer.alloc(512));
-    await expect.poll(() => held.length).toBe(1);
+    await eventually(() => held.length).toBe(1);
     const closed = server.close({ graceful: true });
     await handshaking.closed();
     await expect(nbd.read(0, 512)).rejects.toMatchObject({ errno: 108 });
@@ -170,7 +171,7 @@ describe.each(transports)('over the %s transport', (transport) => {
     peer.send(Buffer.from('00000003' + '49484156454f5054' + '00000001' + '00000000', 'hex'));
     await peer.take(28);
     peer.send(Buffer.concat([header, Buffer.alloc(1000)]));
-    await expect.poll(() => disk.pool.inUse).toBe(1);
+    await eventually(() => disk.pool.inUse).toBe(1);
     await server.close({ graceful: true });
     expect(disk.pool.inUse).toBe(0);
     await peer.closed();
@@ -184,7 +185,7 @@ describe.each(transports)('over the %s transport', (transport) => {
     peer.socket.pause();
     for (let i = 0; i < 8; i++)
       peer.send(Buffer.from('25609513000000000000000000000001000000000000000000100000', 'hex'));
-    await expect.poll(() => disk.pool.inUse).toBeGreaterThan(0);
+    await eventually(() => disk.pool.inUse).toBeGreaterThan(0);
     await server.close({ graceful: true, timeoutMs: 20 });
     expect(disk.pool.inUse).toBe(0);
   });
@@ -198,7 +199,7 @@ describe.each(transports)('over the %s transport', (transport) => {
     const { path: socket, server } = await serve(steered, { transport, log });
     const nbd = await connectNbd({ path: socket });
     const read = nbd.read(0, 512);
-    await expect.poll(() => held.length).toBe(1);
+    await eventually(() => held.length).toBe(1);
     let done = false;
     const closed = server.close().then(() => {
       done = true;

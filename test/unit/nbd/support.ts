@@ -3,7 +3,7 @@ import fs from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
-import { onTestFinished } from 'vitest';
+import { expect, onTestFinished } from 'vitest';
 import type { BlockDevice, DeviceInfo, ExportProvider, Io, IoBuffer } from '../../../src/nbd/device.js';
 import type { Log } from '../../../src/nbd/log.js';
 import { MemoryDisk, type MemoryDiskOptions, MemoryProvider } from '../../../src/nbd/memory-device.js';
@@ -193,6 +193,11 @@ export class RawPeer {
     }
     return this.#received;
   }
+}
+
+/** An expectation that is asked again until it holds; a busy machine has all the time of the test. */
+export function eventually<T>(read: () => T) {
+  return expect.poll(read, { timeout: 25_000, interval: 2 });
 }
 
 /** Resolves when the condition holds; it is asked again after each turn of the event loop. */
