@@ -424,16 +424,21 @@ export class Dispatcher implements RequestHost {
    */
   #poll(): void {
     this.#awake = true;
-    let found = false;
-    this.#delivered = 0;
-    // What is collected is worked off below, not in a microtask.
-    const scheduled = this.#drainScheduled;
-    this.#drainScheduled = true;
-    for (let i = 0; i < this.#locals.length; i++) found = this.#collect(this.#locals[i]) || found;
-    this.#drainScheduled = scheduled;
-    this.#drain();
-    if (found || this.#head !== this.#tail) this.#schedulePoll();
-    else this.#sleep();
+    let again = true;
+    try {
+      this.#delivered = 0;
+      // What is collected is worked off below, not in a microtask.
+      const scheduled = this.#drainScheduled;
+      this.#drainScheduled = true;
+      let found = false;
+      for (let i = 0; i < this.#locals.length; i++) found = this.#collect(this.#locals[i]) || found;
+      this.#drainScheduled = scheduled;
+      this.#drain();
+      again = found || this.#head !== this.#tail;
+    } finally {
+      if (again) this.#schedulePoll();
+      else this.#sleep();
+    }
   }
 
   #schedulePoll(): void {

@@ -9,7 +9,7 @@
 
 export const MAGIC_LOW = 0x47455358; // "XSEG"
 export const MAGIC_HIGH = 0x68637261; // "arch"
-export const ABI_VERSION = 2;
+export const ABI_VERSION = 3;
 /** Feature bits a joiner must know; none yet. */
 export const FEATURES = 0;
 
@@ -52,48 +52,55 @@ export const H = {
   FREE_REQUEST_COUNT: 41,
   FREE_PAGES: 42,
   /** Counts up when a port found no buffer or record: everybody then gives back what it keeps spare. */
-  PRESSURE: 43,
+  PRESSURE: 112,
   /** First free block (page + 1) of each order. */
   FREE_BLOCKS: 48,
 } as const;
 
-export const PORT_BYTES = 256;
+export const PORT_BYTES = 384;
 export const PORT_WORDS = PORT_BYTES / 4;
 export const PORT_NAME_BYTES = 64;
 
-/** Port fields, in words from the port's record. */
+/**
+ * Port fields, in words from the port's record. Cache lines are 16 words: what other processes write when they push to one of the
+ * queues is apart from the other queue and from what only the owner writes.
+ */
 export const P = {
   STATE: 0,
   PID: 1,
   START: 2,
   /** Pid of the owner before this one: whose orphaned requests the present owner waits for. */
   LAST_PID: 3,
-  /** 1 = the owner waits for its doorbell. */
-  SLEEPING: 4,
   /** Goes up with each bind and each release, so that a reader can tell that it read two owners' fields. */
-  GENERATION: 5,
+  GENERATION: 4,
+  /** 1 = the owner waits for orphaned requests of LAST_PID to end (settling.ts). */
+  SETTLING: 5,
   HEAP_PAGES: 6,
   HEAP_LIMIT: 7,
   REQUESTS: 8,
   REQUEST_LIMIT: 9,
-  /** 1 = the queues may miss entries (a producer died, the port was unbound): the owner looks through the request table. */
-  SCAN: 10,
-  /** 1 = the owner waits for orphaned requests of LAST_PID to end (settling.ts). */
-  SETTLING: 11,
+
   /** Request queue: positions count up for ever, the slot is position modulo capacity. */
-  REQUEST_HEAD: 12,
-  REQUEST_TAIL: 13,
-  REPLY_HEAD: 14,
-  REPLY_TAIL: 15,
   REQUEST_LOCK: 16,
-  REPLY_LOCK: 20,
-  /** Counters (f64, so word index must be even). */
-  SUBMITTED: 24,
-  ACCEPTED: 26,
-  REPLIED: 28,
-  RECEIVED: 30,
+  REQUEST_TAIL: 20,
+  REQUEST_HEAD: 21,
+  /** 1 = the owner waits for its doorbell. */
+  SLEEPING: 22,
+  /** 1 = the queues may miss entries (a producer died, the port was unbound): the owner looks through the request table. */
+  SCAN: 23,
+
+  REPLY_LOCK: 32,
+  REPLY_TAIL: 36,
+  REPLY_HEAD: 37,
+
   /** bytes 192..255 */
   NAME: 48,
+
+  /** Counters (f64, so word index must be even). */
+  SUBMITTED: 64,
+  ACCEPTED: 66,
+  REPLIED: 68,
+  RECEIVED: 70,
 } as const;
 
 export const PortState = { FREE: 0, BOUND: 1 } as const;

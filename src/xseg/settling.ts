@@ -34,8 +34,12 @@ export class Settling {
     });
   }
 
-  /** The wait of a port that is being bound, or null when its predecessor left nothing in flight. */
+  /**
+   * The wait of a port that is being bound, or null when its predecessor left nothing in flight. Dynamic ports have no successors:
+   * a tool that gets a killed tool's number does not go on with its work.
+   */
   static of(tables: Tables, port: number): Settling | null {
+    if (port >= tables.geometry.firstDynamic) return null;
     const predecessor = tables.memory.u32[tables.portWord(port) + P.LAST_PID];
     const orphans: number[] = [];
     for (let index = 0; index < tables.geometry.requests; index++) {

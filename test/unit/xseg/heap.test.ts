@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import { MAX_ALLOCATION, report, verify } from '../../../src/xseg/index.js';
+import { H } from '../../../src/xseg/layout.js';
 import { cleanUp, createSegment, joinSegment, turn, until } from './help.js';
 
 afterEach(cleanUp);
@@ -140,8 +141,7 @@ describe('the data heap', () => {
     const port = segment.bind(1);
     const kept = [4096, 70_000, 1 << 20].map((length) => port.allocate(length));
     const { u32 } = segment.memory;
-    // FREE_BLOCKS: the head of each order's list.
-    u32.fill(0x7fffffff, 48, 48 + segment.heap.maxOrder + 1);
+    u32.fill(0x7fffffff, H.FREE_BLOCKS, H.FREE_BLOCKS + segment.heap.maxOrder + 1);
     expect(verify(segment)).not.toEqual([]);
     const more = Array.from({ length: 50 }, () => port.allocate(10_000));
     expect(more.every((at) => at > 0)).toBe(true);
