@@ -2,7 +2,6 @@
  * The supervisor of a node: owns the segment, the role processes and the order in which roles start and stop; does what
  * `archipelago` asks over its control socket, one thing after another.
  */
-import fs from 'node:fs';
 import type { Logger } from 'pino';
 import type { Config } from '../config/index.js';
 import { Op } from '../requests/ops.js';
@@ -11,10 +10,11 @@ import { type Port, Segment } from '../xseg/index.js';
 import { ControlServer, type Message } from './control.js';
 import { BACK_OFF, type BackOff, type GroupPlan, RoleGroup } from './group.js';
 import { defaultPlan } from './group-plan.js';
+import { livingRoles, sweepRoles } from './leftovers.js';
 import { requireNoneMapped, within } from './mapped.js';
 import type { NodeStatus, Progress, RoleStatus } from './node-status.js';
-import { hostsRole, isSupervisor, pidfileOf, supervisorPidfile, supervisorSocket } from './paths.js';
-import { livingPid, Pidfile } from './pidfile.js';
+import { isSupervisor, supervisorPidfile, supervisorSocket } from './paths.js';
+import { Pidfile } from './pidfile.js';
 import { killHard, waitGone } from './proc.js';
 import { freshSegment, recoverDead } from './segment.js';
 
@@ -54,7 +54,7 @@ export class Supervisor {
     this.#groups = config.placement.map(
       (group) => new RoleGroup(plan(group), log, (pid) => this.#recover(pid), options.backOff ?? BACK_OFF),
     );
-    this.#segment = freshSegment(config, log, this.#livingRoles().length > 0);
+    this.#segment = freshSegment(config, log, livingRoles(config).size > 0);
     this.#port = this.#segment.bind('dynamic', { name: 'supervisor' });
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
@@ -86,16 +86,8 @@ export class Supervisor {
     }
   }
 
-  /** Roles whose process lives, with its number. */
-  #livingRoles(): { role: string; pid: number }[] {
-    return this.#config.roles.flatMap(({ name }) => {
-      const pid = livingPid(pidfileOf(this.#config, name), (candidate) => hostsRole(candidate, name, this.#config));
-      return pid === null ? [] : [{ role: name, pid }];
-    });
-  }
-
   async #adopt(): Promise<void> {
-    const living = this.#livingRoles();
+    const living = [...livingRoles(this.#config)].map(([role, pid]) => ({ role, pid }));
     for (const group of this.#groups) {
       const pids = new Set(living.filter(({ role }) => group.plan.roles.includes(role)).map(({ pid }) => pid));
       const [pid] = pids;
@@ -269,7 +261,7 @@ export class Supervisor {
       await this.#stopRole(name, progress).catch((error: unknown) => failures.push(messageOf(error)));
     }
     await Promise.all(this.#groups.map((group) => group.exit()));
-    this.#sweep();
+    sweepRoles(this.#config);
     this.#port.close();
     this.#segment.close();
     Segment.destroy(this.#config.xseg.spec);
@@ -281,17 +273,6 @@ export class Supervisor {
       this.#resolveClosed();
     });
     if (failures.length > 0) throw new SystemError(errnos.ETIMEDOUT, failures.join('; '));
-  }
-
-  /** Removes what processes that were killed could not: their pidfiles and control sockets. */
-  #sweep(): void {
-    const living = new Set(this.#livingRoles().map(({ role }) => role));
-    for (const { name } of this.#config.roles) {
-      if (!living.has(name)) fs.rmSync(pidfileOf(this.#config, name), { force: true });
-    }
-    for (const { plan, state } of this.#groups) {
-      if (state !== 'running') fs.rmSync(plan.controlSocket, { force: true });
-    }
   }
 
   /** How everything is; asks every role. */

@@ -3,6 +3,7 @@ import fs from 'node:fs';
 import type { Config } from '../../config/index.js';
 import type { ControlClient, Message } from '../../peer/control.js';
 import { tail } from '../../peer/group.js';
+import { livingRoles, supervisorPid, sweepRoles, sweepSupervisor } from '../../peer/leftovers.js';
 import { logFileOf } from '../../peer/log-sinks.js';
 import type { NodeStatus, Progress } from '../../peer/node-status.js';
 import { dropPrivileges, makeDirectories, requireAccount, requireDirectories } from '../../peer/privileges.js';
@@ -10,14 +11,7 @@ import { waitGone } from '../../peer/proc.js';
 import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
 import { type Io, printJson, printWarning } from '../common/io.js';
 import { Problems } from '../common/program.js';
-import {
-  findSupervisor,
-  livingRoles,
-  removeLeftSegment,
-  spawnSupervisor,
-  statusWithoutSupervisor,
-  supervisorPid,
-} from './node.js';
+import { findSupervisor, removeLeftSegment, spawnSupervisor, statusWithoutSupervisor } from './node.js';
 import { banner, printStatus, progressPrinter } from './output.js';
 
 /** After its answer a supervisor has only its own exit to do. */
@@ -146,7 +140,10 @@ export async function stop(context: CommandContext, role: string | null, force: 
       report.show({ action: 'stop', role: name, state: 'not running' });
     }
     await report.end();
-    const left = role === null ? removeLeftSegment(config) : null;
+    if (role !== null) return;
+    sweepRoles(config);
+    sweepSupervisor(config);
+    const left = removeLeftSegment(config);
     if (left !== null) printWarning(io, left);
     return;
   }

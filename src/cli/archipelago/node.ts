@@ -5,17 +5,10 @@ import path from 'node:path';
 import type { Config } from '../../config/index.js';
 import { ControlClient } from '../../peer/control.js';
 import { tail } from '../../peer/group.js';
+import { livingRoles } from '../../peer/leftovers.js';
 import { within } from '../../peer/mapped.js';
 import type { NodeStatus, RoleStatus } from '../../peer/node-status.js';
-import {
-  hostsRole,
-  isSupervisor,
-  pidfileOf,
-  supervisorArguments,
-  supervisorPidfile,
-  supervisorSocket,
-} from '../../peer/paths.js';
-import { livingPid } from '../../peer/pidfile.js';
+import { supervisorArguments, supervisorSocket } from '../../peer/paths.js';
 import { Op } from '../../requests/ops.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import { Segment } from '../../xseg/index.js';
@@ -31,11 +24,6 @@ export async function findSupervisor(config: Config): Promise<ControlClient | nu
     if (errnoOf(error) === errnos.ENOENT || errnoOf(error) === errnos.ECONNREFUSED) return null;
     throw error;
   }
-}
-
-/** The process of the supervisor, or null. */
-export function supervisorPid(config: Config): number | null {
-  return livingPid(supervisorPidfile(config), (pid) => isSupervisor(pid, config));
 }
 
 /** Starts a supervisor in the background and connects to it. @throws SystemError with what it said */
@@ -68,16 +56,6 @@ export async function spawnSupervisor(config: Config): Promise<ControlClient> {
   child.disconnect();
   child.unref();
   return ControlClient.connect(supervisorSocket(config));
-}
-
-/** Processes of roles that live, by their pidfiles. */
-export function livingRoles(config: Config): Map<string, number> {
-  const living = new Map<string, number>();
-  for (const { name } of config.roles) {
-    const pid = livingPid(pidfileOf(config, name), (candidate) => hostsRole(candidate, name, config));
-    if (pid !== null) living.set(name, pid);
-  }
-  return living;
 }
 
 /** How the node is, from pidfiles and PING alone. */
