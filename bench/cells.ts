@@ -98,7 +98,7 @@ export const cells: readonly Cell[] = [
     kind: 'clone',
     unit: 'IOPS',
     bounded: true,
-    // One 4 KiB write, then a skip to the next block: none hits what was copied before.
-    fio: [`--rw=write:${BLOCK - 4096}`, '--bs=4k', '--iodepth=1'],
+    // One 4 KiB write, then a skip to the next block, once over the disk: none hits what was copied before.
+    fio: [`--rw=write:${BLOCK - 4096}`, '--bs=4k', '--iodepth=1', `--number_ios=${DISK_SIZE / BLOCK}`],
   },
 ];
