@@ -8,61 +8,29 @@
  * without making a string. Any other name (content-addressed, legacy) is kept as bytes in its chunk: the LITERAL flag says so.
  */
 import { errnos, SystemError } from '../sys/errno.js';
+import {
+  addLiteral,
+  CHUNK_ENTRIES,
+  type Chunk,
+  checkedCount,
+  ENTRY_BYTES,
+  EntryFlag,
+  equalBytes,
+  MAX_OBJECT_NAME,
+  newChunk,
+  PRESENT,
+  PUBLIC_FLAGS,
+  parseHex8,
+  SUFFIX,
+  UNDERSCORE,
+  writeHex8,
+} from './map-chunk.js';
+import { checkPiece, encodePiece } from './map-piece.js';
 
-/** Flags of a map entry. The first four are those stored on disk (ondisk: map formats), LITERAL is of the memory only. */
-export const EntryFlag = { WRITABLE: 1, ARCHIP: 2, ZERO: 4, DELETED: 8, LITERAL: 16 } as const;
+export { CHUNK_ENTRIES, EntryFlag, MAX_BLOCKS, MAX_OBJECT_NAME } from './map-chunk.js';
+export { pieceRange } from './map-piece.js';
 
-/** Entries of one lazily loaded chunk, and the most that one MAPFETCH carries. */
-export const CHUNK_ENTRIES = 4096;
-/** The longest object name the map holds, in bytes (a target in the segment has 256). */
-export const MAX_OBJECT_NAME = 255;
-/** The most blocks a map may have: 2^32 blocks are 16 PiB at the default block size. */
-export const MAX_BLOCKS = 2 ** 32;
-
-const PRESENT = 128;
-const PUBLIC_FLAGS = 31;
-const SUFFIX = 34; // '_' and 16 hex digits, twice
-const UNDERSCORE = 0x5f;
-const MAGIC = 0x31434d52; // "RMC1"
-const HEADER = 32;
-const ENTRY_BYTES = 13;
-
-const hexDigits = Buffer.from('0123456789abcdef', 'latin1');
-const hexValues = new Int8Array(256).fill(-1);
-for (let i = 0; i < 16; i++) hexValues[hexDigits[i]] = i;
-
-interface Chunk {
-  readonly flags: Uint8Array;
-  /** Number of the prefix, or offset of the literal (its length in one byte, then its bytes). */
-  readonly nameRef: Uint32Array;
-  readonly epochHigh: Uint32Array;
-  readonly epochLow: Uint32Array;
-  literals: Uint8Array;
-  literalsUsed: number;
-}
-
-const noLiterals = new Uint8Array(0);
 const nameScratch = Buffer.alloc(256);
-
-/** 32 bits of hexadecimal at `at`, or -1 when a byte is not a lower-case hex digit. */
-function parseHex8(bytes: Uint8Array, at: number): number {
-  let value = 0;
-  for (let i = at; i < at + 8; i++) {
-    const digit = hexValues[bytes[i]];
-    if (digit < 0) return -1;
-    value = value * 16 + digit;
-  }
-  return value;
-}
-
-function writeHex8(target: Uint8Array, at: number, value: number): void {
-  for (let i = at + 7; i >= at; i--) {
-    target[i] = hexDigits[value & 15];
-    value >>>= 4;
-  }
-}
-
-const invalid = (what: string): SystemError => new SystemError(errnos.EINVAL, `resolved map piece is damaged: ${what}`);
 
 /** Flags and object names of a volume's blocks. Entries not stored yet are absent: `has(i)` is false. */
 export class ResolvedMap {
@@ -169,7 +137,9 @@ export class ResolvedMap {
       this.setZero(i, flags);
       return;
     }
-    if (length < 1 || length > MAX_OBJECT_NAME) throw invalid(`an object name of ${length} bytes (block ${i})`);
+    if (length < 1 || length > MAX_OBJECT_NAME) {
+      throw new SystemError(errnos.EINVAL, `block ${i}: an object name of ${length} bytes`);
+    }
     const suffix = start + length - SUFFIX;
     if (
       suffix > start &&
@@ -234,57 +204,7 @@ export class ResolvedMap {
     const chunk = this.#at(first);
     const base = first % CHUNK_ENTRIES;
     const most = Math.min(count, CHUNK_ENTRIES - base, this.#blockCount - first);
-    const numbers = new Map<number, number>();
-    let prefixBytes = 0;
-    let literalBytes = 0;
-    let n = 0;
-    for (; n < most; n++) {
-      const flags = chunk.flags[base + n];
-      if ((flags & PRESENT) === 0) break;
-      let morePrefix = 0;
-      let moreLiteral = 0;
-      const ref = chunk.nameRef[base + n];
-      if (flags & EntryFlag.LITERAL) moreLiteral = 1 + chunk.literals[ref];
-      else if ((flags & EntryFlag.ZERO) === 0 && !numbers.has(ref)) morePrefix = 1 + this.#prefixes[ref].length;
-      if (HEADER + prefixBytes + morePrefix + (n + 1) * ENTRY_BYTES + literalBytes + moreLiteral > limit) break;
-      if (morePrefix > 0) numbers.set(ref, numbers.size);
-      prefixBytes += morePrefix;
-      literalBytes += moreLiteral;
-    }
-    if (n === 0) throw new SystemError(errnos.ERANGE, `a buffer of ${limit} bytes has no room for one map entry`);
-
-    const out = Buffer.alloc(HEADER + prefixBytes + n * ENTRY_BYTES + literalBytes);
-    out.writeUInt32LE(MAGIC, 0);
-    out.writeUInt32LE(n, 4);
-    out.writeBigUInt64LE(BigInt(first), 8);
-    out.writeUInt32LE(numbers.size, 16);
-    out.writeUInt32LE(prefixBytes, 20);
-    out.writeUInt32LE(literalBytes, 24);
-    let at = HEADER;
-    for (const ref of numbers.keys()) {
-      const prefix = this.#prefixes[ref];
-      out[at] = prefix.length;
-      prefix.copy(out, at + 1);
-      at += 1 + prefix.length;
-    }
-    const literalsAt = at + n * ENTRY_BYTES;
-    let literal = 0;
-    for (let k = 0; k < n; k++, at += ENTRY_BYTES) {
-      const flags = chunk.flags[base + k];
-      const ref = chunk.nameRef[base + k];
-      out[at] = flags & PUBLIC_FLAGS;
-      if (flags & EntryFlag.LITERAL) {
-        const length = 1 + chunk.literals[ref];
-        out.writeUInt32LE(literal, at + 1);
-        out.set(chunk.literals.subarray(ref, ref + length), literalsAt + literal);
-        literal += length;
-      } else if ((flags & EntryFlag.ZERO) === 0) {
-        out.writeUInt32LE(numbers.get(ref)!, at + 1);
-        out.writeUInt32LE(chunk.epochLow[base + k], at + 5);
-        out.writeUInt32LE(chunk.epochHigh[base + k], at + 9);
-      }
-    }
-    return out;
+    return encodePiece(chunk, this.#prefixes, first, most, limit);
   }
 
   /**
@@ -293,38 +213,7 @@ export class ResolvedMap {
    */
   setChunk(piece: Uint8Array): { first: number; count: number } {
     const bytes = Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength);
-    const { first, count } = pieceRange(bytes);
-    if (first + count > this.#blockCount) throw invalid(`blocks ${first}..${first + count - 1} of ${this.#blockCount}`);
-    const prefixCount = bytes.readUInt32LE(16);
-    const prefixBytes = bytes.readUInt32LE(20);
-    const literalBytes = bytes.readUInt32LE(24);
-    if (HEADER + prefixBytes + count * ENTRY_BYTES + literalBytes !== bytes.length)
-      throw invalid('its length is wrong');
-    const prefixes: { start: number; length: number }[] = [];
-    let at = HEADER;
-    const entriesAt = HEADER + prefixBytes;
-    while (at < entriesAt) {
-      const length = bytes[at];
-      if (length === 0 || length + SUFFIX > MAX_OBJECT_NAME || at + 1 + length > entriesAt)
-        throw invalid('a name prefix');
-      prefixes.push({ start: at + 1, length });
-      at += 1 + length;
-    }
-    if (prefixes.length !== prefixCount) throw invalid('its name prefixes');
-    const literalsAt = entriesAt + count * ENTRY_BYTES;
-    for (let k = 0, e = entriesAt; k < count; k++, e += ENTRY_BYTES) {
-      const flags = bytes[e];
-      const ref = bytes.readUInt32LE(e + 1);
-      if (flags & ~PUBLIC_FLAGS) throw invalid(`flags ${flags} of block ${first + k}`);
-      if (flags & EntryFlag.ZERO) continue;
-      if (flags & EntryFlag.LITERAL) {
-        const start = literalsAt + ref;
-        if (start >= bytes.length || bytes[start] === 0 || start + 1 + bytes[start] > bytes.length) {
-          throw invalid(`the name of block ${first + k}`);
-        }
-      } else if (ref >= prefixCount) throw invalid(`the name of block ${first + k}`);
-    }
-
+    const { first, count, prefixes, entriesAt, literalsAt } = checkPiece(bytes, this.#blockCount);
     const numbers = prefixes.map((p) => this.#prefixNumber(bytes, p.start, p.length));
     this.forget(first, count);
     for (let k = 0, e = entriesAt; k < count; k++, e += ENTRY_BYTES) {
@@ -362,14 +251,7 @@ export class ResolvedMap {
     const number = Math.floor(i / CHUNK_ENTRIES);
     let chunk = this.#chunks[number];
     if (chunk === undefined) {
-      chunk = {
-        flags: new Uint8Array(CHUNK_ENTRIES),
-        nameRef: new Uint32Array(CHUNK_ENTRIES),
-        epochHigh: new Uint32Array(CHUNK_ENTRIES),
-        epochLow: new Uint32Array(CHUNK_ENTRIES),
-        literals: noLiterals,
-        literalsUsed: 0,
-      };
+      chunk = newChunk();
       this.#chunks[number] = chunk;
     }
     return chunk;
@@ -397,43 +279,4 @@ export class ResolvedMap {
     this.#prefixNumbers.set(key, this.#prefixes.length - 1);
     return this.#prefixes.length - 1;
   }
-}
-
-/** The blocks a serialised piece covers. @throws SystemError EINVAL when it is not such a piece */
-export function pieceRange(piece: Uint8Array): { first: number; count: number } {
-  const bytes = Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength);
-  if (bytes.length < HEADER || bytes.readUInt32LE(0) !== MAGIC) throw invalid('it does not start like one');
-  const count = bytes.readUInt32LE(4);
-  const first = Number(bytes.readBigUInt64LE(8));
-  if (count < 1 || first >= MAX_BLOCKS) throw invalid('its range');
-  if (Math.floor(first / CHUNK_ENTRIES) !== Math.floor((first + count - 1) / CHUNK_ENTRIES)) throw invalid('its range');
-  return { first, count };
-}
-
-function checkedCount(blockCount: number): number {
-  if (!Number.isInteger(blockCount) || blockCount < 0 || blockCount > MAX_BLOCKS) {
-    throw new SystemError(errnos.EFBIG, `a map cannot have ${blockCount} blocks (at most ${MAX_BLOCKS})`);
-  }
-  return blockCount;
-}
-
-function equalBytes(a: Uint8Array, bytes: Uint8Array, start: number, length: number): boolean {
-  if (a.length !== length) return false;
-  for (let i = 0; i < length; i++) if (a[i] !== bytes[start + i]) return false;
-  return true;
-}
-
-/** Appends a name to the chunk's literals and returns its offset there. A name that an entry no longer uses stays until the chunk goes. */
-function addLiteral(chunk: Chunk, bytes: Uint8Array, start: number, length: number): number {
-  const offset = chunk.literalsUsed;
-  const end = offset + 1 + length;
-  if (end > chunk.literals.length) {
-    const grown = new Uint8Array(Math.max(end, chunk.literals.length * 2, 256));
-    grown.set(chunk.literals.subarray(0, offset));
-    chunk.literals = grown;
-  }
-  chunk.literals[offset] = length;
-  chunk.literals.set(bytes.subarray(start, start + length), offset + 1);
-  chunk.literalsUsed = end;
-  return offset;
 }
