@@ -55,6 +55,7 @@ export class Dispatcher implements RequestHost {
   readonly #locals: Local[] = [];
   /** Deliveries within the process: index << 1 | kind, a ring. */
   #pending: Int32Array;
+  #mask: number;
   #head = 0;
   #tail = 0;
   #drainScheduled = false;
@@ -93,6 +94,7 @@ export class Dispatcher implements RequestHost {
     this.#requests = new Array(tables.geometry.requests);
     this.#byNumber = new Array(tables.geometry.ports);
     this.#pending = new Int32Array(powerOfTwoAbove(tables.geometry.requests * 2));
+    this.#mask = this.#pending.length - 1;
   }
 
   get recovery(): Recovery {
@@ -304,16 +306,17 @@ export class Dispatcher implements RequestHost {
   }
 
   #deliver(entry: number): void {
-    if (this.#tail - this.#head === this.#pending.length) this.#grow();
-    this.#pending[this.#tail++ & (this.#pending.length - 1)] = entry;
-    if (!this.#draining) this.#scheduleDrain();
+    if (this.#tail - this.#head > this.#mask) this.#grow();
+    this.#pending[this.#tail++ & this.#mask] = entry;
+    if (!this.#draining && !this.#drainScheduled) this.#scheduleDrain();
   }
 
   #grow(): void {
     const larger = new Int32Array(this.#pending.length * 2);
     const count = this.#tail - this.#head;
-    for (let i = 0; i < count; i++) larger[i] = this.#pending[(this.#head + i) & (this.#pending.length - 1)];
+    for (let i = 0; i < count; i++) larger[i] = this.#pending[(this.#head + i) & this.#mask];
     this.#pending = larger;
+    this.#mask = larger.length - 1;
     this.#head = 0;
     this.#tail = count;
   }
@@ -331,10 +334,11 @@ export class Dispatcher implements RequestHost {
     this.#draining = true;
     try {
       while (this.#head !== this.#tail && this.#delivered < DELIVERIES_PER_TURN) {
-        const entry = this.#pending[this.#head++ & (this.#pending.length - 1)];
+        const entry = this.#pending[this.#head++ & this.#mask];
         this.#delivered++;
-        if ((entry & 1) === REPLY) this.#receive(this.request(entry >>> 1));
-        else this.#acceptPending(entry >>> 1);
+        const request = this.#requests[entry >>> 1] ?? this.request(entry >>> 1);
+        if ((entry & 1) === REPLY) this.#receive(request);
+        else this.#acceptPending(request);
       }
     } finally {
       this.#draining = false;
@@ -348,9 +352,9 @@ export class Dispatcher implements RequestHost {
     }
   }
 
-  #acceptPending(index: number): void {
+  #acceptPending(request: Request): void {
     const u32 = this.#u32;
-    const word = this.#requestTable + index * REQUEST_WORDS;
+    const { word } = request;
     const dst = u32[word + R.DST];
     const local = this.#byNumber[dst];
     if (!local?.port.serving) {
@@ -358,8 +362,8 @@ export class Dispatcher implements RequestHost {
       if (u32[word + R.STATE] === RequestState.SUBMITTED && this.#tables.hasPort(dst)) this.notify(dst);
       return;
     }
-    if (local.settling && !local.settling.lets(u32[word + R.SRC])) local.held.push(index);
-    else this.#accept(local, this.request(index));
+    if (local.settling && !local.settling.lets(u32[word + R.SRC])) local.held.push(request.index);
+    else this.#accept(local, request);
   }
 
   #accept(local: Local, request: Request): void {

@@ -238,6 +238,27 @@ describe('an asker that died', () => {
     await third.settled();
   });
 
+  it('is not waited for by a tool that gets its dynamic port', async () => {
+    const segment = createSegment();
+    const server = segment.bind(3);
+    const held: Request[] = [];
+    server.serve((r) => {
+      if (r.op === 17) held.push(r);
+      else r.succeed(1);
+    });
+    const killed = joinSegment(segment).bind('dynamic');
+    const long = killed.getRequest() as Request;
+    long.op = 17;
+    killed.submit(long, 3);
+    await until(() => held.length === 1, 'its long request is under way');
+    die(killed);
+    const next = joinSegment(segment).bind('dynamic');
+    expect(next.number).toBe(killed.number);
+    expect((await next.call(3, { op: 1 })).serviced).toBe(1);
+    held[0].succeed(0);
+    expect(verify(segment)).toEqual([]);
+  });
+
   it('lets a peer through that needs an answer to finish', async () => {
     const segment = createSegment();
     const mapper = segment.bind(3);
