@@ -2,6 +2,7 @@
 import fs from 'node:fs';
 import os from 'node:os';
 import { errnoOf, errnos, messageOf } from '../sys/errno.js';
+import { MAX_SIZE_MIB } from '../xseg/index.js';
 import { findGroup, findUser } from './accounts.js';
 import { ConfigError, formatPlace } from './errors.js';
 import { type IniFile, parseIni } from './ini.js';
@@ -110,9 +111,9 @@ export function findRole<T extends RoleType>(config: Config, type: T): Extract<R
   return config.roles.find((role): role is Extract<RoleSettings, { type: T }> => role.type === type);
 }
 
-/** The rule of thumb of the original's administrator guide, in MiB. */
+/** The rule of thumb of the original's administrator guide, in MiB; no segment is larger than MAX_SIZE_MIB. */
 export function recommendedSegmentSize(volumes: number): number {
-  return 256 + 128 * 0.5 * volumes;
+  return Math.min(256 + 128 * 0.5 * volumes, MAX_SIZE_MIB);
 }
 
 function readSegment(section: SectionReader, warnings: string[]): XsegSettings {
@@ -135,7 +136,13 @@ function readSegment(section: SectionReader, warnings: string[]): XsegSettings {
     throw section.error(s.vtoolEnd, `${values.vtoolEnd} is below VTOOL_START (${values.vtoolStart})`);
   }
   const recommended = recommendedSegmentSize(values.expectedVolumes);
-  const sizeMiB = values.sizeMiB ?? recommended;
+  const wanted = values.sizeMiB ?? recommended;
+  const sizeMiB = Math.min(wanted, MAX_SIZE_MIB);
+  if (wanted > sizeMiB) {
+    warnings.push(
+      `${formatPlace(section.place(s.sizeMiB))}: ${wanted} MiB is more than a segment can have; it has ${sizeMiB}`,
+    );
+  }
   if (sizeMiB < recommended) {
     warnings.push(
       `${formatPlace(section.place(s.sizeMiB))}: ${sizeMiB} MiB is little for ${values.expectedVolumes} busy volumes ` +

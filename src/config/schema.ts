@@ -90,7 +90,7 @@ export const xseg = {
     'SEGMENT_SIZE',
     v.integer(4, 65536, 'MiB'),
     '256 + 64 for each of EXPECTED_VOLUMES',
-    'Size of the segment in MiB: requests and their data live in it.',
+    'Size of the segment in MiB: requests and their data live in it. No segment is larger than 4095.',
   ),
   expectedVolumes: fixed(
     'EXPECTED_VOLUMES',

@@ -29,6 +29,8 @@ export const start: RoleStarter<NbdSettings> = async ({ segment, settings, confi
   server.on('open', ({ peer, exportName }) => log.info(`${peer} opened ${exportName}`));
   server.on('close', ({ peer, exportName }) => log.info(`${peer} left ${exportName ?? 'during negotiation'}`));
 
+  // What a predecessor that died left running must be over before a client's request overtakes it.
+  await port.settled();
   const addresses: ListenAddress[] = [];
   const status = (): object => ({
     listening: addresses.map((address) => ('path' in address ? address.path : `${address.host}:${address.port}`)),

@@ -176,6 +176,11 @@ describe('warnings', () => {
   });
 
   test('a small segment names the value to set', () => {
+    expect(parse('[XSEG]\nSEGMENT_SIZE = 8192\n')).toMatchObject({
+      xseg: { sizeMiB: 4095 },
+      warnings: ['a.conf:2: [XSEG] SEGMENT_SIZE: 8192 MiB is more than a segment can have; it has 4095'],
+    });
+    expect(parse('[XSEG]\nEXPECTED_VOLUMES = 1000\n')).toMatchObject({ xseg: { sizeMiB: 4095 }, warnings: [] });
     expect(parse('[XSEG]\nSEGMENT_SIZE = 256\nEXPECTED_VOLUMES = 10\n').warnings).toEqual([
       'a.conf:2: [XSEG] SEGMENT_SIZE: 256 MiB is little for 10 busy volumes (EXPECTED_VOLUMES); set SEGMENT_SIZE = 896',
     ]);
