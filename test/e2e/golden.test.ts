@@ -65,6 +65,7 @@ function readsEverything(
 const lockDir = path.join(golden, 'main', 'locks');
 readsEverything('the tree written without direct I/O', 'main', 'SHA256', { lockDir, direct: 'False' });
 readsEverything('the tree written with direct I/O', 'direct', 'SHA256.direct', { direct: 'False' });
+readsEverything('the same tree read with direct I/O', 'direct', 'SHA256.direct', { direct: 'True' });
 
 describe.runIf(programs('nbdcopy', 'nbdinfo'))('what the original deleted', () => {
   const rig = useNode({

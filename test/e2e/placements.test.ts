@@ -98,7 +98,7 @@ describe.runIf(programs('qemu-io', 'nbdcopy', 'nbdinfo', 'fio'))('placement', ()
   });
 
   describe('default', () => {
-    const rig = useNode();
+    const rig = useNode({ placement: 'default' });
 
     it('keeps its clients when the mapper and the blocker of maps are killed, and has them back', async () => {
       const { node } = rig;

@@ -16,7 +16,7 @@ import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll } from 'vitest';
-import { type Placement, placements } from './placements.js';
+import { type Placement, placements, usualPlacement } from './placements.js';
 import { attempt, describeOutcome, type Outcome, type RunOptions, run } from './run.js';
 
 /** Where the compiled tools are; an installed package's can be tested instead. */
@@ -89,7 +89,7 @@ export class TestNode {
 
   #configuration(options: NodeOptions): string {
     const { username, gid } = os.userInfo();
-    const placement = placements[options.placement ?? 'default'];
+    const placement = placements[options.placement ?? usualPlacement()];
     const sections: Record<string, Record<string, string | number>> = {
       ARCHIPELAGO: {
         USER: username,

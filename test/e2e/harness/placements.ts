@@ -7,3 +7,14 @@ export const placements = {
 } as const;
 
 export type Placement = keyof typeof placements;
+
+/** The placement of nodes that do not ask for one: ARCHIPELAGO_TEST_PLACEMENT runs the whole suite in another. */
+export function usualPlacement(): Placement {
+  const wanted = process.env.ARCHIPELAGO_TEST_PLACEMENT ?? 'default';
+  if (!(wanted in placements)) {
+    throw new Error(
+      `ARCHIPELAGO_TEST_PLACEMENT is "${wanted}"; it must be one of: ${Object.keys(placements).join(', ')}`,
+    );
+  }
+  return wanted as Placement;
+}
