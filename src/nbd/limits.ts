@@ -7,6 +7,8 @@ export interface Limits {
   readonly handshakeMs: number;
   /** Options of one handshake; real clients need fewer than 10, nbdkit allows 32. */
   readonly options: number;
+  /** Options more for each export that LIST named; nbdinfo --list uses 3 (contexts of the export, INFO). */
+  readonly optionsPerExport: number;
   /** Bytes of one option's data that are kept; longer ones are skipped and answered with ERR_TOO_BIG. */
   readonly optionLength: number;
   /** Bytes of one option's data that are skipped; a longer one ends the connection. */
@@ -27,6 +29,7 @@ export const DEFAULT_LIMITS: Limits = {
   connections: 1024,
   handshakeMs: 10_000,
   options: 32,
+  optionsPerExport: 8,
   optionLength: 64 * 1024,
   optionSkip: 64 * MiB,
   payload: 64 * MiB,

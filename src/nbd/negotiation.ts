@@ -54,6 +54,8 @@ export class Negotiation {
   readonly #stopping: () => boolean;
   #noZeroes = false;
   #structured = false;
+  /** More options for a client that asked for the list: nbdinfo --list goes on to ask for each export of it. */
+  #forListed = 0;
   /** Contexts that SET_META_CONTEXT chose, and the export it chose them for. */
   #contexts: MetaContext[] = [];
   #contextsOf: string | null = null;
@@ -76,11 +78,11 @@ export class Negotiation {
     if ((flags & ~SERVER_FLAGS) !== 0)
       throw new ProtocolError(`the client has unknown flags (0x${flags.toString(16)})`);
     this.#noZeroes = (flags & HandshakeFlag.NO_ZEROES) !== 0;
-    for (let count = 0; count < this.#limits.options; count++) {
+    for (let count = 0; count < this.#limits.options + this.#forListed; count++) {
       const session = await this.#option();
       if (session !== null) return session;
     }
-    throw new ProtocolError(`the client sent ${this.#limits.options} options and is still not done`);
+    throw new ProtocolError(`the client sent ${this.#limits.options + this.#forListed} options and is still not done`);
   }
 
   async #option(): Promise<Session | null> {
@@ -145,6 +147,7 @@ export class Negotiation {
     } catch (error) {
       return this.#refuseExport(Option.LIST, error);
     }
+    this.#forListed = entries.length * this.#limits.optionsPerExport;
     const replies = entries.map(({ name, description }) =>
       encodeOptionReply(Option.LIST, Reply.SERVER, encodeServerEntry(name, description)),
     );

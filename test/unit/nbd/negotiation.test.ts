@@ -299,7 +299,32 @@ describe.each(transports)('over the %s transport', (transport) => {
   test('a client that sends options without end is dropped', async () => {
     const { path } = await serveMemory({}, { transport });
     const peer = await greeted(path);
-    for (let i = 0; i < 32; i++) await ask(peer, Option.LIST);
+    for (let i = 0; i < 32; i++) await ask(peer, Option.STRUCTURED_REPLY);
+    peer.send(encodeOption(Option.STRUCTURED_REPLY));
+    expect(await peer.closed()).toHaveLength(0);
+  });
+
+  test('a client that asked for the list may ask for each export of it', async () => {
+    const disks = Array.from({ length: 40 }, (_, i): [string, MemoryDisk] => [
+      `disk-${i}`,
+      new MemoryDisk({ size: 512 }),
+    ]);
+    const { path } = await serve(new MemoryProvider(disks), { transport });
+    const handshake = await NbdHandshake.connect({ path });
+    await handshake.structuredReply();
+    const listed = await handshake.list();
+    expect(listed).toHaveLength(40);
+    for (const { name } of listed) {
+      expect(await handshake.listMetaContexts(name)).toEqual(['base:allocation']);
+      expect((await handshake.info(name)).size).toBe(512);
+    }
+    await handshake.abort();
+  });
+
+  test('asking for the list again and again gives no more options', async () => {
+    const { path } = await serveMemory({}, { transport });
+    const peer = await greeted(path);
+    for (let i = 0; i < 32 + 2 * 8; i++) await ask(peer, Option.LIST);
     peer.send(encodeOption(Option.LIST));
     expect(await peer.closed()).toHaveLength(0);
   });
