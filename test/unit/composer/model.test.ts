@@ -213,7 +213,7 @@ describe('the stack against a model', () => {
     'keeps every byte of every volume through writes, trims, snapshots, clones, resizes, renames and removals on a %s store',
     async (store, numRuns) => {
       await fc.assert(
-        fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 40 }), fc.boolean(), async (steps, writeThrough) => {
+        fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 40, size: 'max' }), fc.boolean(), async (steps, writeThrough) => {
           const stack = await Stack.start({ writeThrough, store });
           const family = new Family(stack);
           try {
