@@ -162,9 +162,16 @@ export class Mapper {
   /**
    * Grants the port the use of the volume's map (requests/lease.ts). Waits while an operation changes the map, and with `write`
    * for a lock that another node holds.
+   * @param isGone whether nobody waits for the answer any more: a successor of the asker waits for what it left to end
    * @throws SystemError ENOENT; EBUSY naming the holder when waiting did not help
    */
-  async lease(name: string, request: LeaseRequest, port: number, options: OpenOptions = noV0): Promise<LeaseReply> {
+  async lease(
+    name: string,
+    request: LeaseRequest,
+    port: number,
+    options: OpenOptions = noV0,
+    isGone: () => boolean = () => false,
+  ): Promise<LeaseReply> {
     checkTarget(name);
     const deadline = Date.now() + this.#lockWaitMs;
     for (;;) {
@@ -173,7 +180,7 @@ export class Mapper {
       );
       if (reply.granted !== 'none' || !request.write) return reply;
       const left = deadline - Date.now();
-      if (left <= 0) throw busy;
+      if (left <= 0 || isGone()) throw busy;
       await this.#pause(Math.min(left, LOCK_POLL_MS));
     }
   }

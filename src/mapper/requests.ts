@@ -32,6 +32,8 @@ export interface MapperRequest {
   /** Bytes the asker has room for. */
   readonly dataLength: number;
   readonly data: Buffer;
+  /** The asker is gone. */
+  readonly orphaned: boolean;
 }
 
 const nothing = Buffer.alloc(0);
@@ -85,7 +87,9 @@ export async function perform(mapper: Mapper, request: MapperRequest, status: ()
     case Op.LIST:
       return await listPage(mapper, request);
     case Op.LEASE:
-      return encodeJson(await mapper.lease(target, leaseRequest(request), request.src, options));
+      return encodeJson(
+        await mapper.lease(target, leaseRequest(request), request.src, options, () => request.orphaned),
+      );
     case Op.MAPR:
       return encodeMapReply(await mapper.mapRead(target, offset, size, options, roomFor(request)));
     case Op.MAPW:

@@ -187,6 +187,17 @@ describe('leases', () => {
     expect(await lease).toMatchObject({ granted: 'exclusive' });
   });
 
+  it('for writing stop waiting when the asker is gone', async () => {
+    const stores = memoryStores();
+    const other = memoryNode(stores, 'node2_1002');
+    await createSmall(other, 'volume', BLOCK, BLOCK);
+    await other.mapper.open('volume');
+    const client = (store: 'maps' | 'blocks') => new DriverClient(new MemoryDriver('node1_1002', stores[store]));
+    const node = makeNode(client('maps'), client('blocks'), [], 600_000);
+    const lease = node.mapper.lease('volume', { write: true }, 500, undefined, () => true);
+    await expect(lease).rejects.toMatchObject({ code: 'EBUSY' });
+  });
+
   it('for writing stop waiting when the mapper stops', async () => {
     const stores = memoryStores();
     const other = memoryNode(stores, 'node2_1002');
