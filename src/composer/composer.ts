@@ -15,7 +15,7 @@ import { MapperClient } from './mapper-client.js';
 import { type Operation, returnOperation, takeOperation } from './operation.js';
 import { Transfer } from './transfer.js';
 import { UncachedReads } from './uncached.js';
-import { keyText, Volume } from './volume.js';
+import { keyText, plainKey, Volume, type VolumeKey } from './volume.js';
 import { leaveWrites, Zeroing } from './zeroing.js';
 
 export interface ComposerOptions {
@@ -54,7 +54,7 @@ export class Composer {
     this.#mapper = new MapperClient(options.port, options.mapperPort);
     this.#leases = new Leases(this.#mapper, {
       dispatch: (request) => this.handle(request),
-      unused: (volume) => this.#forgetIdle(volume),
+      unused: (volume, gone) => this.#forgetIdle(volume, gone),
     });
     this.#transfer = new Transfer(options.port, options.blockerPort, this.#mapper, this.#finishBound);
     this.#zeroing = new Zeroing(options.port, options.blockerPort, this.#mapper, this.#transfer);
@@ -98,14 +98,15 @@ export class Composer {
     }
   }
 
-  /** Resolves when nothing is in flight. */
+  /** Resolves when nothing is in flight and everything is flushed. @throws SystemError the first error of a flush, after all were tried */
   async drain(): Promise<void> {
     if (this.#active > 0) {
       await new Promise<void>((resolve) => {
         this.#onIdle = resolve;
       });
     }
-    for (const volume of this.#volumes.values()) await this.#flusher.flush(volume);
+    const flushes = [...this.#volumes.values()].map((volume) => this.#flusher.flush(volume));
+    for (const result of await Promise.allSettled(flushes)) if (result.status === 'rejected') throw result.reason;
   }
 
   status(): object {
@@ -128,11 +129,16 @@ export class Composer {
     if (known && !known.key.assumeV0 && (request.flags & Flag.ASSUMEV0) === 0 && request.hasTarget(known.nameBytes)) {
       return known;
     }
-    const key = {
-      name: request.target,
-      assumeV0: (request.flags & Flag.ASSUMEV0) !== 0,
-      v0Size: request.v0Size,
-    };
+    const name = request.target;
+    let volume = this.#volumeFor(
+      request.flags & Flag.ASSUMEV0 ? { name, assumeV0: true, v0Size: request.v0Size } : plainKey(name),
+    );
+    if (volume.hasHeader) volume = this.#volumeFor(plainKey(name));
+    request.hint = volume.handle;
+    return volume;
+  }
+
+  #volumeFor(key: VolumeKey): Volume {
     const text = keyText(key);
     let volume = this.#volumes.get(text);
     if (!volume) {
@@ -140,7 +146,6 @@ export class Composer {
       this.#volumes.set(text, volume);
       this.#byHandle.set(volume.handle, volume);
     }
-    request.hint = volume.handle;
     return volume;
   }
 
@@ -245,12 +250,15 @@ export class Composer {
   #serveBacklog(): void {
     if (this.#servingBacklog) return;
     this.#servingBacklog = true;
-    while (this.#active < this.#options.nrOps) {
-      const next = this.#backlog.shift();
-      if (!next) break;
-      this.handle(next);
+    try {
+      while (this.#active < this.#options.nrOps) {
+        const next = this.#backlog.shift();
+        if (!next) break;
+        this.handle(next);
+      }
+    } finally {
+      this.#servingBacklog = false;
     }
-    this.#servingBacklog = false;
   }
 
   #blockStatus(operation: Operation): void {
@@ -275,7 +283,7 @@ export class Composer {
   }
 
   #flushThenForward(request: Request): void {
-    const volume = this.#volumes.get(keyText({ name: request.target, assumeV0: false, v0Size: -1 }));
+    const volume = this.#volumes.get(keyText(plainKey(request.target)));
     if (!volume) {
       this.#forward(request);
       return;
@@ -303,6 +311,9 @@ export class Composer {
     sub.onReply = (): void => {
       const { served, serviced, errno, message } = sub;
       this.#port.putRequest(sub);
+      if (served && (request.op === Op.CLOSE || request.op === Op.DELETE)) {
+        for (const volume of this.#formsOf(request.target)) this.#forgetIdle(volume, request.op === Op.DELETE);
+      }
       if (served) request.succeed(serviced);
       else request.fail(errno, message, serviced);
     };
@@ -310,7 +321,8 @@ export class Composer {
       this.#port.submit(sub, this.#options.mapperPort);
     } catch (error) {
       this.#port.putRequest(sub);
-      request.fail(errnoOf(error), messageOf(error));
+      if (errnoOf(error) === errnos.EAGAIN) this.#port.segment.whenAvailable(() => this.#forward(request));
+      else request.fail(errnoOf(error), messageOf(error));
     }
   }
 
@@ -320,22 +332,29 @@ export class Composer {
    */
   #revoke(request: Request): void {
     const name = request.target;
-    const volumes = [...this.#volumes.values()].filter((volume) => name === '' || volume.key.name === name);
+    const volumes = name === '' ? [...this.#volumes.values()] : this.#formsOf(name);
     let left = volumes.length;
     if (left === 0) request.succeed(0);
     for (const volume of volumes) {
       this.#leases.revoke(volume, () => {
         if (--left === 0) request.succeed(0);
-        this.#forgetIdle(volume);
+        this.#forgetIdle(volume, false);
       });
     }
   }
 
-  /** A volume that nobody uses and that owes nothing is forgotten, so that memory follows use. */
-  #forgetIdle(volume: Volume): void {
-    if (!volume.idle || volume.dirtyNames.size > 0 || (volume.changed && volume.mapDirty)) return;
-    this.#volumes.delete(keyText(volume.key));
+  /** A volume under all forms in which it was asked for. */
+  #formsOf(name: string): Volume[] {
+    return [...this.#volumes.values()].filter((volume) => volume.key.name === name);
+  }
+
+  /** A volume that nobody uses and that owes nothing is forgotten, so that memory follows use. @param gone it exists no more */
+  #forgetIdle(volume: Volume, gone: boolean): void {
+    if (!volume.idle || volume.state !== 'none') return;
+    if (!gone && (volume.dirtyNames.size > 0 || (volume.changed && volume.mapDirty))) return;
     this.#byHandle.delete(volume.handle);
+    const text = keyText(volume.key);
+    if (this.#volumes.get(text) === volume) this.#volumes.delete(text);
   }
 
   #status(request: Request): void {

@@ -96,7 +96,8 @@ export class Flusher {
 
   async #flushObjects(names: readonly string[]): Promise<void> {
     const data = Buffer.from(names.join('\n'), 'utf8');
-    const fits = data.length <= MAX_ALLOCATION;
+    // A name with a line break in it would be taken for two.
+    const fits = data.length <= MAX_ALLOCATION && !names.some((name) => name.includes('\n'));
     await this.#port.call(
       this.#blocker,
       { op: Op.FLUSH, data: fits ? data : Buffer.alloc(0), size: fits ? data.length : 0 },

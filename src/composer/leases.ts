@@ -15,8 +15,8 @@ const RETRY_LOCK_MS = 1000;
 export interface LeaseUser {
   /** Takes a request that waited and may go on. */
   dispatch(request: Request): void;
-  /** A volume got no lease: it need not be remembered. */
-  unused(volume: Volume): void;
+  /** A volume got no lease: it need not be remembered. @param gone there is no such volume any more */
+  unused(volume: Volume, gone: boolean): void;
 }
 
 export class Leases {
@@ -62,14 +62,17 @@ export class Leases {
       (lease) => {
         volume.acquiring = false;
         if (this.#isOutdated(volume, revocations)) return;
+        // One volume, one resolved map: two would not know of each other's changes.
+        if (volume.key.assumeV0 && lease.version > 0) volume.hasHeader = true;
         // A write may have got the lock while this was on its way: its lease is the better one.
-        if (volume.state !== 'held') install(volume, lease);
+        else if (volume.state !== 'held') install(volume, lease);
         this.#redispatch(volume.waiting);
+        if (volume.map) this.#redispatch(volume.waitingForLock);
       },
       (error: unknown) => {
         volume.acquiring = false;
         failAll(volume.waiting, error);
-        this.#user.unused(volume);
+        this.#user.unused(volume, errnoOf(error) === errnos.ENOENT);
       },
     );
   }
@@ -82,7 +85,8 @@ export class Leases {
       (lease) => {
         volume.acquiringLock = false;
         if (this.#isOutdated(volume, revocations)) return;
-        install(volume, lease);
+        // A read may have found the lock free meanwhile: then its map is in use.
+        if (!volume.map) install(volume, lease);
         if (!volume.map && !lease.readOnly) {
           failAll(volume.waitingForLock, {
             errno: errnos.EBUSY,
@@ -149,6 +153,8 @@ function install(volume: Volume, lease: Awaited<ReturnType<MapperClient['lease']
   volume.size = lease.size;
   volume.blockSize = lease.blockSize;
   volume.triedAt = Date.now();
+  // Who had the lease before may have left changes of the map that are not durable.
+  volume.mapDirty = true;
   volume.map = lease.granted === 'none' ? null : new ResolvedMap(Math.ceil(lease.size / lease.blockSize));
 }
 

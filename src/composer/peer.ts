@@ -15,8 +15,12 @@ export const start: RoleStarter<ComposerSettings> = async ({ segment, settings, 
   port.serve((request) => composer.handle(request));
   return {
     stop: async (): Promise<void> => {
-      await composer.drain();
-      port.close();
+      try {
+        await composer.drain();
+      } finally {
+        // What could not be flushed was not promised to be durable; the port must go to its next owner all the same.
+        port.close();
+      }
     },
     status: () => composer.status(),
   };

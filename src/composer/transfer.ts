@@ -91,6 +91,12 @@ export class Transfer {
     return true;
   }
 
+  /** Reads take no part in the write barrier: entries may have been dropped by a zeroing while the read was under way. */
+  readonly #runOn = (operation: Operation): void => {
+    if (operation.errno !== 0) this.#finish(operation);
+    else this.#run(operation);
+  };
+
   #fetch(operation: Operation, chunk: number, resume: (operation: Operation) => void): void {
     const { volume } = operation;
     operation.next = resume;
@@ -101,7 +107,11 @@ export class Transfer {
     }
     volume.fetching.set(chunk, [operation]);
     this.#mapper.fetchChunk(volume, volume.map!, chunk).then(
-      () => this.#resume(volume.fetching, chunk, null),
+      () => {
+        // The entry of a copy-up may come this way before the copy-up's own answer does.
+        if (volume.changed) volume.mapDirty = true;
+        this.#resume(volume.fetching, chunk, null);
+      },
       (error: unknown) => this.#resume(volume.fetching, chunk, error),
     );
   }
@@ -129,7 +139,9 @@ export class Transfer {
         for (let changed = block; changed < end; changed++) this.#resume(volume.changing, changed, null);
       },
       (error: unknown) => {
-        for (let changed = block; changed < end; changed++) this.#resume(volume.changing, changed, error);
+        // Only who asked has failed: others that wait for one of these blocks may want none of those that are in trouble.
+        operation.failed(errnoOf(error), messageOf(error));
+        for (let changed = block; changed < end; changed++) this.#resume(volume.changing, changed, null);
       },
     );
   }
@@ -167,6 +179,10 @@ export class Transfer {
       const within = position - block * blockSize;
       const length = Math.min(blockSize - within, operation.end - position);
       const at = data + (position - operation.offset);
+      if (op === Op.READ && !map.has(block)) {
+        if (operation.pending === 0) this.#fetch(operation, Math.floor(block / CHUNK_ENTRIES), this.#runOn);
+        return;
+      }
       if (op === Op.READ && map.flags(block) & EntryFlag.ZERO) {
         this.#port.segment.memory.bytes.fill(0, at, at + length);
         operation.position += length;
@@ -231,12 +247,14 @@ export class Transfer {
     const { volume } = operation;
     const { errno } = sub;
     if (sub.op === Op.READ && errno === errnos.ENOENT) {
-      // A missing object is zeros only under an own entry: there a crash came between the entry and the first data.
-      if (isOwn(volume.map!.flags(block))) {
+      const map = volume.map!;
+      // A missing object is zeros only under an own entry: there a crash came between the entry and the first data. An entry that
+      // is unknown or ZERO now was not when the read was sent: the block became zero meanwhile.
+      if (!map.has(block) || map.flags(block) & EntryFlag.ZERO || isOwn(map.flags(block))) {
         sub.data.fill(0);
         return;
       }
-      const name = volume.map!.objectName(block);
+      const name = map.objectName(block);
       operation.failed(
         errnos.EIO,
         `object ${name} of volume ${volume.key.name} (block ${block}) is missing; see vlmc check ${volume.key.name}`,

@@ -20,6 +20,8 @@ export interface VolumeKey {
   readonly v0Size: number;
 }
 
+export const plainKey = (name: string): VolumeKey => ({ name, assumeV0: false, v0Size: -1 });
+
 export const keyText = (key: VolumeKey): string => (key.assumeV0 ? `${key.name}\0${key.v0Size}` : key.name);
 
 export interface ZeroRange {
@@ -35,6 +37,8 @@ export class Volume {
   readonly nameBytes: Uint8Array;
   /** Number by which askers find it again without its name (Request.hint). */
   readonly handle: number;
+  /** Asked for as a map without header, but it has one: the volume asked for by name alone stands for this one. */
+  hasHeader = false;
   state: 'none' | 'held' | 'draining' = 'none';
   lease: LeaseReply | null = null;
   /** null under a lease of kind none: the map is asked for every request. */
@@ -125,17 +129,19 @@ export class Volume {
     );
   }
 
+  /** What was written to blocks first .. end-1 is known by its objects' names from now on: their entries will be forgotten. */
+  keepDirty(first: number, end: number): void {
+    for (const block of this.dirtyBlocks) {
+      if (block < first || block >= end) continue;
+      this.dirtyBlocks.delete(block);
+      const name = this.map?.has(block) ? this.map.objectName(block) : '';
+      if (name !== '') this.dirtyNames.add(name);
+    }
+  }
+
   /** Drops the lease with all that was known by it. What was written stays known by name. */
   drop(): void {
-    if (this.map) {
-      for (const block of this.dirtyBlocks) {
-        if (this.map.has(block)) {
-          const name = this.map.objectName(block);
-          if (name !== '') this.dirtyNames.add(name);
-        }
-      }
-    }
-    this.dirtyBlocks.clear();
+    this.keepDirty(0, Number.POSITIVE_INFINITY);
     this.mapVersion++;
     this.#hintBlocks.fill(-1);
     this.state = 'none';

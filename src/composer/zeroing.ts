@@ -63,25 +63,20 @@ export class Zeroing {
     for (const part of split(wholeEnd * blockSize, end, blockSize)) await this.#zeroPart(operation, part);
   }
 
-  async #load(volume: Volume, block: number): Promise<number> {
-    const map = volume.map!;
-    if (!map.has(block)) await this.#mapper.fetchChunk(volume, map, Math.floor(block / CHUNK_ENTRIES));
-    return map.flags(block);
-  }
-
   /** Zeros a part of one block. */
   async #zeroPart(operation: Operation, part: Part): Promise<void> {
     const { volume, request } = operation;
-    await this.#noZeroing(volume, part.block);
-    const flags = await this.#load(volume, part.block);
-    if (flags & EntryFlag.ZERO) return;
-    if (!isOwn(flags)) {
+    const { block } = part;
+    const map = volume.map!;
+    // After anything was waited for everything is looked at again: the whole block may become zero at any time.
+    while (volume.zeroRange(block, block) || !map.has(block) || !isOwn(map.flags(block))) {
+      if (volume.zeroRange(block, block)) await volume.zeroing;
+      else if (!map.has(block)) await this.#mapper.fetchChunk(volume, map, Math.floor(block / CHUNK_ENTRIES));
       // A trim is a hint: it does not make a copy of a shared block. Zeros that were asked for are written.
-      if (request.op === Op.TRIM) return;
-      if (request.flags & Flag.FAST_ZERO) {
+      else if (map.flags(block) & EntryFlag.ZERO || request.op === Op.TRIM) return;
+      else if (request.flags & Flag.FAST_ZERO) {
         throw new SystemError(errnos.EOPNOTSUPP, 'zeroing a part of a shared block means copying it first');
-      }
-      await this.#makeOwn(volume, part.block);
+      } else await this.#makeOwn(volume, block);
     }
     const generation = volume.generation;
     volume.writes[generation]++;
@@ -90,25 +85,20 @@ export class Zeroing {
         this.#blocker,
         {
           op: request.op,
-          target: volume.map!.objectName(part.block),
+          target: map.objectName(block),
           offset: part.offset,
           size: part.length,
           flags: request.flags & Flag.FUA,
         },
         { wait: true },
       );
-      volume.dirtyBlocks.add(part.block);
+      volume.dirtyBlocks.add(block);
     } catch (error) {
       // The object of an own entry may be missing (a crash before its first data): it reads as zeros already.
       if (errnoOf(error) !== errnos.ENOENT) throw error;
     } finally {
       leaveWrites(volume, generation);
     }
-  }
-
-  /** Waits until no zeroing covers the block. */
-  async #noZeroing(volume: Volume, block: number): Promise<void> {
-    while (volume.zeroRange(block, block)) await volume.zeroing;
   }
 
   async #makeOwn(volume: Volume, block: number): Promise<void> {
@@ -125,14 +115,15 @@ export class Zeroing {
     const range = { first, end, waiters: [] as Operation[] };
     volume.zeroRanges.push(range);
     const turn = volume.zeroing.then(() => this.#zeroInTurn(volume, first, end));
-    const over = (): void => {
+    const leave = (): void => {
       volume.zeroRanges.splice(volume.zeroRanges.indexOf(range), 1);
     };
-    volume.zeroing = turn.then(over, over);
+    const over = turn.then(leave, leave);
+    volume.zeroing = over;
     try {
       await turn;
     } finally {
-      await volume.zeroing;
+      await over;
       this.#transfer.resumeAfterZeroing(range.waiters);
     }
   }
@@ -148,6 +139,10 @@ export class Zeroing {
     const offset = first * volume.blockSize;
     try {
       await this.#mapper.makeZero(volume, offset, Math.min(end * volume.blockSize, volume.size) - offset);
+    } catch (error) {
+      // The objects may still be the volume's, with what was written to them.
+      volume.keepDirty(first, end);
+      throw error;
     } finally {
       // Even when it failed half-way entries may have changed: they are fetched again.
       volume.map!.forget(first, end - first);

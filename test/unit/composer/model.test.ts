@@ -213,19 +213,23 @@ describe('the stack against a model', () => {
     'keeps every byte of every volume through writes, trims, snapshots, clones, resizes, renames and removals on a %s store',
     async (store, numRuns) => {
       await fc.assert(
-        fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 40, size: 'max' }), fc.boolean(), async (steps, writeThrough) => {
-          const stack = await Stack.start({ writeThrough, store });
-          const family = new Family(stack);
-          try {
-            await family.begin();
-            for (const next of steps) {
-              await family.run(next);
-              await family.compare();
+        fc.asyncProperty(
+          fc.array(step, { minLength: 5, maxLength: 40, size: 'max' }),
+          fc.boolean(),
+          async (steps, writeThrough) => {
+            const stack = await Stack.start({ writeThrough, store });
+            const family = new Family(stack);
+            try {
+              await family.begin();
+              for (const next of steps) {
+                await family.run(next);
+                await family.compare();
+              }
+            } finally {
+              expect(await stack.stop()).toEqual([]);
             }
-          } finally {
-            expect(await stack.stop()).toEqual([]);
-          }
-        }),
+          },
+        ),
         { numRuns },
       );
     },
