@@ -29,6 +29,8 @@ export class Transfer {
   readonly #versions: Float64Array;
   /** Operations that found no request record free. */
   readonly #starved: Operation[] = [];
+  /** The segment will call when there may be records again. */
+  #listening = false;
   readonly #onReply = (sub: Request): void => this.#answered(sub);
 
   /** @param finish takes operations that are over, with their outcome in errno and message */
@@ -222,9 +224,16 @@ export class Transfer {
   /** Waits for a request record: of this port (an answer goes on with it), or one that another peer gives back. */
   #starve(operation: Operation): void {
     this.#starved.push(operation);
+    this.#listen();
+  }
+
+  #listen(): void {
+    if (this.#listening) return;
+    this.#listening = true;
     this.#port.segment.whenAvailable(() => {
-      const next = this.#starved.shift();
-      if (next) this.#run(next);
+      this.#listening = false;
+      // Until one finds nothing again, which listens.
+      while (this.#starved.length > 0 && !this.#listening) this.#run(this.#starved.shift()!);
     });
   }
 

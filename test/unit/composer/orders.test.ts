@@ -2,6 +2,7 @@
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { Flag, Op } from '../../../src/requests/ops.js';
 import { errnos } from '../../../src/sys/errno.js';
+import type { Request } from '../../../src/xseg/index.js';
 import { Rig } from './rig.js';
 import { pattern } from './stack.js';
 
@@ -204,6 +205,55 @@ describe('leases', () => {
     expect(rig.composer.status()).toMatchObject({ volumes: [{ lease: null }] });
     rig.mapper.answer(second);
     await reading;
+  });
+});
+
+describe('without request records', () => {
+  it('waits, one call-back for all that wait, and goes on in turns', async () => {
+    rig = new Rig({ blocks: 64, blockSize: BLOCK });
+    for (let i = 0; i < 64; i++) rig.put(i, `object-${i}`, pattern(BLOCK, i));
+    await rig.read(0, 1);
+    const taken: Request[] = [];
+    for (let record = rig.port.getRequest(); record; record = rig.port.getRequest()) taken.push(record);
+    const { segment } = rig;
+    const listen = segment.whenAvailable.bind(segment);
+    let listening = 0;
+    let most = 0;
+    vi.spyOn(segment, 'whenAvailable').mockImplementation((callback) => {
+      most = Math.max(most, ++listening);
+      listen(() => {
+        listening--;
+        callback();
+      });
+    });
+    const reads = Array.from({ length: 8 }, (_, i) => rig.read(i * 8 * BLOCK, 8 * BLOCK));
+    await vi.waitUntil(() => (rig.composer.status() as { active: number }).active === 8);
+    // One record has to do for all of them.
+    rig.port.putRequest(taken.pop()!);
+    for (const [i, data] of (await Promise.all(reads)).entries()) {
+      expect(data.subarray(3 * BLOCK, 4 * BLOCK).equals(pattern(BLOCK, i * 8 + 3))).toBe(true);
+    }
+    expect(most).toBe(1);
+    for (const record of taken) rig.port.putRequest(record);
+  });
+
+  it('parks forwarded requests and writes too, and answers them all', async () => {
+    rig = new Rig({ blocks: 4, blockSize: BLOCK });
+    await rig.read(0, 1);
+    const taken: Request[] = [];
+    for (let record = rig.port.getRequest(); record; record = rig.port.getRequest()) taken.push(record);
+    const all = Promise.all([
+      rig.send(Op.OPEN),
+      rig.write(0, pattern(BLOCK, 1)),
+      rig.zero(Op.WRITE_ZEROES, BLOCK, BLOCK + 10),
+      rig.flush(),
+      rig.send(Op.CLOSE),
+    ]);
+    await vi.waitUntil(() => (rig.composer.status() as { active: number }).active >= 1);
+    rig.port.putRequest(taken.pop()!);
+    await all;
+    for (const record of taken) rig.port.putRequest(record);
+    expect((await rig.read(0, BLOCK)).equals(pattern(BLOCK, 1))).toBe(true);
   });
 });
 

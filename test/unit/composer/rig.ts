@@ -84,6 +84,8 @@ export class Rig {
   readonly segment: Segment;
   readonly composer: Composer;
   readonly client: Port;
+  /** The composer's. */
+  readonly port: Port;
   readonly mapper: Held;
   readonly blocker: Held;
   /** The entries, as the mapper has them. */
@@ -105,11 +107,11 @@ export class Rig {
     for (let block = 0; block < options.blocks; block++) this.map.setZero(block);
     const blockerPort = this.segment.bind(PORTS.blocker, { name: 'blockerb' });
     this.#mapperPort = this.segment.bind(PORTS.mapper, { name: 'mapperd' });
-    const port = this.segment.bind(PORTS.composer, { name: 'vlmcd' });
+    this.port = this.segment.bind(PORTS.composer, { name: 'vlmcd' });
     this.client = this.segment.bind(PORTS.client, { name: 'client' });
-    this.#ports = [this.client, port, this.#mapperPort, blockerPort];
+    this.#ports = [this.client, this.port, this.#mapperPort, blockerPort];
     this.composer = new Composer({
-      port,
+      port: this.port,
       blockerPort: PORTS.blocker,
       mapperPort: PORTS.mapper,
       nrOps: options.nrOps ?? 64,
@@ -117,7 +119,7 @@ export class Rig {
     });
     this.mapper = new Held(this.#mapperPort, (request) => this.#serveMap(request));
     this.blocker = new Held(blockerPort, (request) => this.#serveObject(request));
-    port.serve((request) => this.composer.handle(request));
+    this.port.serve((request) => this.composer.handle(request));
   }
 
   /** What `verify` says of the segment when everything is closed. */
