@@ -59,14 +59,16 @@ export class Control {
     if (typeof readOnly !== 'boolean' || typeof assumeV0 !== 'boolean' || typeof v0Size !== 'number') {
       throw new SystemError(errnos.EINVAL, 'MAP: readOnly and assumeV0 are true or false, v0Size is a number');
     }
-    const { registry, volumes, urisOf } = this.#options;
-    const known = registry.get(name);
-    if (known && (known.readOnly !== readOnly || known.assumeV0 !== assumeV0 || known.v0Size !== v0Size)) {
-      throw new SystemError(errnos.EEXIST, `Volume ${name} already mapped with other options; unmap it first`);
+    if (!Number.isSafeInteger(v0Size) || v0Size < -1) {
+      throw new SystemError(errnos.EINVAL, `MAP: v0Size is a number of bytes, or -1 for none, not ${v0Size}`);
     }
-    if (!known) {
-      await volumes.info({ name, assumeV0, v0Size });
-      if (!registry.get(name)) registry.add({ name, readOnly, assumeV0, v0Size, since: Date.now() });
+    const { registry, volumes, urisOf } = this.#options;
+    if (!registry.get(name)) await volumes.info({ name, assumeV0, v0Size });
+    // Another MAP may have come while the mapper was asked.
+    const known = registry.get(name);
+    if (!known) registry.add({ name, readOnly, assumeV0, v0Size, since: Date.now() });
+    else if (known.readOnly !== readOnly || known.assumeV0 !== assumeV0 || known.v0Size !== v0Size) {
+      throw new SystemError(errnos.EEXIST, `Volume ${name} already mapped with other options; unmap it first`);
     }
     return { name, uris: urisOf(name) };
   }

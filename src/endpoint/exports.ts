@@ -35,8 +35,11 @@ export class Exports implements ExportProvider {
     const { offer, registry, volumes } = this.#options;
     if (offer === 'mapped') return registry.all().map(({ name }) => ({ name }));
     const found = new Map<string, { name: string; description?: string }>();
-    for await (const { name, readOnly, error } of volumes.list()) {
-      if (error === undefined) found.set(name, { name, description: readOnly ? 'snapshot or image' : 'volume' });
+    for await (const { name, readOnly, version, error } of volumes.list()) {
+      // A version 0 map opens only as one: `vlmc map --assume_v0` makes it an export. A client that asks about each name of the list
+      // gives up at the first that is refused.
+      if (error === undefined && version > 0)
+        found.set(name, { name, description: readOnly ? 'snapshot or image' : 'volume' });
     }
     for (const { name } of registry.all()) if (!found.has(name)) found.set(name, { name });
     return [...found.values()];

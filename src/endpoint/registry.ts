@@ -20,7 +20,7 @@ const FILE = 'mapped.json';
 
 export class Registry {
   readonly #path: string;
-  readonly #mappings = new Map<string, Mapping>();
+  #mappings = new Map<string, Mapping>();
 
   private constructor(file: string) {
     this.#path = file;
@@ -38,8 +38,11 @@ export class Registry {
     }
     try {
       for (const mapping of JSON.parse(text) as Mapping[]) {
-        if (typeof mapping.name !== 'string' || typeof mapping.id !== 'number')
-          throw new Error('an entry has no name or id');
+        const { id, name, readOnly, assumeV0, v0Size } = mapping;
+        if (typeof name !== 'string' || typeof id !== 'number') throw new Error('an entry has no name or id');
+        if (typeof readOnly !== 'boolean' || typeof assumeV0 !== 'boolean' || typeof v0Size !== 'number') {
+          throw new Error(`the entry of ${name} lacks an option`);
+        }
         registry.#mappings.set(mapping.name, mapping);
       }
     } catch (error) {
@@ -56,35 +59,39 @@ export class Registry {
   }
 
   all(): Mapping[] {
-    return [...this.#mappings.values()].sort((a, b) => a.id - b.id);
+    return sorted(this.#mappings);
   }
 
-  /** Adds a mapping with the smallest free id. */
+  /** Adds a mapping with the smallest free id. @throws Error of the file; then nothing has changed */
   add(mapping: Omit<Mapping, 'id'>): Mapping {
     const used = new Set(this.all().map(({ id }) => id));
     let id = 0;
     while (used.has(id)) id++;
     const added = { ...mapping, id };
-    this.#mappings.set(mapping.name, added);
-    this.#save();
+    this.#save(new Map(this.#mappings).set(mapping.name, added));
     return added;
   }
 
+  /** @throws Error of the file; then nothing has changed */
   remove(name: string): void {
-    this.#mappings.delete(name);
-    this.#save();
+    const left = new Map(this.#mappings);
+    left.delete(name);
+    this.#save(left);
   }
 
-  /** Replaces the file in one step: a crash leaves the old one or the new one. */
-  #save(): void {
+  /** Replaces the file in one step, and then what is known: a crash or an error leaves the old or the new mappings in both. */
+  #save(mappings: Map<string, Mapping>): void {
     const temporary = `${this.#path}.new`;
     const fd = fs.openSync(temporary, 'w', 0o660);
     try {
-      fs.writeFileSync(fd, `${JSON.stringify(this.all(), null, 1)}\n`);
+      fs.writeFileSync(fd, `${JSON.stringify(sorted(mappings), null, 1)}\n`);
       fs.fsyncSync(fd);
     } finally {
       fs.closeSync(fd);
     }
     fs.renameSync(temporary, this.#path);
+    this.#mappings = mappings;
   }
 }
+
+const sorted = (mappings: Map<string, Mapping>): Mapping[] => [...mappings.values()].sort((a, b) => a.id - b.id);

@@ -8,6 +8,19 @@ import type { StoredMap } from './stored-map.js';
 import type { Volume } from './volume.js';
 
 /**
+ * Why a lock is not to be had although the map can be read: somebody else has it, or the store takes no lock file because it is full
+ * or read-only. Reading goes on without one.
+ */
+const UNLOCKABLE: ReadonlySet<number> = new Set([
+  errnos.EBUSY,
+  errnos.ENOSPC,
+  errnos.EDQUOT,
+  errnos.EROFS,
+  errnos.EACCES,
+  errnos.EPERM,
+]);
+
+/**
  * Grants the port the use of the map: shared when it never changes, exclusive when this node has or gets the lock, else none. The
  * caller is alone in the volume's `leasing`, and in its `intent`.
  * @returns the answer, and why the lock was not to be had
@@ -27,7 +40,7 @@ export async function grant(
       await context.leases.revoke(volume, port);
       volume.written = true;
     } catch (error) {
-      if (errnoOf(error) !== errnos.EBUSY) throw error;
+      if (!UNLOCKABLE.has(errnoOf(error))) throw error;
       busy = error;
       granted = 'none';
     }

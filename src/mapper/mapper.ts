@@ -7,7 +7,7 @@ import type { ListRequest, VolumeListReply, VolumeStat } from '../requests/json.
 import type { LeaseReply, LeaseRequest } from '../requests/lease.js';
 import type { ObjectClient } from '../requests/object-client.js';
 import type { CreateData, MapSegment, VolumeInfo } from '../requests/structs.js';
-import { errnos, messageOf, SystemError } from '../sys/errno.js';
+import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
 import { withAlone } from './alone.js';
 import { type MapperContext, type MapperLog, mapOf, ownMap } from './context.js';
 import { makeWritable, makeZero } from './copy-up.js';
@@ -180,7 +180,8 @@ export class Mapper {
       );
       if (reply.granted !== 'none' || !request.write) return reply;
       const left = deadline - Date.now();
-      if (left <= 0 || isGone()) throw busy;
+      // Only a holder may let go in time; a full or read-only store is the answer now.
+      if (left <= 0 || isGone() || errnoOf(busy) !== errnos.EBUSY) throw busy;
       await this.#pause(Math.min(left, LOCK_POLL_MS));
     }
   }
