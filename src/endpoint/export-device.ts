@@ -61,6 +61,7 @@ export class ExportDevice implements BlockDevice {
   /** The composer's handle for the volume: it finds it again without the name. */
   #hint = 0;
   readonly #starved: Io[] = [];
+  #listening = false;
   readonly #onReply = (request: Request): void => this.#answered(request);
 
   constructor(
@@ -139,13 +140,23 @@ export class ExportDevice implements BlockDevice {
 
   #starve(io: Io): void {
     this.#starved.push(io);
-    if (this.#starved.length === 1) this.whenAvailable(() => this.#resume());
+    this.#listen();
+  }
+
+  /** Has the segment call once when there may be records and buffers again. */
+  #listen(): void {
+    if (this.#listening) return;
+    this.#listening = true;
+    this.whenAvailable(() => {
+      this.#listening = false;
+      this.#resume();
+    });
   }
 
   #resume(): void {
     while (this.#starved.length > 0) {
       if (!this.#send(this.#starved[0])) {
-        this.whenAvailable(() => this.#resume());
+        this.#listen();
         return;
       }
       this.#starved.shift();

@@ -1,0 +1,131 @@
+/** Which exports there are, what looking at one does to the store, and when a volume is let go. */
+import { afterEach, describe, expect, it } from 'vitest';
+import { IoCommand } from '../../../src/nbd/index.js';
+import { Op } from '../../../src/requests/ops.js';
+import { Endpoint, run } from './support.js';
+
+const BLOCK = 65536;
+let endpoint: Endpoint;
+
+afterEach(async () => {
+  expect(await endpoint.stop()).toEqual([]);
+});
+
+describe('the list of exports', () => {
+  it('is every volume and snapshot, or only what is mapped', async () => {
+    endpoint = await Endpoint.start('all');
+    await endpoint.stack.create('first-volume', BLOCK, BLOCK);
+    await endpoint.stack.snapshot('first-volume', 'first-snapshot');
+    const listed = (await endpoint.exports.list()).toSorted((a, b) => (a.name < b.name ? -1 : 1));
+    expect(listed).toEqual([
+      { name: 'first-snapshot', description: 'snapshot or image' },
+      { name: 'first-volume', description: 'volume' },
+    ]);
+    expect(await endpoint.stop()).toEqual([]);
+    endpoint = await Endpoint.start('mapped');
+    await endpoint.stack.create('first-volume', BLOCK, BLOCK);
+    expect(await endpoint.exports.list()).toEqual([]);
+    await endpoint.ask(Op.MAP, { name: 'first-volume' });
+    expect(await endpoint.exports.list()).toEqual([{ name: 'first-volume' }]);
+  });
+});
+
+describe('describing', () => {
+  it('takes no lock and no lease', async () => {
+    endpoint = await Endpoint.start();
+    await endpoint.stack.create('first-volume', 3 * BLOCK + 1, BLOCK);
+    await endpoint.stack.close('first-volume');
+    const { info, size } = await endpoint.exports.describe('first-volume');
+    expect(size).toBe(3 * BLOCK + 1);
+    expect(info).toMatchObject({
+      readOnly: false,
+      canTrim: true,
+      canWriteZeroes: true,
+      canFlush: true,
+      multiConn: true,
+    });
+    expect(await endpoint.mapper()).toMatchObject({ locked: 0, leases: 0 });
+  });
+
+  it('tells a snapshot and a volume mapped read-only apart from what can be written', async () => {
+    endpoint = await Endpoint.start();
+    await endpoint.stack.create('first-volume', BLOCK, BLOCK);
+    await endpoint.stack.snapshot('first-volume', 'first-snapshot');
+    await endpoint.ask(Op.MAP, { name: 'first-volume', readOnly: true });
+    for (const name of ['first-volume', 'first-snapshot']) {
+      const { info } = await endpoint.exports.describe(name);
+      expect(info).toMatchObject({ readOnly: true, canTrim: false, canWriteZeroes: false, canFastZero: false });
+    }
+  });
+
+  it('refuses what is not there, not mapped, or has no name', async () => {
+    endpoint = await Endpoint.start('mapped');
+    await endpoint.stack.create('first-volume', BLOCK, BLOCK);
+    await expect(endpoint.exports.describe('first-volume')).rejects.toMatchObject({
+      code: 'ENOENT',
+      message: expect.stringContaining('vlmc map first-volume'),
+    });
+    await expect(endpoint.exports.open('')).rejects.toMatchObject({ code: 'ENOENT' });
+    await endpoint.ask(Op.MAP, { name: 'first-volume' });
+    await endpoint.stack.remove('first-volume');
+    await expect(endpoint.exports.open('first-volume')).rejects.toMatchObject({ code: 'ENOENT' });
+    expect(endpoint.exports.clients('first-volume')).toBe(0);
+  });
+});
+
+describe('opening and closing', () => {
+  it('lets the lock go with the last client, not before', async () => {
+    endpoint = await Endpoint.start();
+    await endpoint.stack.create('first-volume', BLOCK, BLOCK);
+    const first = await endpoint.exports.open('first-volume');
+    const second = await endpoint.exports.open('first-volume');
+    await run(first, IoCommand.WRITE, { data: Buffer.from('hello') });
+    expect(await endpoint.mapper()).toMatchObject({ locked: 1, leases: 1 });
+    await first.close();
+    expect(endpoint.exports.clients('first-volume')).toBe(1);
+    expect(await endpoint.mapper()).toMatchObject({ locked: 1 });
+    await second.close();
+    expect(endpoint.exports.clients('first-volume')).toBe(0);
+    expect(await endpoint.mapper()).toMatchObject({ locked: 0, leases: 0 });
+    // Who comes while it is being let go is served all the same.
+    const third = await endpoint.exports.open('first-volume');
+    const closing = third.close();
+    const fourth = await endpoint.exports.open('first-volume');
+    const reading = run(fourth, IoCommand.READ, { length: 5 });
+    await closing;
+    expect((await reading).data.toString()).toBe('hello');
+    await fourth.close();
+    expect(endpoint.warnings).toEqual([]);
+  });
+
+  it('keeps a volume that was opened by hand locked', async () => {
+    endpoint = await Endpoint.start();
+    await endpoint.stack.create('first-volume', BLOCK, BLOCK);
+    await endpoint.stack.client.call(500, { op: Op.OPEN, target: 'first-volume' });
+    const device = await endpoint.exports.open('first-volume');
+    await run(device, IoCommand.WRITE, { data: Buffer.from('hello') });
+    await device.close();
+    expect(await endpoint.mapper()).toMatchObject({ locked: 1 });
+    await endpoint.stack.close('first-volume');
+    expect(await endpoint.mapper()).toMatchObject({ locked: 0 });
+  });
+
+  it('fails the requests for a volume that was removed or renamed under its clients, and closes', async () => {
+    endpoint = await Endpoint.start();
+    await endpoint.stack.create('first-volume', BLOCK, BLOCK);
+    const device = await endpoint.exports.open('first-volume');
+    await run(device, IoCommand.WRITE, { data: Buffer.from('hello') });
+    await endpoint.stack.rename('first-volume', 'second-volume');
+    await expect(run(device, IoCommand.READ, { length: 5 })).rejects.toMatchObject({ code: 'ENOENT' });
+    await device.close();
+    const renamed = await endpoint.exports.open('second-volume');
+    expect((await run(renamed, IoCommand.READ, { length: 5 })).data.toString()).toBe('hello');
+    await endpoint.stack.remove('second-volume');
+    await expect(run(renamed, IoCommand.WRITE, { data: Buffer.from('x') })).rejects.toMatchObject({ code: 'ENOENT' });
+    // A new volume of that name is another one: nothing of the old one shows.
+    await endpoint.stack.create('second-volume', 2 * BLOCK, BLOCK);
+    expect((await run(renamed, IoCommand.READ, { length: 5 })).data).toEqual(Buffer.alloc(5));
+    await renamed.close();
+    expect(endpoint.exports.clients('second-volume')).toBe(0);
+  });
+});
