@@ -26,9 +26,10 @@ class Held {
   readonly #takers: { op: number; take: (request: Request) => void }[] = [];
   readonly #serve: (request: Request) => void;
 
-  constructor(port: Port, serve: (request: Request) => void) {
+  constructor(port: Port, serve: (request: Request) => void, arrived: (request: Request) => void = () => {}) {
     this.#serve = serve;
     port.serve((request) => {
+      arrived(request);
       const { op, target, offset, size, flags } = request;
       this.log.push({ op, target, offset, size, flags });
       const queue = this.#held.get(op);
@@ -78,6 +79,7 @@ export interface RigOptions {
   readonly blocks: number;
   readonly blockSize: number;
   readonly nrOps?: number;
+  readonly writeThrough?: boolean;
 }
 
 export class Rig {
@@ -95,6 +97,9 @@ export class Rig {
   lease: Partial<LeaseReply> = {};
   /** Names of every FLUSH the blocker got; null: everything. */
   readonly flushed: (string[] | null)[] = [];
+  /** Objects for which a hint of another one came. */
+  readonly wrongHints: string[] = [];
+  readonly #hints: string[] = [''];
   readonly #mapperPort: Port;
   readonly #ports: Port[];
   readonly #options: RigOptions;
@@ -115,10 +120,16 @@ export class Rig {
       blockerPort: PORTS.blocker,
       mapperPort: PORTS.mapper,
       nrOps: options.nrOps ?? 64,
-      writeThrough: false,
+      writeThrough: options.writeThrough ?? false,
     });
     this.mapper = new Held(this.#mapperPort, (request) => this.#serveMap(request));
-    this.blocker = new Held(blockerPort, (request) => this.#serveObject(request));
+    this.blocker = new Held(
+      blockerPort,
+      (request) => this.#serveObject(request),
+      ({ hint, target }) => {
+        if (hint !== 0 && this.#hints[hint] !== target) this.wrongHints.push(target);
+      },
+    );
     this.port.serve((request) => this.composer.handle(request));
   }
 
@@ -200,7 +211,10 @@ export class Rig {
         break;
       case Op.MAPZERO:
         for (let block = first; block < end; block++) {
-          this.objects.delete(this.map.objectName(block));
+          const name = this.map.objectName(block);
+          this.objects.delete(name);
+          const hint = this.#hints.lastIndexOf(name);
+          if (hint > 0) this.#hints[hint] = '';
           this.map.setZero(block);
         }
         request.succeed(0);
@@ -231,9 +245,16 @@ export class Rig {
     return out;
   }
 
+  #hintOf(name: string): number {
+    const known = this.#hints.lastIndexOf(name);
+    return known > 0 ? known : this.#hints.push(name) - 1;
+  }
+
   #serveObject(request: Request): void {
     const { op, target, offset, size } = request;
     const object = this.objects.get(target);
+    // A deleted object's hint is not that of the next object of the name.
+    if (object && request.hint === 0 && (op === Op.READ || op === Op.WRITE)) request.hint = this.#hintOf(target);
     switch (op) {
       case Op.READ:
         if (!object) request.fail(errnos.ENOENT, `object ${target} does not exist`);
