@@ -17,8 +17,9 @@ const usable = programs('qemu-io', 'nbdcopy') && root('mounting a small tmpfs');
 
 /** A tmpfs of `size` with maps/ and blocks/, for the tests of the enclosing describe. */
 function useTmpfs(size: string): { readonly path: string } {
-  const directory = mkdtempSync(path.join(os.tmpdir(), 'archipelago-disk-'));
+  let directory = '';
   beforeAll(async () => {
+    directory = mkdtempSync(path.join(os.tmpdir(), 'archipelago-disk-'));
     await run('mount', ['-t', 'tmpfs', '-o', `size=${size},mode=755`, 'archipelago-test', directory]);
     for (const store of ['maps', 'blocks']) mkdirSync(path.join(directory, store));
   });
@@ -26,7 +27,11 @@ function useTmpfs(size: string): { readonly path: string } {
     await run('umount', [directory]);
     rmSync(directory, { recursive: true });
   });
-  return { path: directory };
+  return {
+    get path(): string {
+      return directory;
+    },
+  };
 }
 
 describe.runIf(usable)('a full disk', () => {
