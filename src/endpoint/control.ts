@@ -62,12 +62,14 @@ export class Control {
     if (!Number.isSafeInteger(v0Size) || v0Size < -1) {
       throw new SystemError(errnos.EINVAL, `MAP: v0Size is a number of bytes, or -1 for none, not ${v0Size}`);
     }
-    const { registry, volumes, urisOf } = this.#options;
+    const { registry, volumes, exports, urisOf } = this.#options;
     if (!registry.get(name)) await volumes.info({ name, assumeV0, v0Size });
     // Another MAP may have come while the mapper was asked.
     const known = registry.get(name);
-    if (!known) registry.add({ name, readOnly, assumeV0, v0Size, since: Date.now() });
-    else if (known.readOnly !== readOnly || known.assumeV0 !== assumeV0 || known.v0Size !== v0Size) {
+    if (!known) {
+      registry.add({ name, readOnly, assumeV0, v0Size, since: Date.now() });
+      exports.changed();
+    } else if (known.readOnly !== readOnly || known.assumeV0 !== assumeV0 || known.v0Size !== v0Size) {
       throw new SystemError(errnos.EEXIST, `Volume ${name} already mapped with other options; unmap it first`);
     }
     return { name, uris: urisOf(name) };
@@ -84,6 +86,7 @@ export class Control {
       );
     }
     registry.remove(mapping.name);
+    exports.changed();
     await server.closeExport(mapping.name);
     return { name: mapping.name };
   }

@@ -25,6 +25,7 @@ export class Exports implements ExportProvider {
   readonly #options: ExportsOptions;
   readonly #buffers: SegmentBuffers;
   readonly #open = new Map<string, Set<ExportDevice>>();
+  #changes = 0;
 
   constructor(options: ExportsOptions) {
     this.#options = options;
@@ -52,8 +53,14 @@ export class Exports implements ExportProvider {
   }
 
   async open(name: string): Promise<BlockDevice> {
+    let asked: number;
+    let description: { info: DeviceInfo; size: number };
+    // What was unmapped, mapped anew or resized while the mapper was asked is looked at again: the device would not hear of it.
+    do {
+      asked = this.#changes;
+      description = await this.describe(name);
+    } while (asked !== this.#changes);
     const { volume } = this.#address(name);
-    const description = await this.describe(name);
     const { port, composerPort } = this.#options;
     const device = new ExportDevice(port, composerPort, volume, description, this.#buffers, (closed) =>
       this.#closed(name, volume, closed),
@@ -62,6 +69,11 @@ export class Exports implements ExportProvider {
     if (devices) devices.add(device);
     else this.#open.set(name, new Set([device]));
     return device;
+  }
+
+  /** A mapping or a size changed: who is just opening an export looks again. */
+  changed(): void {
+    this.#changes++;
   }
 
   /** Number of connections that have the export open. */
@@ -73,6 +85,7 @@ export class Exports implements ExportProvider {
   async refresh(name: string): Promise<number> {
     const { volume } = this.#address(name);
     const { size } = await this.#options.volumes.info(volume);
+    this.changed();
     for (const device of this.#open.get(name) ?? []) device.size = size;
     return size;
   }

@@ -141,6 +141,34 @@ describe('locks of other nodes', () => {
   });
 });
 
+describe('a volume asked for as a map without header', () => {
+  it('is the same volume when it has one, whoever writes', async () => {
+    stack = await Stack.start();
+    await stack.create('both-volume', 2 * BLOCK, BLOCK);
+    const old = async (): Promise<Buffer> => {
+      const init = {
+        op: Op.READ,
+        target: 'both-volume',
+        size: BLOCK,
+        capacity: BLOCK,
+        flags: Flag.ASSUMEV0,
+        v0Size: BLOCK,
+      };
+      return (await stack.client.call(PORTS.composer, init)).data;
+    };
+    expect((await old()).equals(Buffer.alloc(BLOCK))).toBe(true);
+    for (let round = 1; round < 4; round++) {
+      await stack.write('both-volume', 0, pattern(BLOCK, round));
+      expect((await old()).equals(pattern(BLOCK, round))).toBe(true);
+      await stack.write('both-volume', 0, pattern(100, 50), Flag.ASSUMEV0);
+      await stack.snapshot('both-volume', `both-snapshot-${round}`);
+      expect((await stack.read('both-volume', 0, 100)).equals(pattern(100, 50))).toBe(true);
+      await stack.writeZeroes('both-volume', 0, BLOCK);
+      expect((await old()).equals(Buffer.alloc(BLOCK))).toBe(true);
+    }
+  });
+});
+
 describe('requests the composer refuses', () => {
   it('names the volume and the limit', async () => {
     stack = await Stack.start();

@@ -241,6 +241,8 @@ describe('durability', () => {
     rig.put(0, 'own-object', pattern(BLOCK, 1));
     await rig.write(0, pattern(10, 1));
     await rig.flush();
+    // What is not flushed has the volume remembered.
+    await rig.write(0, pattern(10, 1));
     await rig.revoke();
     const before = asked(Op.FLUSH);
     await rig.write(0, pattern(10, 1), Flag.FUA);

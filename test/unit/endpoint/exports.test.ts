@@ -1,5 +1,5 @@
 /** Which exports there are, what looking at one does to the store, and when a volume is let go. */
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { IoCommand } from '../../../src/nbd/index.js';
 import { Op } from '../../../src/requests/ops.js';
 import { Endpoint, run } from './support.js';
@@ -127,5 +127,29 @@ describe('opening and closing', () => {
     expect((await run(renamed, IoCommand.READ, { length: 5 })).data).toEqual(Buffer.alloc(5));
     await renamed.close();
     expect(endpoint.exports.clients('second-volume')).toBe(0);
+  });
+
+  it('opens nothing that was unmapped, and no old size, when that changed while the mapper was asked', async () => {
+    endpoint = await Endpoint.start('mapped');
+    await endpoint.stack.create('first-volume', BLOCK, BLOCK);
+    await endpoint.ask(Op.MAP, { name: 'first-volume' });
+    const info = endpoint.volumes.info.bind(endpoint.volumes);
+    /** The answer is on its way while something else happens. */
+    const meanwhile = (happens: () => Promise<unknown>) =>
+      vi.spyOn(endpoint.volumes, 'info').mockImplementationOnce(async (volume) => {
+        const answer = await info(volume);
+        await happens();
+        return answer;
+      });
+    meanwhile(async () => {
+      await endpoint.stack.resize('first-volume', 3 * BLOCK);
+      await endpoint.refresh('first-volume');
+    });
+    const device = await endpoint.exports.open('first-volume');
+    expect(device.size).toBe(3 * BLOCK);
+    await device.close();
+    meanwhile(() => endpoint.ask(Op.UNMAP, { name: 'first-volume' }));
+    await expect(endpoint.exports.open('first-volume')).rejects.toMatchObject({ code: 'ENOENT' });
+    expect(endpoint.exports.clients('first-volume')).toBe(0);
   });
 });
