@@ -83,7 +83,10 @@ export interface Driver {
   /** The range reads as zeros afterwards; creates the object when missing if noHole. */
   writeZeroes(io: ObjectIo): void;
 
-  /** Makes every acknowledged change durable (of these objects, or of all when names is null), directory entries too. */
+  /**
+   * Makes every acknowledged change durable (of these objects, or of all when names is null), directory entries too; also what an
+   * earlier process acknowledged before it was killed.
+   */
   flush(names: readonly string[] | null): Promise<void>;
 
   /** Makes the object exist and be empty, whatever it was. durable: its directory entry and size survive a power cut. */

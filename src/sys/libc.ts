@@ -74,6 +74,8 @@ export const pwritev2 = bind<[fd: number, iov: number, iovcnt: number, offset: n
 );
 export const fsync = bind<[fd: number], number>('int fsync(int fd)');
 export const fdatasync = bind<[fd: number], number>('int fdatasync(int fd)');
+/** Syncs the whole file system that the descriptor's file is on. */
+export const syncfs = bind<[fd: number], number>('int syncfs(int fd)');
 export const fallocate = bind<[fd: number, mode: number, offset: number, length: number], number>(
   'int fallocate(int fd, int mode, int64_t offset, int64_t len)',
 );

@@ -10,7 +10,7 @@ import { fileError, isErrno } from '../errors.js';
 import { checkName, missing, nameError } from '../names.js';
 import { truncate } from './copy.js';
 import { Copying } from './copying.js';
-import { all } from './durability.js';
+import { all, Predecessor } from './durability.js';
 import type { Handle } from './handle.js';
 import { Handles } from './handles.js';
 import { Hasher } from './hashing.js';
@@ -64,6 +64,7 @@ export class FileDriver implements Driver {
   readonly #hasher: Hasher;
   readonly #temp: TempFiles;
   readonly #lockTemp: TempFiles;
+  readonly #predecessor: Predecessor;
   #io: FileIo | null = null;
   /** Cold operations and hot ones that had to wait: close waits for them. */
   #running = 0;
@@ -72,6 +73,7 @@ export class FileDriver implements Driver {
   /** @throws SystemError EINVAL for an unusable owner string */
   constructor(settings: FileDriverSettings) {
     this.#root = path.resolve(settings.root);
+    this.#predecessor = new Predecessor(this.#root);
     const lockDirectory = settings.lockDir ? path.resolve(settings.lockDir) : null;
     this.#lockDirectory = lockDirectory === this.#root ? null : lockDirectory;
     this.#handles = new Handles({
@@ -243,7 +245,7 @@ export class FileDriver implements Driver {
   }
 
   flush(names: readonly string[] | null): Promise<void> {
-    return this.#cold('cannot flush', () => this.#flushAll(names));
+    return this.#cold('cannot flush', () => all([this.#predecessor.sync(), this.#flushAll(names)]));
   }
 
   async #flushAll(names: readonly string[] | null): Promise<void> {

@@ -5,11 +5,12 @@
  * stays marked as failed, and every flush that covers it fails with EIO, until its content is made anew (reset, copy onto it,
  * delete) or the process restarts and reads what the disk has.
  */
-import { promises as fsp } from 'node:fs';
+import fs, { promises as fsp } from 'node:fs';
 import { errnoName, errnoOf, errnos, SystemError } from '../../sys/errno.js';
+import { syncfs } from '../../sys/libc.js';
 import { fileError, isErrno } from '../errors.js';
 import { directoriesOf } from './paths.js';
-import { Limiter, poolThreads } from './pool.js';
+import { Limiter, native, poolThreads } from './pool.js';
 
 /** Half of the pool: cold reads find a thread while a flush runs. */
 const syncs = new Limiter(Math.max(2, poolThreads >> 1));
@@ -98,6 +99,34 @@ export async function syncDirectory(path: string): Promise<void> {
     if (!isErrno(error, errnos.EINVAL, errnos.EBADF)) throw error;
   } finally {
     await handle.close();
+  }
+}
+
+/**
+ * What a process that used the store before this one acknowledged and did not sync: it was killed, and only the kernel knows which
+ * pages those are. The first flush writes the whole file system; a clean end leaves nothing, so that costs little then.
+ */
+export class Predecessor extends Syncable {
+  readonly #root: string;
+
+  constructor(root: string) {
+    super();
+    this.#root = root;
+    this.dirty = true;
+  }
+
+  protected override async perform(): Promise<void> {
+    try {
+      const directory = fs.openSync(this.#root, 'r');
+      try {
+        await native('syncfs', (done) => syncfs.async(directory, done));
+      } finally {
+        fs.closeSync(directory);
+      }
+    } catch (error) {
+      this.dirty = true;
+      throw fileError(`cannot make durable what was written to ${this.#root} before this process`, error);
+    }
   }
 }
 
