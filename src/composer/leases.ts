@@ -153,8 +153,6 @@ function install(volume: Volume, lease: Awaited<ReturnType<MapperClient['lease']
   volume.size = lease.size;
   volume.blockSize = lease.blockSize;
   volume.triedAt = Date.now();
-  // Who had the lease before may have left changes of the map that are not durable.
-  volume.mapDirty = true;
   volume.map = lease.granted === 'none' ? null : new ResolvedMap(Math.ceil(lease.size / lease.blockSize));
 }
 

@@ -110,7 +110,7 @@ export class Transfer {
     volume.fetching.set(chunk, [operation]);
     this.#mapper.fetchChunk(volume, volume.map!, chunk).then(
       () => {
-        // The entry of a copy-up may come this way before the copy-up's own answer does.
+        // Entries that are not durable yet may come this way: of a copy-up that has not answered, of who had the lease before.
         if (volume.changed) volume.mapDirty = true;
         this.#resume(volume.fetching, chunk, null);
       },

@@ -249,6 +249,25 @@ describe('durability', () => {
     expect(asked(Op.FLUSH)).toBe(before + 1);
   });
 
+  it('FUA flushes the map for an entry that a fetch brought before the copy-up answered', async () => {
+    rig = new Rig({ blocks: 2, blockSize: BLOCK });
+    rig.put(1, 'own-object', pattern(BLOCK, 1));
+    await rig.read(0, 2 * BLOCK);
+    await rig.zero(Op.TRIM, BLOCK, BLOCK);
+    await rig.flush();
+    rig.mapper.hold(Op.MAPW);
+    // The zeroed block's entry is not known: asking for it brings the other's, which the mapper has changed by now.
+    const early = rig.write(0, pattern(10, 1));
+    const copyUp = await rig.mapper.take(Op.MAPW);
+    rig.put(0, 'new-object', Buffer.alloc(0));
+    await rig.read(BLOCK, 1);
+    const before = asked(Op.FLUSH);
+    await rig.write(20, pattern(10, 2), Flag.FUA);
+    expect(asked(Op.FLUSH)).toBe(before + 1);
+    rig.mapper.answer(copyUp);
+    await early;
+  });
+
   it('with write-through every change is like one with FUA', async () => {
     rig = new Rig({ blocks: 2, blockSize: BLOCK, writeThrough: true });
     rig.put(0, 'own-object', pattern(BLOCK, 1));
