@@ -105,6 +105,11 @@ export class ExportDevice implements BlockDevice {
     else if (this.#starved.length > 0 || !this.#send(io)) this.#starve(io);
   }
 
+  /** Composer and data blocker in this process do their part at once. */
+  kick(): void {
+    this.#port.segment.settle();
+  }
+
   /** Sends one Io; false when there is no request record (or no buffer for extents) now. */
   #send(io: Io): boolean {
     const request = this.#port.getRequest();

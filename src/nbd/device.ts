@@ -80,6 +80,11 @@ export interface BlockDevice {
   whenAvailable(callback: () => void): void;
   submit(io: Io): void;
   /**
+   * Optional. Nothing more is submitted for now: a device that does its work in this process may do it within the call, so that the
+   * answers of a batch go out together and no turn of the event loop lies between.
+   */
+  kick?(): void;
+  /**
    * Optional. The client is gone while operations are in flight: those that wait for something (a lock, say) may fail now.
    * close() follows when all have completed.
    */

@@ -183,6 +183,7 @@ export class Transmission implements PieceOwner, IntakeOwner {
       if (stop === Stop.END) this.#stop();
       else if (stop === Stop.STALLED) {
         // Sending may free what the intake waits for.
+        this.#device.kick?.();
         if (!this.#replies.flush()) break;
       } else {
         // A payload is likely there already; of headers, libuv or the poller tells.
@@ -192,6 +193,7 @@ export class Transmission implements PieceOwner, IntakeOwner {
         if (count <= 0) break;
       }
     }
+    if (this.#inDevice > 0) this.#device.kick?.();
     this.#replies.flush();
     return stop;
   }

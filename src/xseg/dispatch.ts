@@ -328,6 +328,14 @@ export class Dispatcher implements RequestHost {
     else queueMicrotask(this.#drainBound);
   }
 
+  /**
+   * Works off now what was delivered within this process, instead of at the end of the running call-back: for callers that have just
+   * submitted a batch and want the answers to go out together.
+   */
+  settle(): void {
+    if (this.#head !== this.#tail && this.#delivered < DELIVERIES_PER_TURN) this.#drain();
+  }
+
   /** Works off what was delivered within this process, until nothing is left or the event loop's turn has come. */
   #drain(): void {
     if (this.#draining) return;

@@ -191,6 +191,11 @@ export class Segment {
     this.#withPorts(() => this.#releaseDead());
   }
 
+  /** Delivers now, within this call, what peers of this process have for each other. */
+  settle(): void {
+    this.#dispatcher.settle();
+  }
+
   /** Who owns a port; null when it is free. */
   portOwner(number: number): PortOwner | null {
     return this.tables.owner(number);

@@ -5,8 +5,8 @@
  * of this process, or from a file closed since, matches nothing.
  *
  * On a store that several nodes use, another node may delete or replace an object while this one keeps its old file open. A handle
- * is therefore checked (fstat: is the file still linked) at least once a tick. A volume changes nodes only through its lock, which
- * takes longer than a tick.
+ * is therefore checked (fstat: is the file still linked): once a tick when it is asked for by name, once a second by hint. A volume
+ * changes nodes only through its lock; who gets it asks by name first, since hints end with the lease.
  */
 import fs from 'node:fs';
 import { errnos, type SystemError } from '../../sys/errno.js';
@@ -25,6 +25,11 @@ const OVERFLOW = 64;
 /** How many files are looked at for one to close. */
 const SEARCH = 512;
 const TICK_MS = 50;
+/**
+ * Ticks for which a file that is found by its hint needs no check. Hints come from callers that keep what they know of an object while
+ * they have the volume to themselves; a check (fstat) costs as much as a small read.
+ */
+const HINT_TICKS = 20;
 /** Generations begin at the milliseconds since then: 2^39 of them (17 years) times SLOTS fit a number. */
 const GENERATION_EPOCH = Date.UTC(2026, 0, 1);
 const GENERATIONS = 2 ** 39;
@@ -53,7 +58,7 @@ export class Handles {
   #hand = 0;
   #roomWaiters: (() => void)[] = [];
   #tick = 0;
-  #checks = 0;
+  #lastCheck = 0;
   #timer: NodeJS.Timeout | null = null;
 
   /**
@@ -90,7 +95,7 @@ export class Handles {
     if (hint <= 0) return null;
     const handle = this.#slots[hint - Math.floor(hint / SLOTS) * SLOTS];
     if (handle === undefined || handle.hint !== hint || !io.isNamed(handle.nameBytes)) return null;
-    if (handle.checkedTick !== this.#tick && !this.#check(handle)) return null;
+    if (this.#tick - handle.checkedTick >= HINT_TICKS && !this.#check(handle)) return null;
     handle.used = true;
     return handle;
   }
@@ -178,6 +183,7 @@ export class Handles {
     handle.slot = this.#freeSlots.pop() ?? this.#slots.length;
     this.#slots[handle.slot] = handle;
     this.#byName.set(name, handle);
+    this.#checked(handle);
     return handle;
   }
 
@@ -299,19 +305,23 @@ export class Handles {
       this.drop(handle);
       return false;
     }
-    handle.checkedTick = this.#tick;
-    this.#checks++;
-    this.#timer ??= setInterval(() => this.#onTick(), TICK_MS).unref();
+    this.#checked(handle);
     return true;
+  }
+
+  /** The handle's file is the object's now: it was opened or checked. Starts the clock. */
+  #checked(handle: Handle): void {
+    handle.checkedTick = this.#tick;
+    this.#lastCheck = this.#tick;
+    this.#timer ??= setInterval(() => this.#onTick(), TICK_MS).unref();
   }
 
   #onTick(): void {
     this.#tick++;
-    if (this.#checks === 0 && this.#timer) {
-      clearInterval(this.#timer);
-      this.#timer = null;
-    }
-    this.#checks = 0;
+    // By now every check is too old to count: the next use makes one, and starts the clock again.
+    if (this.#tick - this.#lastCheck < HINT_TICKS || !this.#timer) return;
+    clearInterval(this.#timer);
+    this.#timer = null;
   }
 
   /** Waits until one more descriptor is within the limit, and counts it. */
