@@ -230,7 +230,7 @@ describe('the stack against a model', () => {
             }
           },
         ),
-        { numRuns },
+        { numRuns, endOnFailure: true },
       );
     },
     120_000,
