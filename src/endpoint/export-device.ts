@@ -38,6 +38,7 @@ export function deviceInfo(info: VolumeInfo, readOnly: boolean, description: str
     canWriteZeroes: !closed,
     canFastZero: !closed,
     canCache: true,
+    canResize: false,
     multiConn: true,
     rotational: false,
     blockSize: { minimum: 1, preferred: 4096, maximum: MAX_PAYLOAD },

@@ -146,7 +146,7 @@ export class Mapper {
     return this.#read(name, async (volume) => {
       const map = await mapOf(this.#context, volume, options);
       const { size, blockSize, version, epoch } = map.header;
-      return { size, blockSize, readOnly: map.immutable, version, epoch };
+      return { size, blockSize, readOnly: map.immutable, version, epoch, created: null, parent: null };
     });
   }
 

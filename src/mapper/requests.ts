@@ -13,6 +13,7 @@ import {
   encodeVolumeInfo,
   MAP_REPLY_HEADER,
   MAP_SEGMENT_SIZE,
+  VOLUME_INFO_SIZE,
   type VolumeInfo,
 } from '../requests/structs.js';
 import { errnos, SystemError } from '../sys/errno.js';
@@ -152,5 +153,6 @@ function leaseRequest(request: MapperRequest): LeaseRequest {
 /** The whole of it where there is room, else the size alone, as the original answers. */
 function infoReply(request: MapperRequest, info: VolumeInfo): Buffer {
   const reply = encodeVolumeInfo(info);
-  return request.dataLength < reply.length ? reply.subarray(0, 8) : reply;
+  if (request.dataLength >= reply.length) return reply;
+  return reply.subarray(0, request.dataLength >= VOLUME_INFO_SIZE ? VOLUME_INFO_SIZE : 8);
 }

@@ -117,7 +117,7 @@ export class Connection implements TransportEvents {
       },
     };
     try {
-      return await new Negotiation(channel, provider, limits, stopping).run();
+      return await new Negotiation(channel, { peer: this.peer, tls: null }, provider, limits, stopping).run();
     } catch (error) {
       if (!(error instanceof AbortedError)) throw error;
       this.#transport.end();

@@ -10,6 +10,8 @@ export const OPTION_REPLY_MAGIC = 0x0003e889045565a9n;
 export const REQUEST_MAGIC = 0x25609513;
 export const SIMPLE_REPLY_MAGIC = 0x67446698;
 export const STRUCTURED_REPLY_MAGIC = 0x668e33ef;
+export const EXTENDED_REQUEST_MAGIC = 0x21e41c71;
+export const EXTENDED_REPLY_MAGIC = 0x6e8a278c;
 
 /** Sizes of fixed headers, in bytes. */
 export const GREETING_LENGTH = 18;
@@ -19,6 +21,8 @@ export const OPTION_REPLY_HEADER_LENGTH = 20;
 export const REQUEST_LENGTH = 28;
 export const SIMPLE_REPLY_LENGTH = 16;
 export const CHUNK_HEADER_LENGTH = 20;
+export const EXTENDED_REQUEST_LENGTH = 32;
+export const EXTENDED_CHUNK_HEADER_LENGTH = 32;
 /** Size and transmission flags in the answer to EXPORT_NAME; zeroes follow unless both ends agreed on none. */
 export const EXPORT_NAME_REPLY_LENGTH = 10;
 export const EXPORT_NAME_ZEROES = 124;
@@ -80,6 +84,7 @@ export const TransmissionFlag = {
   SEND_RESIZE: 1 << 9,
   SEND_CACHE: 1 << 10,
   SEND_FAST_ZERO: 1 << 11,
+  BLOCK_STATUS_PAYLOAD: 1 << 12,
 } as const;
 
 export const Command = {
@@ -91,9 +96,10 @@ export const Command = {
   CACHE: 5,
   WRITE_ZEROES: 6,
   BLOCK_STATUS: 7,
+  RESIZE: 8,
 } as const;
 
-export const CommandFlag = { FUA: 1, NO_HOLE: 2, DF: 4, REQ_ONE: 8, FAST_ZERO: 16 } as const;
+export const CommandFlag = { FUA: 1, NO_HOLE: 2, DF: 4, REQ_ONE: 8, FAST_ZERO: 16, PAYLOAD_LEN: 32 } as const;
 
 /** Structured reply chunks; errors have bit 15 set. */
 export const Chunk = {
@@ -101,6 +107,8 @@ export const Chunk = {
   OFFSET_DATA: 1,
   OFFSET_HOLE: 2,
   BLOCK_STATUS: 5,
+  /** Block status with 64-bit lengths and flags: extended headers only. */
+  BLOCK_STATUS_EXT: 6,
   ERROR: 0x8001,
   ERROR_OFFSET: 0x8002,
 } as const;

@@ -15,13 +15,44 @@ export interface IoBuffer {
   readonly length: number;
 }
 
-export const IoCommand = { READ: 0, WRITE: 1, FLUSH: 3, TRIM: 4, CACHE: 5, WRITE_ZEROES: 6, BLOCK_STATUS: 7 } as const;
+export const IoCommand = {
+  READ: 0,
+  WRITE: 1,
+  FLUSH: 3,
+  TRIM: 4,
+  CACHE: 5,
+  WRITE_ZEROES: 6,
+  BLOCK_STATUS: 7,
+  /** Change the export's size: `offset` is the new size in bytes. Only where info.canResize. */
+  RESIZE: 8,
+} as const;
 export type IoCommand = (typeof IoCommand)[keyof typeof IoCommand];
 
 /** One extent of block status: `flags` as the meta context defines them (base:allocation: 1 hole, 2 zero). */
 export interface Extent {
+  /** Bytes; up to 2^53 - 1, longer than 32 bits only on the wire of extended headers. */
   length: number;
   flags: number;
+  /** Upper half of 64-bit flags; only clients with extended headers get it. Absent: 0. */
+  flagsHigh?: number;
+}
+
+/** Who is at the other end of a connection: what an export provider may decide by. */
+export interface Client {
+  /** `unix` or `address:port`. */
+  readonly peer: string;
+  /** null: the connection is in plaintext. */
+  readonly tls: ClientTls | null;
+}
+
+/** What TLS told of a client. */
+export interface ClientTls {
+  /** e.g. `TLSv1.3`. */
+  readonly protocol: string;
+  /** Subject of its verified certificate, as `CN=alice,O=Example` (RFC 4514, most specific first); null without one. */
+  readonly subject: string | null;
+  /** The pre-shared key's identity; null when a certificate (or none) was used. */
+  readonly identity: string | null;
 }
 
 /**
@@ -42,6 +73,10 @@ export interface Io {
   readonly reqOne: boolean;
   /** READ: filled by the device from 0 to length. WRITE: the data. The server allocates and releases it. */
   readonly buffer: IoBuffer | null;
+  /** READ: the client understands holes; the device may then set `hole` instead of filling the buffer. */
+  readonly mayBeHole: boolean;
+  /** READ: set by the device before complete(0): the whole of it reads as zeros, the buffer was not filled. */
+  hole: boolean;
   /** BLOCK_STATUS: the device sets it before complete; covers a prefix of the range, at least one extent. */
   extents: Extent[] | null;
   /** For the device's own use while the operation runs. */
@@ -58,6 +93,8 @@ export interface DeviceInfo {
   readonly canWriteZeroes: boolean;
   readonly canFastZero: boolean;
   readonly canCache: boolean;
+  /** RESIZE is offered. */
+  readonly canResize: boolean;
   readonly multiConn: boolean;
   readonly rotational: boolean;
   /** Block sizes in bytes: minimum and preferred are powers of two; maximum bounds one request's payload. */
@@ -93,16 +130,26 @@ export interface BlockDevice {
   close(): Promise<void>;
 }
 
-/** What a server offers by name. */
+/**
+ * What a server offers by name. An error's `errno` becomes the option's answer: ENOENT unknown export, ESHUTDOWN the server is
+ * going down, a TlsRequiredError that TLS comes first, anything else policy; its message goes to the client.
+ */
 export interface ExportProvider {
-  /** Names (and descriptions) for NBD_OPT_LIST. */
-  list(): Promise<{ name: string; description?: string }[]>;
+  /** Names (and descriptions) for NBD_OPT_LIST: those this client may know of. */
+  list(client: Client): Promise<{ name: string; description?: string }[]>;
   /**
    * Opens an export for one connection. @throws an error with `errno`: ENOENT (unknown export), EACCES (policy),
    * EBUSY …; its message goes to the client.
    * @param name UTF-8 export name, "" = default
    */
-  open(name: string): Promise<BlockDevice>;
+  open(name: string, client: Client): Promise<BlockDevice>;
   /** What open would tell, without opening: for NBD_OPT_INFO and failed negotiations that must not touch the store. */
-  describe(name: string): Promise<{ info: DeviceInfo; size: number }>;
+  describe(name: string, client: Client): Promise<{ info: DeviceInfo; size: number }>;
+  /**
+   * Optional. Names of meta contexts that match a query, for exports whose contexts carry a parameter. Without it the names of
+   * `info.metaContexts` are matched: a query of LIST that ends in `:` is a namespace, any other query the name itself.
+   * @param query a query of the client; null: LIST without any query, for everything there is
+   * @param set SET_META_CONTEXT: exact names only
+   */
+  metaContexts?(name: string, query: string | null, set: boolean, client: Client): Promise<readonly string[]>;
 }

@@ -33,6 +33,14 @@ export class ProtocolError extends SystemError {
   }
 }
 
+/** An export provider's word that this client must use TLS: the answer is ERR_TLS_REQD. */
+export class TlsRequiredError extends SystemError {
+  constructor(message: string) {
+    super(errnos.EACCES, message);
+    this.name = 'TlsRequiredError';
+  }
+}
+
 /** The connection ended before the answer. */
 export class DisconnectedError extends SystemError {
   constructor(message = 'the peer closed the connection', options?: ErrorOptions) {

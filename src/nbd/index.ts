@@ -8,7 +8,7 @@ export * as constants from './constants.js';
 export { BASE_ALLOCATION, STATE_HOLE, STATE_ZERO } from './constants.js';
 export type { Counters } from './counters.js';
 export * from './device.js';
-export { DisconnectedError, NbdError, ProtocolError, wireError } from './errors.js';
+export { DisconnectedError, NbdError, ProtocolError, TlsRequiredError, wireError } from './errors.js';
 export { DEFAULT_LIMITS, type Limits } from './limits.js';
 export type { Log } from './log.js';
 export { MemoryDisk, type MemoryDiskOptions, MemoryProvider } from './memory-device.js';

@@ -40,6 +40,7 @@ export class MemoryDisk {
       canWriteZeroes: true,
       canFastZero: true,
       canCache: true,
+      canResize: false,
       multiConn: true,
       rotational: false,
       blockSize: { minimum: 1, preferred: 4096, maximum: 64 * MiB },

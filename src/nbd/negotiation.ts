@@ -12,8 +12,8 @@ import {
   optionName,
   Reply,
 } from './constants.js';
-import type { BlockDevice, DeviceInfo, ExportProvider } from './device.js';
-import { ProtocolError } from './errors.js';
+import type { BlockDevice, Client, DeviceInfo, ExportProvider } from './device.js';
+import { ProtocolError, TlsRequiredError } from './errors.js';
 import {
   decodeInfoRequest,
   decodeMetaRequest,
@@ -31,7 +31,7 @@ import {
   InvalidOptionError,
 } from './handshake-codec.js';
 import type { Limits } from './limits.js';
-import { type MetaContext, type Session, transmissionFlags } from './session.js';
+import { type MetaContext, type ReplyStyle, type Session, transmissionFlags } from './session.js';
 
 const SERVER_FLAGS = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES;
 
@@ -52,6 +52,7 @@ export class Negotiation {
   readonly #provider: ExportProvider;
   readonly #limits: Limits;
   readonly #stopping: () => boolean;
+  #client: Client;
   #noZeroes = false;
   #structured = false;
   /** More options for a client that asked for the list: nbdinfo --list goes on to ask for each export of it. */
@@ -60,8 +61,18 @@ export class Negotiation {
   #contexts: MetaContext[] = [];
   #contextsOf: string | null = null;
 
-  /** @param stopping whether the server is going down: options are then answered with ERR_SHUTDOWN */
-  constructor(channel: HandshakeChannel, provider: ExportProvider, limits: Limits, stopping: () => boolean) {
+  /**
+   * @param client who asks, as known before TLS
+   * @param stopping whether the server is going down: options are then answered with ERR_SHUTDOWN
+   */
+  constructor(
+    channel: HandshakeChannel,
+    client: Client,
+    provider: ExportProvider,
+    limits: Limits,
+    stopping: () => boolean,
+  ) {
+    this.#client = client;
     this.#channel = channel;
     this.#provider = provider;
     this.#limits = limits;
@@ -143,7 +154,7 @@ export class Negotiation {
     if (data.length > 0) throw new InvalidOptionError('takes no data');
     let entries: { name: string; description?: string }[];
     try {
-      entries = await this.#provider.list();
+      entries = await this.#provider.list(this.#client);
     } catch (error) {
       return this.#refuseExport(Option.LIST, error);
     }
@@ -159,7 +170,7 @@ export class Negotiation {
     const { name, infos } = decodeInfoRequest(data);
     let what: { info: DeviceInfo; size: number };
     try {
-      what = await this.#provider.describe(name);
+      what = await this.#provider.describe(name, this.#client);
     } catch (error) {
       return this.#refuseExport(Option.INFO, error);
     }
@@ -170,7 +181,7 @@ export class Negotiation {
     const { name, infos } = decodeInfoRequest(data);
     let device: BlockDevice;
     try {
-      device = await this.#provider.open(name);
+      device = await this.#provider.open(name, this.#client);
     } catch (error) {
       await this.#refuseExport(Option.GO, error);
       return null;
@@ -187,9 +198,13 @@ export class Negotiation {
     } catch (error) {
       throw new ProtocolError(messageOf(error));
     }
-    const device = await this.#provider.open(name);
-    const flags = transmissionFlags(device.info, this.#structured);
+    const device = await this.#provider.open(name, this.#client);
+    const flags = transmissionFlags(device.info, this.#style);
     return this.#enter(name, device, encodeExportNameReply(device.size, flags, this.#noZeroes));
+  }
+
+  get #style(): ReplyStyle {
+    return { structured: this.#structured, extended: false };
   }
 
   /** Sends the last answer; from then on the device belongs to the session. */
@@ -202,14 +217,14 @@ export class Negotiation {
     }
     const contexts = this.#contextsOf === exportName && this.#structured ? this.#contexts : [];
     const { start, end } = this.#channel.rest;
-    return { exportName, device, structured: this.#structured, contexts, stageStart: start, stageEnd: end };
+    return { exportName, device, ...this.#style, contexts, stageStart: start, stageEnd: end };
   }
 
   /** Every INFO reply asked for, in one write, and the ACK. */
   #infoReplies(option: number, name: string, infos: readonly number[], info: DeviceInfo, size: number): Buffer {
     const replies: Buffer[] = [];
     const add = (data: Buffer) => replies.push(encodeOptionReply(option, Reply.INFO, data));
-    add(encodeInfoExport(size, transmissionFlags(info, this.#structured)));
+    add(encodeInfoExport(size, transmissionFlags(info, this.#style)));
     if (infos.includes(Info.NAME)) add(encodeInfoText(Info.NAME, name));
     if (infos.includes(Info.DESCRIPTION) && info.description !== null) {
       add(encodeInfoText(Info.DESCRIPTION, info.description));
@@ -232,7 +247,7 @@ export class Negotiation {
     const { name, queries } = decodeMetaRequest(data);
     let offered: readonly string[];
     try {
-      offered = (await this.#provider.describe(name)).info.metaContexts;
+      offered = (await this.#provider.describe(name, this.#client)).info.metaContexts;
     } catch (error) {
       return this.#refuseExport(option, error);
     }
@@ -252,6 +267,7 @@ export class Negotiation {
 
   /** What the provider said about an export, as an option error with its text. */
   #refuseExport(option: number, error: unknown): Promise<void> {
+    if (error instanceof TlsRequiredError) return this.#refuse(option, Reply.ERR_TLS_REQD, messageOf(error));
     const errno = errnoOf(error);
     const type = errno === errnos.ENOENT ? Reply.ERR_UNKNOWN : errno === 108 ? Reply.ERR_SHUTDOWN : Reply.ERR_POLICY;
     return this.#refuse(option, type, messageOf(error));

@@ -60,6 +60,8 @@ export class Piece implements Io {
   context = '';
   reqOne = false;
   buffer: IoBuffer | null = null;
+  mayBeHole = false;
+  hole = false;
   extents: Extent[] | null = null;
   tag: unknown = null;
 
@@ -118,6 +120,8 @@ export class RequestPool {
     piece.fua = false;
     piece.noHole = false;
     piece.fastZero = false;
+    piece.mayBeHole = false;
+    piece.hole = false;
     piece.answer = Answer.STATUS;
     piece.done = false;
     this.#pieces.push(piece);

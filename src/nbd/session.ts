@@ -13,6 +13,8 @@ export interface Session {
   readonly device: BlockDevice;
   /** READ and BLOCK_STATUS are answered by structured replies. */
   readonly structured: boolean;
+  /** Extended headers: requests and replies have 64-bit lengths, every reply is a chunk. Implies structured. */
+  readonly extended: boolean;
   /** Negotiated meta contexts, in the order their chunks are sent. */
   readonly contexts: readonly MetaContext[];
   /** Staged bytes that negotiation left: [start, end) of the transport's stage. */
@@ -20,10 +22,16 @@ export interface Session {
   readonly stageEnd: number;
 }
 
+/** How replies look: what of the negotiation the transmission flags depend on. */
+export interface ReplyStyle {
+  readonly structured: boolean;
+  readonly extended: boolean;
+}
+
 /**
  * The flags an export has for a client. SEND_DF belongs to structured replies; a read-only export offers nothing that writes.
  */
-export function transmissionFlags(info: DeviceInfo, structured: boolean): number {
+export function transmissionFlags(info: DeviceInfo, { structured, extended }: ReplyStyle): number {
   const writable = !info.readOnly;
   const F = TransmissionFlag;
   return (
@@ -37,6 +45,8 @@ export function transmissionFlags(info: DeviceInfo, structured: boolean): number
     (info.canWriteZeroes && info.canFastZero && writable ? F.SEND_FAST_ZERO : 0) |
     (structured ? F.SEND_DF : 0) |
     (info.multiConn ? F.CAN_MULTI_CONN : 0) |
-    (info.canCache ? F.SEND_CACHE : 0)
+    (info.canResize && writable ? F.SEND_RESIZE : 0) |
+    (info.canCache ? F.SEND_CACHE : 0) |
+    (extended && info.metaContexts.length > 0 ? F.BLOCK_STATUS_PAYLOAD : 0)
   );
 }

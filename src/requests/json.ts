@@ -11,6 +11,8 @@ export interface ListRequest {
   limit: number;
   /** mapper only: list deleted volumes too (their headers stay, to keep the epoch). */
   deleted?: boolean;
+  /** mapper only: list just the snapshots of this volume. */
+  snapshotsOf?: string;
 }
 
 /** Reply of a blocker's LIST. The cursor is null at the end. */
@@ -32,6 +34,10 @@ export interface VolumeListEntry {
   deleted?: boolean;
   /** What is wrong with the map, when it cannot be read; size is then 0. */
   error?: string;
+  /** When it was made, ms since the epoch; absent when nothing tells. */
+  created?: number;
+  /** The volume a snapshot was taken of, the snapshot a clone was made from; absent when there is none or nothing tells. */
+  parent?: string;
 }
 
 /** Reply of the mapper's LIST. A page can be empty and still have a cursor. */
@@ -39,6 +45,15 @@ export interface VolumeListReply {
   volumes: VolumeListEntry[];
   cursor: string | null;
 }
+
+/** Request of MAPSTATUS: the extents of which property. */
+export type MapStatusRequest =
+  /** Extent flags: 0 zeros without an object, 1 own object, 2 object shared with a snapshot or from an image. */
+  | { what: 'depth' }
+  /** Extent flags: see docs/nbd.md, archipelago:object. */
+  | { what: 'object' }
+  /** Extent flags: 1 where the volume differs from the read-only map `from`, else 0. */
+  | { what: 'diff'; from: string };
 
 /** Request of the mapper's STAT. */
 export interface StatRequest {

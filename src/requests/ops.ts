@@ -56,6 +56,11 @@ export const Op = {
   SHOWMAPPED: 77,
   /** every peer: its state as JSON (role, version, counters). */
   STATUS: 78,
+  /**
+   * mapper: what the map tells of a range of a volume: how deep its data lies, which objects hold it, where it differs from a
+   * snapshot. Request data: JSON (requests/json.ts MapStatusRequest); reply: packed extents, as of BLOCK_STATUS.
+   */
+  MAPSTATUS: 79,
 } as const;
 export type Op = (typeof Op)[keyof typeof Op];
 
@@ -77,6 +82,10 @@ export const Flag = {
   EXCL: 128,
   /** CLOSE: the last client is gone; a volume that OPEN asked for stays open. */
   IMPLICIT: 256,
+  /** READ: the asker takes a hole for an answer: when all of the range reads as zeros, HOLE is set in the reply and no byte is written. */
+  MAY_BE_HOLE: 512,
+  /** In the reply of a READ with MAY_BE_HOLE: all zeros, the data buffer was not filled. */
+  HOLE: 1024,
 } as const;
 
 /** v0_size of a request that gives none (the original's 2^64-1). */

@@ -113,17 +113,28 @@ export interface VolumeInfo {
   /** Format of the stored map: 0, 1 or 2. */
   version: number;
   epoch: number;
+  /** When it was made, ms since the epoch; null when nothing tells, or the asker's buffer had no room for it. */
+  created: number | null;
+  /** The volume a snapshot was taken of, the snapshot a clone was made from; null like created. */
+  parent: string | null;
 }
+/** Without and with `created` and `parent`. */
 export const VOLUME_INFO_SIZE = 32;
+export const VOLUME_INFO_FULL_SIZE = 304;
 
-/** u64 size, u32 block size, u32 flags (1 = read-only), u32 version, 4 spare, u64 epoch; little endian. */
+/**
+ * u64 size, u32 block size, u32 flags (1 = read-only), u32 version, 4 spare, u64 epoch; then u64 created (0 = null), u32 length of the
+ * parent's name (0 = null), 4 spare, the name; little endian. 304 bytes; the first 32 are a reply of their own.
+ */
 export function encodeVolumeInfo(info: VolumeInfo): Buffer {
-  const out = Buffer.alloc(VOLUME_INFO_SIZE);
+  const out = Buffer.alloc(VOLUME_INFO_FULL_SIZE);
   out.writeBigUInt64LE(BigInt(info.size), 0);
   out.writeUInt32LE(info.blockSize, 8);
   out.writeUInt32LE(info.readOnly ? 1 : 0, 12);
   out.writeUInt32LE(info.version, 16);
   out.writeBigUInt64LE(BigInt(info.epoch), 24);
+  out.writeBigUInt64LE(BigInt(info.created ?? 0), 32);
+  if (info.parent !== null) putName(out, 48, 40, info.parent);
   return out;
 }
 
@@ -131,12 +142,15 @@ export function encodeVolumeInfo(info: VolumeInfo): Buffer {
 export function decodeVolumeInfo(data: Uint8Array): VolumeInfo {
   const bytes = view(data);
   if (bytes.length < VOLUME_INFO_SIZE) throw short('INFO reply', VOLUME_INFO_SIZE, bytes.length);
+  const full = bytes.length >= VOLUME_INFO_FULL_SIZE;
   return {
     size: safe(bytes.readBigUInt64LE(0), 'INFO reply: size'),
     blockSize: bytes.readUInt32LE(8),
     readOnly: (bytes.readUInt32LE(12) & 1) !== 0,
     version: bytes.readUInt32LE(16),
     epoch: safe(bytes.readBigUInt64LE(24), 'INFO reply: epoch'),
+    created: full ? safe(bytes.readBigUInt64LE(32), 'INFO reply: created') || null : null,
+    parent: full ? getName(bytes, 48, bytes.readUInt32LE(40), 'INFO reply') || null : null,
   };
 }
 

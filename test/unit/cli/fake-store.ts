@@ -42,7 +42,7 @@ export class FakeStore {
 
   constructor(node: FakeNode) {
     node.on('mapper', Op.LIST, (seen) => this.#list(seen));
-    node.on('mapper', Op.INFO, ({ target }) => encodeVolumeInfo(this.#info(target)));
+    node.on('mapper', Op.INFO, ({ target }) => encodeVolumeInfo(this.#info(target)).subarray(0, VOLUME_INFO_SIZE));
     node.on('mapper', Op.MAPFETCH, (seen) => this.#fetch(seen));
     node.on('mapper', Op.LEASE, ({ target, src }) => this.#lease(target, src));
     node.on('mapper', Op.CLOSE, ({ target }) => {
@@ -97,7 +97,7 @@ export class FakeStore {
 
   #info(name: string) {
     const { blocks, version, epoch, readOnly } = this.#get(name);
-    return { size: blocks * BLOCK, blockSize: BLOCK, version, epoch, readOnly };
+    return { size: blocks * BLOCK, blockSize: BLOCK, version, epoch, readOnly, created: null, parent: null };
   }
 
   #list({ data, size }: Seen) {

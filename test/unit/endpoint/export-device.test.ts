@@ -25,7 +25,16 @@ afterEach(async () => {
 
 /** A device whose requests go to a composer that the test plays. */
 function deviceOf(port: Port, volume = { name: 'first-volume', assumeV0: false, v0Size: -1 }): ExportDevice {
-  const info = deviceInfo({ size: 1 << 30, blockSize: BLOCK, readOnly: false, version: 2, epoch: 1 }, false, null);
+  const volumeInfo = {
+    size: 1 << 30,
+    blockSize: BLOCK,
+    readOnly: false,
+    version: 2,
+    epoch: 1,
+    created: null,
+    parent: null,
+  };
+  const info = deviceInfo(volumeInfo, false, null);
   const description = { info, size: 1 << 30 };
   return new ExportDevice(port, FAKE_COMPOSER, volume, description, new SegmentBuffers(port), async () => {});
 }

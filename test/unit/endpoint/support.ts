@@ -111,6 +111,8 @@ export function run(device: BlockDevice, command: IoCommand, options: IoOptions 
       fastZero: options.fastZero ?? false,
       context: 'base:allocation',
       reqOne: false,
+      mayBeHole: false,
+      hole: false,
       buffer,
       extents: null,
       tag: null,

@@ -102,6 +102,8 @@ it('serves the life of a volume by the structs of the original', async () => {
     readOnly: false,
     version: 2,
     epoch: 1,
+    created: null,
+    parent: null,
   });
   const range = { target: 'volume', offset: 3 * MiB, size: 2 * MiB, capacity: mapReplySize(2) };
   expect(decodeMapReply((await r.call({ op: Op.MAPR, ...range })).data)).toMatchObject([

@@ -161,6 +161,7 @@ describe.each(transports)('over the %s transport', (transport) => {
         canTrim: false,
         canWriteZeroes: false,
         canCache: false,
+        canResize: false,
         multiConn: false,
       };
       const { path } = await serveMemory({ info }, { transport });

@@ -17,6 +17,7 @@ import {
   encodeVolumeInfo,
   mapReplySize,
   NAME_STRUCT_SIZE,
+  VOLUME_INFO_SIZE,
 } from '../../../src/requests/structs.js';
 
 const invalid = expect.objectContaining({ code: 'EINVAL' });
@@ -31,7 +32,10 @@ describe('structs of requests', () => {
         expect(decodeInfo(encodeInfo({ size }))).toEqual({ size });
         expect(decodeInfo(encodeInfo({ size, allocated: 7 }))).toEqual({ size, allocated: 7 });
         const info = { size, blockSize: 1 << 22, readOnly: flag, version: 2, epoch: size };
-        expect(decodeVolumeInfo(encodeVolumeInfo(info))).toEqual(info);
+        const told = { ...info, created: flag ? 1_700_000_000_000 : null, parent: flag ? name || null : null };
+        expect(decodeVolumeInfo(encodeVolumeInfo(told))).toEqual(told);
+        const cut = encodeVolumeInfo(told).subarray(0, VOLUME_INFO_SIZE);
+        expect(decodeVolumeInfo(cut)).toEqual({ ...info, created: null, parent: null });
         const create = { blockSize: 65536, readOnly: flag, objects: list.map((n) => ({ name: n, readOnly: !flag })) };
         expect(decodeCreate(encodeCreate(create))).toEqual(create);
         const segments = list.map((target) => ({ target, zero: flag, offset: size, size: 5 }));
