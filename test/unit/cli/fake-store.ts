@@ -2,7 +2,7 @@
 
 import { Flag, Op } from '../../../src/requests/ops.js';
 import { EntryFlag, ResolvedMap } from '../../../src/requests/resolved-map.js';
-import { encodeInfo, encodeVolumeInfo } from '../../../src/requests/structs.js';
+import { encodeInfo, encodeVolumeInfo, VOLUME_INFO_SIZE } from '../../../src/requests/structs.js';
 import { errnos, SystemError } from '../../../src/sys/errno.js';
 import type { FakeNode, Seen } from './fake-node.js';
 
