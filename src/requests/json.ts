@@ -11,8 +11,13 @@ export interface ListRequest {
   limit: number;
   /** mapper only: list deleted volumes too (their headers stay, to keep the epoch). */
   deleted?: boolean;
-  /** mapper only: list just the snapshots of this volume. */
+  /**
+   * mapper only: list just the snapshots of this volume (which must exist), in the order of names. What other nodes did in the last
+   * seconds may be missing (docs/xseg-protocol.md says how long).
+   */
   snapshotsOf?: string;
+  /** mapper only, with `snapshotsOf`: look at no other than this one, as it is stored now; the list has it or is empty. */
+  name?: string;
 }
 
 /** Reply of a blocker's LIST. The cursor is null at the end. */
@@ -36,8 +41,16 @@ export interface VolumeListEntry {
   error?: string;
   /** When it was made, ms since the epoch; absent when nothing tells. */
   created?: number;
-  /** The volume a snapshot was taken of, the snapshot a clone was made from; absent when there is none or nothing tells. */
+  /**
+   * The volume a snapshot was taken of, the snapshot a clone was made from, by the name it had then; absent when there is none or
+   * nothing tells.
+   */
   parent?: string;
+  /**
+   * Only with `snapshotsOf`: that it is a snapshot of the volume is most likely and not certain, because its map or the volume's was
+   * written by software that keeps no lineage: the names of its objects, or just the recorded name of the volume, tell so.
+   */
+  guessed?: true;
 }
 
 /** Reply of the mapper's LIST. A page can be empty and still have a cursor. */
@@ -46,7 +59,7 @@ export interface VolumeListReply {
   cursor: string | null;
 }
 
-/** Request of MAPSTATUS: the extents of which property. */
+/** Request of MAPSTATUS: the extents of which property. On the wire it is encodeMapStatus's, since `size` is that of the range. */
 export type MapStatusRequest =
   /** Extent flags: 0 zeros without an object, 1 own object, 2 object shared with a snapshot or from an image. */
   | { what: 'depth' }
@@ -70,8 +83,13 @@ export interface VolumeStat {
   epoch: number;
   readOnly: boolean;
   readOnlyReason?: string;
-  /** Most likely the volume or snapshot it was made from, guessed from its objects' names; null when there is no sign of one. */
+  /**
+   * The volume or snapshot it was made from, by the name it had then; where the map does not tell, what its objects' names suggest;
+   * null when there is no sign of one.
+   */
   parent: string | null;
+  /** When it was made, ms since the epoch; null when nothing tells. */
+  created: number | null;
   blocks: {
     total: number;
     zero: number;
@@ -128,5 +146,33 @@ export function parseListRequest(bytes: Uint8Array): ListRequest {
     throw new SystemError(errnos.EINVAL, 'LIST: limit is not a positive integer');
   }
   if (typeof deleted !== 'boolean') throw new SystemError(errnos.EINVAL, 'LIST: deleted is not true or false');
-  return { cursor, limit, deleted };
+  const { snapshotsOf, name } = value;
+  if (snapshotsOf !== undefined && typeof snapshotsOf !== 'string') {
+    throw new SystemError(errnos.EINVAL, 'LIST: snapshotsOf is not a string');
+  }
+  if (name !== undefined && (typeof name !== 'string' || snapshotsOf === undefined)) {
+    throw new SystemError(errnos.EINVAL, 'LIST: name is not a string, or without snapshotsOf');
+  }
+  return {
+    cursor,
+    limit,
+    deleted,
+    ...(snapshotsOf === undefined ? {} : { snapshotsOf }),
+    ...(name === undefined ? {} : { name }),
+  };
+}
+
+/** Data of a MAPSTATUS request: the JSON and a NUL, because the buffer goes on to where the answer has room. */
+export function encodeMapStatus(request: MapStatusRequest): Buffer {
+  return Buffer.concat([encodeJson(request), Buffer.alloc(1)]);
+}
+
+/** Decodes the data of a MAPSTATUS request: JSON up to a NUL or the end. @throws SystemError EINVAL */
+export function decodeMapStatus(bytes: Uint8Array): MapStatusRequest {
+  const end = bytes.indexOf(0);
+  const { what, from } = decodeJson(end < 0 ? bytes : bytes.subarray(0, end), 'MAPSTATUS') ?? {};
+  if (what === 'depth' || what === 'object') return { what };
+  if (what !== 'diff') throw new SystemError(errnos.EINVAL, 'MAPSTATUS: what is not depth, object or diff');
+  if (typeof from !== 'string') throw new SystemError(errnos.EINVAL, 'MAPSTATUS: diff without the name of a snapshot');
+  return { what, from };
 }

@@ -45,6 +45,7 @@ export async function stat(
     readOnly: map.immutable,
     ...(frozen === null ? {} : { readOnlyReason: frozenMessage(volume.name, frozen) }),
     parent,
+    created: null,
     blocks,
     ...(allocated ? { allocated: space } : {}),
     lock: await context.maps.objects.lockHolder(volume.name),
