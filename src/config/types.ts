@@ -68,8 +68,8 @@ export interface NbdSettings extends CommonRoleSettings {
   readonly type: 'nbd';
   /** Path of the unix socket, or null: none. */
   readonly socket: string | null;
-  /** TCP address, or null: no TCP. */
-  readonly listen: { readonly host: string; readonly port: number } | null;
+  /** TCP addresses; none: no TCP. */
+  readonly listen: readonly { readonly host: string; readonly port: number }[];
   /** Which volumes are exports: every one, or only those that `vlmc map` made one. */
   readonly exports: 'all' | 'mapped';
   /** How long a connection's socket is polled before the event loop waits for it, in microseconds; 0 = never. */
@@ -77,6 +77,20 @@ export interface NbdSettings extends CommonRoleSettings {
   readonly maxConnections: number;
   /** How long a client may take to negotiate, in seconds. */
   readonly handshakeTimeout: number;
+  /** Options of one handshake, and bytes of one option. */
+  readonly handshakeOptions: number;
+  readonly optionLength: number;
+  /** Seconds without a request after which a client is disconnected; 0 = never. */
+  readonly idleTimeout: number;
+  /** Requests without an answer, and MiB of their data: of one connection, and of all; null: what the segment gives. */
+  readonly inFlight: number;
+  readonly inFlightMiB: number;
+  readonly totalInFlight: number;
+  readonly totalInFlightMiB: number | null;
+  /** TCP keepalive: seconds of silence before the first probe (0 = none are sent), seconds between probes, and their number. */
+  readonly keepaliveTime: number;
+  readonly keepaliveInterval: number;
+  readonly keepaliveProbes: number;
   readonly composerPort: number;
   readonly mapperPort: number;
 }

@@ -101,3 +101,19 @@ export const address: Kind<Address | null> = kind('HOST:PORT, [IPV6]:PORT, or no
   if (!match || Number(match[3]) > 65535) return undefined;
   return { host: match[1] ?? match[2], port: Number(match[3]) };
 });
+
+/** Several addresses separated by commas or blanks, or nothing: an empty list. */
+export const addresses: Kind<Address[]> = kind(
+  'HOST:PORT or [IPV6]:PORT, several separated by commas, or nothing',
+  (value) => {
+    const list: Address[] = [];
+    for (const word of value.split(/[\s,]+/).filter(Boolean)) {
+      try {
+        list.push(address.parse(word) as Address);
+      } catch {
+        return undefined;
+      }
+    }
+    return list;
+  },
+);

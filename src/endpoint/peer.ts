@@ -41,7 +41,7 @@ export const start: RoleStarter<NbdSettings> = async ({ segment, settings, confi
   const control = new Control({ server, exports, registry, volumes, urisOf, status });
   try {
     if (settings.socket !== null) addresses.push(await server.listen({ path: settings.socket, mode: 0o660 }));
-    if (settings.listen !== null) addresses.push(await server.listen(settings.listen));
+    for (const address of settings.listen) addresses.push(await server.listen(address));
   } catch (error) {
     await server.close();
     port.close();

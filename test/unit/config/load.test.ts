@@ -115,7 +115,7 @@ threshold=500
   });
 
   test('may switch the sockets of nbd off', () => {
-    expect(findRole(parse('[nbd]\nsocket =\nlisten =\n'), 'nbd')).toMatchObject({ socket: null, listen: null });
+    expect(findRole(parse('[nbd]\nsocket =\nlisten =\n'), 'nbd')).toMatchObject({ socket: null, listen: [] });
   });
 
   test('may call roles anything when it says their type and port', () => {

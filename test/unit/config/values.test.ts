@@ -58,6 +58,18 @@ describe('values', () => {
     }
   });
 
+  test('several addresses', () => {
+    const [ip4, ip6] = [
+      { host: '127.0.0.1', port: 10809 },
+      { host: '::1', port: 10810 },
+    ];
+    expect(v.addresses.parse('127.0.0.1:10809, [::1]:10810')).toEqual([ip4, ip6]);
+    expect(v.addresses.parse('127.0.0.1:10809 [::1]:10810')).toEqual([ip4, ip6]);
+    expect(v.addresses.parse('[::1]:10810')).toEqual([ip6]);
+    expect(v.addresses.parse('')).toEqual([]);
+    expect(() => v.addresses.parse('127.0.0.1:10809, ::1:10810')).toThrow(/HOST:PORT/);
+  });
+
   test('seconds may have a fraction', () => {
     expect(v.seconds(0, 10).parse('0.25')).toBe(0.25);
     expect(() => v.seconds(0, 10).parse('11')).toThrow(/0 to 10/);
