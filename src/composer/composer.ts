@@ -1,14 +1,15 @@
 /**
  * The composer (vlmcd): takes requests for volumes and makes them requests for objects. This file dispatches; what a request needs
- * of the map is leases.ts and mapper-client.ts, data moves in transfer.ts, zeros in zeroing.ts, durability is flush.ts.
+ * of the map is leases.ts and mapper-client.ts, data moves in transfer.ts, zeros in zeroing.ts, durability is flush.ts, holes are told by
+ * block-status.ts.
  */
 
-import { EXTENT_BYTES, ExtentFlag, encodeExtents, type PackedExtent } from '../requests/extents.js';
+import { EXTENT_BYTES } from '../requests/extents.js';
 import { encodeJson } from '../requests/json.js';
 import { Flag, Op, opName } from '../requests/ops.js';
-import { EntryFlag } from '../requests/resolved-map.js';
 import { errnoName, errnoOf, errnos, messageOf } from '../sys/errno.js';
 import type { Port, Request } from '../xseg/index.js';
+import { BlockStatus } from './block-status.js';
 import { Flusher } from './flush.js';
 import { Leases } from './leases.js';
 import { MapperClient } from './mapper-client.js';
@@ -38,6 +39,7 @@ export class Composer {
   readonly #zeroing: Zeroing;
   readonly #flusher: Flusher;
   readonly #uncached: UncachedReads;
+  readonly #blockStatus: BlockStatus;
   readonly #volumes = new Map<string, Volume>();
   readonly #byHandle = new Map<number, Volume>();
   readonly #backlog: Request[] = [];
@@ -60,6 +62,7 @@ export class Composer {
     this.#zeroing = new Zeroing(options.port, options.blockerPort, this.#mapper, this.#transfer);
     this.#flusher = new Flusher(options.port, options.blockerPort, this.#mapper);
     this.#uncached = new UncachedReads(options.port, options.blockerPort, this.#mapper);
+    this.#blockStatus = new BlockStatus(this.#transfer, this.#finishBound);
   }
 
   /** Takes a request that came to the port; answers it now or later. */
@@ -192,8 +195,7 @@ export class Composer {
         this.#transfer.start(operation);
         break;
       case Op.BLOCK_STATUS:
-        if (volume.map) this.#transfer.load(operation, (loaded) => this.#blockStatus(loaded));
-        else this.#blockStatus(operation);
+        this.#blockStatus.start(operation);
         break;
       default:
         this.#counters.trims++;
@@ -259,18 +261,6 @@ export class Composer {
     } finally {
       this.#servingBacklog = false;
     }
-  }
-
-  #blockStatus(operation: Operation): void {
-    const { request, volume } = operation;
-    if (operation.errno === 0) {
-      const extents = volume.map
-        ? blockExtents(volume, operation.offset, operation.end)
-        : [{ length: operation.length, flags: 0 }];
-      // `serviced` tells how many bytes of extents there are; size carries it through #answer.
-      request.size = encodeExtents(extents, request.data);
-    }
-    this.#finish(operation);
   }
 
   #flush(request: Request): void {
@@ -400,20 +390,4 @@ function refuse(volume: Volume, request: Request, write: boolean): Refusal | nul
     };
   }
   return null;
-}
-
-/** Extents of a range whose entries are loaded: a ZERO entry is a hole that reads as zeros, everything else is data. */
-function blockExtents(volume: Volume, offset: number, end: number): PackedExtent[] {
-  const extents: PackedExtent[] = [];
-  const map = volume.map!;
-  for (let at = offset; at < end; ) {
-    const block = Math.floor(at / volume.blockSize);
-    const length = Math.min((block + 1) * volume.blockSize, end) - at;
-    const flags = map.flags(block) & EntryFlag.ZERO ? ExtentFlag.HOLE | ExtentFlag.ZERO : 0;
-    const last = extents.at(-1);
-    if (last && last.flags === flags) last.length += length;
-    else extents.push({ length, flags });
-    at += length;
-  }
-  return extents;
 }

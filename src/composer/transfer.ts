@@ -52,11 +52,9 @@ export class Transfer {
     }
   };
 
-  /** Loads the entries of a range, then calls next; for operations that move no data. */
-  load(operation: Operation, next: (operation: Operation) => void): void {
-    operation.next = next;
-    if (operation.errno !== 0) next(operation);
-    else if (this.#isLoaded(operation, () => this.load(operation, next))) next(operation);
+  /** Loads the entry of a block and what lies in one chunk with it, then calls next; for operations that move no data. */
+  fetchEntry(operation: Operation, block: number, next: (operation: Operation) => void): void {
+    this.#fetch(operation, Math.floor(block / CHUNK_ENTRIES), next);
   }
 
   #isLoaded(operation: Operation, resume: (operation: Operation) => void): boolean {
@@ -186,6 +184,10 @@ export class Transfer {
         return;
       }
       if (op === Op.READ && map.flags(block) & EntryFlag.ZERO) {
+        if (request.flags & Flag.MAY_BE_HOLE && position === operation.offset && isHole(operation)) {
+          request.flags |= Flag.HOLE;
+          break;
+        }
         this.#port.segment.memory.bytes.fill(0, at, at + length);
         operation.position += length;
         continue;
@@ -277,4 +279,14 @@ export class Transfer {
 /** Own object: may be written in place. */
 export function isOwn(flags: number): boolean {
   return (flags & (EntryFlag.WRITABLE | EntryFlag.ZERO | EntryFlag.DELETED)) === EntryFlag.WRITABLE;
+}
+
+/** Does all of a range lie in ZERO entries? */
+function isHole({ volume, offset, end }: Operation): boolean {
+  const map = volume.map!;
+  const last = Math.floor((end - 1) / volume.blockSize);
+  for (let block = Math.floor(offset / volume.blockSize); block <= last; block++) {
+    if (!map.has(block) || (map.flags(block) & EntryFlag.ZERO) === 0) return false;
+  }
+  return true;
 }

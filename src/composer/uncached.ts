@@ -3,7 +3,7 @@
  * holder may change the map at any time.
  */
 
-import { Op } from '../requests/ops.js';
+import { Flag, Op } from '../requests/ops.js';
 import type { MapSegment } from '../requests/structs.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
 import type { Port } from '../xseg/index.js';
@@ -50,6 +50,10 @@ export class UncachedReads {
   /** Reads the segments into the request's data; the name of a missing object, or null. */
   async #transfer(operation: Operation, segments: readonly MapSegment[]): Promise<string | null> {
     const { request } = operation;
+    if (request.flags & Flag.MAY_BE_HOLE && isHole(segments, operation.length)) {
+      request.flags |= Flag.HOLE;
+      return null;
+    }
     const data = request.data;
     let at = 0;
     for (const { target, zero, offset, size } of segments) {
@@ -70,4 +74,14 @@ export class UncachedReads {
     if (at !== operation.length) throw new SystemError(errnos.EIO, 'the mapper answered less than was asked');
     return null;
   }
+}
+
+/** Do the segments say that all of it reads as zeros? */
+function isHole(segments: readonly MapSegment[], length: number): boolean {
+  let size = 0;
+  for (const segment of segments) {
+    if (!segment.zero) return false;
+    size += segment.size;
+  }
+  return size === length;
 }

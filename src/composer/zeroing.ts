@@ -53,14 +53,28 @@ export class Zeroing {
     const first = Math.ceil(offset / blockSize);
     // The volume's last block may be short: reaching the volume's end is having it whole.
     const wholeEnd = end === size ? Math.ceil(size / blockSize) : Math.floor(end / blockSize);
-    if (first >= wholeEnd) {
-      for (const part of split(offset, end, blockSize)) await this.#zeroPart(operation, part);
-      return;
+    const whole = first < wholeEnd;
+    const head = [...split(offset, whole ? first * blockSize : end, blockSize)];
+    const tail = whole ? [...split(wholeEnd * blockSize, end, blockSize)] : [];
+    if (operation.request.flags & Flag.FAST_ZERO) await this.#refuseSlow(volume, [...head, ...tail]);
+    for (const part of head) await this.#zeroPart(operation, part);
+    if (whole) await this.#zeroBlocks(volume, first, wholeEnd);
+    for (const part of tail) await this.#zeroPart(operation, part);
+  }
+
+  /**
+   * FAST_ZERO promises to be quick or to do nothing: whole blocks and parts of own blocks are quick, a part of a shared block is not. No
+   * block becomes a shared one meanwhile, since a revoke waits for this operation.
+   * @throws SystemError EOPNOTSUPP
+   */
+  async #refuseSlow(volume: Volume, parts: readonly Part[]): Promise<void> {
+    const map = volume.map!;
+    for (const { block } of parts) {
+      while (!map.has(block)) await this.#fetch(volume, block);
+      const flags = map.flags(block);
+      if (isOwn(flags) || flags & EntryFlag.ZERO) continue;
+      throw new SystemError(errnos.EOPNOTSUPP, 'zeroing a part of a shared block means copying it first');
     }
-    for (const part of split(offset, Math.min(first * blockSize, end), blockSize))
-      await this.#zeroPart(operation, part);
-    await this.#zeroBlocks(volume, first, wholeEnd);
-    for (const part of split(wholeEnd * blockSize, end, blockSize)) await this.#zeroPart(operation, part);
   }
 
   /** Zeros a part of one block. */
@@ -71,12 +85,10 @@ export class Zeroing {
     // After anything was waited for everything is looked at again: the whole block may become zero at any time.
     while (volume.zeroRange(block, block) || !map.has(block) || !isOwn(map.flags(block))) {
       if (volume.zeroRange(block, block)) await volume.zeroing;
-      else if (!map.has(block)) await this.#mapper.fetchChunk(volume, map, Math.floor(block / CHUNK_ENTRIES));
+      else if (!map.has(block)) await this.#fetch(volume, block);
       // A trim is a hint: it does not make a copy of a shared block. Zeros that were asked for are written.
       else if (map.flags(block) & EntryFlag.ZERO || request.op === Op.TRIM) return;
-      else if (request.flags & Flag.FAST_ZERO) {
-        throw new SystemError(errnos.EOPNOTSUPP, 'zeroing a part of a shared block means copying it first');
-      } else await this.#makeOwn(volume, block);
+      else await this.#makeOwn(volume, block);
     }
     const generation = volume.generation;
     volume.writes[generation]++;
@@ -99,6 +111,12 @@ export class Zeroing {
     } finally {
       leaveWrites(volume, generation);
     }
+  }
+
+  async #fetch(volume: Volume, block: number): Promise<void> {
+    await this.#mapper.fetchChunk(volume, volume.map!, Math.floor(block / CHUNK_ENTRIES));
+    // Entries that are not durable yet may come this way.
+    volume.mapDirty = true;
   }
 
   async #makeOwn(volume: Volume, block: number): Promise<void> {
