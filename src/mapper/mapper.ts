@@ -3,7 +3,7 @@
  * stores and how to reach those who lease maps; requests and ports are requests.ts and peer.ts.
  */
 
-import type { ListRequest, VolumeListReply, VolumeStat } from '../requests/json.js';
+import type { ListRequest, MapStatusRequest, VolumeListReply, VolumeStat } from '../requests/json.js';
 import type { LeaseReply, LeaseRequest } from '../requests/lease.js';
 import type { ObjectClient } from '../requests/object-client.js';
 import type { CreateData, MapSegment, VolumeInfo } from '../requests/structs.js';
@@ -18,6 +18,7 @@ import { MapStore, noV0, type OpenOptions } from './map-store.js';
 import { checkNewName, checkTarget, LEGACY_PREFIX, plainName } from './names.js';
 import { clone, createBlank, createFromObjects } from './operations/create.js';
 import { list, stat } from './operations/inspect.js';
+import { mapStatus, type Subject } from './operations/map-status.js';
 import { remove } from './operations/remove.js';
 import { rename } from './operations/rename.js';
 import { resize } from './operations/resize.js';
@@ -266,6 +267,37 @@ export class Mapper {
       await map.load(first, 1);
       return map.entries.serialiseChunk(first, count, limit);
     });
+  }
+
+  /**
+   * MAPSTATUS: extents of a property of the volume from `offset` on, packed (requests/extents.ts), perhaps of less than `size` bytes.
+   * @param room bytes for the answer
+   * @throws SystemError ENOENT (the volume, or what it is compared with); EINVAL, ERANGE, EIO: see operations/map-status.ts
+   */
+  async mapStatus(
+    name: string,
+    request: MapStatusRequest,
+    offset: number,
+    size: number,
+    room: number,
+    options: OpenOptions = noV0,
+  ): Promise<Buffer> {
+    checkTarget(name);
+    const subject = async (volume: Volume, opened = options): Promise<Subject> => ({
+      volume,
+      map: await mapOf(this.#context, volume, opened),
+    });
+    if (request.what !== 'diff' || request.from === name) {
+      return this.#read(name, async (volume) =>
+        mapStatus(await subject(volume), request.what, null, offset, size, room),
+      );
+    }
+    checkTarget(request.from);
+    // A size that the request gives is that of the volume itself.
+    const fromOptions = { ...options, v0Size: -1 };
+    return withAlone(this.#context, [], [name, request.from], async ([volume, from]) =>
+      mapStatus(await subject(volume), 'diff', await subject(from, fromOptions), offset, size, room),
+    );
   }
 
   /** FLUSH: what was written of the volume's map survives a power cut afterwards. */

@@ -2,7 +2,7 @@
  * What requests to the mapper say and what their answers are: from the fields and structs of a request to a call of the mapper,
  * and back. A request is checked completely before anything is done.
  */
-import { decodeJson, encodeJson, parseListRequest } from '../requests/json.js';
+import { decodeJson, decodeMapStatus, encodeJson, parseListRequest } from '../requests/json.js';
 import type { LeaseRequest } from '../requests/lease.js';
 import { Flag, Op, opName } from '../requests/ops.js';
 import {
@@ -100,6 +100,15 @@ export async function perform(mapper: Mapper, request: MapperRequest, status: ()
       return nothing;
     case Op.MAPFETCH:
       return await mapper.mapFetch(target, offset, size, request.dataLength, options);
+    case Op.MAPSTATUS:
+      return await mapper.mapStatus(
+        target,
+        decodeMapStatus(request.data.subarray(0, request.dataLength)),
+        offset,
+        size,
+        request.dataLength,
+        options,
+      );
     case Op.FLUSH:
       await mapper.flush(target);
       return nothing;

@@ -84,14 +84,19 @@ export class StoredMap {
     await this.#assertUsable(first, count);
   }
 
-  /** Like check for a map that is not kept: reads just these entries instead of their chunks. */
-  async checkOnly(first: number, count: number): Promise<void> {
+  /** Like load for a map that is not kept: reads just these entries instead of their chunks. */
+  async loadOnly(first: number, count: number): Promise<void> {
     for (let i = first; i < first + count; i++) {
       if (!this.entries.has(i)) {
         await this.#read(i, first + count - i);
         break;
       }
     }
+  }
+
+  /** loadOnly, and every entry must be usable. @throws SystemError EIO that says which is not, and why */
+  async checkOnly(first: number, count: number): Promise<void> {
+    await this.loadOnly(first, count);
     await this.#assertUsable(first, count);
   }
 

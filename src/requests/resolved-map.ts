@@ -84,6 +84,24 @@ export class ResolvedMap {
     return this.#prefixes[chunk.nameRef[k]].toString('utf8');
   }
 
+  /** Whether block `i` has an object of one and the same name here and in `other`; both entries must be known. Makes no string. */
+  hasSameName(i: number, other: ResolvedMap): boolean {
+    const a = this.#at(i);
+    const b = other.#at(i);
+    const k = i % CHUNK_ENTRIES;
+    const flags = a.flags[k];
+    if ((flags | b.flags[k]) & EntryFlag.ZERO || (flags ^ b.flags[k]) & EntryFlag.LITERAL) return false;
+    if (flags & EntryFlag.LITERAL) {
+      const start = a.nameRef[k];
+      const name = a.literals.subarray(start, start + 1 + a.literals[start]);
+      return equalBytes(name, b.literals, b.nameRef[k], name.length);
+    }
+    if (a.epochLow[k] !== b.epochLow[k] || a.epochHigh[k] !== b.epochHigh[k]) return false;
+    const prefix = this.#prefixes[a.nameRef[k]];
+    const otherPrefix = other.#prefixes[b.nameRef[k]];
+    return equalBytes(prefix, otherPrefix, 0, otherPrefix.length);
+  }
+
   /** Length in bytes of the name that writeName writes. */
   nameLength(i: number): number {
     const chunk = this.#at(i);
