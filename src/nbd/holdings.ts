@@ -1,43 +1,95 @@
-/** What one connection holds of what is shared: requests without an answer, and bytes of the device's buffers. */
+/**
+ * What one connection holds of what is shared: requests without an answer, and bytes of the device's buffers. It says when the connection
+ * has its share; the socket is then not read until something comes back.
+ */
+import { Budget, type Share } from './budget.js';
 import type { BlockDevice, IoBuffer } from './device.js';
-import type { Limits } from './limits.js';
+import { GRANTED_REQUESTS, type Limits } from './limits.js';
 import type { Piece } from './requests.js';
 
+/** Bytes that each connection has in any case: a piece of the usual length. */
+const GRANTED_BYTES = 1024 * 1024;
+
+/** What the connections of a server share. */
+export interface Budgets {
+  readonly requests: Budget;
+  readonly bytes: Budget;
+}
+
+export function makeBudgets(limits: Limits): Budgets {
+  const { connections, totalInFlight, totalInFlightBytes } = limits;
+  return {
+    requests: new Budget(totalInFlight, GRANTED_REQUESTS, connections),
+    bytes: new Budget(totalInFlightBytes, GRANTED_BYTES, connections),
+  };
+}
+
 export class Holdings {
-  /** Requests that were taken and are not answered. */
-  requests = 0;
-  /** Bytes of buffers. */
-  bytes = 0;
   readonly #device: BlockDevice;
   readonly #limits: Limits;
   readonly #available: () => void;
-  #awaiting = false;
+  readonly #blocked: () => boolean;
+  readonly #requests: Share;
+  readonly #bytes: Share;
+  /** What it may hold now: it grows with what the client takes, and shrinks when the client stops taking. */
+  #allowance: number;
+  #awaitingDevice = false;
 
-  /** @param available called, from anywhere, when a refused allocation is worth another try */
-  constructor(device: BlockDevice, limits: Limits, available: () => void) {
+  /**
+   * @param available called, from anywhere, when what was refused is worth another try
+   * @param blocked whether the client's socket takes no replies now
+   */
+  constructor(device: BlockDevice, limits: Limits, budgets: Budgets, available: () => void, blocked: () => boolean) {
     this.#device = device;
     this.#limits = limits;
     this.#available = available;
+    this.#blocked = blocked;
+    this.#requests = budgets.requests.join(available);
+    this.#bytes = budgets.bytes.join(available);
+    this.#allowance = Math.min(limits.blockedBytes, limits.inFlightBytes);
   }
 
-  /** As many requests are in flight as may be. */
+  /** Requests that were taken and are not answered. */
+  get requests(): number {
+    return this.#requests.held;
+  }
+
+  /** Bytes of buffers. */
+  get bytes(): number {
+    return this.#bytes.held;
+  }
+
+  /** As many requests are in flight as may be; `available` is called when one more may, or a request's end tells. */
   get full(): boolean {
-    return this.requests >= this.#limits.inFlight;
+    return this.#requests.held >= this.#limits.inFlight || !this.#requests.reserve(1);
   }
 
-  /** A buffer, or null: the connection has its share, or the device has none now. */
+  /** A request was taken; after `full` was false. */
+  begin(): void {
+    this.#requests.take(1);
+  }
+
+  /** A request is answered, or dropped. */
+  end(): void {
+    this.#requests.give(1);
+  }
+
+  /** A buffer, or null: the connection has its share, or there is none now. */
   allocate(length: number): IoBuffer | null {
-    // One piece is always granted: a limit below maxIo must not stop everything.
-    if (this.bytes > 0 && this.bytes + length > this.#limits.inFlightBytes) return null;
-    if (this.#awaiting) return null;
+    const { blockedBytes } = this.#limits;
+    if (this.#allowance > blockedBytes && this.#blocked()) this.#allowance = blockedBytes;
+    const held = this.#bytes.held;
+    // One piece is always granted, however long: a limit below maxIo must not stop everything.
+    if (held > 0 && (held + length > this.#allowance || !this.#bytes.reserve(length))) return null;
+    if (this.#awaitingDevice) return null;
     const buffer = this.#device.allocate(length);
     if (buffer !== null) {
-      this.bytes += length;
+      this.#bytes.take(length);
       return buffer;
     }
-    this.#awaiting = true;
+    this.#awaitingDevice = true;
     this.#device.whenAvailable(() => {
-      this.#awaiting = false;
+      this.#awaitingDevice = false;
       this.#available();
     });
     return null;
@@ -46,8 +98,22 @@ export class Holdings {
   /** Gives the piece's buffer back, if it has one. */
   release(piece: Piece): void {
     if (piece.buffer === null) return;
-    this.bytes -= piece.length;
+    const { length } = piece;
+    this.#allowance = Math.min(this.#allowance + length, this.#limits.inFlightBytes);
+    this.#bytes.give(length);
     this.#device.release(piece.buffer);
     piece.buffer = null;
+  }
+
+  /** Nothing more is taken: what was set aside for this connection goes to others. */
+  stop(): void {
+    this.#requests.stop();
+    this.#bytes.stop();
+  }
+
+  /** The connection is over; every buffer is given back. */
+  leave(): void {
+    this.#requests.leave();
+    this.#bytes.leave();
   }
 }

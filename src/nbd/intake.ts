@@ -165,7 +165,7 @@ export class Intake {
     request.unissued = 0;
     request.error ||= WireError.ESHUTDOWN;
     if (request.outstanding > 0) return;
-    this.#holdings.requests--;
+    this.#holdings.end();
     if (request.gather !== null) this.#context.gather.give(request.gather);
   }
 
@@ -191,7 +191,7 @@ export class Intake {
     }
     this.#at += REQUEST_LENGTH;
     request.reset();
-    this.#holdings.requests++;
+    this.#holdings.begin();
     this.#judge(request);
     this.#current = request;
     return true;

@@ -41,6 +41,11 @@ export class Replies {
     this.#ready.push(piece);
   }
 
+  /** The client's socket takes no more for now. */
+  get blocked(): boolean {
+    return this.#sending;
+  }
+
   /** Everything that was pushed is gone. */
   get idle(): boolean {
     return this.#ready.length === 0 && this.#batch.length === 0;

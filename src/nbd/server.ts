@@ -6,6 +6,7 @@ import { errnos, messageOf, SystemError } from '../sys/errno.js';
 import { Connection, type ConnectionContext, type ConnectionInfo } from './connection.js';
 import type { ExportProvider } from './device.js';
 import { GatherBudget } from './gather.js';
+import { makeBudgets } from './holdings.js';
 import { type Limits, resolveLimits } from './limits.js';
 import { type Log, silent } from './log.js';
 import { Poller } from './poller.js';
@@ -66,6 +67,7 @@ export class NbdServer extends EventEmitter<NbdServerEvents> {
       limits: this.#limits,
       log: this.#log,
       gather: new GatherBudget(this.#limits.gatherBytes),
+      budgets: makeBudgets(this.#limits),
       poller,
       stopping: () => this.#stopping,
       opened: (connection) => this.emit('open', connection.info),

@@ -8,7 +8,7 @@ import type { Counters } from './counters.js';
 import type { BlockDevice } from './device.js';
 import { wireError } from './errors.js';
 import { clampExtents } from './extents.js';
-import { Holdings } from './holdings.js';
+import { type Budgets, Holdings } from './holdings.js';
 import { Intake, type IntakeContext, type IntakeOwner, Stop } from './intake.js';
 import { Replies } from './replies.js';
 import { Answer, type Piece, type PieceOwner, type Request, RequestPool } from './requests.js';
@@ -17,6 +17,7 @@ import type { Transport } from './transport.js';
 
 /** What a server's connections share. */
 export interface Shared extends IntakeContext {
+  readonly budgets: Budgets;
   /** Asks for turn() once, in this turn of the event loop, after what else has completed in it. */
   schedule(transmission: Transmission): void;
 }
@@ -50,7 +51,8 @@ export class Transmission implements PieceOwner, IntakeOwner {
     this.#device = session.device;
     this.#shared = shared;
     this.#finished = finished;
-    this.#holdings = new Holdings(session.device, shared.limits, () => this.wake());
+    const blocked = (): boolean => this.#replies.blocked;
+    this.#holdings = new Holdings(session.device, shared.limits, shared.budgets, () => this.wake(), blocked);
     this.#intake = new Intake(transport, session, shared, this.#pool, this.#holdings, this);
     this.#replies = new Replies(transport, session.structured, (piece) => this.#retire(piece));
   }
@@ -293,7 +295,7 @@ export class Transmission implements PieceOwner, IntakeOwner {
     const { request } = piece;
     this.#pool.givePiece(piece);
     if (!last) return;
-    this.#holdings.requests--;
+    this.#holdings.end();
     const { gather } = request;
     this.#pool.giveRequest(request);
     if (gather !== null) this.#shared.gather.give(gather);
@@ -304,6 +306,7 @@ export class Transmission implements PieceOwner, IntakeOwner {
   #stop(): void {
     this.#ending = true;
     this.#intake.drop();
+    this.#holdings.stop();
   }
 
   #finishIfIdle(): boolean {
@@ -314,6 +317,7 @@ export class Transmission implements PieceOwner, IntakeOwner {
     if (!this.#closed && !((this.#ending || refused) && this.#replies.idle)) return false;
     this.#stop();
     this.#over = true;
+    this.#holdings.leave();
     this.#finished();
     return true;
   }

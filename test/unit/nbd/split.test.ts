@@ -11,6 +11,7 @@ import {
   encodeMetaRequest,
   encodeOption,
 } from '../../../src/nbd/handshake-codec.js';
+import { makeBudgets } from '../../../src/nbd/holdings.js';
 import { resolveLimits } from '../../../src/nbd/limits.js';
 import { silent } from '../../../src/nbd/log.js';
 import { MemoryDisk, MemoryProvider } from '../../../src/nbd/memory-device.js';
@@ -58,6 +59,7 @@ async function run(chunks: Buffer[]): Promise<Buffer> {
     provider: new MemoryProvider([['disk', disk]]),
     limits: resolveLimits(),
     gather: new GatherBudget(1024),
+    budgets: makeBudgets(resolveLimits()),
     log: silent,
     poller: new Poller(0),
     stopping: () => false,
