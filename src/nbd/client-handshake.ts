@@ -152,7 +152,7 @@ export class NbdHandshake {
     const last = replies.pop() as OptionReply;
     if (isError(last.type)) {
       const what = `${optionName(option)}: ${replyName(last.type)}`;
-      throw new NbdError(errnoOfReply.get(last.type) ?? errnos.EIO, what, last.data.toString('utf8'));
+      throw new NbdError(errnoOfReply.get(last.type) ?? errnos.EIO, what, { text: last.data.toString('utf8') });
     }
     return replies;
   }

@@ -237,7 +237,7 @@ export class NbdClient {
       pending.extents.set(context.name, extents);
     } else if ((type === Chunk.ERROR || type === Chunk.ERROR_OFFSET) && length >= 6) {
       const text = data.subarray(6, 6 + view.getUint16(4)).toString('utf8');
-      pending.error ??= new NbdError(view.getUint32(0), what, text);
+      pending.error ??= new NbdError(view.getUint32(0), what, { text });
     } else if (type !== Chunk.NONE || length !== 0) {
       throw new ProtocolError(`${what}: a chunk of unknown type ${type} or wrong length ${length}`);
     }

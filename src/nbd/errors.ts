@@ -49,10 +49,32 @@ export class DisconnectedError extends SystemError {
   }
 }
 
-/** The server answered a command or an option with an error. `errno` is the wire's value (its numbers are Linux's). */
+/** What a server's error carries besides its errno. */
+export interface NbdErrorDetails {
+  /** The server's own words. */
+  readonly text?: string;
+  /** Byte of the export where it went wrong (ERROR_OFFSET). */
+  readonly offset?: number | null;
+  /** The number on the wire, where it is not the errno: of a failed option, the reply type. */
+  readonly wire?: number;
+}
+
+/**
+ * The server answered a command or an option with an error. `errno` is a Linux number: a command's error values are, an option's
+ * reply type has an equivalent (ERR_UNKNOWN: ENOENT, ERR_POLICY and ERR_TLS_REQD: EACCES …).
+ */
 export class NbdError extends SystemError {
-  constructor(errno: number, what: string, text?: string) {
-    super(errno, `${what}: ${text || errnoName(errno)}`);
+  /** The number on the wire: an error value, or an option's reply type. */
+  readonly wire: number;
+  /** The server's own words; "" when it gave none. */
+  readonly text: string;
+  /** Byte of the export where it went wrong, when the server told (ERROR_OFFSET); else null. */
+  readonly offset: number | null;
+  constructor(errno: number, what: string, details: NbdErrorDetails = {}) {
+    super(errno, `${what}: ${details.text || errnoName(errno)}`);
     this.name = 'NbdError';
+    this.wire = details.wire ?? errno;
+    this.text = details.text ?? '';
+    this.offset = details.offset ?? null;
   }
 }
