@@ -1,31 +1,48 @@
 /** One client's life: handshake under a deadline, transmission, and an end that leaves nothing behind. */
+import type { Duplex } from 'node:stream';
 import { errnos, messageOf, SystemError } from '../sys/errno.js';
 import { type Counters, noCounters } from './counters.js';
-import type { ExportProvider } from './device.js';
+import type { ClientTls, ExportProvider } from './device.js';
 import { DisconnectedError } from './errors.js';
+import type { NameDecoder } from './handshake-codec.js';
 import { HandshakeReader } from './handshake-reader.js';
 import { AbortedError, type HandshakeChannel, Negotiation } from './negotiation.js';
 import type { Poller } from './poller.js';
 import type { Session } from './session.js';
+import type { TlsAcceptor, TlsMode } from './tls.js';
 import { type Shared, Transmission } from './transmission.js';
 import type { Transport, TransportEvents } from './transport.js';
+import { StreamTransport } from './transport-stream.js';
 
 /** A connection as status shows it. */
 export interface ConnectionInfo {
   readonly id: number;
   /** `unix` or `address:port`. */
   readonly peer: string;
-  /** null before negotiation has ended. */
+  /** What TLS told of the client; null: it is in plaintext. */
+  readonly tls: ClientTls | null;
+  /** As the client named it; null before negotiation has ended. */
   readonly exportName: string | null;
+  /** The export's own name (DeviceInfo.name); null before negotiation has ended. */
+  readonly canonicalName: string | null;
   /** When it was accepted, ms since the epoch. */
   readonly since: number;
   readonly inFlight: number;
   readonly counters: Counters;
 }
 
+/** What a connection has of the listener it came through. */
+export interface Entrance {
+  readonly provider: ExportProvider;
+  readonly tls: TlsMode;
+  /** Reads export names that need not be protocol strings. */
+  readonly exportName?: NameDecoder;
+}
+
 /** What the server tells a connection. */
 export interface ConnectionContext extends Shared {
-  readonly provider: ExportProvider;
+  /** Of now; asked for when a client starts TLS. @throws when there is none */
+  readonly tlsAcceptor: () => TlsAcceptor;
   readonly poller: Poller;
   readonly stopping: () => boolean;
   /** Negotiation has ended well. */
@@ -38,9 +55,13 @@ export class Connection implements TransportEvents {
   readonly since = Date.now();
   /** Resolves when the transport is closed and the device too. Never rejects. */
   readonly over: Promise<void>;
-  readonly #transport: Transport;
   readonly #context: ConnectionContext;
-  readonly #reader: HandshakeReader;
+  readonly #entrance: Entrance;
+  #transport: Transport;
+  #reader: HandshakeReader;
+  /** While the TLS handshake runs: no transport has the stream then. */
+  #upgrading: Duplex | null = null;
+  #tls: ClientTls | null = null;
   #session: Session | null = null;
   #transmission: Transmission | null = null;
   #sent: { resolve(): void; reject(error: Error): void } | null = null;
@@ -48,10 +69,11 @@ export class Connection implements TransportEvents {
   readonly #closed: Promise<void>;
   #isClosed = false;
 
-  constructor(id: number, transport: Transport, context: ConnectionContext) {
+  constructor(id: number, transport: Transport, entrance: Entrance, context: ConnectionContext) {
     this.id = id;
     this.peer = transport.peer;
     this.#transport = transport;
+    this.#entrance = entrance;
     this.#context = context;
     this.#reader = new HandshakeReader(transport);
     this.#closed = new Promise((resolve) => {
@@ -65,7 +87,9 @@ export class Connection implements TransportEvents {
     return {
       id: this.id,
       peer: this.peer,
+      tls: this.#tls,
       exportName: this.#session?.exportName ?? null,
+      canonicalName: this.#session?.device.info.name ?? this.#session?.exportName ?? null,
       since: this.since,
       inFlight: this.#transmission?.inFlight ?? 0,
       counters: { ...(this.#transmission?.counters ?? noCounters()) },
@@ -80,7 +104,8 @@ export class Connection implements TransportEvents {
 
   /** Closes now. What is in the device is awaited, its answers are dropped. */
   destroy(error?: Error): void {
-    this.#transport.destroy(error);
+    if (this.#upgrading === null) this.#transport.destroy(error);
+    else this.#upgrading.destroy(error);
   }
 
   async #run(): Promise<void> {
@@ -90,7 +115,7 @@ export class Connection implements TransportEvents {
       if (this.#session !== null) await this.#transmit(this.#session);
     } catch (error) {
       log.info(`${this.peer}: ${messageOf(error)}`);
-      this.#transport.destroy();
+      this.destroy();
     }
     await this.#closed;
     try {
@@ -101,30 +126,66 @@ export class Connection implements TransportEvents {
   }
 
   async #negotiate(): Promise<Session | null> {
-    const { provider, limits, stopping } = this.#context;
+    const { limits, stopping } = this.#context;
     const seconds = limits.handshakeMs / 1000;
+    // It covers everything: the client's silence, answers that it does not take, the TLS handshake, a slow export.
     const deadline = setTimeout(() => {
       this.destroy(new SystemError(errnos.ETIMEDOUT, `the handshake was not done within ${seconds} s`));
     }, limits.handshakeMs);
     deadline.unref();
-    const reader = this.#reader;
-    const channel: HandshakeChannel = {
-      read: (length) => reader.read(length),
-      skip: (length) => reader.skip(length),
-      write: (bytes) => this.#write(bytes),
-      get rest() {
-        return reader.rest;
-      },
-    };
+    const channel = this.#channel();
+    const client = { peer: this.peer, tls: null };
     try {
-      return await new Negotiation(channel, { peer: this.peer, tls: null }, provider, limits, stopping).run();
+      return await new Negotiation({ ...this.#entrance, channel, client, limits, stopping }).run();
     } catch (error) {
       if (!(error instanceof AbortedError)) throw error;
-      this.#transport.end();
+      this.#end();
       return null;
     } finally {
       clearTimeout(deadline);
     }
+  }
+
+  #channel(): HandshakeChannel {
+    // TLS brings another reader.
+    const reader = (): HandshakeReader => this.#reader;
+    return {
+      read: (length) => reader().read(length),
+      skip: (length) => reader().skip(length),
+      write: (bytes) => this.#write(bytes),
+      hasMore: () => reader().rest.start !== reader().rest.end || this.#transport.hasUnread(),
+      startTls: () => this.#startTls(),
+      get rest() {
+        return reader().rest;
+      },
+    };
+  }
+
+  /** From here on a transport over TLS takes the place of the one there was. */
+  async #startTls(): Promise<ClientTls> {
+    if (this.#isClosed) throw new DisconnectedError();
+    const acceptor = this.#context.tlsAcceptor();
+    const plain = this.#transport.detach();
+    this.#upgrading = plain;
+    // The end of the stream is told to nobody else now.
+    plain.once('close', () => {
+      if (this.#upgrading !== null) this.closed(this.#upgrading.errored);
+    });
+    const { stream, client } = await acceptor.accept(plain);
+    this.#upgrading = null;
+    this.#transport = new StreamTransport(stream, this.peer);
+    this.#reader = new HandshakeReader(this.#transport);
+    this.#transport.events = this;
+    this.#tls = client;
+    return client;
+  }
+
+  /** Ends the connection in an orderly way; a client that does not take part in it for the time of a handshake is dropped. */
+  #end(): void {
+    const deadline = setTimeout(() => this.destroy(), this.#context.limits.handshakeMs);
+    deadline.unref();
+    void this.#closed.then(() => clearTimeout(deadline));
+    this.#transport.end();
   }
 
   /** Sends handshake bytes; resolves when they are gone. */
@@ -148,7 +209,7 @@ export class Connection implements TransportEvents {
       transmission.start();
     });
     if (this.#transmission !== null) poller.forget(this.#transmission);
-    if (!this.#isClosed) this.#transport.end();
+    if (!this.#isClosed) this.#end();
   }
 
   // What the transport tells
@@ -178,6 +239,7 @@ export class Connection implements TransportEvents {
   }
 
   closed(error: Error | null): void {
+    if (this.#isClosed) return;
     this.#isClosed = true;
     const reason = error ?? new DisconnectedError();
     this.#reader.fail(reason);

@@ -86,6 +86,8 @@ export interface Io {
 }
 
 export interface DeviceInfo {
+  /** The canonical name of the export, for NBD_INFO_NAME; absent: the name that the client used. */
+  readonly name?: string;
   readonly readOnly: boolean;
   readonly canFlush: boolean;
   readonly canFua: boolean;

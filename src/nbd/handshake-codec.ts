@@ -40,6 +40,9 @@ export function decodeString(bytes: Uint8Array, what: string): string {
   }
 }
 
+/** Bytes of an export name to text; `what` names it in errors. @throws InvalidOptionError */
+export type NameDecoder = (bytes: Buffer, what: string) => string;
+
 /** Text to a protocol string, cut to 4096 bytes at a character's border. */
 export function encodeString(text: string): Buffer {
   const bytes = Buffer.from(text.replaceAll('\0', ''), 'utf8');
@@ -157,10 +160,16 @@ export function encodeInfoRequest(name: string, infos: readonly number[]): Buffe
   return out;
 }
 
-/** @throws InvalidOptionError */
-export function decodeInfoRequest(data: Buffer): { name: string; infos: number[] } {
+/**
+ * @param decodeName reads the export name
+ * @throws InvalidOptionError
+ */
+export function decodeInfoRequest(
+  data: Buffer,
+  decodeName: NameDecoder = decodeString,
+): { name: string; infos: number[] } {
   const reader = new Reader(data);
-  const name = decodeString(reader.take(reader.u32('the name length'), 'the export name'), 'the export name');
+  const name = decodeName(reader.take(reader.u32('the name length'), 'the export name'), 'the export name');
   const count = reader.u16('the number of information requests');
   const infos: number[] = [];
   for (let i = 0; i < count; i++) infos.push(reader.u16('an information request'));
@@ -247,10 +256,16 @@ export function encodeMetaRequest(name: string, queries: readonly string[]): Buf
   return out;
 }
 
-/** @throws InvalidOptionError */
-export function decodeMetaRequest(data: Buffer): { name: string; queries: string[] } {
+/**
+ * @param decodeName reads the export name
+ * @throws InvalidOptionError
+ */
+export function decodeMetaRequest(
+  data: Buffer,
+  decodeName: NameDecoder = decodeString,
+): { name: string; queries: string[] } {
   const reader = new Reader(data);
-  const name = decodeString(reader.take(reader.u32('the name length'), 'the export name'), 'the export name');
+  const name = decodeName(reader.take(reader.u32('the name length'), 'the export name'), 'the export name');
   const count = reader.u32('the number of queries');
   // Every query takes at least its length field, so a count beyond the data is known before anything is kept.
   if (count > reader.left / 4) throw new InvalidOptionError(`${count} queries do not fit into the option`);

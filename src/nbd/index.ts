@@ -12,5 +12,12 @@ export { DisconnectedError, NbdError, ProtocolError, TlsRequiredError, wireError
 export { DEFAULT_LIMITS, type Limits } from './limits.js';
 export type { Log } from './log.js';
 export { MemoryDisk, type MemoryDiskOptions, MemoryProvider } from './memory-device.js';
-export { type ListenAddress, NbdServer, type NbdServerEvents, type NbdServerOptions } from './server.js';
+export {
+  type ListenAddress,
+  type ListenOptions,
+  NbdServer,
+  type NbdServerEvents,
+  type NbdServerOptions,
+} from './server.js';
 export type { MetaContext } from './session.js';
+export { TlsAcceptor, type TlsMode, type TlsOptions } from './tls.js';

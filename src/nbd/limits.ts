@@ -11,6 +11,10 @@ export interface Limits {
   readonly options: number;
   /** Options more for each export that LIST named; nbdinfo --list uses 3 (contexts of the export, INFO). */
   readonly optionsPerExport: number;
+  /** Meta contexts that one connection may choose. */
+  readonly metaContexts: number;
+  /** Queries of one LIST_META_CONTEXT or SET_META_CONTEXT: each may cost the provider a look. */
+  readonly metaQueries: number;
   /** Bytes of one option's data that are kept; longer ones are skipped and answered with ERR_TOO_BIG. */
   readonly optionLength: number;
   /** Bytes of one option's data that are skipped; a longer one ends the connection. */
@@ -45,6 +49,8 @@ export const DEFAULT_LIMITS: Limits = {
   idleMs: 0,
   options: 32,
   optionsPerExport: 8,
+  metaContexts: 64,
+  metaQueries: 256,
   optionLength: 64 * 1024,
   optionSkip: 64 * MiB,
   payload: 64 * MiB,

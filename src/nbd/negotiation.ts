@@ -12,7 +12,7 @@ import {
   optionName,
   Reply,
 } from './constants.js';
-import type { BlockDevice, Client, DeviceInfo, ExportProvider } from './device.js';
+import type { BlockDevice, Client, ClientTls, DeviceInfo, ExportProvider } from './device.js';
 import { ProtocolError, TlsRequiredError } from './errors.js';
 import {
   decodeInfoRequest,
@@ -29,11 +29,17 @@ import {
   encodeServerEntry,
   encodeString,
   InvalidOptionError,
+  type NameDecoder,
 } from './handshake-codec.js';
 import type { Limits } from './limits.js';
-import { type MetaContext, type ReplyStyle, type Session, transmissionFlags } from './session.js';
+import { MetaContexts } from './meta-contexts.js';
+import { type ReplyStyle, type Session, transmissionFlags } from './session.js';
+import type { TlsMode } from './tls.js';
 
 const SERVER_FLAGS = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES;
+
+/** Linux's; Node's table lacks it. */
+const ESHUTDOWN = 108;
 
 /** Where the handshake's bytes come from and go to. */
 export interface HandshakeChannel {
@@ -41,42 +47,53 @@ export interface HandshakeChannel {
   skip(length: number): Promise<void>;
   /** Resolves when the bytes are gone: the next option is not read while the client does not take its answers. */
   write(bytes: Buffer): Promise<void>;
+  /** Whether the client has sent more than was read: what it may not before it has its answer to STARTTLS. */
+  hasMore(): boolean;
+  /** Goes on in TLS: from then on bytes are read and written through it. @throws when the TLS handshake fails */
+  startTls(): Promise<ClientTls>;
   readonly rest: { start: number; end: number };
 }
 
 /** The client ended the handshake in an orderly way. */
 export class AbortedError extends Error {}
 
+export interface NegotiationOptions {
+  readonly channel: HandshakeChannel;
+  /** Who asks, as known before TLS. */
+  readonly client: Client;
+  readonly provider: ExportProvider;
+  readonly limits: Limits;
+  /** Whether the server is going down: options are then answered with ERR_SHUTDOWN. */
+  readonly stopping: () => boolean;
+  readonly tls: TlsMode;
+  /** Reads an export name where it need not be a protocol string. @throws InvalidOptionError */
+  readonly exportName?: NameDecoder;
+}
+
 export class Negotiation {
+  readonly #options: NegotiationOptions;
   readonly #channel: HandshakeChannel;
-  readonly #provider: ExportProvider;
   readonly #limits: Limits;
-  readonly #stopping: () => boolean;
+  readonly #contexts: MetaContexts;
   #client: Client;
+  #fixed = false;
   #noZeroes = false;
   #structured = false;
+  #extended = false;
   /** More options for a client that asked for the list: nbdinfo --list goes on to ask for each export of it. */
   #forListed = 0;
-  /** Contexts that SET_META_CONTEXT chose, and the export it chose them for. */
-  #contexts: MetaContext[] = [];
-  #contextsOf: string | null = null;
 
-  /**
-   * @param client who asks, as known before TLS
-   * @param stopping whether the server is going down: options are then answered with ERR_SHUTDOWN
-   */
-  constructor(
-    channel: HandshakeChannel,
-    client: Client,
-    provider: ExportProvider,
-    limits: Limits,
-    stopping: () => boolean,
-  ) {
-    this.#client = client;
-    this.#channel = channel;
-    this.#provider = provider;
-    this.#limits = limits;
-    this.#stopping = stopping;
+  constructor(options: NegotiationOptions) {
+    this.#options = options;
+    this.#channel = options.channel;
+    this.#limits = options.limits;
+    this.#client = options.client;
+    this.#contexts = new MetaContexts(options.provider);
+  }
+
+  /** Who asks, as known by now. */
+  get client(): Client {
+    return this.#client;
   }
 
   /**
@@ -89,6 +106,11 @@ export class Negotiation {
     if ((flags & ~SERVER_FLAGS) !== 0)
       throw new ProtocolError(`the client has unknown flags (0x${flags.toString(16)})`);
     this.#noZeroes = (flags & HandshakeFlag.NO_ZEROES) !== 0;
+    this.#fixed = (flags & HandshakeFlag.FIXED_NEWSTYLE) !== 0;
+    // Such a client cannot start TLS, and must not be told to.
+    if (this.#mustSecure && !this.#fixed) {
+      throw new ProtocolError('the client lacks the fixed newstyle handshake, without which there is no TLS');
+    }
     for (let count = 0; count < this.#limits.options + this.#forListed; count++) {
       const session = await this.#option();
       if (session !== null) return session;
@@ -103,7 +125,13 @@ export class Negotiation {
     if (length > this.#limits.optionLength) {
       if (option === Option.EXPORT_NAME) throw new ProtocolError(`an export name of ${length} bytes`);
       await this.#channel.skip(length);
-      await this.#refuse(option, Reply.ERR_TOO_BIG, `${name} takes at most ${this.#limits.optionLength} bytes of data`);
+      if (this.#mustSecure) await this.#refuseInsecure(option);
+      else
+        await this.#refuse(
+          option,
+          Reply.ERR_TOO_BIG,
+          `${name} takes at most ${this.#limits.optionLength} bytes of data`,
+        );
       return null;
     }
     const data = await this.#channel.read(length);
@@ -113,8 +141,12 @@ export class Negotiation {
       await this.#reply(option, Reply.ACK).catch(() => {});
       throw new AbortedError();
     }
+    if (this.#mustSecure && option !== Option.STARTTLS) {
+      await this.#refuseInsecure(option);
+      return null;
+    }
     try {
-      if (this.#stopping()) await this.#refuse(option, Reply.ERR_SHUTDOWN, 'the server is shutting down');
+      if (this.#options.stopping()) await this.#refuse(option, Reply.ERR_SHUTDOWN, 'the server is shutting down');
       else if (option === Option.GO) return await this.#go(data);
       else await this.#answer(option, data);
     } catch (error) {
@@ -124,14 +156,34 @@ export class Negotiation {
     return null;
   }
 
+  /** Nothing but STARTTLS and ABORT is answered. */
+  get #mustSecure(): boolean {
+    return this.#options.tls === 'required' && this.#client.tls === null;
+  }
+
+  #refuseInsecure(option: number): Promise<void> {
+    return this.#refuse(option, Reply.ERR_TLS_REQD, 'this server requires TLS: start it first (STARTTLS)');
+  }
+
   async #answer(option: number, data: Buffer): Promise<void> {
     switch (option) {
+      case Option.STARTTLS:
+        return this.#startTls(data);
       case Option.LIST:
         return this.#list(data);
       case Option.INFO:
         return this.#info(data);
       case Option.STRUCTURED_REPLY:
         if (data.length > 0) throw new InvalidOptionError('takes no data');
+        if (this.#extended) {
+          const text = 'extended headers are agreed on, which include structured replies';
+          return this.#refuse(option, Reply.ERR_EXT_HEADER_REQD, text);
+        }
+        this.#structured = true;
+        return this.#reply(option, Reply.ACK);
+      case Option.EXTENDED_HEADERS:
+        if (data.length > 0) throw new InvalidOptionError('takes no data');
+        this.#extended = true;
         this.#structured = true;
         return this.#reply(option, Reply.ACK);
       case Option.LIST_META_CONTEXT:
@@ -140,6 +192,25 @@ export class Negotiation {
       default:
         return this.#refuse(option, Reply.ERR_UNSUP, `${optionName(option)} is not supported`);
     }
+  }
+
+  async #startTls(data: Buffer): Promise<void> {
+    if (this.#options.tls === 'off') {
+      return this.#refuse(Option.STARTTLS, Reply.ERR_UNSUP, 'STARTTLS: there is no TLS here');
+    }
+    if (data.length > 0) throw new InvalidOptionError('takes no data');
+    if (this.#client.tls !== null) throw new InvalidOptionError('TLS is in use already');
+    if (!this.#fixed) {
+      return this.#refuse(Option.STARTTLS, Reply.ERR_POLICY, 'STARTTLS needs the fixed newstyle handshake');
+    }
+    // Whoever sits between could have put them there, to be taken for the client's own words (CVE-2021-3716).
+    if (this.#channel.hasMore()) throw new ProtocolError('the client sent more in plaintext behind STARTTLS');
+    await this.#reply(Option.STARTTLS, Reply.ACK);
+    this.#client = { ...this.#client, tls: await this.#channel.startTls() };
+    this.#structured = false;
+    this.#extended = false;
+    this.#forListed = 0;
+    this.#contexts.clear();
   }
 
   #reply(option: number, type: number, data?: Buffer): Promise<void> {
@@ -154,7 +225,7 @@ export class Negotiation {
     if (data.length > 0) throw new InvalidOptionError('takes no data');
     let entries: { name: string; description?: string }[];
     try {
-      entries = await this.#provider.list(this.#client);
+      entries = await this.#options.provider.list(this.#client);
     } catch (error) {
       return this.#refuseExport(Option.LIST, error);
     }
@@ -167,10 +238,10 @@ export class Negotiation {
   }
 
   async #info(data: Buffer): Promise<void> {
-    const { name, infos } = decodeInfoRequest(data);
+    const { name, infos } = decodeInfoRequest(data, this.#options.exportName);
     let what: { info: DeviceInfo; size: number };
     try {
-      what = await this.#provider.describe(name, this.#client);
+      what = await this.#options.provider.describe(name, this.#client);
     } catch (error) {
       return this.#refuseExport(Option.INFO, error);
     }
@@ -178,10 +249,10 @@ export class Negotiation {
   }
 
   async #go(data: Buffer): Promise<Session | null> {
-    const { name, infos } = decodeInfoRequest(data);
+    const { name, infos } = decodeInfoRequest(data, this.#options.exportName);
     let device: BlockDevice;
     try {
-      device = await this.#provider.open(name, this.#client);
+      device = await this.#options.provider.open(name, this.#client);
     } catch (error) {
       await this.#refuseExport(Option.GO, error);
       return null;
@@ -191,20 +262,25 @@ export class Negotiation {
 
   /** EXPORT_NAME has no error reply: whatever goes wrong ends the connection. */
   async #exportName(data: Buffer): Promise<Session> {
-    if (this.#stopping()) throw new SystemError(errnos.ECONNREFUSED, 'the server is shutting down');
+    if (this.#mustSecure)
+      throw new TlsRequiredError('the client chose an export without TLS, which this server requires');
+    // Its replies would not be what the client expects: the size and flags of this option come before it is done.
+    if (this.#extended) throw new ProtocolError('the client used EXPORT_NAME with extended headers, which need GO');
+    if (this.#options.stopping()) throw new SystemError(errnos.ECONNREFUSED, 'the server is shutting down');
     let name: string;
     try {
-      name = decodeString(data, 'the export name');
+      const decode = this.#options.exportName ?? decodeString;
+      name = decode(data, 'the export name');
     } catch (error) {
       throw new ProtocolError(messageOf(error));
     }
-    const device = await this.#provider.open(name, this.#client);
+    const device = await this.#options.provider.open(name, this.#client);
     const flags = transmissionFlags(device.info, this.#style);
     return this.#enter(name, device, encodeExportNameReply(device.size, flags, this.#noZeroes));
   }
 
   get #style(): ReplyStyle {
-    return { structured: this.#structured, extended: false };
+    return { structured: this.#structured, extended: this.#extended };
   }
 
   /** Sends the last answer; from then on the device belongs to the session. */
@@ -215,7 +291,7 @@ export class Negotiation {
       await device.close();
       throw error;
     }
-    const contexts = this.#contextsOf === exportName && this.#structured ? this.#contexts : [];
+    const contexts = this.#contexts.of(exportName);
     const { start, end } = this.#channel.rest;
     return { exportName, device, ...this.#style, contexts, stageStart: start, stageEnd: end };
   }
@@ -225,7 +301,7 @@ export class Negotiation {
     const replies: Buffer[] = [];
     const add = (data: Buffer) => replies.push(encodeOptionReply(option, Reply.INFO, data));
     add(encodeInfoExport(size, transmissionFlags(info, this.#style)));
-    if (infos.includes(Info.NAME)) add(encodeInfoText(Info.NAME, name));
+    if (infos.includes(Info.NAME)) add(encodeInfoText(Info.NAME, info.name ?? name));
     if (infos.includes(Info.DESCRIPTION) && info.description !== null) {
       add(encodeInfoText(Info.DESCRIPTION, info.description));
     }
@@ -239,27 +315,26 @@ export class Negotiation {
 
   async #metaContext(option: number, data: Buffer): Promise<void> {
     const set = option === Option.SET_META_CONTEXT;
-    if (set) {
-      this.#contexts = [];
-      this.#contextsOf = null;
+    if (set) this.#contexts.clear();
+    if (!this.#structured) throw new InvalidOptionError('structured replies or extended headers come first');
+    const { name, queries } = decodeMetaRequest(data, this.#options.exportName);
+    const { metaQueries, metaContexts } = this.#limits;
+    if (queries.length > metaQueries) {
+      return this.#refuse(option, Reply.ERR_TOO_BIG, `${optionName(option)} takes at most ${metaQueries} queries`);
     }
-    if (!this.#structured) throw new InvalidOptionError('structured replies come first');
-    const { name, queries } = decodeMetaRequest(data);
-    let offered: readonly string[];
+    let found: readonly string[];
     try {
-      offered = (await this.#provider.describe(name, this.#client)).info.metaContexts;
+      found = await this.#contexts.find(name, queries, set, this.#client);
     } catch (error) {
       return this.#refuseExport(option, error);
     }
-    const chosen = offered
-      .map((context, i) => ({ id: i + 1, name: context }))
-      .filter((context) => (set ? queries.includes(context.name) : listed(context.name, queries)));
-    if (set) {
-      this.#contexts = chosen;
-      this.#contextsOf = name;
+    if (set && found.length > metaContexts) {
+      return this.#refuse(option, Reply.ERR_TOO_BIG, `a connection has at most ${metaContexts} meta contexts`);
     }
-    const replies = chosen.map((context) =>
-      encodeOptionReply(option, Reply.META_CONTEXT, encodeMetaContext(set ? context.id : 0, context.name)),
+    const ids = set ? this.#contexts.choose(name, found).map(({ id }) => id) : [];
+    const replies = found.map((context, i) =>
+      // LIST has no ids.
+      encodeOptionReply(option, Reply.META_CONTEXT, encodeMetaContext(ids[i] ?? 0, context)),
     );
     replies.push(encodeOptionReply(option, Reply.ACK));
     await this.#channel.write(Buffer.concat(replies));
@@ -267,15 +342,14 @@ export class Negotiation {
 
   /** What the provider said about an export, as an option error with its text. */
   #refuseExport(option: number, error: unknown): Promise<void> {
-    if (error instanceof TlsRequiredError) return this.#refuse(option, Reply.ERR_TLS_REQD, messageOf(error));
+    if (error instanceof TlsRequiredError) {
+      // The word is only for those who can do something about it.
+      const type = this.#options.tls !== 'off' && this.#client.tls === null ? Reply.ERR_TLS_REQD : Reply.ERR_POLICY;
+      return this.#refuse(option, type, messageOf(error));
+    }
     const errno = errnoOf(error);
-    const type = errno === errnos.ENOENT ? Reply.ERR_UNKNOWN : errno === 108 ? Reply.ERR_SHUTDOWN : Reply.ERR_POLICY;
+    const type =
+      errno === errnos.ENOENT ? Reply.ERR_UNKNOWN : errno === ESHUTDOWN ? Reply.ERR_SHUTDOWN : Reply.ERR_POLICY;
     return this.#refuse(option, type, messageOf(error));
   }
-}
-
-/** LIST_META_CONTEXT: no query lists all, `namespace:` lists that namespace, anything else itself. */
-function listed(context: string, queries: readonly string[]): boolean {
-  if (queries.length === 0) return true;
-  return queries.some((query) => query === context || (query.endsWith(':') && context.startsWith(query)));
 }

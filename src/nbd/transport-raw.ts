@@ -7,11 +7,13 @@
  * `onread`. Where a socket has no descriptor (`hasDescriptor`), the stream transport serves.
  */
 import net from 'node:net';
+import type { Duplex } from 'node:stream';
 import { errnos, SystemError } from '../sys/errno.js';
 import {
   errno,
   MSG_DONTWAIT,
   MSG_NOSIGNAL,
+  MSG_PEEK,
   memcpy,
   recv,
   SO_SNDBUF,
@@ -57,6 +59,7 @@ export class RawTransport implements Transport {
   readonly #memory: WireMemory;
   readonly #socket: net.Socket;
   #fd: number;
+  #detached = false;
   #error: Error | null = null;
 
   // The batch: `#count` iovecs, of which `#sent` are gone; owners[i] is null where iovec i is headers.
@@ -107,14 +110,16 @@ export class RawTransport implements Transport {
       },
     };
     this.#socket = new net.Socket(options as net.SocketConstructorOpts);
-    this.#socket.on('end', () => this.events.ended());
+    this.#socket.on('end', () => {
+      if (!this.#detached) this.events.ended();
+    });
     this.#socket.on('error', (error) => {
       this.#error ??= error;
     });
     this.#socket.on('close', () => {
       this.#fd = -1;
       this.#forget();
-      this.events.closed(this.#error);
+      if (!this.#detached) this.events.closed(this.#error);
       this.#memory.giveBack();
     });
   }
@@ -263,6 +268,17 @@ export class RawTransport implements Transport {
     this.#bytes = 0;
     this.#headersUsed = 0;
     this.#tail = null;
+  }
+
+  hasUnread(): boolean {
+    return recv(this.#fd, this.#memory.address + STAGE_START, 1, FLAGS | MSG_PEEK) > 0;
+  }
+
+  detach(): Duplex {
+    this.#detached = true;
+    this.#fd = -1;
+    // The stage stays: the handle knows its address until it is closed.
+    return this.#socket;
   }
 
   end(): void {

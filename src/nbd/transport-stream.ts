@@ -35,25 +35,31 @@ export class StreamTransport implements Transport {
     this.peer = peer;
     this.#stream = stream;
     stream.pause();
-    stream.on('data', (chunk: Buffer) => {
-      this.#chunk = this.#chunk === null ? chunk : Buffer.concat([this.#chunk.subarray(this.#chunkAt), chunk]);
-      this.#chunkAt = 0;
-      this.#offer();
-    });
-    stream.on('end', () => {
-      this.#ended = true;
-      if (this.#chunk === null) this.events.ended();
-    });
+    stream.on('data', this.#onData);
+    stream.on('end', this.#onEnd);
+    stream.on('close', this.#onClose);
     stream.on('error', (error) => {
       this.#error ??= error;
     });
-    stream.on('close', () => {
-      this.#gone = true;
-      this.#chunk = null;
-      this.#pieces = [];
-      this.events.closed(this.#error);
-    });
   }
+
+  readonly #onData = (chunk: Buffer): void => {
+    this.#chunk = this.#chunk === null ? chunk : Buffer.concat([this.#chunk.subarray(this.#chunkAt), chunk]);
+    this.#chunkAt = 0;
+    this.#offer();
+  };
+
+  readonly #onEnd = (): void => {
+    this.#ended = true;
+    if (this.#chunk === null) this.events.ended();
+  };
+
+  readonly #onClose = (): void => {
+    this.#gone = true;
+    this.#chunk = null;
+    this.#pieces = [];
+    this.events.closed(this.#error);
+  };
 
   /** Tells of waiting bytes until they are taken or the owner pauses; reads on when they are taken. */
   #offer(): void {
@@ -141,6 +147,17 @@ export class StreamTransport implements Transport {
     });
     this.#stream.uncork();
     return false;
+  }
+
+  hasUnread(): boolean {
+    return this.#chunk !== null || this.#stream.readableLength > 0;
+  }
+
+  detach(): Duplex {
+    this.#gone = true;
+    // The listener of errors stays: none may be left without one.
+    this.#stream.off('data', this.#onData).off('end', this.#onEnd).off('close', this.#onClose);
+    return this.#stream;
   }
 
   end(): void {

@@ -5,6 +5,7 @@
  * Receiving is pull: the owner asks for what it can take, and pauses when it can take nothing. Sending is by batches: the owner
  * reserves headers, appends payloads, calls send, and starts the next batch when that one is gone.
  */
+import type { Duplex } from 'node:stream';
 import type { IoBuffer } from './device.js';
 
 /** What a transport tells its owner. */
@@ -50,6 +51,14 @@ export interface Transport {
   appendBytes(bytes: Buffer): void;
   /** Sends the batch: true when it is gone, false when drained() will follow. Between, nothing may be appended. */
   send(): boolean;
+
+  /** Whether bytes of the peer lie there that nobody has received: before TLS there may be none. To be asked while paused. */
+  hasUnread(): boolean;
+  /**
+   * Gives up the connection, paused and with no batch on its way: the stream under it, for TLS to go on with. No event comes and
+   * nothing else may be called any more.
+   */
+  detach(): Duplex;
 
   /** Ends sending after what was sent, then closes. */
   end(): void;

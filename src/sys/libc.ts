@@ -34,6 +34,7 @@ export const O_DIRECTORY = os.arch() === 'arm64' ? 0o40000 : 0o200000;
 export const PROT_READ = 1;
 export const PROT_WRITE = 2;
 export const MAP_SHARED = 1;
+export const MSG_PEEK = 0x2;
 export const MSG_DONTWAIT = 0x40;
 export const MSG_NOSIGNAL = 0x4000;
 export const RWF_DSYNC = 2;

@@ -92,7 +92,7 @@ describe.each(transports)('over the %s transport', (transport) => {
   test('unknown options are UNSUP and their data is skipped, however much it is', async () => {
     const { path } = await serveMemory({}, { transport });
     const peer = await greeted(path);
-    for (const option of [Option.PEEK_EXPORT, Option.STARTTLS, Option.EXTENDED_HEADERS, 12, 0x7fffffff, 0xffffffff]) {
+    for (const option of [Option.PEEK_EXPORT, Option.STARTTLS, 12, 0x7fffffff, 0xffffffff]) {
       expect(last(await ask(peer, option, Buffer.alloc(1000, option)))).toBe(Reply.ERR_UNSUP);
     }
     expect(last(await ask(peer, 99, Buffer.alloc(3_000_000)))).toBe(Reply.ERR_TOO_BIG);

@@ -55,8 +55,11 @@ const session = Buffer.concat([
 async function run(chunks: Buffer[]): Promise<Buffer> {
   const disk = new MemoryDisk({ size: 1024 * 1024, maxIo: 32 });
   const transport = new FakeTransport();
-  const connection = new Connection(1, transport, {
-    provider: new MemoryProvider([['disk', disk]]),
+  const entrance = { provider: new MemoryProvider([['disk', disk]]), tls: 'off' } as const;
+  const connection = new Connection(1, transport, entrance, {
+    tlsAcceptor: () => {
+      throw new Error('there is no TLS');
+    },
     limits: resolveLimits(),
     gather: new GatherBudget(1024),
     budgets: makeBudgets(resolveLimits()),

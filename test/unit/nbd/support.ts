@@ -3,6 +3,7 @@ import fs from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import type { Duplex } from 'node:stream';
 import { expect, onTestFinished } from 'vitest';
 import type { BlockDevice, DeviceInfo, ExportProvider, Io, IoBuffer } from '../../../src/nbd/device.js';
 import type { Log } from '../../../src/nbd/log.js';
@@ -275,6 +276,12 @@ export class FakeTransport implements Transport {
     this.#batch = [];
     this.#used = 0;
     return true;
+  }
+  hasUnread(): boolean {
+    return this.#incoming.length > 0;
+  }
+  detach(): Duplex {
+    throw new Error('a fake transport has no stream under it');
   }
   end(): void {
     this.destroy();
