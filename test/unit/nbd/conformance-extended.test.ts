@@ -246,7 +246,13 @@ describe.each(transports)('over the %s transport', (transport) => {
 
   describe('BLOCK_STATUS with a payload', () => {
     const metaContexts = ['base:allocation', 'x-a:one', 'x-a:two'];
-    const queried = (peer: RawPeer, length: number | bigint, ids: number[], more = Buffer.alloc(0), flags = 0) => {
+    const queried = (
+      peer: RawPeer,
+      length: number | bigint,
+      ids: number[],
+      more: Uint8Array = u16(0).subarray(2),
+      flags = 0,
+    ) => {
       const payload = Buffer.concat([u64(length), ...ids.map(u32), more]);
       return execute(peer, 'extended', { type: CMD.BLOCK_STATUS, flags, length: payload.length }, payload);
     };

@@ -357,6 +357,68 @@ describe.each(transports)('over the %s transport', (transport) => {
       }
     });
 
+    test('a hole in the answer to READ is zeros, where the request lies, and never without a byte', async () => {
+      const { path, disk } = await serveMemory({ maxIo: 64 * KiB }, { transport });
+      disk.write(Buffer.alloc(64 * KiB, 4), 128 * KiB, 64 * KiB);
+      const peer = await peerOf(path, 'structured');
+      const { chunks, data } = await execute(peer, 'structured', { type: CMD.READ, offset: 0, length: 512 * KiB });
+      const expected = Buffer.alloc(512 * KiB);
+      disk.read(expected, 0, 512 * KiB);
+      expect(data?.equals(expected)).toBe(true);
+      const holes = chunks.filter(({ type }) => type === CHUNK.OFFSET_HOLE);
+      expect(holes.length).toBeGreaterThan(0);
+      for (const { payload } of holes) expect(payload.readUInt32BE(8)).toBeGreaterThan(0);
+    });
+
+    test('a READ that fails in its middle tells where, inside the request, after the chunks that are good', async () => {
+      const disk = new MemoryDisk({ size: MiB, maxIo: 16 * KiB });
+      disk.write(Buffer.alloc(MiB, 6), 0, MiB);
+      const provider = new SteeredProvider(disk, (device) => {
+        device.hook = (io) => {
+          if (io.offset < 64 * KiB || io.offset >= 80 * KiB) return false;
+          io.complete(errnos.EIO, 'unreadable');
+          return true;
+        };
+      });
+      const { path } = await serve(provider, { transport });
+      const peer = await peerOf(path, 'structured');
+      const { error, errorOffsets, chunks, text } = await execute(peer, 'structured', {
+        type: CMD.READ,
+        offset: 1000,
+        length: 200 * KiB,
+      });
+      expect(error).toBe(E.IO);
+      expect(text).toBe('unreadable');
+      expect(errorOffsets.length).toBeGreaterThan(0);
+      for (const at of errorOffsets) expect(at >= 64n * 1024n && at < 80n * 1024n).toBe(true);
+      for (const { type, payload } of chunks) {
+        if (type !== CHUNK.OFFSET_DATA) continue;
+        const at = Number(payload.readBigUInt64BE(0));
+        const good = payload.subarray(8, at < 64 * KiB ? 8 + Math.max(0, 64 * KiB - at) : undefined);
+        expect(at < 64 * KiB || at >= 80 * KiB).toBe(true);
+        expect(good.every((byte) => byte === 6)).toBe(true);
+      }
+    });
+
+    test('WRITE that fails in its middle is one error', async () => {
+      const disk = new MemoryDisk({ size: MiB, maxIo: 16 * KiB });
+      const provider = new SteeredProvider(disk, (device) => {
+        device.hook = (io) => {
+          if (io.offset < 64 * KiB) return false;
+          io.complete(errnos.ENOSPC, 'full');
+          return true;
+        };
+      });
+      const { path } = await serve(provider, { transport });
+      const peer = await peerOf(path, 'structured');
+      const length = 200 * KiB;
+      const fields = { type: CMD.WRITE, offset: 1000, length };
+      const { error, errorOffsets } = await execute(peer, 'structured', fields, Buffer.alloc(length));
+      expect(error).toBe(E.NOSPC);
+      for (const at of errorOffsets) expect(at >= 1000n && at < BigInt(1000 + length)).toBe(true);
+      expect((await execute(peer, 'structured', { type: CMD.FLUSH })).error).toBe(0);
+    });
+
     const status = async (peer: RawPeer & { entered: Entered }, fields: Partial<RequestFields>) => {
       const outcome: Outcome = await execute(peer, 'structured', { type: CMD.BLOCK_STATUS, ...fields });
       expect(outcome.error).toBe(0);
