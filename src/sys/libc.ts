@@ -115,8 +115,35 @@ export const sendmsg = bind<[fd: number, msg: number, flags: number], number>(
 export const setsockopt = bind<[fd: number, level: number, name: number, value: number, length: number], number>(
   'int setsockopt(int fd, int level, int name, uintptr_t value, uint32_t length)',
 );
+/** value and length: addresses of room for the value and of a socklen_t with its size. */
+export const getsockopt = bind<[fd: number, level: number, name: number, value: number, length: number], number>(
+  'int getsockopt(int fd, int level, int name, uintptr_t value, uintptr_t length)',
+);
+/** address and length: addresses of room for a struct sockaddr and of a socklen_t with its size. */
+export const getsockname = bind<[fd: number, address: number, length: number], number>(
+  'int getsockname(int fd, uintptr_t address, uintptr_t length)',
+);
 export const SOL_SOCKET = 1;
+export const SO_TYPE = 3;
 export const SO_SNDBUF = 7;
+export const SO_KEEPALIVE = 9;
+export const SO_ACCEPTCONN = 30;
+export const SO_DOMAIN = 39;
+export const SOCK_STREAM = 1;
+export const AF_UNIX = 1;
+export const AF_INET = 2;
+export const AF_INET6 = 10;
+export const IPPROTO_TCP = 6;
+export const TCP_KEEPIDLE = 4;
+export const TCP_KEEPINTVL = 5;
+export const TCP_KEEPCNT = 6;
+
+export const fcntlInt = bind<[fd: number, command: number, type: 'int', arg: number], number>(
+  'int fcntl(int fd, int command, ...)',
+);
+/** fcntl: the lowest free descriptor from `arg` on becomes a copy that programs started by this one do not get. */
+export const F_DUPFD_CLOEXEC = 1030;
+export const dup2 = bind<[from: number, to: number], number>('int dup2(int from, int to)');
 
 export const mkfifo = bind<[path: string, mode: number], number>('int mkfifo(const char *path, uint32_t mode)');
 export const kill = bind<[pid: number, signal: number], number>('int kill(int pid, int sig)');
