@@ -1,7 +1,9 @@
 /** How the process of a group of roles is made, outside of tests. */
 import path from 'node:path';
 import type { Config } from '../config/index.js';
+import type { PassedSocket } from '../nbd/activation.js';
 import type { GroupPlan } from './group.js';
+import { handOver, socketRole } from './handover.js';
 import { controlSocketOf, roleArguments } from './paths.js';
 
 /** libuv's own limit. */
@@ -9,18 +11,28 @@ const MAX_THREADS = 1024;
 /** For what needs a thread besides the blockers: name look-ups, reading files. */
 const OTHER_THREADS = 4;
 
-export function defaultPlan(config: Config, group: readonly string[], shareOutput: boolean): GroupPlan {
+export interface PlanOptions {
+  /** The process writes to this process's standard error. */
+  readonly shareOutput: boolean;
+  /** Listening sockets for the role that serves such. */
+  readonly sockets: readonly PassedSocket[];
+}
+
+export function defaultPlan(config: Config, group: readonly string[], options: PlanOptions): GroupPlan {
   const threads = group.reduce((sum, name) => {
     const settings = config.roles.find((role) => role.name === name);
     return sum + (settings && 'nrThreads' in settings ? settings.nrThreads : 0);
   }, OTHER_THREADS);
+  const role = socketRole(config);
+  const handover = handOver(role !== null && group.includes(role) ? options.sockets : []);
   return {
     roles: group,
     command: process.execPath,
     args: roleArguments(config, group),
     // Blocking work runs on libuv's pool, whose size is read once, when a process begins.
-    env: { ...process.env, UV_THREADPOOL_SIZE: String(Math.min(threads, MAX_THREADS)) },
+    env: { ...process.env, ...handover.env, UV_THREADPOOL_SIZE: String(Math.min(threads, MAX_THREADS)) },
+    descriptors: handover.descriptors,
     controlSocket: controlSocketOf(config, group),
-    output: shareOutput ? null : path.join(config.logDir, `${group[0]}.out`),
+    output: options.shareOutput ? null : path.join(config.logDir, `${group[0]}.out`),
   };
 }

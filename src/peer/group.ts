@@ -17,6 +17,8 @@ export interface GroupPlan {
   readonly command: string;
   readonly args: readonly string[];
   readonly env: NodeJS.ProcessEnv;
+  /** Descriptors of this process that it gets as 3 and on. */
+  readonly descriptors?: readonly number[];
   readonly controlSocket: string;
   /** Where standard output and error of the process go: a file, or null: this process's own. */
   readonly output: string | null;
@@ -115,7 +117,7 @@ export class RoleGroup {
   }
 
   async #spawn(): Promise<Live> {
-    const { command, args, env, output, roles } = this.plan;
+    const { command, args, env, output, roles, descriptors = [] } = this.plan;
     const offset = output === null ? 0 : (fs.statSync(output, { throwIfNoEntry: false })?.size ?? 0);
     const said = (): string => (output === null ? '' : tail(output, offset));
     const out = output === null ? 2 : fs.openSync(output, 'a', 0o660);
@@ -123,7 +125,7 @@ export class RoleGroup {
     const child = spawn(command, [...args, '--supervised'], {
       env,
       detached: true,
-      stdio: ['ignore', out, out, 'ipc'],
+      stdio: ['ignore', out, out, ...descriptors, 'ipc'],
     });
     if (output !== null) fs.closeSync(out);
     const exited = new Promise<string>((resolve) => {

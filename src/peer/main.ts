@@ -6,6 +6,7 @@
 import { parseArgs } from 'node:util';
 import { loadConfig } from '../config/index.js';
 import { errnos, messageOf, SystemError } from '../sys/errno.js';
+import { takeOver } from './handover.js';
 import { ProcessLog } from './log.js';
 import { dropPrivileges, makeDirectories, requireAccount } from './privileges.js';
 import { RoleProcess } from './process.js';
@@ -20,6 +21,7 @@ async function main(): Promise<void> {
       supervised: { type: 'boolean', default: false },
     },
   });
+  const sockets = takeOver();
   const config = loadConfig(values.config ?? null);
   const wanted = values.roles?.split('+') ?? [];
   const order = config.roles.map((role) => role.name);
@@ -34,7 +36,7 @@ async function main(): Promise<void> {
   dropPrivileges(config);
   process.umask(config.roles.find((role) => role.name === group[0])?.umask ?? config.umask);
   const log = new ProcessLog(config);
-  const host = new RoleProcess({ config, group, segment: openSegment(config), log, loadStarter });
+  const host = new RoleProcess({ config, group, segment: openSegment(config), log, loadStarter, sockets });
   log.handleSignals(host.log);
 
   const end = (): void => {

@@ -4,9 +4,11 @@
  */
 import type { Logger } from 'pino';
 import type { Config, RoleSettings } from '../config/index.js';
+import type { PassedSocket } from '../nbd/activation.js';
 import { errnos, SystemError } from '../sys/errno.js';
 import type { Segment } from '../xseg/index.js';
 import { ControlServer, type Message } from './control.js';
+import { socketRole } from './handover.js';
 import type { ProcessLog } from './log.js';
 import { controlSocketOf, hostsRole, pidfileOf } from './paths.js';
 import { Pidfile } from './pidfile.js';
@@ -29,6 +31,8 @@ export interface RoleProcessOptions {
   readonly segment: Segment;
   readonly log: ProcessLog;
   readonly loadStarter: (type: RoleSettings['type']) => Promise<RoleStarter>;
+  /** Listening sockets that the node was given, for the role that serves such. */
+  readonly sockets?: readonly PassedSocket[];
 }
 
 export class RoleProcess {
@@ -114,7 +118,8 @@ export class RoleProcess {
       this.#loggers.set(name, logger);
       const starter = await loadStarter(settings.type);
       const ports = { first: settings.portnoStart, last: settings.portnoEnd };
-      const running = await starter({ name, settings, config, segment, ports, log: logger });
+      const sockets = name === socketRole(config) ? (this.#options.sockets ?? []) : [];
+      const running = await starter({ name, settings, config, segment, ports, sockets, log: logger });
       this.#hosted.set(name, { settings, running, pidfile, since: Date.now() });
       logger.info(`serves on port ${ports.first}`);
     } catch (error) {

@@ -4,6 +4,7 @@
  */
 import type { Logger } from 'pino';
 import type { Config, RoleSettings } from '../config/types.js';
+import type { PassedSocket } from '../nbd/activation.js';
 import type { Segment } from '../xseg/index.js';
 
 /** Everything a role gets to know about where it runs. */
@@ -21,6 +22,8 @@ export interface RoleContext<S extends RoleSettings = RoleSettings> {
    * the range as it likes; all are free when start is called and must be free again when stop resolves.
    */
   readonly ports: { readonly first: number; readonly last: number };
+  /** Listening sockets that the node was given for this role; they stay open when the role stops, for its next start. */
+  readonly sockets?: readonly PassedSocket[];
   /** Bound to the role's name; follows the level that signals set. */
   readonly log: Logger;
 }

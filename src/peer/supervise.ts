@@ -1,11 +1,14 @@
 /** Runs a supervisor in this process, with its signals, until the node is stopped. */
 import type { Config } from '../config/index.js';
+import type { PassedSocket } from '../nbd/activation.js';
 import type { ProcessLog } from './log.js';
 import type { Progress } from './node-status.js';
 import { Supervisor } from './supervisor.js';
 
 export interface SuperviseOptions {
   readonly shareOutput: boolean;
+  /** Listening sockets that the node was given. */
+  readonly sockets: readonly PassedSocket[];
   /** Told about the stop that a signal causes. */
   readonly progress?: (event: Progress) => void;
   /** Called once it listens; what it returns is waited for. */
@@ -17,7 +20,9 @@ export async function superviseUntilStopped(config: Config, log: ProcessLog, opt
   const logger = log.forProcess('archipelago');
   if (log.notice) logger.warn(log.notice);
   for (const warning of config.warnings) logger.warn(warning);
-  const supervisor = await Supervisor.open({ config, log: logger, shareOutput: options.shareOutput });
+  const { shareOutput, sockets } = options;
+  for (const { name, address } of sockets) logger.info(`was given the socket ${name}: ${JSON.stringify(address)}`);
+  const supervisor = await Supervisor.open({ config, log: logger, shareOutput, sockets });
 
   const removeHandlers = log.handleSignals(logger);
   const forward = (): void => supervisor.signal('SIGHUP');

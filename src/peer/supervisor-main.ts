@@ -5,17 +5,20 @@
 import { parseArgs } from 'node:util';
 import { loadConfig } from '../config/index.js';
 import { errnoOf, messageOf } from '../sys/errno.js';
+import { takeOver } from './handover.js';
 import { ProcessLog } from './log.js';
 import { dropPrivileges } from './privileges.js';
 import { superviseUntilStopped } from './supervise.js';
 
 async function main(): Promise<void> {
   const { values } = parseArgs({ options: { config: { type: 'string', short: 'c' } } });
+  const sockets = takeOver();
   const config = loadConfig(values.config ?? null);
   dropPrivileges(config);
   process.umask(config.umask);
   const log = new ProcessLog(config);
-  await superviseUntilStopped(config, log, { shareOutput: false, ready: () => process.send?.({ ready: true }) });
+  const ready = (): void => void process.send?.({ ready: true });
+  await superviseUntilStopped(config, log, { shareOutput: false, sockets, ready });
 }
 
 main().then(

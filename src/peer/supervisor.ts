@@ -4,6 +4,7 @@
  */
 import type { Logger } from 'pino';
 import type { Config } from '../config/index.js';
+import type { PassedSocket } from '../nbd/activation.js';
 import { Op } from '../requests/ops.js';
 import { errnos, messageOf, SystemError } from '../sys/errno.js';
 import { type Port, Segment } from '../xseg/index.js';
@@ -31,6 +32,8 @@ export interface SupervisorOptions {
   readonly backOff?: BackOff;
   /** Role processes write to this process's standard error instead of LOG_DIR. */
   readonly shareOutput?: boolean;
+  /** Listening sockets that the node was given; they are kept, for each process of the endpoint anew. */
+  readonly sockets?: readonly PassedSocket[];
 }
 
 export class Supervisor {
@@ -50,7 +53,8 @@ export class Supervisor {
     this.#config = config;
     this.#log = log;
     this.#pidfile = pidfile;
-    const plan = options.plan ?? ((group) => defaultPlan(config, group, options.shareOutput ?? false));
+    const { shareOutput = false, sockets = [] } = options;
+    const plan = options.plan ?? ((group) => defaultPlan(config, group, { shareOutput, sockets }));
     this.#groups = config.placement.map(
       (group) => new RoleGroup(plan(group), log, (pid) => this.#recover(pid), options.backOff ?? BACK_OFF),
     );

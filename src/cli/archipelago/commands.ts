@@ -1,8 +1,10 @@
 /** start, stop, restart, status: what each does, in terms of the supervisor. */
 import fs from 'node:fs';
 import type { Config } from '../../config/index.js';
+import type { PassedSocket } from '../../nbd/activation.js';
 import type { ControlClient, Message } from '../../peer/control.js';
 import { tail } from '../../peer/group.js';
+import { takeOver } from '../../peer/handover.js';
 import { livingRoles, supervisorPid, sweepRoles, sweepSupervisor } from '../../peer/leftovers.js';
 import { logFileOf } from '../../peer/log-sinks.js';
 import type { NodeStatus, Progress } from '../../peer/node-status.js';
@@ -75,6 +77,7 @@ export async function start(context: CommandContext, role: string | null, option
   const { config, json, io } = context;
   requireRole(config, role);
   requireAccount(config);
+  const sockets = requireListening(takeOver());
   for (const warning of config.warnings) printWarning(io, `warning: ${warning}`);
   let client = await findSupervisor(config);
   if (client && (role === null || options.foreground)) await refuseWhenRunning(client);
@@ -83,9 +86,11 @@ export async function start(context: CommandContext, role: string | null, option
   requireDirectories(config);
   if (options.foreground) {
     if (client) throw new SystemError(errnos.EEXIST, 'the supervisor runs already, in the background; stop it first');
-    return foreground(context, role);
+    return foreground(context, role, sockets);
   }
-  client ??= await spawnSupervisor(config);
+  if (client && sockets.length > 0)
+    printWarning(io, 'the supervisor runs already; the sockets handed over are not used');
+  client ??= await spawnSupervisor(config, sockets);
   const supervisor = supervisorPid(config);
   try {
     await ask(context, client, 'start', { role });
@@ -95,6 +100,16 @@ export async function start(context: CommandContext, role: string | null, option
     throw error;
   }
   client.end();
+}
+
+/** A node serves listeners; a single connection is for `archipelago nbd`. @throws SystemError */
+function requireListening(sockets: readonly PassedSocket[]): readonly PassedSocket[] {
+  const connected = sockets.find(({ listening }) => !listening);
+  if (connected === undefined) return sockets;
+  throw new SystemError(
+    errnos.EINVAL,
+    `the socket ${connected.name} that was handed over is a connection; a socket unit for a node needs Accept=no`,
+  );
 }
 
 /** Waits for the end of a supervisor that has said its last. */
@@ -111,7 +126,11 @@ async function refuseWhenRunning(client: ControlClient): Promise<void> {
 }
 
 /** This process is the supervisor, until a signal or `archipelago stop` ends the node. */
-async function foreground(context: CommandContext, role: string | null): Promise<void> {
+async function foreground(
+  context: CommandContext,
+  role: string | null,
+  sockets: readonly PassedSocket[],
+): Promise<void> {
   const { config } = context;
   const [{ ProcessLog }, { superviseUntilStopped }] = await Promise.all([
     import('../../peer/log.js'),
@@ -122,6 +141,7 @@ async function foreground(context: CommandContext, role: string | null): Promise
   const show = progressPrinter(context.io);
   await superviseUntilStopped(config, new ProcessLog(config), {
     shareOutput: config.log === 'stderr',
+    sockets,
     progress: show,
     ready: (supervisor) => supervisor.start(role, show),
   });

@@ -3,8 +3,10 @@ import { spawn } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import type { Config } from '../../config/index.js';
+import type { PassedSocket } from '../../nbd/activation.js';
 import { ControlClient } from '../../peer/control.js';
 import { tail } from '../../peer/group.js';
+import { handOver } from '../../peer/handover.js';
 import { livingRoles } from '../../peer/leftovers.js';
 import { within } from '../../peer/mapped.js';
 import type { NodeStatus, RoleStatus } from '../../peer/node-status.js';
@@ -26,17 +28,19 @@ export async function findSupervisor(config: Config): Promise<ControlClient | nu
   }
 }
 
-/** Starts a supervisor in the background and connects to it. @throws SystemError with what it said */
-export async function spawnSupervisor(config: Config): Promise<ControlClient> {
+/** Starts a supervisor in the background, gives it the sockets, and connects to it. @throws SystemError with what it said */
+export async function spawnSupervisor(config: Config, sockets: readonly PassedSocket[] = []): Promise<ControlClient> {
   const output = path.join(config.logDir, 'archipelago.out');
   const offset = fs.statSync(output, { throwIfNoEntry: false })?.size ?? 0;
   const out = fs.openSync(output, 'a', 0o660);
   if (process.geteuid?.() === 0 && config.user)
     fs.fchownSync(out, config.user.uid, config.group?.gid ?? config.user.uid);
+  const { env, descriptors } = handOver(sockets);
   const child = spawn(process.execPath, supervisorArguments(config), {
     cwd: '/',
     detached: true,
-    stdio: ['ignore', out, out, 'ipc'],
+    env: { ...process.env, ...env },
+    stdio: ['ignore', out, out, ...descriptors, 'ipc'],
   });
   fs.closeSync(out);
   const ready = new Promise<void>((resolve, reject) => {
