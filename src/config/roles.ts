@@ -157,6 +157,7 @@ function complete(head: Head, all: readonly Head[], defaults: RoleDefaults): Rol
         socket: (values.socket ?? `${defaults.runDir}/nbd.sock`) || null,
         listen: values.listen,
         exports: values.exports,
+        allowResize: values.allowResize,
         busyPollUs: values.busyPollUs,
         maxConnections: values.maxConnections,
         handshakeTimeout: values.handshakeTimeout,

@@ -230,6 +230,12 @@ export const nbd = {
     'all',
     'Which volumes clients can open: every volume, or those of `vlmc map`.',
   ),
+  allowResize: fixed(
+    'allow_resize',
+    v.boolean,
+    false,
+    'Clients may make a volume larger by the RESIZE command; never smaller.',
+  ),
   busyPollUs: fixed(
     'busy_poll_us',
     v.integer(0, 10_000),

@@ -72,6 +72,8 @@ export interface NbdSettings extends CommonRoleSettings {
   readonly listen: readonly { readonly host: string; readonly port: number }[];
   /** Which volumes are exports: every one, or only those that `vlmc map` made one. */
   readonly exports: 'all' | 'mapped';
+  /** Clients may make volumes larger. */
+  readonly allowResize: boolean;
   /** How long a connection's socket is polled before the event loop waits for it, in microseconds; 0 = never. */
   readonly busyPollUs: number;
   readonly maxConnections: number;

@@ -8,6 +8,7 @@ import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
 import type { Request } from '../xseg/index.js';
 import type { Exports } from './exports.js';
 import type { Mapping, Registry } from './registry.js';
+import type { VolumeSockets } from './sockets.js';
 import type { Volumes } from './volumes.js';
 
 export interface ControlOptions {
@@ -15,8 +16,9 @@ export interface ControlOptions {
   readonly exports: Exports;
   readonly registry: Registry;
   readonly volumes: Volumes;
-  /** URIs of an export, the unix socket's first. */
-  readonly urisOf: (name: string) => string[];
+  readonly sockets: VolumeSockets;
+  /** URIs of a mapping, its own socket's first, then the unix socket's. */
+  readonly urisOf: (mapping: Pick<Mapping, 'name' | 'ownSocket'>) => string[];
   readonly status: () => object;
 }
 
@@ -54,41 +56,49 @@ export class Control {
   }
 
   async #map(body: Record<string, unknown>): Promise<{ name: string; uris: string[] }> {
-    const { name, readOnly = false, assumeV0 = false, v0Size = -1 } = body;
-    if (typeof name !== 'string' || name === '') throw new SystemError(errnos.EINVAL, 'MAP: a volume name is needed');
-    if (typeof readOnly !== 'boolean' || typeof assumeV0 !== 'boolean' || typeof v0Size !== 'number') {
-      throw new SystemError(errnos.EINVAL, 'MAP: readOnly and assumeV0 are true or false, v0Size is a number');
-    }
-    if (!Number.isSafeInteger(v0Size) || v0Size < -1) {
-      throw new SystemError(errnos.EINVAL, `MAP: v0Size is a number of bytes, or -1 for none, not ${v0Size}`);
-    }
-    const { registry, volumes, exports, urisOf } = this.#options;
+    const wanted = parseMapping(body);
+    const { name, assumeV0, v0Size } = wanted;
+    const { registry, volumes, exports, sockets, urisOf } = this.#options;
     if (!registry.get(name)) await volumes.info({ name, assumeV0, v0Size });
     // Another MAP may have come while the mapper was asked.
-    const known = registry.get(name);
+    let known = registry.get(name);
     if (!known) {
-      registry.add({ name, readOnly, assumeV0, v0Size, since: Date.now() });
+      known = registry.add({ ...wanted, since: Date.now() });
       exports.changed();
-    } else if (known.readOnly !== readOnly || known.assumeV0 !== assumeV0 || known.v0Size !== v0Size) {
+    } else if (options.some((option) => known?.[option] !== wanted[option])) {
       throw new SystemError(errnos.EEXIST, `Volume ${name} already mapped with other options; unmap it first`);
     }
-    return { name, uris: urisOf(name) };
+    if (known.ownSocket) await this.#listen(known, sockets);
+    return { name, uris: urisOf(known) };
+  }
+
+  /** A mapping whose socket cannot be is none. */
+  async #listen(mapping: Mapping, sockets: VolumeSockets): Promise<void> {
+    try {
+      await sockets.open(mapping.name);
+    } catch (error) {
+      this.#options.registry.remove(mapping.name);
+      this.#options.exports.changed();
+      throw error;
+    }
   }
 
   async #unmap(body: Record<string, unknown>): Promise<{ name: string }> {
-    const mapping = this.#find(body);
-    const { exports, registry, server } = this.#options;
-    const clients = exports.clients(mapping.name);
+    const { name } = this.#find(body);
+    const { exports, registry, server, sockets } = this.#options;
+    const clients = exports.clients(name);
     if (clients > 0 && body.force !== true) {
       throw new SystemError(
         errnos.EBUSY,
-        `Volume ${mapping.name} is in use by ${clients} connection${clients > 1 ? 's' : ''}; disconnect them or use -f`,
+        `Volume ${name} is in use by ${clients} connection${clients > 1 ? 's' : ''}; disconnect them or use -f`,
       );
     }
-    registry.remove(mapping.name);
+    registry.remove(name);
     exports.changed();
-    await server.closeExport(mapping.name);
-    return { name: mapping.name };
+    await sockets.close(name);
+    const names = exports.names(name);
+    await server.closeExport(({ canonicalName }) => canonicalName !== null && names.has(canonicalName));
+    return { name };
   }
 
   #find(body: Record<string, unknown>): Mapping {
@@ -100,25 +110,47 @@ export class Control {
       throw new SystemError(errnos.ENOENT, `Volume ${name} is not mapped`);
     }
     if (typeof uri !== 'string') throw new SystemError(errnos.EINVAL, 'UNMAP: a volume name or a URI is needed');
-    const mapping = registry.all().find((candidate) => urisOf(candidate.name).includes(uri));
+    const mapping = registry.all().find((candidate) => urisOf(candidate).includes(uri));
     if (mapping) return mapping;
     throw new SystemError(errnos.ENOENT, `${uri}: no volume is mapped there`);
   }
 
   #show(): object {
-    const { registry, exports, server, urisOf } = this.#options;
+    const { registry, exports, urisOf } = this.#options;
     return {
       mapped: registry.all().map((mapping) => ({
         ...mapping,
-        uris: urisOf(mapping.name),
+        uris: urisOf(mapping),
         clients: exports.clients(mapping.name),
       })),
-      connections: server
-        .connections()
-        .filter(({ exportName }) => exportName !== null)
-        .map(({ exportName, peer, since }) => ({ name: exportName, peer, since })),
+      // By the volume it is: who asks whether a snapshot is in use does not know by what names clients came to it.
+      connections: exports.connections(),
     };
   }
+}
+
+/** The options of a mapping, and what they are when a request does not say. */
+const defaults = { readOnly: false, assumeV0: false, v0Size: -1, writeThrough: false, ownSocket: false };
+const options = Object.keys(defaults) as (keyof typeof defaults)[];
+
+/** Checks the body of MAP. @throws SystemError EINVAL */
+function parseMapping(body: Record<string, unknown>): typeof defaults & { name: string } {
+  const { name } = body;
+  if (typeof name !== 'string' || name === '') throw new SystemError(errnos.EINVAL, 'MAP: a volume name is needed');
+  const wanted = { name, ...defaults };
+  for (const option of options) {
+    const value = body[option];
+    if (value === undefined) continue;
+    if (typeof value !== typeof defaults[option]) {
+      const kind = option === 'v0Size' ? 'a number' : 'true or false';
+      throw new SystemError(errnos.EINVAL, `MAP: ${option} is ${kind}, not ${JSON.stringify(value)}`);
+    }
+    Object.assign(wanted, { [option]: value });
+  }
+  if (!Number.isSafeInteger(wanted.v0Size) || wanted.v0Size < -1) {
+    throw new SystemError(errnos.EINVAL, `MAP: v0Size is a number of bytes, or -1 for none, not ${wanted.v0Size}`);
+  }
+  return wanted;
 }
 
 function parse(request: Request): Record<string, unknown> {

@@ -4,12 +4,13 @@
  */
 
 import { BASE_ALLOCATION, type BlockDevice, type DeviceInfo, type Io, type IoBuffer, IoCommand } from '../nbd/index.js';
-import { decodeExtents } from '../requests/extents.js';
+import { decodeExtents, EXTENT_BYTES } from '../requests/extents.js';
 import { Flag, Op } from '../requests/ops.js';
 import type { VolumeInfo } from '../requests/structs.js';
 import { errnoOf, errnos, messageOf } from '../sys/errno.js';
 import type { Port, Request } from '../xseg/index.js';
 import type { SegmentBuffer, SegmentBuffers } from './buffers.js';
+import { type ContextRequests, FIXED_CONTEXTS } from './contexts.js';
 import type { VolumeAddress } from './volumes.js';
 
 /** Longer reads and writes come in pieces: receiving one piece goes on while another is stored. */
@@ -27,10 +28,20 @@ const operations: Record<number, number> = {
   [IoCommand.BLOCK_STATUS]: Op.BLOCK_STATUS,
 };
 
+/** What else than the volume decides what an export can do. */
+export interface ExportTraits {
+  /** Canonical name of the export; absent: the name that the client used. */
+  readonly name?: string;
+  readonly readOnly: boolean;
+  readonly allowResize: boolean;
+  readonly description: string | null;
+}
+
 /** What an export of this volume can do. */
-export function deviceInfo(info: VolumeInfo, readOnly: boolean, description: string | null): DeviceInfo {
-  const closed = readOnly || info.readOnly;
+export function deviceInfo(info: VolumeInfo, traits: ExportTraits): DeviceInfo {
+  const closed = traits.readOnly || info.readOnly;
   return {
+    name: traits.name,
     readOnly: closed,
     canFlush: true,
     canFua: true,
@@ -38,13 +49,36 @@ export function deviceInfo(info: VolumeInfo, readOnly: boolean, description: str
     canWriteZeroes: !closed,
     canFastZero: !closed,
     canCache: true,
-    canResize: false,
+    canResize: traits.allowResize && !closed,
     multiConn: true,
     rotational: false,
     blockSize: { minimum: 1, preferred: 4096, maximum: MAX_PAYLOAD },
-    metaContexts: [BASE_ALLOCATION],
-    description,
+    metaContexts: FIXED_CONTEXTS,
+    description: traits.description,
   };
+}
+
+/** What all devices share. */
+export interface DeviceHost {
+  readonly port: Port;
+  readonly composerPort: number;
+  readonly mapperPort: number;
+  readonly buffers: SegmentBuffers;
+}
+
+/** What one device serves, and whom it tells. */
+export interface DeviceOptions {
+  readonly volume: VolumeAddress;
+  readonly info: DeviceInfo;
+  /** Bytes. */
+  readonly size: number;
+  /** What the mapper is asked for each meta context but base:allocation. */
+  readonly contexts: ContextRequests;
+  /** Every write is durable before its answer. */
+  readonly writeThrough: boolean;
+  /** Makes the volume of all devices that serve it `size` bytes long. */
+  readonly resize: (size: number) => Promise<void>;
+  readonly closed: (device: ExportDevice) => Promise<void>;
 }
 
 export class ExportDevice implements BlockDevice {
@@ -52,48 +86,43 @@ export class ExportDevice implements BlockDevice {
   readonly maxIo = MAX_IO;
   /** Bytes; the endpoint changes it when the volume is resized. */
   size: number;
+  readonly volume: VolumeAddress;
   readonly #port: Port;
-  readonly #composer: number;
-  readonly #volume: VolumeAddress;
+  readonly #host: DeviceHost;
+  readonly #options: DeviceOptions;
   readonly #name: Uint8Array;
-  readonly #buffers: SegmentBuffers;
-  readonly #closed: (device: ExportDevice) => Promise<void>;
   readonly #flags: number;
+  /** Flags of what changes the volume. */
+  readonly #writeFlags: number;
   /** The composer's handle for the volume: it finds it again without the name. */
   #hint = 0;
   readonly #starved: Io[] = [];
   #listening = false;
   readonly #onReply = (request: Request): void => this.#answered(request);
 
-  constructor(
-    port: Port,
-    composerPort: number,
-    volume: VolumeAddress,
-    description: { info: DeviceInfo; size: number },
-    buffers: SegmentBuffers,
-    closed: (device: ExportDevice) => Promise<void>,
-  ) {
-    this.#port = port;
-    this.#composer = composerPort;
-    this.#volume = volume;
+  constructor(host: DeviceHost, options: DeviceOptions) {
+    const { volume } = options;
+    this.#host = host;
+    this.#port = host.port;
+    this.#options = options;
+    this.volume = volume;
     this.#name = Buffer.from(volume.name, 'utf8');
-    this.#buffers = buffers;
-    this.#closed = closed;
     this.#flags = volume.assumeV0 ? Flag.ASSUMEV0 : 0;
-    this.info = description.info;
-    this.size = description.size;
+    this.#writeFlags = this.#flags | (options.writeThrough ? Flag.FUA : 0);
+    this.info = options.info;
+    this.size = options.size;
   }
 
   get volumeName(): string {
-    return this.#volume.name;
+    return this.volume.name;
   }
 
   allocate(length: number): SegmentBuffer | null {
-    return this.#buffers.allocate(length);
+    return this.#host.buffers.allocate(length);
   }
 
   release(buffer: IoBuffer): void {
-    this.#buffers.release(buffer);
+    this.#host.buffers.release(buffer);
   }
 
   whenAvailable(callback: () => void): void {
@@ -103,6 +132,7 @@ export class ExportDevice implements BlockDevice {
   submit(io: Io): void {
     // Caching ahead is a hint that the page cache makes pointless.
     if (io.command === IoCommand.CACHE) io.complete(0);
+    else if (io.command === IoCommand.RESIZE) this.#resize(io);
     else if (this.#starved.length > 0 || !this.#send(io)) this.#starve(io);
   }
 
@@ -111,32 +141,69 @@ export class ExportDevice implements BlockDevice {
     this.#port.segment.settle();
   }
 
+  #resize(io: Io): void {
+    this.#options.resize(io.offset).then(
+      () => io.complete(0),
+      (error: unknown) => io.complete(errnoOf(error), messageOf(error)),
+    );
+  }
+
   /** Sends one Io; false when there is no request record (or no buffer for extents) now. */
   #send(io: Io): boolean {
+    if (io.command === IoCommand.BLOCK_STATUS) return this.#sendStatus(io);
     const request = this.#port.getRequest();
     if (!request) return false;
-    if (io.command === IoCommand.BLOCK_STATUS) {
-      const extents = this.#port.allocate(STATUS_BUFFER);
-      if (extents < 0) {
-        this.#port.putRequest(request);
-        return false;
-      }
-      request.setData(extents, STATUS_BUFFER);
-    } else if (io.buffer) request.setData((io.buffer as SegmentBuffer).offset, io.length);
-    request.op = operations[io.command];
-    request.flags =
-      this.#flags | (io.fua ? Flag.FUA : 0) | (io.noHole ? Flag.NO_HOLE : 0) | (io.fastZero ? Flag.FAST_ZERO : 0);
+    const { command } = io;
+    if (io.buffer) request.setData((io.buffer as SegmentBuffer).offset, io.length);
+    request.op = operations[command];
+    if (command === IoCommand.READ) request.flags = this.#flags | (io.mayBeHole ? Flag.MAY_BE_HOLE : 0);
+    else if (command === IoCommand.FLUSH) request.flags = this.#flags;
+    else {
+      request.flags =
+        this.#writeFlags |
+        (io.fua ? Flag.FUA : 0) |
+        (io.noHole ? Flag.NO_HOLE : 0) |
+        (io.fastZero ? Flag.FAST_ZERO : 0);
+    }
+    request.hint = this.#hint;
+    return this.#submit(io, request, this.#host.composerPort);
+  }
+
+  /** Block status is the composer's where it is about holes, the mapper's where it is about the map. */
+  #sendStatus(io: Io): boolean {
+    const ofHoles = io.context === BASE_ALLOCATION;
+    const asked = ofHoles ? null : this.#options.contexts.get(io.context);
+    if (asked === undefined) {
+      io.complete(errnos.EINVAL, `the meta context ${io.context} was not chosen`);
+      return true;
+    }
+    const request = this.#port.getRequest();
+    if (!request) return false;
+    const extents = this.#port.allocate(STATUS_BUFFER);
+    if (extents < 0) {
+      this.#port.putRequest(request);
+      return false;
+    }
+    // One extent is asked for by room for no more, where the question needs none.
+    request.setData(extents, io.reqOne ? Math.max(EXTENT_BYTES, asked?.length ?? 0) : STATUS_BUFFER);
+    if (asked !== null) request.data.set(asked);
+    request.op = ofHoles ? Op.BLOCK_STATUS : Op.MAPSTATUS;
+    request.flags = this.#flags;
+    request.hint = ofHoles ? this.#hint : 0;
+    return this.#submit(io, request, ofHoles ? this.#host.composerPort : this.#host.mapperPort);
+  }
+
+  #submit(io: Io, request: Request, to: number): boolean {
     request.offset = io.offset;
     request.size = io.length;
-    request.hint = this.#hint;
-    if (this.#volume.assumeV0) request.v0Size = this.#volume.v0Size;
+    if (this.volume.assumeV0) request.v0Size = this.volume.v0Size;
     request.setTargetBytes(this.#name);
     request.onReply = this.#onReply;
     request.context = io;
     try {
-      this.#port.submit(request, this.#composer);
+      this.#port.submit(request, to);
     } catch (error) {
-      if (request.op === Op.BLOCK_STATUS) this.#port.free(request.dataOffset);
+      if (io.command === IoCommand.BLOCK_STATUS) this.#port.free(request.dataOffset);
       this.#port.putRequest(request);
       if (errnoOf(error) === errnos.EAGAIN) return false;
       io.complete(errnoOf(error), messageOf(error));
@@ -171,19 +238,19 @@ export class ExportDevice implements BlockDevice {
 
   #answered(request: Request): void {
     const io = request.context as Io;
-    this.#hint = request.hint;
     const { served, errno, op } = request;
     const message = served ? '' : request.message;
-    if (op === Op.BLOCK_STATUS) {
+    if (op !== Op.MAPSTATUS) this.#hint = request.hint;
+    if (io.command === IoCommand.BLOCK_STATUS) {
       if (served) io.extents = decodeExtents(request.data.subarray(0, request.serviced));
       this.#port.free(request.dataOffset);
-    }
+    } else if (io.mayBeHole && served && (request.flags & Flag.HOLE) !== 0) io.hole = true;
     this.#port.putRequest(request);
     if (this.#starved.length > 0) this.#resume();
     io.complete(served ? 0 : errno, message);
   }
 
   close(): Promise<void> {
-    return this.#closed(this);
+    return this.#options.closed(this);
   }
 }

@@ -1,34 +1,68 @@
 /**
- * Volumes as NBD exports: which names exist, opening one for a connection, and letting a volume go after its last client.
+ * Volumes as NBD exports: which names exist, opening one for a connection, and letting a volume go after its last client. What is open is
+ * known by the volume that it is, whatever name its client used.
  */
 import type { Logger } from 'pino';
-import type { BlockDevice, DeviceInfo, ExportProvider } from '../nbd/index.js';
-import type { VolumeInfo } from '../requests/structs.js';
+import type { BlockDevice, Client, DeviceInfo, ExportProvider } from '../nbd/index.js';
 import { errnoName, errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
 import type { Port } from '../xseg/index.js';
 import { SegmentBuffers } from './buffers.js';
+import { Contexts } from './contexts.js';
+import { describeVolume, kindOf } from './describe.js';
 import { deviceInfo, ExportDevice } from './export-device.js';
 import type { Registry } from './registry.js';
-import type { VolumeAddress, Volumes } from './volumes.js';
+import { type Resolved, Resolver } from './resolve.js';
+import { plainAddress, type Volumes } from './volumes.js';
 
 export interface ExportsOptions {
   readonly port: Port;
   readonly composerPort: number;
+  readonly mapperPort: number;
   readonly volumes: Volumes;
   readonly registry: Registry;
   /** Which volumes are exports. */
   readonly offer: 'all' | 'mapped';
+  /** Clients may make volumes larger (RESIZE). */
+  readonly allowResize: boolean;
   readonly log: Logger;
+}
+
+/** How an export is opened besides what its mapping says. */
+export interface OpenOptions {
+  /** Every write is durable before its answer. */
+  readonly writeThrough?: boolean;
+}
+
+/** A connection that has an export open. */
+export interface OpenExport {
+  /** The volume or snapshot it is. */
+  readonly name: string;
+  /** The name that the client used. */
+  readonly exportName: string;
+  readonly peer: string;
+  /** When it was opened, ms since the epoch. */
+  readonly since: number;
+}
+
+interface Opened extends OpenExport {
+  readonly device: ExportDevice;
+  /** The volume through whose name it was reached. */
+  readonly via: string;
 }
 
 export class Exports implements ExportProvider {
   readonly #options: ExportsOptions;
+  readonly #resolver: Resolver;
+  readonly #contexts: Contexts;
   readonly #buffers: SegmentBuffers;
-  readonly #open = new Map<string, Set<ExportDevice>>();
+  readonly #open = new Map<ExportDevice, Opened>();
   #changes = 0;
 
   constructor(options: ExportsOptions) {
+    const { volumes, log } = options;
     this.#options = options;
+    this.#resolver = new Resolver(options);
+    this.#contexts = new Contexts({ volumes, resolver: this.#resolver, log });
     this.#buffers = new SegmentBuffers(options.port);
   }
 
@@ -36,38 +70,46 @@ export class Exports implements ExportProvider {
     const { offer, registry, volumes } = this.#options;
     if (offer === 'mapped') return registry.all().map(({ name }) => ({ name }));
     const found = new Map<string, { name: string; description?: string }>();
-    for await (const { name, readOnly, version, error } of volumes.list()) {
+    for await (const entry of volumes.list()) {
+      const { name, version, error } = entry;
       // A version 0 map opens only as one: `vlmc map --assume_v0` makes it an export. A client that asks about each name of the list
       // gives up at the first that is refused.
-      if (error === undefined && version > 0)
-        found.set(name, { name, description: readOnly ? 'snapshot or image' : 'volume' });
+      if (error === undefined && version > 0) found.set(name, { name, description: kindOf(entry) });
     }
     for (const { name } of registry.all()) if (!found.has(name)) found.set(name, { name });
     return [...found.values()];
   }
 
-  async describe(name: string): Promise<{ info: DeviceInfo; size: number }> {
-    const { volume, readOnly } = this.#address(name);
-    const info = await this.#options.volumes.info(volume);
-    return { info: deviceInfo(info, readOnly, describeVolume(info)), size: info.size };
+  async describe(name: string, client: Client): Promise<{ info: DeviceInfo; size: number }> {
+    return this.#describe(await this.#resolver.resolve(name, client));
   }
 
-  async open(name: string): Promise<BlockDevice> {
+  async metaContexts(name: string, query: string | null, set: boolean, client: Client): Promise<readonly string[]> {
+    return this.#contexts.find(name, await this.#resolver.resolve(name, client), query, set, client);
+  }
+
+  async open(name: string, client: Client, options: OpenOptions = {}): Promise<BlockDevice> {
     let asked: number;
-    let description: { info: DeviceInfo; size: number };
+    let what: Resolved;
     // What was unmapped, mapped anew or resized while the mapper was asked is looked at again: the device would not hear of it.
     do {
       asked = this.#changes;
-      description = await this.describe(name);
+      what = await this.#resolver.resolve(name, client);
     } while (asked !== this.#changes);
-    const { volume } = this.#address(name);
-    const { port, composerPort } = this.#options;
-    const device = new ExportDevice(port, composerPort, volume, description, this.#buffers, (closed) =>
-      this.#closed(name, volume, closed),
+    const { volume } = what;
+    const device = new ExportDevice(
+      { ...this.#options, buffers: this.#buffers },
+      {
+        volume,
+        ...this.#describe(what),
+        contexts: this.#contexts.requests(name, client),
+        writeThrough: what.writeThrough || options.writeThrough === true,
+        resize: (size) => this.#resize(volume.name, size),
+        closed: (closed) => this.#closed(closed),
+      },
     );
-    const devices = this.#open.get(name);
-    if (devices) devices.add(device);
-    else this.#open.set(name, new Set([device]));
+    const { peer } = client;
+    this.#open.set(device, { device, name: volume.name, via: what.via, exportName: name, peer, since: Date.now() });
     return device;
   }
 
@@ -76,49 +118,71 @@ export class Exports implements ExportProvider {
     this.#changes++;
   }
 
-  /** Number of connections that have the export open. */
+  /** What is open now. */
+  connections(): OpenExport[] {
+    return [...this.#open.values()].map(({ name, exportName, peer, since }) => ({ name, exportName, peer, since }));
+  }
+
+  /** Number of connections that have the volume open, or one of its snapshots by its name. */
   clients(name: string): number {
-    return this.#open.get(name)?.size ?? 0;
+    return this.#of(name).length;
+  }
+
+  /** The canonical names of what clients() counts. */
+  names(name: string): ReadonlySet<string> {
+    return new Set(this.#of(name).map(({ device }) => device.info.name ?? name));
   }
 
   /** Looks at a volume's size again, for clients that stay connected over a resize. Resolves to the size. */
   async refresh(name: string): Promise<number> {
-    const { volume } = this.#address(name);
-    const { size } = await this.#options.volumes.info(volume);
+    const { registry, offer, volumes } = this.#options;
+    const mapping = registry.get(name);
+    const devices = [...this.#open.values()].filter((opened) => opened.name === name).map(({ device }) => device);
+    if (offer === 'mapped' && !mapping && devices.length === 0) {
+      throw new SystemError(errnos.ENOENT, `volume ${name} is not mapped on this node`);
+    }
+    const { assumeV0 = false, v0Size = -1 } = mapping ?? {};
+    const { size } = await volumes.info({ name, assumeV0, v0Size });
     this.changed();
-    for (const device of this.#open.get(name) ?? []) device.size = size;
+    for (const { device } of this.#open.values()) if (device.volumeName === name) device.size = size;
     return size;
   }
 
-  #address(name: string): { volume: VolumeAddress; readOnly: boolean } {
-    if (name === '') throw new SystemError(errnos.ENOENT, 'there is no default export; name a volume');
-    const mapping = this.#options.registry.get(name);
-    if (!mapping && this.#options.offer === 'mapped') {
-      throw new SystemError(errnos.ENOENT, `volume ${name} is not mapped on this node; run vlmc map ${name}`);
-    }
+  #of(name: string): Opened[] {
+    return [...this.#open.values()].filter((opened) => opened.name === name || opened.via === name);
+  }
+
+  #describe({ info, readOnly, name }: Resolved): { info: DeviceInfo; size: number } {
+    const { allowResize } = this.#options;
     return {
-      volume: { name, assumeV0: mapping?.assumeV0 ?? false, v0Size: mapping?.v0Size ?? -1 },
-      readOnly: mapping?.readOnly ?? false,
+      info: deviceInfo(info, { name, readOnly, allowResize, description: describeVolume(info) }),
+      size: info.size,
     };
   }
 
-  async #closed(name: string, volume: VolumeAddress, device: ExportDevice): Promise<void> {
-    const devices = this.#open.get(name);
-    devices?.delete(device);
-    if (!devices || devices.size > 0) return;
-    this.#open.delete(name);
+  /** RESIZE of a client. */
+  async #resize(name: string, size: number): Promise<void> {
+    const { size: now } = await this.#options.volumes.info(plainAddress(name));
+    if (size < now) {
+      throw new SystemError(
+        errnos.EINVAL,
+        `clients cannot shrink volumes: ${name} has ${now} bytes; see vlmc resize -f`,
+      );
+    }
+    await this.#options.volumes.grow(plainAddress(name), size);
+    await this.refresh(name);
+  }
+
+  async #closed(device: ExportDevice): Promise<void> {
+    const { volume } = device;
+    this.#open.delete(device);
+    if ([...this.#open.values()].some(({ name }) => name === volume.name)) return;
     try {
       await this.#options.volumes.close(volume);
     } catch (error) {
       // Nothing was promised to the client; the next opener will meet what is wrong, if anything still is.
-      this.#options.log.warn(
-        `closing ${name} after its last client: ${messageOf(error)} (${errnoName(errnoOf(error))})`,
-      );
+      const why = `${messageOf(error)} (${errnoName(errnoOf(error))})`;
+      this.#options.log.warn(`closing ${volume.name} after its last client: ${why}`);
     }
   }
-}
-
-function describeVolume(info: VolumeInfo): string {
-  const kind = info.readOnly ? 'snapshot or image' : 'volume';
-  return `${kind}, ${info.size} bytes in blocks of ${info.blockSize}, map version ${info.version}`;
 }

@@ -4,7 +4,8 @@ import { type ListenAddress, NbdServer } from '../nbd/index.js';
 import type { RoleStarter } from '../peer/role.js';
 import { Control } from './control.js';
 import { Exports } from './exports.js';
-import { Registry } from './registry.js';
+import { type Mapping, Registry } from './registry.js';
+import { VolumeSockets } from './sockets.js';
 import { Volumes } from './volumes.js';
 
 /** Most of the data heap holds clients' payloads; the rest is for maps and tools. */
@@ -14,8 +15,8 @@ export const start: RoleStarter<NbdSettings> = async ({ segment, settings, confi
   const registry = Registry.load(config.runDir);
   const port = segment.bind(ports.first, { name, heapShare: HEAP_SHARE });
   const volumes = new Volumes(port, settings.composerPort, settings.mapperPort);
-  const { composerPort } = settings;
-  const exports = new Exports({ port, composerPort, volumes, registry, offer: settings.exports, log });
+  const { composerPort, mapperPort, allowResize, exports: offer } = settings;
+  const exports = new Exports({ port, composerPort, mapperPort, volumes, registry, offer, allowResize, log });
   const server = new NbdServer(exports, {
     busyPollUs: settings.busyPollUs,
     limits: { connections: settings.maxConnections, handshakeMs: settings.handshakeTimeout * 1000 },
@@ -37,11 +38,16 @@ export const start: RoleStarter<NbdSettings> = async ({ segment, settings, confi
     connections: server.connections().length,
     mapped: registry.all().length,
   });
-  const urisOf = (volume: string): string[] => addresses.map((address) => uriOf(address, volume));
-  const control = new Control({ server, exports, registry, volumes, urisOf, status });
+  const sockets = new VolumeSockets({ server, exports, runDir: config.runDir, log });
+  const urisOf = ({ name: volume, ownSocket }: Pick<Mapping, 'name' | 'ownSocket'>): string[] => [
+    ...(ownSocket ? [uriOf({ path: sockets.pathOf(volume) }, '')] : []),
+    ...addresses.map((address) => uriOf(address, volume)),
+  ];
+  const control = new Control({ server, exports, registry, volumes, sockets, urisOf, status });
   try {
     if (settings.socket !== null) addresses.push(await server.listen({ path: settings.socket, mode: 0o660 }));
     for (const address of settings.listen) addresses.push(await server.listen(address));
+    await sockets.restore(registry.all().flatMap((mapping) => (mapping.ownSocket ? mapping.name : [])));
   } catch (error) {
     await server.close();
     port.close();

@@ -12,6 +12,10 @@ export interface Mapping {
   readonly assumeV0: boolean;
   /** Bytes, -1 = not given. */
   readonly v0Size: number;
+  /** Every write of its clients is durable before its answer. */
+  readonly writeThrough: boolean;
+  /** It has a unix socket of its own, on which it is the only export. */
+  readonly ownSocket: boolean;
   /** When it was mapped, ms since the epoch. */
   readonly since: number;
 }
@@ -38,12 +42,16 @@ export class Registry {
     }
     try {
       for (const mapping of JSON.parse(text) as Mapping[]) {
-        const { id, name, readOnly, assumeV0, v0Size } = mapping;
+        const { id, name, readOnly, assumeV0, v0Size, writeThrough = false, ownSocket = false } = mapping;
         if (typeof name !== 'string' || typeof id !== 'number') throw new Error('an entry has no name or id');
         if (typeof readOnly !== 'boolean' || typeof assumeV0 !== 'boolean' || typeof v0Size !== 'number') {
           throw new Error(`the entry of ${name} lacks an option`);
         }
-        registry.#mappings.set(mapping.name, mapping);
+        // Files of version 1.0 lack these two.
+        if (typeof writeThrough !== 'boolean' || typeof ownSocket !== 'boolean') {
+          throw new Error(`an option of ${name} is neither true nor false`);
+        }
+        registry.#mappings.set(name, { ...mapping, writeThrough, ownSocket });
       }
     } catch (error) {
       throw new SystemError(

@@ -1,4 +1,4 @@
-/** What the endpoint asks about volumes: which there are, how large one is. No locks are taken for that. */
+/** What the endpoint asks about volumes: which there are, how large one is, its snapshots. No locks are taken for that. */
 import {
   decodeJson,
   encodeJson,
@@ -7,7 +7,7 @@ import {
   type VolumeListReply,
 } from '../requests/json.js';
 import { Flag, Op } from '../requests/ops.js';
-import { decodeVolumeInfo, VOLUME_INFO_SIZE, type VolumeInfo } from '../requests/structs.js';
+import { decodeVolumeInfo, VOLUME_INFO_FULL_SIZE, type VolumeInfo } from '../requests/structs.js';
 import type { Port } from '../xseg/index.js';
 
 /** How a volume is asked for. */
@@ -18,6 +18,9 @@ export interface VolumeAddress {
   /** Size of a v0 map's volume in bytes, -1 = not given. */
   readonly v0Size: number;
 }
+
+/** A volume that is asked for by its name alone. */
+export const plainAddress = (name: string): VolumeAddress => ({ name, assumeV0: false, v0Size: -1 });
 
 const LIST_CAPACITY = 256 << 10;
 
@@ -39,16 +42,31 @@ export class Volumes {
       target: volume.name,
       flags: volume.assumeV0 ? Flag.ASSUMEV0 : 0,
       v0Size: volume.v0Size,
-      capacity: VOLUME_INFO_SIZE,
+      capacity: VOLUME_INFO_FULL_SIZE,
     });
-    return decodeVolumeInfo(reply.data);
+    return decodeVolumeInfo(reply.data.subarray(0, reply.serviced));
   }
 
   /** All volumes, snapshots included, page by page. */
-  async *list(): AsyncGenerator<VolumeListEntry> {
+  list(): AsyncGenerator<VolumeListEntry> {
+    return this.#pages({});
+  }
+
+  /** The snapshots of a volume. @throws SystemError ENOENT when there is no such volume */
+  snapshotsOf(volume: string): AsyncGenerator<VolumeListEntry> {
+    return this.#pages({ snapshotsOf: volume });
+  }
+
+  /** The snapshot of this name of a volume, as it is stored now; null when it is none of that volume. */
+  async snapshotOf(volume: string, name: string): Promise<VolumeListEntry | null> {
+    for await (const entry of this.#pages({ snapshotsOf: volume, name })) return entry;
+    return null;
+  }
+
+  async *#pages(which: Pick<ListRequest, 'snapshotsOf' | 'name'>): AsyncGenerator<VolumeListEntry> {
     let cursor: string | null = null;
     do {
-      const request: ListRequest = { cursor, limit: 512 };
+      const request: ListRequest = { cursor, limit: 512, ...which };
       const reply = await this.#port.call(this.#mapper, {
         op: Op.LIST,
         data: encodeJson(request),
@@ -58,6 +76,11 @@ export class Volumes {
       yield* page.volumes;
       cursor = page.cursor;
     } while (cursor !== null);
+  }
+
+  /** Changes the size of a volume, as `vlmc resize` does. @param size bytes; a smaller one is refused */
+  async grow(volume: VolumeAddress, size: number): Promise<void> {
+    await this.#port.call(this.#mapper, { op: Op.TRUNCATE, target: volume.name, offset: size });
   }
 
   /** Flushes the volume and lets its lock go, when its last client is gone. */

@@ -12,6 +12,8 @@ export function addMapCommands(program: Command, session: Session): void {
   withV0(program.command('map <name>'))
     .description('offer a volume to NBD clients and print its URI')
     .option('--read-only, --readonly', 'refuse writes; short: -ro')
+    .option('--writethrough', 'every write is durable before its answer')
+    .option('--socket', 'a unix socket of its own, for clients that cannot name an export (tapdisk)')
     .addHelpText('after', '\nExamples:\n  uri=$(vlmc map web-root)\n  nbdcopy debian.raw "$uri"\n  vlmc unmap web-root')
     .action((name: string, options: MapOptions) => map(session, name, options));
 
@@ -29,6 +31,8 @@ export function addMapCommands(program: Command, session: Session): void {
 
 interface MapOptions extends V0Options {
   readonly readonly?: boolean;
+  readonly writethrough?: boolean;
+  readonly socket?: boolean;
 }
 
 async function map(session: Session, name: string, options: MapOptions): Promise<void> {
@@ -38,6 +42,8 @@ async function map(session: Session, name: string, options: MapOptions): Promise
     readOnly: options.readonly === true,
     assumeV0: options.assume_v0 === true,
     v0Size: options.v0_size ?? -1,
+    writeThrough: options.writethrough === true,
+    ownSocket: options.socket === true,
   };
   const reply = await attempt('vlmc map failed', async () => {
     const answer = await session.client.json<{ name?: string; uris: string[] }>('endpoint', Op.MAP, name, body);

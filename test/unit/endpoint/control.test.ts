@@ -74,14 +74,14 @@ describe('UNMAP', () => {
 
   it('leaves a volume with clients mapped, unless forced', async () => {
     await endpoint.ask(Op.MAP, { name: 'first-volume' });
-    const device = await endpoint.exports.open('first-volume');
+    const device = await endpoint.open('first-volume');
     await expect(endpoint.ask(Op.UNMAP, { name: 'first-volume' })).rejects.toMatchObject({
       code: 'EBUSY',
       message: expect.stringContaining('1 connection;'),
     });
     expect(endpoint.registry.all()).toHaveLength(1);
     await endpoint.ask(Op.UNMAP, { name: 'first-volume', force: true });
-    await expect(endpoint.exports.open('first-volume')).rejects.toMatchObject({ code: 'ENOENT' });
+    await expect(endpoint.open('first-volume')).rejects.toMatchObject({ code: 'ENOENT' });
     await device.close();
   });
 });
@@ -91,13 +91,13 @@ describe('SHOWMAPPED', () => {
     await endpoint.stack.create('other-volume', BLOCK, BLOCK);
     await endpoint.ask(Op.MAP, { name: 'other-volume', readOnly: true });
     await endpoint.ask(Op.MAP, { name: 'first-volume' });
-    const device = await endpoint.exports.open('first-volume');
+    const device = await endpoint.open('first-volume');
     expect(await endpoint.ask(Op.SHOWMAPPED)).toMatchObject({
       mapped: [
         { id: 0, name: 'other-volume', readOnly: true, clients: 0 },
         { id: 1, name: 'first-volume', readOnly: false, clients: 1, uris: [expect.stringContaining('first-volume')] },
       ],
-      connections: [],
+      connections: [{ name: 'first-volume', exportName: 'first-volume', peer: 'unix', since: expect.any(Number) }],
     });
     await device.close();
     await expect(endpoint.ask(Op.SHOWMAPPED, {}, 10)).rejects.toMatchObject({ code: 'ERANGE' });
@@ -107,7 +107,7 @@ describe('SHOWMAPPED', () => {
 describe('the rest', () => {
   it('INFO has open devices follow a resize', async () => {
     await endpoint.ask(Op.MAP, { name: 'first-volume' });
-    const devices = [await endpoint.exports.open('first-volume'), await endpoint.exports.open('first-volume')];
+    const devices = [await endpoint.open('first-volume'), await endpoint.open('first-volume')];
     await endpoint.stack.resize('first-volume', 5 * BLOCK);
     expect(await endpoint.refresh('first-volume')).toBe(5 * BLOCK);
     expect(devices.map(({ size }) => size)).toEqual([5 * BLOCK, 5 * BLOCK]);

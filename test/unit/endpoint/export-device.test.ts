@@ -1,9 +1,12 @@
 /** A volume as a block device: flags and errors on their way, extents, and what happens when records, buffers or queues run out. */
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { SegmentBuffers } from '../../../src/endpoint/buffers.js';
+import type { ContextRequests } from '../../../src/endpoint/contexts.js';
 import { deviceInfo, ExportDevice } from '../../../src/endpoint/export-device.js';
+import type { VolumeAddress } from '../../../src/endpoint/volumes.js';
 import { type BlockDevice, IoCommand } from '../../../src/nbd/index.js';
 import { encodeExtents } from '../../../src/requests/extents.js';
+import { decodeMapStatus, encodeMapStatus } from '../../../src/requests/json.js';
 import { Flag, Op } from '../../../src/requests/ops.js';
 import { errnos, SystemError } from '../../../src/sys/errno.js';
 import type { Port, Request } from '../../../src/xseg/index.js';
@@ -12,6 +15,7 @@ import { Endpoint, run } from './support.js';
 
 const BLOCK = 65536;
 const FAKE_COMPOSER = 501;
+const FAKE_MAPPER = 502;
 let endpoint: Endpoint;
 
 beforeEach(async () => {
@@ -23,20 +27,33 @@ afterEach(async () => {
   expect(await endpoint.stop()).toEqual([]);
 });
 
-/** A device whose requests go to a composer that the test plays. */
-function deviceOf(port: Port, volume = { name: 'first-volume', assumeV0: false, v0Size: -1 }): ExportDevice {
-  const volumeInfo = {
-    size: 1 << 30,
-    blockSize: BLOCK,
-    readOnly: false,
-    version: 2,
-    epoch: 1,
-    created: null,
-    parent: null,
-  };
-  const info = deviceInfo(volumeInfo, false, null);
-  const description = { info, size: 1 << 30 };
-  return new ExportDevice(port, FAKE_COMPOSER, volume, description, new SegmentBuffers(port), async () => {});
+interface FakeOptions {
+  readonly volume?: VolumeAddress;
+  readonly contexts?: ContextRequests;
+  readonly writeThrough?: boolean;
+  readonly resize?: (size: number) => Promise<void>;
+}
+
+const named = (name: string): VolumeAddress => ({ name, assumeV0: false, v0Size: -1 });
+
+/** A device whose requests go to a composer and a mapper that the test plays. */
+function deviceOf(port: Port, options: FakeOptions = {}): ExportDevice {
+  const size = 1 << 30;
+  const volumeInfo = { size, blockSize: BLOCK, readOnly: false, version: 2, epoch: 1, created: null, parent: null };
+  const info = deviceInfo(volumeInfo, { readOnly: false, allowResize: true, description: null });
+  return new ExportDevice(
+    { port, composerPort: FAKE_COMPOSER, mapperPort: FAKE_MAPPER, buffers: new SegmentBuffers(port) },
+    {
+      volume: named('first-volume'),
+      info,
+      size,
+      contexts: new Map(),
+      writeThrough: false,
+      resize: async () => {},
+      closed: async () => {},
+      ...options,
+    },
+  );
 }
 
 describe('what a request carries', () => {
@@ -65,9 +82,97 @@ describe('what a request carries', () => {
       { ...common, op: Op.FLUSH, flags: 0, offset: 0, size: 0, hint: 77 },
     ]);
     seen.length = 0;
-    await run(deviceOf(endpoint.port, { name: 'old-volume', assumeV0: true, v0Size: 12345 }), IoCommand.FLUSH);
+    await run(
+      deviceOf(endpoint.port, { volume: { name: 'old-volume', assumeV0: true, v0Size: 12345 } }),
+      IoCommand.FLUSH,
+    );
     expect(seen).toMatchObject([{ target: 'old-volume', flags: Flag.ASSUMEV0, v0Size: 12345 }]);
     fake.close();
+  });
+
+  it('is FUA with every change where the export is write-through, and only there', async () => {
+    const seen: number[] = [];
+    const fake = endpoint.stack.segment.bind(FAKE_COMPOSER, { name: 'fake' });
+    fake.serve((request) => {
+      seen.push(request.flags);
+      request.succeed(request.size);
+    });
+    const device = deviceOf(endpoint.port, { writeThrough: true });
+    await run(device, IoCommand.WRITE, { data: Buffer.alloc(512) });
+    await run(device, IoCommand.TRIM, { length: 512 });
+    await run(device, IoCommand.WRITE_ZEROES, { length: 512, noHole: true });
+    await run(device, IoCommand.READ, { length: 512 });
+    await run(device, IoCommand.FLUSH);
+    expect(seen).toEqual([Flag.FUA, Flag.FUA, Flag.FUA | Flag.NO_HOLE, 0, 0]);
+    fake.close();
+  });
+
+  it('says of a read that a hole will do, and tells the asker when it is one', async () => {
+    const seen: number[] = [];
+    const fake = endpoint.stack.segment.bind(FAKE_COMPOSER, { name: 'fake' });
+    fake.serve((request) => {
+      seen.push(request.flags);
+      if (request.offset === 0) request.flags |= Flag.HOLE;
+      request.succeed(request.size);
+    });
+    const device = deviceOf(endpoint.port);
+    expect(await run(device, IoCommand.READ, { length: 512, mayBeHole: true })).toMatchObject({ hole: true });
+    expect(await run(device, IoCommand.READ, { offset: 1, length: 512, mayBeHole: true })).toMatchObject({
+      hole: false,
+    });
+    expect(await run(device, IoCommand.READ, { length: 512 })).toMatchObject({ hole: false });
+    expect(seen).toEqual([Flag.MAY_BE_HOLE, Flag.MAY_BE_HOLE, 0]);
+    fake.close();
+  });
+
+  it('goes to the mapper for all contexts but one, with its own question and no handle of the composer', async () => {
+    const asked: object[] = [];
+    const composer = endpoint.stack.segment.bind(FAKE_COMPOSER, { name: 'composer' });
+    composer.serve((request) => {
+      asked.push({ op: request.op, room: request.dataLength });
+      request.hint = 77;
+      request.succeed(encodeExtents([{ length: 10, flags: 3 }], request.data));
+    });
+    const mapper = endpoint.stack.segment.bind(FAKE_MAPPER, { name: 'mapper' });
+    mapper.serve((request) => {
+      const { op, offset, size, hint, target } = request;
+      asked.push({ op, offset, size, hint, target, what: decodeMapStatus(request.data) });
+      request.hint = 5;
+      request.succeed(encodeExtents([{ length: 2 ** 40, flags: 1, flagsHigh: 9 }], request.data));
+    });
+    const contexts = new Map([['archipelago:diff:snap', encodeMapStatus({ what: 'diff', from: 'first-snapshot' })]]);
+    const device = deviceOf(endpoint.port, { contexts });
+    const base = await run(device, IoCommand.BLOCK_STATUS, { length: 10, reqOne: true });
+    expect(base.extents).toEqual([{ length: 10, flags: 3 }]);
+    const length = 2 ** 41;
+    const context = 'archipelago:diff:snap';
+    const diff = await run(device, IoCommand.BLOCK_STATUS, { offset: 512, length, context });
+    expect(diff.extents).toEqual([{ length: 2 ** 40, flags: 1, flagsHigh: 9 }]);
+    await run(device, IoCommand.BLOCK_STATUS, { length, context, reqOne: true });
+    const what = { what: 'diff', from: 'first-snapshot' };
+    const mapStatus = { op: Op.MAPSTATUS, size: length, hint: 0, target: 'first-volume', what };
+    expect(asked).toEqual([
+      { op: Op.BLOCK_STATUS, room: 16 },
+      { ...mapStatus, offset: 512 },
+      { ...mapStatus, offset: 0 },
+    ]);
+    const other = { length, context: 'archipelago:diff:other' };
+    await expect(run(device, IoCommand.BLOCK_STATUS, other)).rejects.toMatchObject({ code: 'EINVAL' });
+    composer.close();
+    mapper.close();
+  });
+
+  it('is nothing for a resize, which the endpoint does', async () => {
+    const sizes: number[] = [];
+    const resize = async (size: number): Promise<void> => {
+      if (size === 7) throw new SystemError(errnos.EINVAL, 'no such size');
+      sizes.push(size);
+    };
+    const device = deviceOf(endpoint.port, { resize });
+    await run(device, IoCommand.RESIZE, { offset: 2 ** 40 });
+    expect(sizes).toEqual([2 ** 40]);
+    const refused = { code: 'EINVAL', message: 'no such size' };
+    await expect(run(device, IoCommand.RESIZE, { offset: 7 })).rejects.toMatchObject(refused);
   });
 
   it('brings errors back with their text, and frees what the request had', async () => {
@@ -97,7 +202,7 @@ describe('what a request carries', () => {
 describe('on a real volume', () => {
   it('block status tells holes and data, in order and without gaps', async () => {
     await endpoint.stack.create('first-volume', 4 * BLOCK + 100, BLOCK);
-    const device = await endpoint.exports.open('first-volume');
+    const device = await endpoint.open('first-volume');
     await run(device, IoCommand.WRITE, { offset: BLOCK + 5, data: pattern(10, 1) });
     const status = async (offset: number, length: number) =>
       (await run(device, IoCommand.BLOCK_STATUS, { offset, length })).extents;
@@ -115,7 +220,7 @@ describe('on a real volume', () => {
 
   it('fast zero is refused where it would copy, and done where it is a change of the map', async () => {
     await endpoint.stack.create('first-volume', 2 * BLOCK, BLOCK);
-    const device = await endpoint.exports.open('first-volume');
+    const device = await endpoint.open('first-volume');
     await run(device, IoCommand.WRITE, { data: pattern(2 * BLOCK, 1) });
     await endpoint.stack.snapshot('first-volume', 'first-snapshot');
     const fast = { fastZero: true };
@@ -130,7 +235,7 @@ describe('on a real volume', () => {
     await run(device, IoCommand.WRITE_ZEROES, { length: BLOCK, ...fast });
     expect((await run(device, IoCommand.READ, { length: BLOCK })).data.equals(Buffer.alloc(BLOCK))).toBe(true);
     await device.close();
-    const snapshot = await endpoint.exports.open('first-snapshot');
+    const snapshot = await endpoint.open('first-snapshot');
     await expect(run(snapshot, IoCommand.TRIM, { length: 10 })).rejects.toMatchObject({ code: 'EROFS' });
     expect((await run(snapshot, IoCommand.READ, { length: 10 })).data.equals(pattern(10, 1))).toBe(true);
     await snapshot.close();
@@ -140,7 +245,7 @@ describe('on a real volume', () => {
 describe('when something has run out', () => {
   const open = async (): Promise<BlockDevice> => {
     await endpoint.stack.create('first-volume', 4 * BLOCK, BLOCK);
-    return endpoint.exports.open('first-volume');
+    return endpoint.open('first-volume');
   };
 
   it('Ios wait for request records, in order', async () => {

@@ -35,7 +35,7 @@ describe('describing', () => {
     endpoint = await Endpoint.start();
     await endpoint.stack.create('first-volume', 3 * BLOCK + 1, BLOCK);
     await endpoint.stack.close('first-volume');
-    const { info, size } = await endpoint.exports.describe('first-volume');
+    const { info, size } = await endpoint.describe('first-volume');
     expect(size).toBe(3 * BLOCK + 1);
     expect(info).toMatchObject({
       readOnly: false,
@@ -53,7 +53,7 @@ describe('describing', () => {
     await endpoint.stack.snapshot('first-volume', 'first-snapshot');
     await endpoint.ask(Op.MAP, { name: 'first-volume', readOnly: true });
     for (const name of ['first-volume', 'first-snapshot']) {
-      const { info } = await endpoint.exports.describe(name);
+      const { info } = await endpoint.describe(name);
       expect(info).toMatchObject({ readOnly: true, canTrim: false, canWriteZeroes: false, canFastZero: false });
     }
   });
@@ -61,14 +61,14 @@ describe('describing', () => {
   it('refuses what is not there, not mapped, or has no name', async () => {
     endpoint = await Endpoint.start('mapped');
     await endpoint.stack.create('first-volume', BLOCK, BLOCK);
-    await expect(endpoint.exports.describe('first-volume')).rejects.toMatchObject({
+    await expect(endpoint.describe('first-volume')).rejects.toMatchObject({
       code: 'ENOENT',
       message: expect.stringContaining('vlmc map first-volume'),
     });
-    await expect(endpoint.exports.open('')).rejects.toMatchObject({ code: 'ENOENT' });
+    await expect(endpoint.open('')).rejects.toMatchObject({ code: 'ENOENT' });
     await endpoint.ask(Op.MAP, { name: 'first-volume' });
     await endpoint.stack.remove('first-volume');
-    await expect(endpoint.exports.open('first-volume')).rejects.toMatchObject({ code: 'ENOENT' });
+    await expect(endpoint.open('first-volume')).rejects.toMatchObject({ code: 'ENOENT' });
     expect(endpoint.exports.clients('first-volume')).toBe(0);
   });
 });
@@ -77,8 +77,8 @@ describe('opening and closing', () => {
   it('lets the lock go with the last client, not before', async () => {
     endpoint = await Endpoint.start();
     await endpoint.stack.create('first-volume', BLOCK, BLOCK);
-    const first = await endpoint.exports.open('first-volume');
-    const second = await endpoint.exports.open('first-volume');
+    const first = await endpoint.open('first-volume');
+    const second = await endpoint.open('first-volume');
     await run(first, IoCommand.WRITE, { data: Buffer.from('hello') });
     expect(await endpoint.mapper()).toMatchObject({ locked: 1, leases: 1 });
     await first.close();
@@ -88,9 +88,9 @@ describe('opening and closing', () => {
     expect(endpoint.exports.clients('first-volume')).toBe(0);
     expect(await endpoint.mapper()).toMatchObject({ locked: 0, leases: 0 });
     // Who comes while it is being let go is served all the same.
-    const third = await endpoint.exports.open('first-volume');
+    const third = await endpoint.open('first-volume');
     const closing = third.close();
-    const fourth = await endpoint.exports.open('first-volume');
+    const fourth = await endpoint.open('first-volume');
     const reading = run(fourth, IoCommand.READ, { length: 5 });
     await closing;
     expect((await reading).data.toString()).toBe('hello');
@@ -102,7 +102,7 @@ describe('opening and closing', () => {
     endpoint = await Endpoint.start();
     await endpoint.stack.create('first-volume', BLOCK, BLOCK);
     await endpoint.stack.client.call(500, { op: Op.OPEN, target: 'first-volume' });
-    const device = await endpoint.exports.open('first-volume');
+    const device = await endpoint.open('first-volume');
     await run(device, IoCommand.WRITE, { data: Buffer.from('hello') });
     await device.close();
     expect(await endpoint.mapper()).toMatchObject({ locked: 1 });
@@ -113,12 +113,12 @@ describe('opening and closing', () => {
   it('fails the requests for a volume that was removed or renamed under its clients, and closes', async () => {
     endpoint = await Endpoint.start();
     await endpoint.stack.create('first-volume', BLOCK, BLOCK);
-    const device = await endpoint.exports.open('first-volume');
+    const device = await endpoint.open('first-volume');
     await run(device, IoCommand.WRITE, { data: Buffer.from('hello') });
     await endpoint.stack.rename('first-volume', 'second-volume');
     await expect(run(device, IoCommand.READ, { length: 5 })).rejects.toMatchObject({ code: 'ENOENT' });
     await device.close();
-    const renamed = await endpoint.exports.open('second-volume');
+    const renamed = await endpoint.open('second-volume');
     expect((await run(renamed, IoCommand.READ, { length: 5 })).data.toString()).toBe('hello');
     await endpoint.stack.remove('second-volume');
     await expect(run(renamed, IoCommand.WRITE, { data: Buffer.from('x') })).rejects.toMatchObject({ code: 'ENOENT' });
@@ -145,11 +145,11 @@ describe('opening and closing', () => {
       await endpoint.stack.resize('first-volume', 3 * BLOCK);
       await endpoint.refresh('first-volume');
     });
-    const device = await endpoint.exports.open('first-volume');
+    const device = await endpoint.open('first-volume');
     expect(device.size).toBe(3 * BLOCK);
     await device.close();
     meanwhile(() => endpoint.ask(Op.UNMAP, { name: 'first-volume' }));
-    await expect(endpoint.exports.open('first-volume')).rejects.toMatchObject({ code: 'ENOENT' });
+    await expect(endpoint.open('first-volume')).rejects.toMatchObject({ code: 'ENOENT' });
     expect(endpoint.exports.clients('first-volume')).toBe(0);
   });
 });

@@ -14,7 +14,15 @@ afterEach(() => {
   fs.rmSync(directory, { recursive: true });
 });
 
-const mapping = (name: string) => ({ name, readOnly: false, assumeV0: false, v0Size: -1, since: 1000 });
+const mapping = (name: string) => ({
+  name,
+  readOnly: false,
+  assumeV0: false,
+  v0Size: -1,
+  writeThrough: false,
+  ownSocket: false,
+  since: 1000,
+});
 const names = (registry: Registry): string[] => registry.all().map(({ id, name }) => `${id} ${name}`);
 
 describe('the registry of mapped volumes', () => {
@@ -29,6 +37,12 @@ describe('the registry of mapped volumes', () => {
     expect(names(again)).toEqual(['0 fourth-volume', '1 second-volume', '2 third-volume']);
     expect(again.get('third-volume')).toMatchObject({ readOnly: true, assumeV0: true, v0Size: 5, since: 1000 });
     expect(again.get('first-volume')).toBeUndefined();
+  });
+
+  it('reads files from before mappings had sockets and write-through', () => {
+    const old = { id: 3, name: 'old-volume', readOnly: true, assumeV0: false, v0Size: -1, since: 5 };
+    fs.writeFileSync(path.join(directory, 'mapped.json'), JSON.stringify([old]));
+    expect(Registry.load(directory).all()).toEqual([{ ...old, writeThrough: false, ownSocket: false }]);
   });
 
   it('changes nothing in memory when the file cannot be written', () => {
@@ -57,6 +71,10 @@ describe('the registry of mapped volumes', () => {
     [
       'an entry with a size in words',
       '[{"id": 0, "name": "volume", "readOnly": true, "assumeV0": true, "v0Size": "1G"}]',
+    ],
+    [
+      'an entry that is write-through in words',
+      '[{"id": 0, "name": "volume", "readOnly": true, "assumeV0": true, "v0Size": 1, "writeThrough": "yes"}]',
     ],
     ['an entry that is nothing', '[null]'],
   ])('refuses a file with %s, and names it', (_what, text) => {

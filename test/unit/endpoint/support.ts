@@ -6,8 +6,18 @@ import pino from 'pino';
 import { Control } from '../../../src/endpoint/control.js';
 import { Exports } from '../../../src/endpoint/exports.js';
 import { Registry } from '../../../src/endpoint/registry.js';
+import { VolumeSockets } from '../../../src/endpoint/sockets.js';
 import { Volumes } from '../../../src/endpoint/volumes.js';
-import { type BlockDevice, type Extent, type Io, type IoBuffer, IoCommand, NbdServer } from '../../../src/nbd/index.js';
+import {
+  type BlockDevice,
+  type Client,
+  type DeviceInfo,
+  type Extent,
+  type Io,
+  type IoBuffer,
+  IoCommand,
+  NbdServer,
+} from '../../../src/nbd/index.js';
 import { decodeJson, encodeJson } from '../../../src/requests/json.js';
 import { Op } from '../../../src/requests/ops.js';
 import { SystemError } from '../../../src/sys/errno.js';
@@ -15,6 +25,14 @@ import type { Port } from '../../../src/xseg/index.js';
 import { PORTS, Stack } from '../composer/stack.js';
 
 export const ENDPOINT = 1030;
+
+/** A connection of somebody. */
+export const someone = (): Client => ({ peer: 'unix', tls: null });
+
+export interface EndpointOptions {
+  readonly offer?: 'all' | 'mapped';
+  readonly allowResize?: boolean;
+}
 
 export class Endpoint {
   readonly stack: Stack;
@@ -24,27 +42,60 @@ export class Endpoint {
   readonly volumes: Volumes;
   readonly exports: Exports;
   readonly server: NbdServer;
+  readonly sockets: VolumeSockets;
+  readonly messages: string[] = [];
   readonly warnings: string[] = [];
 
-  private constructor(stack: Stack, offer: 'all' | 'mapped', directory: string) {
+  private constructor(stack: Stack, options: EndpointOptions, directory: string) {
+    const { offer = 'all', allowResize = false } = options;
     this.stack = stack;
     this.directory = directory;
     this.registry = Registry.load(directory);
     this.port = stack.segment.bind(ENDPOINT, { name: 'nbd' });
     this.volumes = new Volumes(this.port, PORTS.composer, PORTS.mapper);
-    const log = pino({ level: 'warn' }, { write: (line: string) => void this.warnings.push(line) });
+    const write = (line: string): void => {
+      const { level, msg } = JSON.parse(line) as { level: number; msg: string };
+      if (level >= pino.levels.values.warn) this.warnings.push(line);
+      else this.messages.push(msg);
+    };
+    const log = pino({ level: 'info' }, { write });
     const { port, volumes, registry } = this;
-    this.exports = new Exports({ port, composerPort: PORTS.composer, volumes, registry, offer, log });
+    const { composer: composerPort, mapper: mapperPort } = PORTS;
+    this.exports = new Exports({ port, composerPort, mapperPort, volumes, registry, offer, allowResize, log });
     this.server = new NbdServer(this.exports, {});
     const { server, exports } = this;
-    const urisOf = (name: string): string[] => [`nbd+unix:///${name}?socket=/there`];
-    const control = new Control({ server, exports, registry, volumes, urisOf, status: () => ({ fine: true }) });
+    this.sockets = new VolumeSockets({ server, exports, runDir: directory, log });
+    const { sockets } = this;
+    const urisOf = ({ name }: { name: string }): string[] => [`nbd+unix:///${name}?socket=/there`];
+    const control = new Control({
+      server,
+      exports,
+      registry,
+      volumes,
+      sockets,
+      urisOf,
+      status: () => ({ fine: true }),
+    });
     port.serve((request) => control.handle(request));
   }
 
-  static async start(offer: 'all' | 'mapped' = 'all'): Promise<Endpoint> {
+  static async start(options: 'all' | 'mapped' | EndpointOptions = {}): Promise<Endpoint> {
     const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'endpoint-'));
-    return new Endpoint(await Stack.start(), offer, directory);
+    return new Endpoint(await Stack.start(), typeof options === 'string' ? { offer: options } : options, directory);
+  }
+
+  /** Opens an export for a connection of somebody. */
+  open(name: string, client: Client = someone()): Promise<BlockDevice> {
+    return this.exports.open(name, client);
+  }
+
+  describe(name: string, client: Client = someone()): Promise<{ info: DeviceInfo; size: number }> {
+    return this.exports.describe(name, client);
+  }
+
+  /** The contexts that a query of LIST_META_CONTEXT (or SET_META_CONTEXT) finds. */
+  contexts(name: string, query: string | null, set = false, client: Client = someone()): Promise<readonly string[]> {
+    return this.exports.metaContexts(name, query, set, client);
   }
 
   async stop(): Promise<string[]> {
@@ -81,11 +132,15 @@ export interface IoOptions {
   readonly fua?: boolean;
   readonly noHole?: boolean;
   readonly fastZero?: boolean;
+  readonly context?: string;
+  readonly reqOne?: boolean;
+  readonly mayBeHole?: boolean;
 }
 
 export interface IoResult {
   readonly data: Buffer;
   readonly extents: Extent[] | null;
+  readonly hole: boolean;
 }
 
 /** One Io on a device, as a promise. @throws SystemError with the Io's errno and text */
@@ -109,9 +164,9 @@ export function run(device: BlockDevice, command: IoCommand, options: IoOptions 
       fua: options.fua ?? false,
       noHole: options.noHole ?? false,
       fastZero: options.fastZero ?? false,
-      context: 'base:allocation',
-      reqOne: false,
-      mayBeHole: false,
+      context: options.context ?? 'base:allocation',
+      reqOne: options.reqOne ?? false,
+      mayBeHole: options.mayBeHole ?? false,
       hole: false,
       buffer,
       extents: null,
@@ -119,7 +174,8 @@ export function run(device: BlockDevice, command: IoCommand, options: IoOptions 
       complete(errno, text = '') {
         if (completed) throw new Error('an Io was completed twice');
         completed = true;
-        const result = { data: Buffer.from(buffer?.bytes.subarray(0, length) ?? []), extents: io.extents };
+        const { extents, hole } = io;
+        const result = { data: Buffer.from(buffer?.bytes.subarray(0, length) ?? []), extents, hole };
         if (buffer) device.release(buffer);
         if (errno === 0) resolve(result);
         else reject(new SystemError(errno, text));
