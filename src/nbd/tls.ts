@@ -39,9 +39,19 @@ export interface Secured {
 }
 
 /**
- * Ciphers of TLS 1.2 for pre-shared keys, with forward secrecy: Node's default list has none. TLS 1.3 has no such ciphers of its own.
+ * Ciphers for a server with pre-shared keys. TLS 1.3: OpenSSL takes such a key for one of SHA-256, so these come first, or a server that
+ * has a certificate too would choose another cipher and then find that the key does not fit. TLS 1.2: Node's default list forbids
+ * pre-shared keys; those with forward secrecy are let in.
  */
-const PSK_CIPHERS = 'ECDHE-PSK-CHACHA20-POLY1305:ECDHE-PSK-AES256-CBC-SHA384:ECDHE-PSK-AES128-CBC-SHA256';
+function pskCiphers(): string {
+  const others = tls.DEFAULT_CIPHERS.split(':').filter((name) => name !== '!PSK' && !name.startsWith('TLS_'));
+  return [
+    'TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384',
+    'ECDHE-PSK-CHACHA20-POLY1305:ECDHE-PSK-AES256-CBC-SHA384:ECDHE-PSK-AES128-CBC-SHA256',
+    ...others,
+    '!kPSK:!kRSAPSK',
+  ].join(':');
+}
 
 /**
  * No resumption: a resumed session would skip the look-up of its key or certificate, which may have been withdrawn since. No
@@ -83,7 +93,7 @@ export class TlsAcceptor {
       requestCert: ask,
       rejectUnauthorized: ask,
       minVersion: options.minVersion ?? 'TLSv1.2',
-      ciphers: psk === undefined ? undefined : `${tls.DEFAULT_CIPHERS}:${PSK_CIPHERS}`,
+      ciphers: psk === undefined ? undefined : pskCiphers(),
       honorCipherOrder: true,
       secureOptions: SECURE_OPTIONS,
       // The server's own deadline ends handshakes; this one is as far away as Node allows.
@@ -146,6 +156,8 @@ class Handshaker {
     };
     this.#server = tls.createServer(psk === undefined ? options : { ...options, pskCallback: lookUp });
     this.#server.on('secureConnection', (socket) => {
+      // Later a client may end its side and still wait for answers.
+      socket.allowHalfOpen = true;
       const resolve = this.#resolve;
       this.#settle();
       resolve?.({ socket, identity: this.#identity });
@@ -156,6 +168,8 @@ class Handshaker {
   run(stream: Duplex): Promise<Outcome> {
     const gone = (): void => this.#fail(new Error('the connection ended'));
     stream.once('close', gone);
+    // The socket that Node makes does the same: a client that ends during the handshake is gone.
+    stream.allowHalfOpen = false;
     return new Promise<Outcome>((resolve, reject) => {
       this.#identity = null;
       this.#resolve = resolve;
