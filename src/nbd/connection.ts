@@ -96,6 +96,11 @@ export class Connection implements TransportEvents {
     };
   }
 
+  /** Its export is not open yet. */
+  get negotiating(): boolean {
+    return this.#session === null;
+  }
+
   /** In-flight requests are finished and answered, then the connection ends; a handshake ends at once. */
   shutDown(): void {
     if (this.#transmission !== null) this.#transmission.shutDown();

@@ -1,4 +1,5 @@
 /** nbd-ts: an NBD server and client. What is exported here is the library's public face. */
+export { type PassedSocket, passedSockets } from './activation.js';
 export { BufferPool } from './buffer-pool.js';
 export { NbdClient } from './client.js';
 export { type ConnectOptions, connectNbd } from './client-connect.js';
@@ -10,14 +11,16 @@ export type { Counters } from './counters.js';
 export * from './device.js';
 export { DisconnectedError, NbdError, ProtocolError, TlsRequiredError, wireError } from './errors.js';
 export { DEFAULT_LIMITS, type Limits } from './limits.js';
+export type { ListenAddress } from './listening.js';
 export type { Log } from './log.js';
 export { MemoryDisk, type MemoryDiskOptions, MemoryProvider } from './memory-device.js';
 export {
-  type ListenAddress,
   type ListenOptions,
   NbdServer,
   type NbdServerEvents,
   type NbdServerOptions,
 } from './server.js';
 export type { MetaContext } from './session.js';
+export type { Keepalive } from './sockets.js';
+export { stdioConnection } from './stdio.js';
 export { TlsAcceptor, type TlsMode, type TlsOptions } from './tls.js';

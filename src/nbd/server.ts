@@ -1,28 +1,26 @@
 /** The server: listeners, the connections that come through them, and an orderly end. */
 import { EventEmitter } from 'node:events';
-import fs from 'node:fs';
 import net from 'node:net';
+import type { Duplex } from 'node:stream';
 import { errnos, messageOf, SystemError } from '../sys/errno.js';
+import type { PassedSocket } from './activation.js';
+import { Admission } from './admission.js';
 import { Connection, type ConnectionContext, type ConnectionInfo, type Entrance } from './connection.js';
 import type { ExportProvider } from './device.js';
 import { GatherBudget } from './gather.js';
 import type { NameDecoder } from './handshake-codec.js';
 import { makeBudgets } from './holdings.js';
+import { IdleWatch } from './idle.js';
 import { type Limits, resolveLimits } from './limits.js';
+import { addressText, isSameAddress, type ListenAddress, startListening } from './listening.js';
 import { type Log, silent } from './log.js';
 import { Poller } from './poller.js';
+import { DEFAULT_KEEPALIVE, descriptorOf, type Keepalive, setKeepalive } from './sockets.js';
 import { TlsAcceptor, type TlsMode, type TlsOptions } from './tls.js';
 import type { Transmission } from './transmission.js';
 import type { Transport } from './transport.js';
 import { hasDescriptor, RawTransport } from './transport-raw.js';
 import { StreamTransport } from './transport-stream.js';
-
-/** Seconds of silence after which the system asks a TCP peer whether it is still there. */
-const KEEPALIVE_SECONDS = 30;
-/** Mode of a unix socket: owner and group. */
-const DEFAULT_MODE = 0o660;
-/** Clients that may wait to be accepted. */
-const BACKLOG = 511;
 
 export interface NbdServerOptions {
   /** Over DEFAULT_LIMITS. */
@@ -32,6 +30,8 @@ export interface NbdServerOptions {
   readonly log?: Log;
   /** `raw` (default): system calls on the descriptor; `stream`: node streams. */
   readonly transport?: 'raw' | 'stream';
+  /** Of TCP connections. Default: after 30 s of silence, every 10 s, 6 times. */
+  readonly keepalive?: Keepalive;
   /** Credentials, for listeners with TLS. */
   readonly tls?: TlsOptions;
 }
@@ -45,11 +45,6 @@ export interface ListenOptions {
   /** Reads the names of exports where clients send something else than the protocol's strings. */
   readonly exportName?: NameDecoder;
 }
-
-/** Where to listen: a unix socket and its mode (default 0660), or an address. Port 0 is any free one. */
-export type ListenAddress =
-  | { readonly path: string; readonly mode?: number }
-  | { readonly host: string; readonly port: number };
 
 export interface NbdServerEvents {
   /** A client has chosen its export. */
@@ -67,6 +62,9 @@ export class NbdServer extends EventEmitter<NbdServerEvents> {
   /** By where they listen. */
   readonly #listeners = new Map<net.Server, ListenAddress>();
   readonly #connections = new Map<number, Connection>();
+  readonly #admission: Admission;
+  readonly #idleWatch: IdleWatch;
+  readonly #keepalive: Keepalive;
   #nextId = 1;
   #tls: TlsAcceptor | null = null;
   #stopping = false;
@@ -79,6 +77,9 @@ export class NbdServer extends EventEmitter<NbdServerEvents> {
     this.#log = options.log ?? silent;
     this.#raw = (options.transport ?? 'raw') === 'raw';
     this.#provider = provider;
+    this.#keepalive = options.keepalive ?? DEFAULT_KEEPALIVE;
+    this.#admission = new Admission(this.#limits.connections, this.#log);
+    this.#idleWatch = new IdleWatch(this.#limits.idleMs, () => this.#connections.values(), this.#log);
     if (options.tls !== undefined) this.setTls(options.tls);
     const poller = new Poller(options.busyPollUs ?? 50);
     this.#context = {
@@ -110,40 +111,16 @@ export class NbdServer extends EventEmitter<NbdServerEvents> {
   };
 
   /**
-   * Listens; may be called several times. A socket file that nobody serves any more is replaced.
+   * Listens; may be called several times. A socket file that nobody serves any more is replaced. A socket that was handed over
+   * (passedSockets) stays open when the server is closed.
    * @returns where it listens (the port chosen for port 0)
    * @throws SystemError EADDRINUSE when somebody serves it, or what the system says, naming the address
    */
-  async listen(address: ListenAddress, options: ListenOptions = {}): Promise<ListenAddress> {
+  async listen(where: ListenAddress | PassedSocket, options: ListenOptions = {}): Promise<ListenAddress> {
     if (this.#stopping) throw new SystemError(errnos.EINVAL, 'the server is closed; make another one');
     const entrance = this.#entrance(options);
-    const name = 'path' in address ? address.path : `${address.host}:${address.port}`;
-    if ('path' in address) await removeStaleSocket(address.path);
-    const listener = net.createServer({
-      pauseOnConnect: true,
-      allowHalfOpen: true,
-      noDelay: true,
-      keepAlive: true,
-      keepAliveInitialDelay: KEEPALIVE_SECONDS * 1000,
-    });
-    listener.on('connection', (socket) => this.#accept(socket, entrance));
-    await new Promise<void>((resolve, reject) => {
-      listener.once('error', (error: NodeJS.ErrnoException) => {
-        reject(
-          new SystemError(Math.abs(error.errno ?? errnos.EIO), `cannot listen on ${name}: ${error.message}`, {
-            cause: error,
-          }),
-        );
-      });
-      if ('path' in address) listenOnPath(listener, address.path, address.mode ?? DEFAULT_MODE, resolve);
-      else listener.listen({ host: address.host, port: address.port, backlog: BACKLOG }, resolve);
-    });
-    listener.on('error', (error) => this.#log.error(`${name}: ${messageOf(error)}`));
-    let bound = address;
-    if (!('path' in address)) {
-      const at = listener.address() as net.AddressInfo;
-      bound = { host: at.address, port: at.port };
-    }
+    const { listener, bound } = await startListening(where, (socket) => this.#accept(socket, entrance));
+    listener.on('error', (error) => this.#log.error(`${addressText(bound)}: ${messageOf(error)}`));
     this.#listeners.set(listener, bound);
     return bound;
   }
@@ -151,7 +128,7 @@ export class NbdServer extends EventEmitter<NbdServerEvents> {
   /** Stops listening where listen() said; its connections go on. A unix socket's file goes. False when it did not listen there. */
   unlisten(address: ListenAddress): boolean {
     for (const [listener, bound] of this.#listeners) {
-      if (!isSame(bound, address)) continue;
+      if (!isSameAddress(bound, address)) continue;
       this.#listeners.delete(listener);
       listener.close();
       return true;
@@ -175,27 +152,24 @@ export class NbdServer extends EventEmitter<NbdServerEvents> {
     this.#tls = new TlsAcceptor(options);
   }
 
-  /** Serves an already connected socket (socket activation, inetd, a test's pair). */
-  serve(socket: net.Socket, options: ListenOptions = {}): void {
+  /** Serves a connection that is there already (inetd, a test's pair): a socket, or any stream of both directions. */
+  serve(stream: Duplex, options: ListenOptions = {}): void {
     const entrance = this.#entrance(options);
-    socket.pause();
-    this.#accept(socket, entrance);
+    stream.pause();
+    this.#accept(stream, entrance);
   }
 
-  #accept(socket: net.Socket, entrance: Entrance): void {
-    if (this.#stopping || this.#connections.size >= this.#limits.connections) {
-      this.#log.warn(`a client is turned away: there are ${this.#connections.size} connections already`);
-      socket.destroy();
+  #accept(stream: Duplex, entrance: Entrance): void {
+    if (this.#stopping || !this.#admission.admits(this.#connections)) {
+      stream.destroy();
       return;
     }
     let transport: Transport;
     try {
-      const peer = socket.remoteAddress === undefined ? 'unix' : `${socket.remoteAddress}:${socket.remotePort}`;
-      transport =
-        this.#raw && hasDescriptor(socket) ? new RawTransport(socket, peer) : new StreamTransport(socket, peer);
+      transport = this.#transportOf(stream);
     } catch (error) {
       this.#log.error(`a client is turned away: ${messageOf(error)}`);
-      socket.destroy();
+      stream.destroy();
       return;
     }
     const connection = new Connection(this.#nextId++, transport, entrance, this.#context);
@@ -204,6 +178,18 @@ export class NbdServer extends EventEmitter<NbdServerEvents> {
       this.#connections.delete(connection.id);
       this.emit('close', connection.info);
     });
+  }
+
+  #transportOf(stream: Duplex): Transport {
+    if (!(stream instanceof net.Socket)) return new StreamTransport(stream, 'stream');
+    const { remoteAddress, remotePort } = stream;
+    const hasFd = hasDescriptor(stream);
+    if (remoteAddress !== undefined) {
+      stream.setNoDelay(true);
+      if (hasFd) setKeepalive(descriptorOf(stream), this.#keepalive);
+    }
+    const peer = remoteAddress === undefined ? 'unix' : `${remoteAddress}:${remotePort}`;
+    return this.#raw && hasFd ? new RawTransport(stream, peer) : new StreamTransport(stream, peer);
   }
 
   /** What is connected now. */
@@ -235,6 +221,7 @@ export class NbdServer extends EventEmitter<NbdServerEvents> {
    */
   async close(options: { graceful?: boolean; timeoutMs?: number } = {}): Promise<void> {
     this.#stopping = true;
+    this.#idleWatch.stop();
     for (const listener of this.#listeners.keys()) listener.close();
     this.#listeners.clear();
     const connections = [...this.#connections.values()];
@@ -249,40 +236,4 @@ export class NbdServer extends EventEmitter<NbdServerEvents> {
     await Promise.all(connections.map((connection) => connection.over));
     if (timer !== null) clearTimeout(timer);
   }
-}
-
-function isSame(a: ListenAddress, b: ListenAddress): boolean {
-  if ('path' in a) return 'path' in b && a.path === b.path;
-  return !('path' in b) && a.host === b.host && a.port === b.port;
-}
-
-/** Binds with the mode in force from the first moment: nobody else gets in between bind and a chmod. */
-function listenOnPath(listener: net.Server, path: string, mode: number, listening: () => void): void {
-  const before = process.umask(0o777 & ~mode);
-  try {
-    listener.listen({ path, backlog: BACKLOG }, listening);
-  } finally {
-    process.umask(before);
-  }
-}
-
-/** Removes a socket file that nobody answers on. @throws SystemError EADDRINUSE when somebody does, or when it is no socket */
-async function removeStaleSocket(path: string): Promise<void> {
-  const stat = fs.lstatSync(path, { throwIfNoEntry: false });
-  if (stat === undefined) return;
-  if (!stat.isSocket())
-    throw new SystemError(errnos.EADDRINUSE, `cannot listen on ${path}: it is there and is no socket`);
-  const answered = await new Promise<boolean>((resolve) => {
-    const probe = net.connect({ path });
-    probe.once('connect', () => {
-      probe.destroy();
-      resolve(true);
-    });
-    // Only a refusal says that nobody listens; a full backlog or a lack of rights does not.
-    probe.once('error', (error: NodeJS.ErrnoException) =>
-      resolve(error.code !== 'ECONNREFUSED' && error.code !== 'ENOENT'),
-    );
-  });
-  if (answered) throw new SystemError(errnos.EADDRINUSE, `cannot listen on ${path}: another server does`);
-  fs.rmSync(path, { force: true });
 }

@@ -1,4 +1,5 @@
 /** What the system tells about a descriptor that somebody else made, and the options of TCP that Node does not set. */
+import type net from 'node:net';
 import { errnos, SystemError } from '../sys/errno.js';
 import {
   AF_INET,
@@ -83,6 +84,12 @@ function unixPath(bytes: Buffer): string {
   if (bytes[0] === 0) return `@${bytes.toString('utf8', 1)}`;
   const end = bytes.indexOf(0);
   return bytes.toString('utf8', 0, end < 0 ? bytes.length : end);
+}
+
+/** A socket's descriptor; -1 when it has none that can be had. */
+export function descriptorOf(socket: net.Socket): number {
+  const { _handle: handle } = socket as net.Socket & { _handle?: { fd?: number } | null };
+  return handle?.fd ?? -1;
 }
 
 /** A copy of a descriptor, which programs started by this one do not get. @throws SystemError */
