@@ -1,9 +1,10 @@
 /** The NBD endpoint as a role of a node: its listeners, its port, its start and its end. */
 import type { NbdSettings } from '../config/types.js';
-import { type ListenAddress, NbdServer } from '../nbd/index.js';
+import { type ListenAddress, NbdServer, type PassedSocket } from '../nbd/index.js';
 import type { RoleStarter } from '../peer/role.js';
 import { Control } from './control.js';
 import { Exports } from './exports.js';
+import { serverLimits } from './limits.js';
 import { type Mapping, Registry } from './registry.js';
 import { VolumeSockets } from './sockets.js';
 import { Volumes } from './volumes.js';
@@ -11,7 +12,11 @@ import { Volumes } from './volumes.js';
 /** Most of the data heap holds clients' payloads; the rest is for maps and tools. */
 const HEAP_SHARE = 0.8;
 
-export const start: RoleStarter<NbdSettings> = async ({ segment, settings, config, ports, name, log }) => {
+export const start: RoleStarter<NbdSettings> = async (context) => {
+  const { segment, settings, config, ports, name, log, sockets: passed = [] } = context;
+  const { heapPages, pageShift } = segment.geometry;
+  const { limits, keepalive, warnings } = serverLimits(settings, heapPages * HEAP_SHARE * 2 ** pageShift);
+  for (const warning of warnings) log.warn(warning);
   const registry = Registry.load(config.runDir);
   const port = segment.bind(ports.first, { name, heapShare: HEAP_SHARE });
   const volumes = new Volumes(port, settings.composerPort, settings.mapperPort);
@@ -19,7 +24,8 @@ export const start: RoleStarter<NbdSettings> = async ({ segment, settings, confi
   const exports = new Exports({ port, composerPort, mapperPort, volumes, registry, offer, allowResize, log });
   const server = new NbdServer(exports, {
     busyPollUs: settings.busyPollUs,
-    limits: { connections: settings.maxConnections, handshakeMs: settings.handshakeTimeout * 1000 },
+    limits,
+    keepalive,
     log: {
       debug: (message) => log.debug(message),
       info: (message) => log.info(message),
@@ -45,8 +51,7 @@ export const start: RoleStarter<NbdSettings> = async ({ segment, settings, confi
   ];
   const control = new Control({ server, exports, registry, volumes, sockets, urisOf, status });
   try {
-    if (settings.socket !== null) addresses.push(await server.listen({ path: settings.socket, mode: 0o660 }));
-    for (const address of settings.listen) addresses.push(await server.listen(address));
+    for (const where of listeners(settings, passed)) addresses.push(await server.listen(where));
     await sockets.restore(registry.all().flatMap((mapping) => (mapping.ownSocket ? mapping.name : [])));
   } catch (error) {
     await server.close();
@@ -62,6 +67,17 @@ export const start: RoleStarter<NbdSettings> = async ({ segment, settings, confi
     status,
   };
 };
+
+/**
+ * Where to listen, unix sockets first. A socket that the node was given takes the place of what the configuration says for its kind: with
+ * a unix socket of systemd there is no `socket`, with a TCP one no `listen`.
+ */
+function listeners(settings: NbdSettings, passed: readonly PassedSocket[]): (ListenAddress | PassedSocket)[] {
+  const given = (family: PassedSocket['family']): PassedSocket[] => passed.filter((socket) => socket.family === family);
+  const [unix, tcp] = [given('unix'), given('tcp')];
+  const own = settings.socket === null ? [] : [{ path: settings.socket, mode: 0o660 }];
+  return [...(unix.length > 0 ? unix : own), ...(tcp.length > 0 ? tcp : settings.listen)];
+}
 
 /** The export of a volume at an address, as NBD URIs are written (doc/uri.md of the protocol). */
 function uriOf(address: ListenAddress, volume: string): string {
