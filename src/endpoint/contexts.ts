@@ -11,7 +11,7 @@ import { encodeMapStatus } from '../requests/json.js';
 import { errnoOf, errnos, messageOf } from '../sys/errno.js';
 import { parseTime } from './names.js';
 import { isNone, type Resolved, type Resolver } from './resolve.js';
-import { plainAddress, type Volumes } from './volumes.js';
+import { plainAddress, type VolumeLookup } from './volumes.js';
 
 const DEPTH = 'qemu:allocation-depth';
 const OBJECT = 'archipelago:object';
@@ -32,7 +32,7 @@ const fixedRequests = (): Map<string, Uint8Array> =>
   ]);
 
 export interface ContextsOptions {
-  readonly volumes: Volumes;
+  readonly volumes: VolumeLookup;
   readonly resolver: Resolver;
   /** Is told why a context that was asked for is not offered. */
   readonly log: { info(message: string): void };

@@ -10,7 +10,7 @@ import type { VolumeInfo } from '../requests/structs.js';
 import { errnoOf, errnos, SystemError } from '../sys/errno.js';
 import { formatTime, parseTime, splitName } from './names.js';
 import type { Registry } from './registry.js';
-import { plainAddress, type VolumeAddress, type Volumes } from './volumes.js';
+import { plainAddress, type VolumeAddress, type VolumeLookup } from './volumes.js';
 
 /** What a name stands for now. */
 export interface Resolved {
@@ -26,8 +26,8 @@ export interface Resolved {
 }
 
 export interface ResolverOptions {
-  readonly volumes: Volumes;
-  readonly registry: Registry;
+  readonly volumes: VolumeLookup;
+  readonly registry: Pick<Registry, 'get'>;
   /** Which volumes are exports. */
   readonly offer: 'all' | 'mapped';
 }
@@ -36,8 +36,8 @@ export interface ResolverOptions {
 const TRIES = 8;
 
 export class Resolver {
-  readonly #volumes: Volumes;
-  readonly #registry: Registry;
+  readonly #volumes: VolumeLookup;
+  readonly #registry: Pick<Registry, 'get'>;
   readonly #offer: 'all' | 'mapped';
   /** Of each connection: the snapshots that its names with a time led to. */
   readonly #pins = new WeakMap<Client, Map<string, string>>();

@@ -22,6 +22,9 @@ export interface VolumeAddress {
 /** A volume that is asked for by its name alone. */
 export const plainAddress = (name: string): VolumeAddress => ({ name, assumeV0: false, v0Size: -1 });
 
+/** What names are resolved with. */
+export type VolumeLookup = Pick<Volumes, 'info' | 'snapshotsOf' | 'snapshotOf'>;
+
 const LIST_CAPACITY = 256 << 10;
 
 export class Volumes {
