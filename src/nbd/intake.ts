@@ -3,8 +3,8 @@
  * place among the requests in flight, memory to gather) is asked for when its turn comes; when there is none, run() says so, and the
  * socket is not read until there is.
  */
-import { readRequest } from './codec.js';
-import { Command, CommandFlag, commandName, REQUEST_LENGTH, WireError } from './constants.js';
+import { readExtendedRequest, readRequest } from './codec.js';
+import { Command, CommandFlag, commandName, EXTENDED_REQUEST_LENGTH, REQUEST_LENGTH, WireError } from './constants.js';
 import { noCounters } from './counters.js';
 import type { IoBuffer, IoCommand } from './device.js';
 import type { GatherBudget } from './gather.js';
@@ -13,8 +13,9 @@ import type { Limits } from './limits.js';
 import type { Log } from './log.js';
 import type { Piece, Request, RequestPool } from './requests.js';
 import type { Session } from './session.js';
+import { StatusFilter } from './status-filter.js';
 import type { Transport } from './transport.js';
-import { refuse, SHUTTING_DOWN } from './validate.js';
+import { BAD_FILTER, payloadLength, type Refusal, refuse, refuseFraming, SHUTTING_DOWN } from './validate.js';
 import { STAGE_SIZE, STAGE_START } from './wire-memory.js';
 
 /** Bytes one connection receives or reads before the others have their turn. */
@@ -62,6 +63,8 @@ export class Intake {
   readonly #pool: RequestPool;
   readonly #holdings: Holdings;
   readonly #owner: IntakeOwner;
+  /** Bytes of a request's header. */
+  readonly #headerLength: number;
 
   // The stage: [#at, #end) is not parsed. Before a receive, #end is STAGE_START, and what is there is a header that was cut.
   #at: number;
@@ -74,8 +77,12 @@ export class Intake {
   /** The piece of a WRITE whose data is arriving, and how much of it is there. */
   #fill: Piece | null = null;
   #filled = 0;
-  /** A refused WRITE's data that is still to come, in bytes. */
+  /** A refused request's payload that is still to come, in bytes. */
   #skip = 0;
+  /** Made when first needed. */
+  #filter: StatusFilter | null = null;
+  /** The payload of the current BLOCK_STATUS is arriving in #filter. */
+  #filtering = false;
   /** Bytes left of this turn. */
   #turnLeft = 0;
   #awaitingGather = false;
@@ -94,6 +101,7 @@ export class Intake {
     this.#pool = pool;
     this.#holdings = holdings;
     this.#owner = owner;
+    this.#headerLength = session.extended ? EXTENDED_REQUEST_LENGTH : REQUEST_LENGTH;
     this.#at = session.stageStart;
     this.#end = session.stageEnd;
   }
@@ -120,7 +128,7 @@ export class Intake {
       count = this.#transport.receiveInto(fill.buffer as IoBuffer, this.#filled, fill.length - this.#filled);
       if (count > 0) this.#filled += count;
     } else {
-      const limit = this.#headerOnly && this.#skip === 0 ? REQUEST_LENGTH - (STAGE_START - this.#at) : STAGE_SIZE;
+      const limit = this.#headerOnly && this.#skip === 0 ? this.#headerLength - (STAGE_START - this.#at) : STAGE_SIZE;
       count = this.#transport.receiveStage(limit);
       if (count > 0) this.staged(count);
     }
@@ -137,13 +145,14 @@ export class Intake {
         this.#skip -= count;
         if (this.#skip > 0) return this.#needBytes();
       }
+      if (this.#filtering && !this.#takeFilter()) return this.#needBytes();
       if (this.#current !== null) {
         const stop = this.#issue(this.#current);
         if (stop !== null) return stop;
         this.#current = null;
         if (this.#holdings.bytes >= FLUSH_BYTES) this.#owner.flush();
       }
-      if (this.#end - this.#at < REQUEST_LENGTH) return this.#needBytes();
+      if (this.#end - this.#at < this.#headerLength) return this.#needBytes();
       if (this.#holdings.full) return Stop.STALLED;
       if (this.#turnLeft <= 0) return Stop.TURN;
       if (!this.#begin()) return Stop.END;
@@ -155,6 +164,7 @@ export class Intake {
    */
   drop(): void {
     this.#skip = 0;
+    this.#filtering = false;
     if (this.#fill !== null) {
       this.#holdings.release(this.#fill);
       this.#fill = null;
@@ -183,36 +193,90 @@ export class Intake {
   /** Takes one header off the stage; false when there is no next request. */
   #begin(): boolean {
     const request = this.#pool.takeRequest();
-    const framed = readRequest(this.#transport.stageView, this.#at, request);
+    const { extended } = this.#session;
+    const framed = extended
+      ? readExtendedRequest(this.#transport.stageView, this.#at, request)
+      : readRequest(this.#transport.stageView, this.#at, request);
     if (!framed) this.#context.log.warn(`${this.#transport.peer}: a request came without its magic number`);
     if (!framed || request.command === Command.DISC) {
       this.#pool.giveRequest(request);
       return false;
     }
-    this.#at += REQUEST_LENGTH;
+    this.#at += this.#headerLength;
     request.reset();
     this.#holdings.begin();
-    this.#judge(request);
+    this.counters.requests++;
+    const broken = extended ? refuseFraming(request, this.#context.limits.payload) : null;
+    if (broken !== null) {
+      this.#context.log.warn(`${this.#transport.peer}: the connection ends: ${broken.text}`);
+      this.#refuse(request, broken);
+      this.#owner.answer(request);
+      return false;
+    }
     this.#current = request;
+    this.#receiveBody(request);
     return true;
   }
 
-  /** Decides whether the request runs, and how much of it there is to issue. */
-  #judge(request: Request): void {
+  /** Decides what becomes of the request; one whose payload says what it is about is judged when that is there. */
+  #receiveBody(request: Request): void {
+    const { command, flags } = request;
+    const { extended, contexts } = this.#session;
+    const payload = payloadLength(request, extended);
+    this.#headerOnly = command === Command.WRITE && payload >= DIRECT_WRITE;
+    let refusal: Refusal | null;
+    if (this.#owner.refusing) refusal = SHUTTING_DOWN;
+    else if (command === Command.BLOCK_STATUS && contexts.length > 0 && extended && flags & CommandFlag.PAYLOAD_LEN) {
+      this.#filter ??= new StatusFilter(contexts);
+      if (this.#filter.fits(payload)) {
+        this.#filter.start(payload);
+        this.#filtering = true;
+        return;
+      }
+      refusal = BAD_FILTER;
+    } else refusal = this.#judge(request);
+    if (refusal === null) this.#accept(request);
+    else {
+      this.#refuse(request, refusal);
+      // The payload follows whatever we think of the request; framing is kept by taking it.
+      this.#skip = payload;
+    }
+  }
+
+  /** Takes what there is of a BLOCK_STATUS's payload; true when it was all, and the request is judged. */
+  #takeFilter(): boolean {
+    const filter = this.#filter as StatusFilter;
+    const request = this.#current as Request;
+    const count = Math.min(filter.missing, this.#end - this.#at);
+    filter.take(this.#transport.stage, this.#at, count);
+    this.#at += count;
+    if (filter.missing > 0) return false;
+    this.#filtering = false;
+    request.length = filter.effectLength;
+    request.contexts = filter.selected;
+    let refusal: Refusal | null = BAD_FILTER;
+    if (this.#owner.refusing) refusal = SHUTTING_DOWN;
+    else if (request.contexts !== null) refusal = this.#judge(request);
+    if (refusal === null) this.#accept(request);
+    else this.#refuse(request, refusal);
+    return true;
+  }
+
+  #judge(request: Request): Refusal | null {
+    return refuse(request, this.#session.device, this.#session, this.#context.limits.payload);
+  }
+
+  #refuse(request: Request, refusal: Refusal): void {
+    request.error = refusal.error;
+    request.text = refusal.text;
+    this.#context.log.debug(`${this.#transport.peer}: ${commandName(request.command)} refused: ${refusal.text}`);
+  }
+
+  /** The request runs: how much of it there is to issue. */
+  #accept(request: Request): void {
     const { counters } = this;
     const { command, length } = request;
-    counters.requests++;
-    this.#headerOnly = command === Command.WRITE && length >= DIRECT_WRITE;
-    const refusal = this.#owner.refusing
-      ? SHUTTING_DOWN
-      : refuse(request, this.#session.device, this.#session, this.#context.limits.payload);
-    if (refusal !== null) {
-      request.error = refusal.error;
-      request.text = refusal.text;
-      this.#context.log.debug(`${this.#transport.peer}: ${commandName(command)} refused: ${refusal.text}`);
-      // The data follows whatever we think of the request; framing is kept by taking it.
-      if (command === Command.WRITE) this.#skip = length;
-    } else if (command === Command.READ) {
+    if (command === Command.READ) {
       request.unissued = length;
       counters.reads++;
       counters.read += length;
@@ -220,8 +284,10 @@ export class Intake {
       request.unissued = length;
       counters.writes++;
       counters.written += length;
-    } else if (length > 0 || command === Command.FLUSH) {
-      request.unissued = command === Command.BLOCK_STATUS ? this.#session.contexts.length : 1;
+    } else if (command === Command.BLOCK_STATUS) {
+      request.unissued = (request.contexts ?? this.#session.contexts).length;
+    } else if (length > 0 || command === Command.FLUSH || command === Command.RESIZE) {
+      request.unissued = 1;
     }
   }
 
@@ -239,16 +305,19 @@ export class Intake {
 
   #issueRead(request: Request): Stop | null {
     const { maxIo } = this.#session.device;
-    if (request.length > maxIo && request.gather === null && this.#mustBeWhole(request) && !this.#takeGather(request)) {
-      return Stop.STALLED;
-    }
+    const whole = this.#mustBeWhole(request);
+    const cut = request.length > maxIo;
+    if (cut && whole && request.gather === null && !this.#takeGather(request)) return Stop.STALLED;
     while (request.unissued > 0) {
       if (this.#turnLeft <= 0) return Stop.TURN;
       if (this.#holdings.bytes >= FLUSH_BYTES) this.#owner.flush();
-      const length = Math.min(maxIo, request.unissued);
+      const offset = request.offset + request.length - request.unissued;
+      // Cut at multiples of maxIo: a device of blocks of that size finds each piece within one of them, all of it a hole or none.
+      const length = cut ? Math.min(request.unissued, maxIo - (offset % maxIo)) : request.length;
       const buffer = this.#holdings.allocate(length);
       if (buffer === null) return Stop.STALLED;
-      const piece = this.#piece(request, request.offset + request.length - request.unissued, length, buffer);
+      const piece = this.#piece(request, offset, length, buffer);
+      piece.mayBeHole = !whole;
       request.unissued -= length;
       this.#turnLeft -= length;
       this.#owner.submit(piece);
@@ -298,8 +367,8 @@ export class Intake {
 
   /** Everything without a payload is one piece, block status one for each context. */
   #issueRest(request: Request): void {
-    const { contexts } = this.#session;
     const { command, flags } = request;
+    const contexts = request.contexts ?? this.#session.contexts;
     for (let i = 0; request.unissued > 0; i++) {
       const piece = this.#piece(request, request.offset, request.length, null);
       if (command === Command.BLOCK_STATUS) {

@@ -69,25 +69,64 @@ export class MemoryDisk {
     });
   }
 
-  /** @param keep whole chunks stay allocated */
+  /** @param keep whole chunks stay (or become) allocated */
   zero(offset: number, length: number, keep: boolean): void {
-    this.#eachPart(offset, length, (index, start, end) => {
-      if (keep) this.#chunk(index).fill(0, start, end);
-      else if (end - start === CHUNK) this.#chunks.delete(index);
+    if (keep) {
+      this.#eachPart(offset, length, (index, start, end) => this.#chunk(index).fill(0, start, end));
+      return;
+    }
+    for (const index of this.#written(offset, length)) {
+      const start = Math.max(0, offset - index * CHUNK);
+      const end = Math.min(CHUNK, offset + length - index * CHUNK);
+      if (end - start === CHUNK) this.#chunks.delete(index);
       else this.#chunks.get(index)?.fill(0, start, end);
-    });
+    }
+  }
+
+  /** Whether nothing of the range is allocated. */
+  isHole(offset: number, length: number): boolean {
+    return this.#written(offset, length).length === 0;
+  }
+
+  /** What is cut off is forgotten: when the disk grows again it reads as zeros. @param size bytes */
+  resize(size: number): void {
+    const kept = Math.ceil(size / CHUNK);
+    for (const index of this.#chunks.keys()) if (index >= kept) this.#chunks.delete(index);
+    if (size % CHUNK !== 0) this.#chunks.get(kept - 1)?.fill(0, size % CHUNK);
+    this.size = size;
   }
 
   /** Holes and data of a range, neighbours merged. */
   extents(offset: number, length: number): Extent[] {
     const extents: Extent[] = [];
-    this.#eachPart(offset, length, (index, start, end) => {
-      const flags = this.#chunks.has(index) ? 0 : STATE_HOLE | STATE_ZERO;
+    const add = (to: number, flags: number): void => {
+      if (to <= at) return;
       const previous = extents.at(-1);
-      if (previous?.flags === flags) previous.length += end - start;
-      else extents.push({ length: end - start, flags });
-    });
+      if (previous?.flags === flags) previous.length += to - at;
+      else extents.push({ length: to - at, flags });
+      at = to;
+    };
+    const end = offset + length;
+    let at = offset;
+    for (const index of this.#written(offset, length)) {
+      add(index * CHUNK, STATE_HOLE | STATE_ZERO);
+      add(Math.min(end, (index + 1) * CHUNK), 0);
+    }
+    add(end, STATE_HOLE | STATE_ZERO);
     return extents;
+  }
+
+  /** Indexes of the range's chunks that exist, in order: the work follows what was written, not the length of the range. */
+  #written(offset: number, length: number): number[] {
+    const first = Math.floor(offset / CHUNK);
+    const last = Math.floor((offset + length - 1) / CHUNK);
+    const found: number[] = [];
+    if (last - first < this.#chunks.size) {
+      for (let index = first; index <= last; index++) if (this.#chunks.has(index)) found.push(index);
+      return found;
+    }
+    for (const index of this.#chunks.keys()) if (index >= first && index <= last) found.push(index);
+    return found.sort((a, b) => a - b);
   }
 
   #chunk(index: number): Buffer {
@@ -141,7 +180,8 @@ class MemoryDevice implements BlockDevice {
     const disk = this.#disk;
     switch (io.command) {
       case IoCommand.READ:
-        if (io.buffer !== null) disk.read(io.buffer.bytes, io.offset, io.length);
+        if (io.mayBeHole && disk.isHole(io.offset, io.length)) io.hole = true;
+        else if (io.buffer !== null) disk.read(io.buffer.bytes, io.offset, io.length);
         break;
       case IoCommand.WRITE:
         if (io.buffer !== null) disk.write(io.buffer.bytes, io.offset, io.length);
@@ -154,6 +194,9 @@ class MemoryDevice implements BlockDevice {
         break;
       case IoCommand.BLOCK_STATUS:
         io.extents = disk.extents(io.offset, io.length);
+        break;
+      case IoCommand.RESIZE:
+        disk.resize(io.offset);
         break;
     }
     io.complete(0);

@@ -4,18 +4,21 @@
  * their buffers, and the limits on requests in flight stop the reading of its socket.
  */
 import {
+  chunkHeaderLength,
   encodeBlockStatusChunk,
   encodeErrorChunk,
+  HOLE_PAYLOAD,
   writeChunkHeader,
   writeDataChunk,
+  writeHoleChunk,
   writeSimpleReply,
 } from './codec.js';
-import { CHUNK_HEADER_LENGTH, Chunk, Command, SIMPLE_REPLY_LENGTH } from './constants.js';
+import { Chunk, Command, SIMPLE_REPLY_LENGTH } from './constants.js';
 import { encodeString } from './handshake-codec.js';
 import { Answer, type Piece, type Request } from './requests.js';
+import type { ReplyStyle } from './session.js';
 import type { Transport } from './transport.js';
 
-const DATA_CHUNK_LENGTH = CHUNK_HEADER_LENGTH + 8;
 /** Chunks up to this long are copied among the headers; longer ones end the batch. */
 const INLINE_CHUNK = 4 * 1024 + 256;
 const NO_BYTES = Buffer.alloc(0);
@@ -23,6 +26,9 @@ const NO_BYTES = Buffer.alloc(0);
 export class Replies {
   readonly #transport: Transport;
   readonly #structured: boolean;
+  readonly #extended: boolean;
+  /** Bytes of a chunk's header. */
+  readonly #header: number;
   /** Called for each piece whose answer is gone (or never will go): buffers come back here. */
   readonly #retire: (piece: Piece) => void;
   #ready: Piece[] = [];
@@ -31,14 +37,21 @@ export class Replies {
   readonly #batch: Piece[] = [];
   #sending = false;
 
-  constructor(transport: Transport, structured: boolean, retire: (piece: Piece) => void) {
+  constructor(transport: Transport, { structured, extended }: ReplyStyle, retire: (piece: Piece) => void) {
     this.#transport = transport;
     this.#structured = structured;
+    this.#extended = extended;
+    this.#header = chunkHeaderLength(extended);
     this.#retire = retire;
   }
 
   push(piece: Piece): void {
     this.#ready.push(piece);
+  }
+
+  /** What was pushed last, as long as it is not on its way: it may still be changed. */
+  get newest(): Piece | undefined {
+    return this.#ready.at(-1);
   }
 
   /** The client's socket takes no more for now. */
@@ -105,66 +118,79 @@ export class Replies {
   }
 
   #write(piece: Piece): number {
+    const { request, done } = piece;
     switch (piece.answer) {
       case Answer.DATA:
         return this.#writeData(piece);
+      case Answer.HOLE:
+        return this.#writeHole(piece);
       case Answer.GATHERED:
-        return this.#writeGathered(piece);
-      case Answer.EXTENTS: {
-        const { cookieHigh, cookieLow } = piece.request;
+        return this.#writeGathered(request);
+      case Answer.EXTENTS:
         return this.#writeChunk(
-          encodeBlockStatusChunk(cookieHigh, cookieLow, piece.done, piece.contextId, piece.extents ?? []),
+          encodeBlockStatusChunk(this.#extended, done, request, piece.contextId, piece.extents ?? []),
         );
-      }
+      case Answer.FAILED:
+        return this.#writeError(request, done, piece.error, piece.text, piece.offset);
       default:
-        return this.#writeStatus(piece.request);
+        return this.#writeStatus(request);
     }
   }
 
-  #writeData(piece: Piece): number {
-    const transport = this.#transport;
-    const { cookieHigh, cookieLow } = piece.request;
-    const at = transport.reserve(this.#structured ? DATA_CHUNK_LENGTH : SIMPLE_REPLY_LENGTH);
+  #writeData({ request, buffer, done, offset, length }: Piece): number {
+    const at = this.#writeDataHeader(request, done, offset, length);
     if (at < 0) return FULL;
-    if (this.#structured) {
-      writeDataChunk(transport.headersView, at, piece.done, cookieHigh, cookieLow, piece.offset, piece.length);
-    } else {
-      writeSimpleReply(transport.headersView, at, 0, cookieHigh, cookieLow);
-    }
-    if (piece.buffer !== null) transport.appendPayload(piece.buffer, piece.length);
+    if (buffer !== null) this.#transport.appendPayload(buffer, length);
     return MORE;
   }
 
-  #writeGathered(piece: Piece): number {
-    const transport = this.#transport;
-    const { cookieHigh, cookieLow, offset, length, gather } = piece.request;
-    const at = transport.reserve(this.#structured ? DATA_CHUNK_LENGTH : SIMPLE_REPLY_LENGTH);
+  #writeGathered(request: Request): number {
+    const at = this.#writeDataHeader(request, true, request.offset, request.length);
     if (at < 0) return FULL;
-    if (this.#structured) writeDataChunk(transport.headersView, at, true, cookieHigh, cookieLow, offset, length);
-    else writeSimpleReply(transport.headersView, at, 0, cookieHigh, cookieLow);
-    transport.appendBytes(gather ?? NO_BYTES);
+    this.#transport.appendBytes(request.gather ?? NO_BYTES);
     return LAST;
   }
 
-  #writeStatus(request: Request): number {
-    const { command, cookieHigh, cookieLow, error, text } = request;
-    const mustBeStructured = command === Command.READ || command === Command.BLOCK_STATUS;
+  /** What comes before `length` bytes of data; negative when the batch is full. */
+  #writeDataHeader(request: Request, done: boolean, offset: number, length: number): number {
     const transport = this.#transport;
-    if (this.#structured && error !== 0 && (mustBeStructured || text !== '')) {
-      return this.#writeChunk(
-        encodeErrorChunk(cookieHigh, cookieLow, error, text === '' ? NO_BYTES : encodeString(text)),
-      );
+    const at = transport.reserve(this.#structured ? this.#header + 8 : SIMPLE_REPLY_LENGTH);
+    if (at < 0) return at;
+    const { headersView } = transport;
+    if (this.#structured) writeDataChunk(headersView, at, this.#extended, done, request, offset, length);
+    else writeSimpleReply(headersView, at, 0, request.cookieHigh, request.cookieLow);
+    return at;
+  }
+
+  #writeHole({ request, done, offset, length }: Piece): number {
+    const at = this.#transport.reserve(this.#header + HOLE_PAYLOAD);
+    if (at < 0) return FULL;
+    writeHoleChunk(this.#transport.headersView, at, this.#extended, done, request, offset, length);
+    return MORE;
+  }
+
+  #writeStatus(request: Request): number {
+    const { command, error, text } = request;
+    const transport = this.#transport;
+    const mustBeChunk = this.#extended || command === Command.READ || command === Command.BLOCK_STATUS;
+    if (this.#structured && error !== 0 && (mustBeChunk || text !== '')) {
+      return this.#writeError(request, true, error, text, null);
     }
-    if (this.#structured && mustBeStructured) {
-      const at = transport.reserve(CHUNK_HEADER_LENGTH);
+    if (this.#structured && mustBeChunk) {
+      const at = transport.reserve(this.#header);
       if (at < 0) return FULL;
-      writeChunkHeader(transport.headersView, at, true, Chunk.NONE, cookieHigh, cookieLow, 0);
+      writeChunkHeader(transport.headersView, at, this.#extended, true, Chunk.NONE, request, 0);
       return MORE;
     }
     const at = transport.reserve(SIMPLE_REPLY_LENGTH);
     if (at < 0) return FULL;
-    writeSimpleReply(transport.headersView, at, error, cookieHigh, cookieLow);
+    writeSimpleReply(transport.headersView, at, error, request.cookieHigh, request.cookieLow);
     return MORE;
+  }
+
+  #writeError(request: Request, done: boolean, error: number, text: string, offset: number | null): number {
+    const bytes = text === '' ? NO_BYTES : encodeString(text);
+    return this.#writeChunk(encodeErrorChunk(this.#extended, done, request, error, bytes, offset));
   }
 
   #writeChunk(chunk: Buffer): number {

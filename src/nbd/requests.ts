@@ -1,6 +1,7 @@
 /** Requests and the pieces they are cut into: pooled per connection, so that a request costs no allocation. */
-import type { RequestHeader } from './codec.js';
+import type { ReplyAddress, RequestHeader } from './codec.js';
 import type { Extent, Io, IoBuffer, IoCommand } from './device.js';
+import type { MetaContext } from './session.js';
 
 /** What a finished piece puts on the wire. */
 export const Answer = {
@@ -12,16 +13,22 @@ export const Answer = {
   GATHERED: 2,
   /** The piece's extents. */
   EXTENTS: 3,
+  /** The piece's range reads as zeros. */
+  HOLE: 4,
+  /** The piece failed; others of its request may be there. */
+  FAILED: 5,
 } as const;
 export type Answer = (typeof Answer)[keyof typeof Answer];
 
 /** One command of the client, from its header to its last reply. */
-export class Request implements RequestHeader {
+export class Request implements RequestHeader, ReplyAddress {
   flags = 0;
   command = 0;
   cookieHigh = 0;
   cookieLow = 0;
   offset = 0;
+  offsetHigh = 0;
+  offsetLow = 0;
   length = 0;
   /** Pieces in the device. */
   outstanding = 0;
@@ -30,6 +37,10 @@ export class Request implements RequestHeader {
   /** The first error, as a wire value, and its text. */
   error = 0;
   text = '';
+  /** Counted among the errors. */
+  failed = false;
+  /** BLOCK_STATUS: the contexts asked for; null: all that were negotiated. */
+  contexts: readonly MetaContext[] | null = null;
   /** A read that must be whole before its header: where its pieces meet. */
   gather: Buffer | null = null;
 
@@ -39,6 +50,8 @@ export class Request implements RequestHeader {
     this.unissued = 0;
     this.error = 0;
     this.text = '';
+    this.failed = false;
+    this.contexts = null;
     this.gather = null;
   }
 }
@@ -67,6 +80,9 @@ export class Piece implements Io {
 
   request!: Request;
   answer: Answer = Answer.STATUS;
+  /** FAILED: the error as a wire value, and its text. */
+  error = 0;
+  text = '';
   /** Id of the meta context in this connection. */
   contextId = 0;
   /** The last chunk of its reply. */

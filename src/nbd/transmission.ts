@@ -15,6 +15,9 @@ import { Answer, type Piece, type PieceOwner, type Request, RequestPool } from '
 import type { Session } from './session.js';
 import type { Transport } from './transport.js';
 
+/** Longest hole one chunk can tell, in bytes. */
+const MAX_HOLE = 2 ** 32 - 1;
+
 /** What a server's connections share. */
 export interface Shared extends IntakeContext {
   readonly budgets: Budgets;
@@ -25,6 +28,8 @@ export interface Shared extends IntakeContext {
 export class Transmission implements PieceOwner, IntakeOwner {
   readonly #transport: Transport;
   readonly #device: BlockDevice;
+  readonly #structured: boolean;
+  readonly #extended: boolean;
   readonly #shared: Shared;
   readonly #finished: () => void;
   readonly #pool = new RequestPool(this);
@@ -49,12 +54,14 @@ export class Transmission implements PieceOwner, IntakeOwner {
   constructor(transport: Transport, session: Session, shared: Shared, finished: () => void) {
     this.#transport = transport;
     this.#device = session.device;
+    this.#structured = session.structured;
+    this.#extended = session.extended;
     this.#shared = shared;
     this.#finished = finished;
     const blocked = (): boolean => this.#replies.blocked;
     this.#holdings = new Holdings(session.device, shared.limits, shared.budgets, () => this.wake(), blocked);
     this.#intake = new Intake(transport, session, shared, this.#pool, this.#holdings, this);
-    this.#replies = new Replies(transport, session.structured, (piece) => this.#retire(piece));
+    this.#replies = new Replies(transport, session, (piece) => this.#retire(piece));
   }
 
   get counters(): Counters {
@@ -231,9 +238,15 @@ export class Transmission implements PieceOwner, IntakeOwner {
     const { request } = piece;
     request.outstanding--;
     this.#inDevice--;
-    if (errno !== 0 && request.error === 0) {
-      request.error = wireError(errno, piece.fastZero);
-      request.text = text;
+    const alone = errno !== 0 && this.#failsAlone(piece);
+    if (errno !== 0) {
+      if (alone) {
+        piece.error = wireError(errno);
+        piece.text = text;
+      } else if (request.error === 0) {
+        request.error = wireError(errno, piece.fastZero);
+        request.text = text;
+      }
     }
     const last = request.outstanding === 0 && request.unissued === 0;
     if (this.#closed) {
@@ -243,9 +256,13 @@ export class Transmission implements PieceOwner, IntakeOwner {
       return;
     }
     this.wake();
-    if (errno === 0 && this.#hasContent(piece)) {
+    if (piece.hole) this.#takeHole(piece);
+    if (alone || (errno === 0 && this.#hasContent(piece))) {
       const done = last && request.error === 0;
-      this.#push(piece, request.command === Command.READ ? Answer.DATA : Answer.EXTENTS, done);
+      if (alone) this.#fail(piece, done);
+      else if (request.command === Command.BLOCK_STATUS) this.#push(piece, Answer.EXTENTS, done);
+      else if (piece.hole) this.#pushHole(piece, done);
+      else this.#push(piece, Answer.DATA, done);
       if (last && !done) this.answer(request);
       return;
     }
@@ -257,12 +274,52 @@ export class Transmission implements PieceOwner, IntakeOwner {
     else this.#pool.givePiece(piece);
   }
 
+  /**
+   * The piece of a READ whose chunks go out each by itself: its failure tells where it was, and the others stay valid (protocol
+   * document, NBD_REPLY_TYPE_ERROR_OFFSET). Of a READ that was not cut nothing better is known than that it failed.
+   */
+  #failsAlone({ request, length }: Piece): boolean {
+    const { command, gather } = request;
+    return command === Command.READ && this.#structured && gather === null && length !== request.length;
+  }
+
+  #fail(piece: Piece, done: boolean): void {
+    this.#holdings.release(piece);
+    this.#countError(piece.request);
+    this.#push(piece, Answer.FAILED, done);
+  }
+
+  /** A hole needs no buffer; where holes cannot be told it is zeros like any others. */
+  #takeHole(piece: Piece): void {
+    if (piece.mayBeHole) this.#holdings.release(piece);
+    else {
+      piece.hole = false;
+      piece.buffer?.bytes.fill(0, 0, piece.length);
+    }
+  }
+
+  /** One chunk for holes next to each other, as long as the first of them waits: a client that does not read costs one. */
+  #pushHole(piece: Piece, done: boolean): void {
+    const before = this.#replies.newest;
+    if (
+      before !== undefined &&
+      before.answer === Answer.HOLE &&
+      before.request === piece.request &&
+      before.offset + before.length === piece.offset &&
+      before.length + piece.length <= MAX_HOLE
+    ) {
+      before.length += piece.length;
+      before.done = done;
+      this.#pool.givePiece(piece);
+    } else this.#push(piece, Answer.HOLE, done);
+  }
+
   /** The piece goes out by itself, before its request's end. */
   #hasContent(piece: Piece): boolean {
     const { request } = piece;
     if (request.command === Command.READ) return request.gather === null;
     if (request.command !== Command.BLOCK_STATUS) return false;
-    piece.extents = clampExtents(piece.extents, piece.length, piece.reqOne);
+    piece.extents = clampExtents(piece.extents, piece.length, piece.reqOne, this.#extended);
     if (piece.extents !== null) return true;
     request.error ||= WireError.EIO;
     this.misused('the device answered block status with no extent');
@@ -275,8 +332,13 @@ export class Transmission implements PieceOwner, IntakeOwner {
 
   /** The request's last word. */
   #end(request: Request, piece: Piece, gathered: boolean): void {
-    if (request.error !== 0) this.counters.errors++;
+    if (request.error !== 0) this.#countError(request);
     this.#push(piece, gathered ? Answer.GATHERED : Answer.STATUS, true);
+  }
+
+  #countError(request: Request): void {
+    if (!request.failed) this.counters.errors++;
+    request.failed = true;
   }
 
   #push(piece: Piece, answer: Answer, done: boolean): void {

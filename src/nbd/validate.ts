@@ -23,12 +23,39 @@ const TOO_BIG_DF = refusal(WireError.EOVERFLOW, 'the read is too long to be answ
 const FLUSH_RANGE = refusal(INVALID, 'a flush takes neither offset nor length');
 const NO_CONTEXT = refusal(INVALID, 'no meta context was negotiated');
 const NO_LENGTH = refusal(INVALID, 'block status needs a length');
+const RESIZE_LENGTH = refusal(INVALID, 'a resize takes the new size as its offset and no length');
+const RESIZE_EMPTY = refusal(INVALID, 'an export cannot be resized to nothing');
+const RESIZE_HUGE = refusal(WireError.ENOSPC, 'no export can be that long');
+const WRITE_BARE = refusal(INVALID, 'a write with extended headers must have the flag PAYLOAD_LEN');
+const PAYLOAD_HUGE = refusal(INVALID, 'the payload is longer than the maximum block size');
+export const BAD_FILTER = refusal(INVALID, 'the payload names no meta context, an unknown one, or one twice');
 export const SHUTTING_DOWN = refusal(WireError.ESHUTDOWN, 'the server is shutting down');
 
 /** What of the negotiation matters here. */
 export interface Agreed {
   readonly structured: boolean;
+  readonly extended: boolean;
   readonly contexts: readonly unknown[];
+}
+
+/**
+ * Bytes of payload that follow a request's header (protocol document, "Request message"): without extended headers those of a WRITE,
+ * with them what the flag PAYLOAD_LEN says, whatever the command.
+ */
+export function payloadLength(request: RequestHeader, extended: boolean): number {
+  const has = extended ? (request.flags & CommandFlag.PAYLOAD_LEN) !== 0 : request.command === Command.WRITE;
+  return has ? request.length : 0;
+}
+
+/**
+ * Whether an extended request leaves no framing that both ends can be sure of: a payload longer than any we take (the document asks
+ * for a disconnect), or a WRITE without PAYLOAD_LEN. The document says that no data follows the latter, clients that send it so
+ * do send data, and what is written must never be taken for requests.
+ * @param maxPayload bytes
+ */
+export function refuseFraming(request: RequestHeader, maxPayload: number): Refusal | null {
+  if ((request.flags & CommandFlag.PAYLOAD_LEN) !== 0) return request.length > maxPayload ? PAYLOAD_HUGE : null;
+  return request.command === Command.WRITE && request.length > 0 ? WRITE_BARE : null;
 }
 
 /** Flags each command knows, besides FUA, which any command may carry. */
@@ -41,10 +68,16 @@ const ownFlags: readonly number[] = [
   0, // CACHE
   CommandFlag.NO_HOLE | CommandFlag.FAST_ZERO, // WRITE_ZEROES
   CommandFlag.REQ_ONE, // BLOCK_STATUS
+  0, // RESIZE
 ];
 
 /**
  * Judges a request (anything but DISC) against the export and what was negotiated.
+ *
+ * RESIZE belongs to an extension of the protocol document that was never published in full (only the numbers of the command and of its
+ * transmission flag are fixed). Here it is: offset = the new size in bytes, a multiple of the minimum block size; length 0; FUA
+ * as anywhere.
+ * @param request a BLOCK_STATUS with a payload has the payload's effect length in place of its own
  * @param maxPayload longest read or write, in bytes
  * @returns null when it may run
  */
@@ -60,6 +93,12 @@ export function refuse(
   let known = ownFlags[command];
   if (info.canFua) known |= CommandFlag.FUA;
   if (!agreed.structured) known &= ~CommandFlag.DF;
+  if (agreed.extended) {
+    if (command === Command.WRITE) {
+      known |= CommandFlag.PAYLOAD_LEN;
+      if ((flags & CommandFlag.PAYLOAD_LEN) === 0) return WRITE_BARE;
+    } else if (command === Command.BLOCK_STATUS && agreed.contexts.length > 0) known |= CommandFlag.PAYLOAD_LEN;
+  }
   if (!info.canFastZero) known &= ~CommandFlag.FAST_ZERO;
   if ((flags & ~known) !== 0) return UNKNOWN_FLAG;
 
@@ -89,6 +128,8 @@ export function refuse(
       if (agreed.contexts.length === 0) return NO_CONTEXT;
       if (length === 0) return NO_LENGTH;
       break;
+    case Command.RESIZE:
+      return refuseResize(request, device);
   }
   // Offsets above 2^53 are rounded, but no export is that long: they stay past its end.
   if (offset > device.size || length > device.size - offset) {
@@ -97,4 +138,13 @@ export function refuse(
   const { minimum } = info.blockSize;
   if (minimum > 1 && (offset % minimum !== 0 || length % minimum !== 0)) return UNALIGNED;
   return null;
+}
+
+function refuseResize({ offset, length }: RequestHeader, { info }: BlockDevice): Refusal | null {
+  if (!info.canResize) return UNKNOWN_COMMAND;
+  if (info.readOnly) return READ_ONLY;
+  if (length !== 0) return RESIZE_LENGTH;
+  if (offset === 0) return RESIZE_EMPTY;
+  if (offset > Number.MAX_SAFE_INTEGER) return RESIZE_HUGE;
+  return offset % info.blockSize.minimum === 0 ? null : UNALIGNED;
 }

@@ -3,10 +3,13 @@ import { describe, expect, test } from 'vitest';
 import {
   encodeBlockStatusChunk,
   encodeErrorChunk,
+  readExtendedRequest,
   readRequest,
   readU64,
   writeChunkHeader,
   writeDataChunk,
+  writeExtendedRequest,
+  writeHoleChunk,
   writeRequest,
   writeSimpleReply,
   writeU64,
@@ -42,6 +45,18 @@ const u32 = fc.integer({ min: 0, max: 0xffffffff });
 const size = fc.integer({ min: 0, max: Number.MAX_SAFE_INTEGER });
 const name = fc.string({ unit: 'grapheme', maxLength: 60 }).map((text) => text.replaceAll('\0', ''));
 const view = (bytes: Buffer) => new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+const blank = {
+  flags: 0,
+  command: 0,
+  cookieHigh: 0,
+  cookieLow: 0,
+  offset: 0,
+  offsetHigh: 0,
+  offsetLow: 0,
+  length: 0,
+};
+/** The request a reply is for; its offset is beyond what a number holds. */
+const to = { cookieHigh: 1, cookieLow: 2, offsetHigh: 0xf0000000, offsetLow: 0x0000000e };
 const hex = (text: string) => Buffer.from(text.replaceAll(' ', ''), 'hex');
 
 describe('transmission messages', () => {
@@ -71,13 +86,32 @@ describe('transmission messages', () => {
     expect(bytes).toEqual(hex('25609513 0102 0001 1122334455667788 0000001234567890 fedcba98'));
   });
 
-  test('a request without the magic number is refused', () => {
+  test('an extended request survives the way to bytes and back', () => {
     fc.assert(
-      fc.property(fc.uint8Array({ minLength: 28, maxLength: 28 }), (bytes) => {
-        fc.pre(Buffer.from(bytes).readUInt32BE(0) !== 0x25609513);
-        const into = { flags: 0, command: 0, cookieHigh: 0, cookieLow: 0, offset: 0, length: 0 };
-        expect(readRequest(view(Buffer.from(bytes)), 0, into)).toBe(false);
+      fc.property(u16, u16, u32, u32, size, size, (flags, command, cookieHigh, cookieLow, offset, length) => {
+        const request = { flags, command, cookieHigh, cookieLow, offset, length };
+        const bytes = Buffer.alloc(35);
+        writeExtendedRequest(view(bytes), 3, request);
+        const back = { ...blank };
+        expect(readExtendedRequest(view(bytes), 3, back)).toBe(true);
+        expect(back).toEqual({ ...request, offsetHigh: Math.floor(offset / 2 ** 32), offsetLow: offset % 2 ** 32 });
       }),
+    );
+  });
+
+  test('a request without its magic number, or with that of the other style, is refused', () => {
+    fc.assert(
+      fc.property(
+        fc.uint8Array({ minLength: 32, maxLength: 32 }),
+        fc.constantFrom('compact', 'extended', 'no'),
+        (raw, magic) => {
+          const bytes = Buffer.from(raw);
+          if (magic === 'compact') bytes.writeUInt32BE(0x25609513);
+          else if (magic === 'extended') bytes.writeUInt32BE(0x21e41c71);
+          expect(readRequest(view(bytes), 0, { ...blank })).toBe(bytes.readUInt32BE(0) === 0x25609513);
+          expect(readExtendedRequest(view(bytes), 0, { ...blank })).toBe(bytes.readUInt32BE(0) === 0x21e41c71);
+        },
+      ),
     );
   });
 
@@ -85,15 +119,57 @@ describe('transmission messages', () => {
     const bytes = Buffer.alloc(64);
     expect(writeSimpleReply(view(bytes), 0, 5, 0xaabbccdd, 0x01020304)).toBe(16);
     expect(bytes.subarray(0, 16)).toEqual(hex('67446698 00000005 aabbccdd01020304'));
-    expect(writeChunkHeader(view(bytes), 0, true, 0x8001, 1, 2, 9)).toBe(20);
+    expect(writeChunkHeader(view(bytes), 0, false, true, 0x8001, to, 9)).toBe(20);
     expect(bytes.subarray(0, 20)).toEqual(hex('668e33ef 0001 8001 0000000100000002 00000009'));
-    expect(writeDataChunk(view(bytes), 0, false, 1, 2, 2 ** 40 + 5, 512)).toBe(28);
+    expect(writeDataChunk(view(bytes), 0, false, false, to, 2 ** 40 + 5, 512)).toBe(28);
     expect(bytes.subarray(0, 28)).toEqual(hex('668e33ef 0000 0001 0000000100000002 00000208 0000010000000005'));
-    expect(encodeErrorChunk(1, 2, 28, Buffer.from('full'))).toEqual(
+    expect(writeHoleChunk(view(bytes), 0, false, true, to, 2 ** 40 + 5, 512)).toBe(32);
+    expect(bytes.subarray(0, 32)).toEqual(
+      hex('668e33ef 0001 0002 0000000100000002 0000000c 0000010000000005 00000200'),
+    );
+    expect(encodeErrorChunk(false, true, to, 28, Buffer.from('full'), null)).toEqual(
       hex('668e33ef 0001 8001 0000000100000002 0000000a 0000001c 0004 66756c6c'),
     );
-    expect(encodeBlockStatusChunk(1, 2, true, 7, [{ length: 4096, flags: 3 }])).toEqual(
+    expect(encodeErrorChunk(false, false, to, 5, Buffer.from('bad'), 2 ** 40)).toEqual(
+      hex('668e33ef 0000 8002 0000000100000002 00000011 00000005 0003 626164 0000010000000000'),
+    );
+    expect(encodeBlockStatusChunk(false, true, to, 7, [{ length: 4096, flags: 3, flagsHigh: 9 }])).toEqual(
       hex('668e33ef 0001 0005 0000000100000002 0000000c 00000007 00001000 00000003'),
+    );
+  });
+
+  test('extended requests and replies are laid out as the protocol says', () => {
+    const bytes = Buffer.alloc(64);
+    writeExtendedRequest(view(bytes), 0, {
+      flags: 0x20,
+      command: 7,
+      cookieHigh: 0x11223344,
+      cookieLow: 0x55667788,
+      offset: 0x1234567890,
+      length: 0x10fedcba98,
+    });
+    expect(bytes.subarray(0, 32)).toEqual(hex('21e41c71 0020 0007 1122334455667788 0000001234567890 00000010fedcba98'));
+    const header = '0000000100000002 f00000000000000e';
+    expect(writeChunkHeader(view(bytes), 0, true, true, 0, to, 0)).toBe(32);
+    expect(bytes.subarray(0, 32)).toEqual(hex(`6e8a278c 0001 0000 ${header} 0000000000000000`));
+    expect(writeDataChunk(view(bytes), 0, true, false, to, 2 ** 40 + 5, 512)).toBe(40);
+    expect(bytes.subarray(0, 40)).toEqual(hex(`6e8a278c 0000 0001 ${header} 0000000000000208 0000010000000005`));
+    expect(writeHoleChunk(view(bytes), 0, true, true, to, 2 ** 40 + 5, 512)).toBe(44);
+    expect(bytes.subarray(0, 44)).toEqual(
+      hex(`6e8a278c 0001 0002 ${header} 000000000000000c 0000010000000005 00000200`),
+    );
+    expect(encodeErrorChunk(true, true, to, 22, Buffer.alloc(0), null)).toEqual(
+      hex(`6e8a278c 0001 8001 ${header} 0000000000000006 00000016 0000`),
+    );
+    const extents = [
+      { length: 2 ** 40 + 1, flags: 3 },
+      { length: 1, flags: 0xfffffffe, flagsHigh: 0x80000001 },
+    ];
+    expect(encodeBlockStatusChunk(true, true, to, 7, extents)).toEqual(
+      hex(
+        `6e8a278c 0001 0006 ${header} 0000000000000028 00000007 00000002` +
+          '0000010000000001 0000000000000003 0000000000000001 80000001fffffffe',
+      ),
     );
   });
 

@@ -31,7 +31,7 @@ describe('extents for the wire', () => {
   test('cover a prefix of the request, none empty, none past its end', () => {
     fc.assert(
       fc.property(extents, fc.integer({ min: 1, max: 0xffffffff }), fc.boolean(), (list, length, one) => {
-        const out = clampExtents(list, length, one);
+        const out = clampExtents(list, length, one, false);
         if (out === null) {
           expect(list.every((extent) => extent.length === 0)).toBe(true);
           return;
@@ -48,7 +48,7 @@ describe('extents for the wire', () => {
 
   test('are at most 2^20', () => {
     const many = Array.from({ length: 2 ** 20 + 5 }, (_, i) => ({ length: 512, flags: i & 1 }));
-    expect(clampExtents(many, 0xffffffff, false)).toHaveLength(2 ** 20);
+    expect(clampExtents(many, 0xffffffff, false, false)).toHaveLength(2 ** 20);
   });
 });
 
