@@ -55,6 +55,33 @@ Examples:
     .action(() => commands().then(({ status }) => status(context())));
 
   program
+    .command('nbd')
+    .argument('[volume]', 'the default export; the only one without --all')
+    .option('--all', 'every volume is an export, by its name', false)
+    .option(
+      '--exit-idle <seconds>',
+      'end when there was no client for so long; only with sockets that were handed over',
+    )
+    .option('-v, --verbose', 'tell on standard error what happens', false)
+    .description(
+      'serve the running node to one client on standard input and output, or on sockets that were handed over',
+    )
+    .addHelpText(
+      'after',
+      `
+For inetd, systemd's socket units (LISTEN_FDS), and clients that start their server:
+  nbdinfo -- [ archipelago nbd web1 ]
+  nbdsh -c 'h.connect_systemd_socket_activation(["archipelago", "nbd", "web1"])' -c 'print(h.get_size())'
+  socat TCP-LISTEN:10810,bind=127.0.0.1,fork,reuseaddr EXEC:'archipelago nbd web1'`,
+    )
+    .action((volume: string | undefined, given: { all: boolean; exitIdle?: string; verbose: boolean }) =>
+      import('./nbd.js').then(({ parseSeconds, serveNbd }) => {
+        const exitIdle = given.exitIdle === undefined ? null : parseSeconds(given.exitIdle);
+        return serveNbd(session, { volume: volume ?? null, all: given.all, exitIdle, verbose: given.verbose });
+      }),
+    );
+
+  program
     .command('completion')
     .addArgument(new Argument('<what>', 'a script for bash, or the names of the roles').choices(['bash', 'roles']))
     .description('print what a shell needs to complete commands: source <(archipelago completion bash)')

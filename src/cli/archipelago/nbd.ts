@@ -1,0 +1,99 @@
+/**
+ * `archipelago nbd`: serves volumes of the running node to whoever started it: over sockets that were handed over, or one client over
+ * standard input and output. Standard output belongs to the client; messages go to standard error.
+ */
+import fs from 'node:fs';
+import net from 'node:net';
+import type { Logger } from 'pino';
+import { attachedServer } from '../../endpoint/attached.js';
+import { type NbdServer, type PassedSocket, passedSockets, stdioConnection } from '../../nbd/index.js';
+import { isSameSocket } from '../../nbd/stdio.js';
+import { LeveledLogger } from '../../peer/log.js';
+import { StderrSink } from '../../peer/log-sinks.js';
+import { errnos, SystemError } from '../../sys/errno.js';
+import { dup2 } from '../../sys/libc.js';
+import { CliError } from '../common/exit.js';
+import type { Session } from '../common/session.js';
+
+const WARNINGS = 1;
+const EVERYTHING = 3;
+/** How long requests in flight may take after the word to end. */
+const SHUTDOWN_MS = 10_000;
+
+export interface NbdOptions {
+  /** The default export. */
+  readonly volume: string | null;
+  /** Other volumes too. */
+  readonly all: boolean;
+  /** Seconds without a client after which a server of sockets ends; null: never. */
+  readonly exitIdle: number | null;
+  readonly verbose: boolean;
+}
+
+/** Serves until the client is gone, or a signal comes. @throws SystemError, CliError */
+export async function serveNbd(session: Session, options: NbdOptions): Promise<void> {
+  spareTheClient();
+  const { volume, all, verbose } = options;
+  if (volume === null && !all) {
+    throw new CliError('name a volume to serve, or give --all for every volume by its name');
+  }
+  const sockets = passedSockets();
+  const { logger: log } = new LeveledLogger('archipelago', verbose ? EVERYTHING : WARNINGS, new StderrSink());
+  const { config } = session;
+  const { port } = session.client;
+  const server = attachedServer({ config, port, volume, all, log });
+  const ended = new AbortController();
+  const end = (): void => ended.abort();
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.once(signal, end);
+  try {
+    const listening = sockets.some((socket) => socket.listening);
+    if (sockets.length > 0) await serveSockets(server, sockets, log);
+    else server.serve(stdioConnection());
+    await over(server, listening, options.exitIdle, ended.signal);
+  } finally {
+    await server.close({ graceful: true, timeoutMs: SHUTDOWN_MS });
+  }
+}
+
+/** inetd gives the connection as standard error too: what is written there would be taken for the protocol. */
+function spareTheClient(): void {
+  if (!isSameSocket(1, 2)) return;
+  const nowhere = fs.openSync('/dev/null', 'w');
+  dup2(nowhere, 2);
+  fs.closeSync(nowhere);
+}
+
+async function serveSockets(server: NbdServer, sockets: readonly PassedSocket[], log: Logger): Promise<void> {
+  for (const socket of sockets) {
+    log.info(`was given the socket ${socket.name}: ${JSON.stringify(socket.address)}`);
+    if (socket.listening) await server.listen(socket);
+    else server.serve(new net.Socket({ fd: socket.fd, readable: true, writable: true, allowHalfOpen: true } as object));
+  }
+}
+
+/** Resolves when nothing more is to be served. */
+function over(server: NbdServer, listening: boolean, exitIdle: number | null, ended: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    let timer: NodeJS.Timeout | undefined;
+    const look = (): void => {
+      clearTimeout(timer);
+      if (server.connections().length > 0) return;
+      if (!listening) resolve();
+      else if (exitIdle !== null)
+        timer = setTimeout(() => (server.connections().length > 0 ? look() : resolve()), exitIdle * 1000);
+    };
+    server.on('close', look);
+    ended.addEventListener('abort', () => {
+      clearTimeout(timer);
+      resolve();
+    });
+    look();
+  });
+}
+
+/** @throws SystemError EINVAL */
+export function parseSeconds(text: string): number {
+  const seconds = /^\d{1,9}(\.\d{1,3})?$/.test(text) ? Number(text) : Number.NaN;
+  if (Number.isNaN(seconds)) throw new SystemError(errnos.EINVAL, `"${text}" is not a number of seconds`);
+  return seconds;
+}
