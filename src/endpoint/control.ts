@@ -18,7 +18,7 @@ export interface ControlOptions {
   readonly volumes: Volumes;
   readonly sockets: VolumeSockets;
   /** URIs of a mapping, its own socket's first, then the unix socket's. */
-  readonly urisOf: (mapping: Pick<Mapping, 'name' | 'ownSocket'>) => string[];
+  readonly urisOf: (mapping: Pick<Mapping, 'name'>) => string[];
   readonly status: () => object;
 }
 

@@ -45,10 +45,11 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
     mapped: registry.all().length,
   });
   const sockets = new VolumeSockets({ server, exports, runDir: config.runDir, log });
-  const urisOf = ({ name: volume, ownSocket }: Pick<Mapping, 'name' | 'ownSocket'>): string[] => [
-    ...(ownSocket ? [uriOf({ path: sockets.pathOf(volume) }, '')] : []),
-    ...addresses.map((address) => uriOf(address, volume)),
-  ];
+  const urisOf = ({ name: volume }: Pick<Mapping, 'name'>): string[] => {
+    const own = sockets.listening(volume);
+    const uris = addresses.map((address) => uriOf(address, volume));
+    return own === null ? uris : [uriOf({ path: own }, ''), ...uris];
+  };
   const control = new Control({ server, exports, registry, volumes, sockets, urisOf, status });
   try {
     for (const where of listeners(settings, passed)) addresses.push(await server.listen(where));

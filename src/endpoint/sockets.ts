@@ -37,6 +37,11 @@ export class VolumeSockets {
     );
   }
 
+  /** The path of a volume's socket; null when it has none. */
+  listening(volume: string): string | null {
+    return this.#open.has(volume) ? this.pathOf(volume) : null;
+  }
+
   /** Listens for clients of a volume; it does so already when asked twice. @throws SystemError */
   async open(volume: string): Promise<void> {
     const known = this.#open.get(volume);
