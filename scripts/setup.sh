@@ -11,7 +11,8 @@ export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 wanted=(
   qemu-nbd:qemu-utils qemu-img:qemu-utils qemu-io:qemu-utils
   qemu-system-x86_64:qemu-system-x86
-  nbdkit:nbdkit nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin
+  nbdkit:nbdkit nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin nbdsh:python3-libnbd
+  certtool:gnutls-bin psktool:gnutls-bin
   fusermount3:fuse3 fio:fio nbd-client:nbd-client socat:socat
   mke2fs:e2fsprogs e2fsck:e2fsprogs debugfs:e2fsprogs
   mmdebstrap:mmdebstrap busybox:busybox-static depmod:kmod cpio:cpio

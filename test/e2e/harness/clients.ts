@@ -75,3 +75,44 @@ export function tryQemuIo(uri: string, ...commands: string[]): Promise<Outcome> 
 function qemuIoArguments(uri: string, commands: readonly string[]): string[] {
   return ['-f', 'raw', ...commands.flatMap((command) => ['-c', command]), uri];
 }
+
+/** nbdkit's nbd plugin in front of an export: which filters, outermost first, with which parameters. */
+export interface Proxy {
+  readonly filters: readonly string[];
+  readonly parameters?: readonly string[];
+  /** More options of nbdkit itself. */
+  readonly options?: readonly string[];
+}
+
+/** Arguments of an nbdkit that runs a shell command, `$uri` being the export behind the filters, and ends with its status. */
+export function proxyArguments(
+  uri: string,
+  { filters, parameters = [], options = [] }: Proxy,
+  command: string,
+): string[] {
+  const chain = filters.map((filter) => `--filter=${filter}`);
+  return ['-U', '-', ...options, ...chain, 'nbd', `uri=${uri}`, ...parameters, '--run', command];
+}
+
+/** Runs a shell command on an export behind nbdkit's filters; both must succeed. */
+export function throughNbdkit(uri: string, proxy: Proxy, command: string): Promise<Outcome> {
+  return run('nbdkit', proxyArguments(uri, proxy, command));
+}
+
+/** As throughNbdkit, whatever comes out. */
+export function tryThroughNbdkit(uri: string, proxy: Proxy, command: string): Promise<Outcome> {
+  return attempt('nbdkit', proxyArguments(uri, proxy, command));
+}
+
+/** Debian's Python, the one that libnbd's module is installed for. */
+const PYTHON = '/usr/bin/python3';
+
+/** Runs a Python script that may `import nbd` (of python3-libnbd); it must succeed. Resolves to what it printed. */
+export async function python(script: string, ...args: string[]): Promise<string> {
+  return (await run(PYTHON, ['-', ...args], { input: script })).stdout;
+}
+
+/** A shell command that gives `script` a libnbd handle `h`, connected to `$uri`: for throughNbdkit. */
+export function nbdsh(script: string): string {
+  return `${PYTHON} -m nbd -u "$uri" -c '${script}'`;
+}
