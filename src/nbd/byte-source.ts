@@ -1,4 +1,4 @@
-/** Takes an exact number of bytes at a time off a stream, for the client: payloads go straight to where they are wanted. */
+/** Takes an exact number of bytes at a time off a stream, for the client's handshake. */
 import type { Duplex } from 'node:stream';
 import { DisconnectedError } from './errors.js';
 
@@ -14,16 +14,21 @@ export class ByteSource {
 
   constructor(stream: Duplex) {
     this.#stream = stream;
-    stream.on('data', (chunk: Buffer) => {
-      this.#chunks.push(chunk);
-      this.#kept += chunk.length;
-      if (this.#kept >= HIGH_WATER) stream.pause();
-      this.#woken();
-    });
-    stream.on('error', (error) => this.#end(new DisconnectedError(error.message, { cause: error })));
-    stream.on('end', () => this.#end(new DisconnectedError()));
-    stream.on('close', () => this.#end(new DisconnectedError()));
+    stream.on('data', this.#onData);
+    stream.on('error', this.#onError);
+    stream.on('end', this.#onEnd);
+    stream.on('close', this.#onEnd);
+    if (stream.destroyed || stream.readableEnded) this.#onEnd();
   }
+
+  readonly #onData = (chunk: Buffer): void => {
+    this.#chunks.push(chunk);
+    this.#kept += chunk.length;
+    if (this.#kept >= HIGH_WATER) this.#stream.pause();
+    this.#woken();
+  };
+  readonly #onError = (error: Error): void => this.#end(new DisconnectedError(error.message, { cause: error }));
+  readonly #onEnd = (): void => this.#end(new DisconnectedError());
 
   #end(error: Error): void {
     this.#over ??= error;
@@ -36,15 +41,26 @@ export class ByteSource {
     wake?.();
   }
 
+  /**
+   * Leaves the stream, paused, to somebody else. An error of the stream before that one listens would be nobody's: listen at once.
+   * @returns what came and was not taken
+   */
+  detach(): Buffer[] {
+    const stream = this.#stream;
+    stream.pause();
+    stream.off('data', this.#onData);
+    stream.off('error', this.#onError);
+    stream.off('end', this.#onEnd);
+    stream.off('close', this.#onEnd);
+    const rest = this.#chunks;
+    this.#chunks = [];
+    this.#kept = 0;
+    return rest;
+  }
+
   /** @throws DisconnectedError when the stream ends before */
   async read(length: number): Promise<Buffer> {
     const out = Buffer.allocUnsafe(length);
-    await this.readInto(out);
-    return out;
-  }
-
-  /** Fills all of `out`. @throws DisconnectedError when the stream ends before */
-  async readInto(out: Buffer): Promise<void> {
     let got = 0;
     while (got < out.length) {
       const chunk = this.#chunks[0];
@@ -63,5 +79,6 @@ export class ByteSource {
       if (count === chunk.length) this.#chunks.shift();
       else this.#chunks[0] = chunk.subarray(count);
     }
+    return out;
   }
 }

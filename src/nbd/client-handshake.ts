@@ -1,9 +1,12 @@
 /** The client's side of the fixed newstyle handshake, option by option; `go` or `exportName` turns it into an NbdClient. */
-import net from 'node:net';
 import type { Duplex } from 'node:stream';
-import { errnos, SystemError } from '../sys/errno.js';
+import { errnos } from '../sys/errno.js';
 import { ByteSource } from './byte-source.js';
 import { NbdClient } from './client.js';
+import type { ClientLimits } from './client-channel.js';
+import { type NbdAddress, openStream } from './client-socket.js';
+import { cleanText } from './client-text.js';
+import { type ServerTls, secureStream, type TlsClientOptions } from './client-tls.js';
 import {
   EXPORT_NAME_REPLY_LENGTH,
   EXPORT_NAME_ZEROES,
@@ -28,17 +31,14 @@ import {
   encodeInfoRequest,
   encodeMetaRequest,
   encodeOption,
+  InvalidOptionError,
 } from './handshake-codec.js';
 import type { MetaContext } from './session.js';
 
 /** Longest reply to an option that is accepted, in bytes. */
 const MAX_REPLY = 64 * 1024;
-
-/** Where the server is: a unix socket, a TCP address, or an open stream. */
-export type NbdAddress =
-  | { readonly path: string }
-  | { readonly host: string; readonly port: number }
-  | { readonly stream: Duplex };
+/** Most replies to one option: exports or meta contexts of a server. */
+const MAX_REPLIES = 64 * 1024;
 
 /** What a server tells of an export. Sizes in bytes. */
 export interface ExportInfo {
@@ -72,59 +72,101 @@ const errnoOfReply = new Map<number, number>([
 
 const isError = (type: number): boolean => type >= 2 ** 31;
 
-/** A connected stream. @throws SystemError naming the address */
-function open(address: NbdAddress): Promise<Duplex> {
-  if ('stream' in address) return Promise.resolve(address.stream);
-  const name = 'path' in address ? address.path : `${address.host}:${address.port}`;
-  return new Promise((resolve, reject) => {
-    const socket = net.connect('path' in address ? { path: address.path } : { ...address, noDelay: true });
-    const failed = (error: NodeJS.ErrnoException) => {
-      reject(
-        new SystemError(Math.abs(error.errno ?? errnos.EIO), `cannot connect to ${name}: ${error.message}`, {
-          cause: error,
-        }),
-      );
-    };
-    socket.once('error', failed);
-    socket.once('connect', () => {
-      socket.off('error', failed);
-      resolve(socket);
-    });
-  });
+/** Decodes what a server sent; what cannot be decoded is its breach of the protocol. @throws ProtocolError */
+function understood<T>(what: string, decode: () => T): T {
+  try {
+    return decode();
+  } catch (error) {
+    if (error instanceof InvalidOptionError)
+      throw new ProtocolError(`the server sent ${what} wrongly: ${error.message}`);
+    throw error;
+  }
+}
+
+export interface HandshakeOptions {
+  /** false: ask for the 124 zeroes in the answer to EXPORT_NAME, as old clients do. */
+  readonly noZeroes?: boolean;
+  /** Ends the attempt to connect and to be greeted; rejections have its reason. */
+  readonly signal?: AbortSignal;
 }
 
 export class NbdHandshake {
-  readonly #stream: Duplex;
-  readonly #source: ByteSource;
+  #stream: Duplex;
+  #source: ByteSource;
   readonly #noZeroes: boolean;
+  /** What was connected to; null for a unix socket or an open stream. */
+  readonly #host: string | null;
   #structured = false;
+  #extended = false;
   #contexts: MetaContext[] = [];
+  /** The export that the meta contexts were chosen for. */
+  #contextExport: string | null = null;
+  #tls: ServerTls | null = null;
 
-  private constructor(stream: Duplex, source: ByteSource, noZeroes: boolean) {
+  private constructor(stream: Duplex, source: ByteSource, noZeroes: boolean, host: string | null) {
     this.#stream = stream;
     this.#source = source;
     this.#noZeroes = noZeroes;
+    this.#host = host;
   }
 
   /**
    * Connects and answers the greeting.
-   * @param options noZeroes false: ask for the 124 zeroes in the answer to EXPORT_NAME, as old clients do
    * @throws SystemError when nobody listens, ProtocolError when it is no newstyle NBD server
    */
-  static async connect(address: NbdAddress, options: { noZeroes?: boolean } = {}): Promise<NbdHandshake> {
-    const stream = await open(address);
+  static async connect(address: NbdAddress, options: HandshakeOptions = {}): Promise<NbdHandshake> {
+    const { signal } = options;
+    const stream = await openStream(address, signal);
     const source = new ByteSource(stream);
+    const abort = (): void => void stream.destroy();
+    signal?.addEventListener('abort', abort, { once: true });
     try {
       const flags = decodeGreeting(await source.read(GREETING_LENGTH));
       if ((flags & HandshakeFlag.FIXED_NEWSTYLE) === 0)
         throw new ProtocolError('the server lacks the fixed newstyle handshake');
       const noZeroes = (flags & HandshakeFlag.NO_ZEROES) !== 0 && options.noZeroes !== false;
       stream.write(encodeClientFlags(HandshakeFlag.FIXED_NEWSTYLE | (noZeroes ? HandshakeFlag.NO_ZEROES : 0)));
-      return new NbdHandshake(stream, source, noZeroes);
+      return new NbdHandshake(stream, source, noZeroes, 'host' in address ? address.host : null);
     } catch (error) {
       stream.destroy();
+      throw signal?.aborted ? signal.reason : error;
+    } finally {
+      signal?.removeEventListener('abort', abort);
+    }
+  }
+
+  /** What TLS told of the server; null: the connection is in plaintext. */
+  get tls(): ServerTls | null {
+    return this.#tls;
+  }
+
+  /**
+   * Takes the connection into TLS (STARTTLS). What was negotiated before is forgotten: it may have been somebody else's words.
+   * @returns null, or the server's refusal, after which the handshake goes on in plaintext; the caller decides
+   * @throws SystemError EACCES when the TLS handshake fails; ProtocolError when the server sent plaintext after its agreement
+   */
+  async startTls(options: TlsClientOptions): Promise<NbdError | null> {
+    try {
+      await this.#ask(Option.STARTTLS);
+    } catch (error) {
+      if (error instanceof NbdError) return error;
       throw error;
     }
+    const rest = this.#source.detach();
+    const raw = this.#stream;
+    if (rest.length > 0 || raw.readableLength > 0) {
+      raw.on('error', () => {}).destroy();
+      throw new ProtocolError('the server sent plaintext after it had agreed to TLS: somebody may have put it there');
+    }
+    const { stream, tls } = await secureStream(raw, options, this.#host);
+    this.#stream = stream;
+    this.#source = new ByteSource(stream);
+    this.#tls = tls;
+    this.#structured = false;
+    this.#extended = false;
+    this.#contexts = [];
+    this.#contextExport = null;
+    return null;
   }
 
   /**
@@ -142,6 +184,8 @@ export class NbdHandshake {
         throw new ProtocolError(`the server's reply to ${optionName(option)} is ${header.length} bytes long`);
       const reply = { type: header.type, data: await this.#source.read(header.length) };
       replies.push(reply);
+      if (replies.length > MAX_REPLIES)
+        throw new ProtocolError(`the server answers ${optionName(option)} without an end`);
       if (reply.type === Reply.ACK || isError(reply.type)) return replies;
     }
   }
@@ -152,7 +196,8 @@ export class NbdHandshake {
     const last = replies.pop() as OptionReply;
     if (isError(last.type)) {
       const what = `${optionName(option)}: ${replyName(last.type)}`;
-      throw new NbdError(errnoOfReply.get(last.type) ?? errnos.EIO, what, { text: last.data.toString('utf8') });
+      const details = { wire: last.type, text: cleanText(last.data) };
+      throw new NbdError(errnoOfReply.get(last.type) ?? errnos.EIO, what, details);
     }
     return replies;
   }
@@ -160,29 +205,52 @@ export class NbdHandshake {
   /** The exports the server tells of. @throws NbdError */
   async list(): Promise<{ name: string; description: string }[]> {
     const replies = await this.#ask(Option.LIST);
-    return replies.filter(({ type }) => type === Reply.SERVER).map(({ data }) => decodeServerEntry(data));
+    return replies
+      .filter(({ type }) => type === Reply.SERVER)
+      .map(({ data }) => understood('an export', () => decodeServerEntry(data)));
   }
 
   /** Asks for structured replies; false when the server has none. */
   async structuredReply(): Promise<boolean> {
-    this.#structured = (await this.option(Option.STRUCTURED_REPLY)).at(-1)?.type === Reply.ACK;
-    return this.#structured;
+    if (!(await this.#accepts(Option.STRUCTURED_REPLY))) return false;
+    this.#structured = true;
+    return true;
+  }
+
+  /** Asks for extended headers, which imply structured replies; false when the server has none. */
+  async extendedHeaders(): Promise<boolean> {
+    if (!(await this.#accepts(Option.EXTENDED_HEADERS))) return false;
+    this.#structured = true;
+    this.#extended = true;
+    return true;
+  }
+
+  async #accepts(option: number): Promise<boolean> {
+    return (await this.option(option)).at(-1)?.type === Reply.ACK;
   }
 
   /** Names of the meta contexts of an export that match the queries (all without a query). @throws NbdError */
   async listMetaContexts(exportName: string, queries: readonly string[] = []): Promise<string[]> {
     const replies = await this.#ask(Option.LIST_META_CONTEXT, encodeMetaRequest(exportName, queries));
-    return replies.filter(({ type }) => type === Reply.META_CONTEXT).map(({ data }) => decodeMetaContext(data).name);
+    return replies
+      .filter(({ type }) => type === Reply.META_CONTEXT)
+      .map(({ data }) => understood('a meta context', () => decodeMetaContext(data).name));
   }
 
   /** Chooses meta contexts; those the server has come back. @throws NbdError */
   async setMetaContexts(exportName: string, queries: readonly string[]): Promise<MetaContext[]> {
     this.#contexts = [];
+    this.#contextExport = exportName;
     const replies = await this.#ask(Option.SET_META_CONTEXT, encodeMetaRequest(exportName, queries));
-    this.#contexts = replies
+    const contexts = replies
       .filter(({ type }) => type === Reply.META_CONTEXT)
-      .map(({ data }) => decodeMetaContext(data));
-    return this.#contexts;
+      .map(({ data }) => understood('a meta context', () => decodeMetaContext(data)));
+    const ids = new Set(contexts.map(({ id }) => id));
+    const names = new Set(contexts.map(({ name }) => name));
+    if (ids.size !== contexts.length || names.size !== contexts.length)
+      throw new ProtocolError('the server gave one meta context twice');
+    this.#contexts = contexts;
+    return contexts;
   }
 
   /** What the server tells of an export, without entering it. @throws NbdError */
@@ -191,20 +259,29 @@ export class NbdHandshake {
   }
 
   /** Enters an export. @throws NbdError, after which other options may follow */
-  async go(exportName: string): Promise<NbdClient> {
-    return this.#enter(await this.#exportInfo(Option.GO, exportName));
+  async go(exportName: string, limits: ClientLimits = {}): Promise<NbdClient> {
+    return this.#enter(exportName, await this.#exportInfo(Option.GO, exportName), limits);
   }
 
   /** Enters an export the old way. @throws DisconnectedError when the server does not have it: it can say no more */
-  async exportName(name: string): Promise<NbdClient> {
+  async exportName(name: string, limits: ClientLimits = {}): Promise<NbdClient> {
     this.#stream.write(encodeOption(Option.EXPORT_NAME, Buffer.from(name, 'utf8')));
     const length = EXPORT_NAME_REPLY_LENGTH + (this.#noZeroes ? 0 : EXPORT_NAME_ZEROES);
     const { size, flags } = decodeExportNameReply(await this.#source.read(length));
-    return this.#enter({ name, size, flags, description: null, blockSize: null });
+    return this.#enter(name, { name, size, flags, description: null, blockSize: null }, limits);
   }
 
-  #enter(info: ExportInfo): NbdClient {
-    return new NbdClient(this.#stream, this.#source, info, this.#structured, this.#contexts);
+  #enter(exportName: string, info: ExportInfo, limits: ClientLimits): NbdClient {
+    return new NbdClient({
+      stream: this.#stream,
+      received: this.#source.detach(),
+      info,
+      style: { structured: this.#structured, extended: this.#extended },
+      // Contexts that were chosen for another export are not this one's.
+      contexts: this.#contextExport === exportName ? this.#contexts : [],
+      tls: this.#tls,
+      limits,
+    });
   }
 
   async #exportInfo(option: number, name: string): Promise<ExportInfo> {
@@ -218,7 +295,7 @@ export class NbdHandshake {
     };
     for (const { type, data } of await this.#ask(option, request)) {
       if (type !== Reply.INFO) continue;
-      const reply = decodeInfo(data);
+      const reply = understood('information', () => decodeInfo(data));
       if (reply.info === 'export') Object.assign(info, { size: reply.size, flags: reply.flags });
       else if (reply.info === 'name') info.name = reply.text;
       else if (reply.info === 'description') info.description = reply.text;

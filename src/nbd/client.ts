@@ -1,71 +1,72 @@
-/** An NBD client in its transmission phase: every command as a promise, any number in flight. */
+/** An NBD client in its transmission phase: every command as a promise, any number in flight, answered in any order. */
 import type { Duplex } from 'node:stream';
-import type { ByteSource } from './byte-source.js';
+import { errnos, SystemError } from '../sys/errno.js';
+import { ClientChannel, type ClientLimits } from './client-channel.js';
+import { type ExtentAt, extentsOf } from './client-extents.js';
 import type { ExportInfo } from './client-handshake.js';
-import { readU64, writeRequest } from './codec.js';
-import {
-  CHUNK_FLAG_DONE,
-  CHUNK_HEADER_LENGTH,
-  Chunk,
-  Command,
-  CommandFlag,
-  commandName,
-  REQUEST_LENGTH,
-  SIMPLE_REPLY_LENGTH,
-  SIMPLE_REPLY_MAGIC,
-  STRUCTURED_REPLY_MAGIC,
-} from './constants.js';
+import type { ServerTls } from './client-tls.js';
+import { writeU64 } from './codec.js';
+import { Command, CommandFlag, TransmissionFlag } from './constants.js';
 import type { Extent } from './device.js';
-import { DisconnectedError, NbdError, ProtocolError } from './errors.js';
-import type { MetaContext } from './session.js';
+import type { MetaContext, ReplyStyle } from './session.js';
 
-interface Pending {
-  readonly what: string;
-  readonly command: number;
-  readonly offset: number;
-  /** READ: where the data goes. */
-  readonly target: Buffer | null;
-  received: number;
-  error: NbdError | null;
-  readonly extents: Map<string, Extent[]>;
-  resolve(pending: Pending): void;
-  reject(error: Error): void;
+/** What a handshake hands over. */
+export interface ClientSession {
+  readonly stream: Duplex;
+  /** Bytes that came after the handshake's last message. */
+  readonly received: readonly Buffer[];
+  readonly info: ExportInfo;
+  readonly style: ReplyStyle;
+  readonly contexts: readonly MetaContext[];
+  readonly tls: ServerTls | null;
+  readonly limits: ClientLimits;
 }
 
-/** Chunks other than read data are at most this long: 2^20 extents. */
-const MAX_CHUNK = 8 * 2 ** 20 + 4096;
-const viewOf = (bytes: Buffer): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+/** What an export offers, by its transmission flags. */
+export interface Abilities {
+  readonly write: boolean;
+  readonly flush: boolean;
+  readonly fua: boolean;
+  readonly trim: boolean;
+  readonly writeZeroes: boolean;
+  readonly fastZero: boolean;
+  readonly cache: boolean;
+  readonly resize: boolean;
+  readonly df: boolean;
+  readonly multiConn: boolean;
+  readonly rotational: boolean;
+  /** At least one meta context was chosen. */
+  readonly blockStatus: boolean;
+  /** The server answers for fewer contexts than were chosen when it is asked to. */
+  readonly blockStatusFilter: boolean;
+}
 
+/** Throughout: offsets and lengths in bytes; rejections are NbdError (the server's), DisconnectedError or ProtocolError. */
 export class NbdClient {
   /** What the server told of the export. */
   readonly info: ExportInfo;
-  readonly structured: boolean;
   readonly contexts: readonly MetaContext[];
-  readonly #stream: Duplex;
-  readonly #source: ByteSource;
-  readonly #pending = new Map<number, Pending>();
-  #cookie = 0;
-  #over: Error | null = null;
+  /** null: the connection is in plaintext. */
+  readonly tls: ServerTls | null;
+  readonly can: Abilities;
+  readonly #channel: ClientChannel;
+  readonly #contextNames: ReadonlyMap<number, string>;
+  #size: number;
 
   /** Made by NbdHandshake. */
-  constructor(
-    stream: Duplex,
-    source: ByteSource,
-    info: ExportInfo,
-    structured: boolean,
-    contexts: readonly MetaContext[],
-  ) {
-    this.#stream = stream;
-    this.#source = source;
-    this.info = info;
-    this.structured = structured;
-    this.contexts = contexts;
-    this.#receive().catch((error: Error) => this.#fail(error));
+  constructor(session: ClientSession) {
+    this.info = session.info;
+    this.contexts = session.contexts;
+    this.tls = session.tls;
+    this.#size = session.info.size;
+    this.#contextNames = new Map(session.contexts.map(({ id, name }) => [id, name]));
+    this.can = abilities(session.info.flags, session.style, session.contexts.length > 0);
+    this.#channel = new ClientChannel(session.stream, session.received, session.style, session.limits);
   }
 
-  /** Size of the export in bytes, as it was when it was entered. */
+  /** Size of the export in bytes, as it was when it was entered, or what this client has resized it to. */
   get size(): number {
-    return this.info.size;
+    return this.#size;
   }
 
   /** Transmission flags (constants.TransmissionFlag). */
@@ -73,203 +74,181 @@ export class NbdClient {
     return this.info.flags;
   }
 
-  /** @throws NbdError with the server's errno; DisconnectedError */
+  /** Replies are structured: errors have words, reads may have holes. */
+  get structured(): boolean {
+    return this.#channel.style.structured;
+  }
+
+  /** Extended headers: requests without a payload, and extents, may be longer than 4 GiB. */
+  get extended(): boolean {
+    return this.#channel.style.extended;
+  }
+
+  /** Resolves to the reason when the connection is over; never rejects. */
+  get closed(): Promise<Error> {
+    return this.#channel.closed;
+  }
+
+  /** @param options df: the answer in one piece (where can.df) */
   async read(offset: number, length: number, options: { df?: boolean } = {}): Promise<Buffer> {
     const target = Buffer.allocUnsafe(length);
-    await this.#request(Command.READ, options.df ? CommandFlag.DF : 0, offset, length, target);
+    await this.readInto(target, offset, options);
     return target;
   }
 
-  /** @throws NbdError, DisconnectedError */
+  /** Fills all of `target` from `offset` on. Until it resolves, or has rejected, the bytes belong to the client. */
+  async readInto(target: Uint8Array, offset: number, options: { df?: boolean } = {}): Promise<void> {
+    const bytes = Buffer.from(target.buffer, target.byteOffset, target.byteLength);
+    const { df = false } = options;
+    const flags = df ? CommandFlag.DF : 0;
+    await this.#channel.request({ command: Command.READ, flags, offset, length: bytes.length, target: bytes, df });
+  }
+
+  /**
+   * Writes all of `data`, which must not change until it resolves.
+   * @param options fua: it is durable then
+   * @throws SystemError EOPNOTSUPP for fua where the server has none: to write without would be to lose data unnoticed
+   */
   async write(offset: number, data: Uint8Array, options: { fua?: boolean } = {}): Promise<void> {
-    await this.#request(Command.WRITE, options.fua ? CommandFlag.FUA : 0, offset, data.length, null, data);
+    const flags = this.#fua(options);
+    await this.#channel.request({ command: Command.WRITE, flags, offset, length: data.length, payload: data });
   }
 
-  /** @throws NbdError, DisconnectedError */
+  /** All writes that were answered before are durable when it resolves. */
   async flush(): Promise<void> {
-    await this.#request(Command.FLUSH, 0, 0, 0);
+    await this.#channel.request({ command: Command.FLUSH, flags: 0, offset: 0, length: 0 });
   }
 
-  /** @throws NbdError, DisconnectedError */
+  /** Tells that the content is not needed: it may read as anything until it is written again. */
   async trim(offset: number, length: number, options: { fua?: boolean } = {}): Promise<void> {
-    await this.#request(Command.TRIM, options.fua ? CommandFlag.FUA : 0, offset, length);
+    await this.#channel.request({ command: Command.TRIM, flags: this.#fua(options), offset, length });
   }
 
-  /** @throws NbdError (EOPNOTSUPP when fastZero cannot be fast), DisconnectedError */
+  /**
+   * Makes a range read as zeros.
+   * @param options noHole: the space stays allocated; fastZero: rather fail than be as slow as writing (EOPNOTSUPP then)
+   */
   async writeZeroes(
     offset: number,
     length: number,
     options: { fua?: boolean; noHole?: boolean; fastZero?: boolean } = {},
   ): Promise<void> {
     const flags =
-      (options.fua ? CommandFlag.FUA : 0) |
-      (options.noHole ? CommandFlag.NO_HOLE : 0) |
-      (options.fastZero ? CommandFlag.FAST_ZERO : 0);
-    await this.#request(Command.WRITE_ZEROES, flags, offset, length);
+      this.#fua(options) | (options.noHole ? CommandFlag.NO_HOLE : 0) | (options.fastZero ? CommandFlag.FAST_ZERO : 0);
+    await this.#channel.request({ command: Command.WRITE_ZEROES, flags, offset, length });
   }
 
-  /** @throws NbdError, DisconnectedError */
+  /** A hint that the range will be read soon. */
   async cache(offset: number, length: number): Promise<void> {
-    await this.#request(Command.CACHE, 0, offset, length);
+    await this.#channel.request({ command: Command.CACHE, flags: 0, offset, length });
   }
 
-  /** Extents from `offset` on, of each negotiated meta context by name. @throws NbdError, DisconnectedError */
+  /** Changes the export's size (the protocol's RESIZE extension). */
+  async resize(size: number): Promise<void> {
+    await this.#channel.request({ command: Command.RESIZE, flags: 0, offset: size, length: 0 });
+    this.#size = size;
+  }
+
+  /**
+   * Extents from `offset` on by name of the meta context: at least one each, which need not reach the end of the range; the last may
+   * reach beyond. extents() goes through a whole range.
+   * @param options reqOne: exactly one; contexts: names of those that are wanted, default all that were chosen
+   * @throws SystemError EINVAL when no meta context, or not this one, was chosen in the handshake
+   */
   async blockStatus(
     offset: number,
     length: number,
-    options: { reqOne?: boolean } = {},
+    options: { reqOne?: boolean; contexts?: readonly string[] } = {},
   ): Promise<Map<string, Extent[]>> {
-    return (await this.#request(Command.BLOCK_STATUS, options.reqOne ? CommandFlag.REQ_ONE : 0, offset, length))
-      .extents;
+    const { reqOne = false } = options;
+    const flags = reqOne ? CommandFlag.REQ_ONE : 0;
+    const wanted = this.#choose(options.contexts);
+    const filter = this.can.blockStatusFilter && wanted.size < this.#contextNames.size;
+    const contexts = filter ? wanted : this.#contextNames;
+    const payload = filter ? encodeFilter(length, [...wanted.keys()]) : undefined;
+    const request = { command: Command.BLOCK_STATUS, flags, offset, length, contexts, reqOne, payload };
+    const { extents } = await this.#channel.request(request);
+    for (const name of extents.keys()) if (![...wanted.values()].includes(name)) extents.delete(name);
+    return extents;
   }
 
-  /** Any request, valid or not. @throws NbdError, DisconnectedError */
+  #choose(names: readonly string[] | undefined): ReadonlyMap<number, string> {
+    if (names === undefined && this.contexts.length > 0) return this.#contextNames;
+    const wanted = new Map(this.contexts.filter(({ name }) => names?.includes(name)).map(({ id, name }) => [id, name]));
+    const missing = names?.find((name) => ![...wanted.values()].includes(name));
+    if (missing === undefined && wanted.size > 0) return wanted;
+    const which = missing === undefined ? 'no meta context' : `the meta context ${missing}`;
+    const why = missing === undefined ? 'was chosen, or the server has none' : 'was not chosen, or the server lacks it';
+    throw new SystemError(errnos.EINVAL, `block status: ${which} ${why}`);
+  }
+
+  /**
+   * All extents of a range in order, neighbours of the same kind merged.
+   * @param options context: default the first that was chosen; offset, length: default the whole export
+   */
+  extents(options: { context?: string; offset?: number; length?: number } = {}): AsyncGenerator<ExtentAt, void, void> {
+    return extentsOf(this, options);
+  }
+
+  /**
+   * Any request, valid or not, for tests of servers. With extended headers PAYLOAD_LEN is set when there is a payload; everything else
+   * goes out as it is given.
+   */
   async raw(command: number, flags: number, offset: number, length: number, payload?: Uint8Array): Promise<void> {
-    await this.#request(
-      command,
-      flags,
-      offset,
-      length,
-      command === Command.READ ? Buffer.alloc(length) : null,
-      payload,
-    );
+    const target = command === Command.READ ? Buffer.alloc(length) : undefined;
+    const contexts = command === Command.BLOCK_STATUS ? this.#contextNames : undefined;
+    await this.#channel.request({ command, flags, offset, length, payload, target, contexts });
   }
 
-  #request(
-    command: number,
-    flags: number,
-    offset: number,
-    length: number,
-    target: Buffer | null = null,
-    payload?: Uint8Array,
-  ): Promise<Pending> {
-    return new Promise((resolve, reject) => {
-      if (this.#over !== null) {
-        reject(this.#over);
-        return;
-      }
-      this.#cookie = (this.#cookie + 1) >>> 0;
-      const what = `${commandName(command)} of ${length} bytes at ${offset}`;
-      const extents = new Map<string, Extent[]>();
-      const received = 0;
-      this.#pending.set(this.#cookie, {
-        what,
-        command,
-        offset,
-        target,
-        received,
-        error: null,
-        extents,
-        resolve,
-        reject,
-      });
-      const header = Buffer.alloc(REQUEST_LENGTH);
-      writeRequest(viewOf(header), 0, { flags, command, cookieHigh: 0, cookieLow: this.#cookie, offset, length });
-      this.#stream.cork();
-      this.#stream.write(header);
-      if (payload !== undefined && payload.length > 0) this.#stream.write(payload);
-      this.#stream.uncork();
-    });
-  }
-
-  async #receive(): Promise<void> {
-    for (;;) {
-      const head = await this.#source.read(SIMPLE_REPLY_LENGTH);
-      const magic = head.readUInt32BE(0);
-      const pending = this.#pending.get(head.readUInt32BE(12));
-      if (pending === undefined || head.readUInt32BE(8) !== 0)
-        throw new ProtocolError('the server answered a request that was not made');
-      let done = true;
-      if (magic === SIMPLE_REPLY_MAGIC) await this.#simple(pending, head.readUInt32BE(4));
-      else if (magic === STRUCTURED_REPLY_MAGIC && this.structured) {
-        const length = (await this.#source.read(CHUNK_HEADER_LENGTH - SIMPLE_REPLY_LENGTH)).readUInt32BE();
-        await this.#chunk(pending, head.readUInt16BE(6), length);
-        done = (head.readUInt16BE(4) & CHUNK_FLAG_DONE) !== 0;
-      } else throw new ProtocolError('the server sent a reply without its magic number');
-      if (!done) continue;
-      this.#pending.delete(head.readUInt32BE(12));
-      if (pending.error !== null) pending.reject(pending.error);
-      else if (pending.target !== null && pending.received !== pending.target.length) {
-        throw new ProtocolError(`${pending.what}: the server sent ${pending.received} bytes`);
-      } else pending.resolve(pending);
-    }
-  }
-
-  async #simple(pending: Pending, error: number): Promise<void> {
-    if (this.structured && (pending.command === Command.READ || pending.command === Command.BLOCK_STATUS)) {
-      throw new ProtocolError(`${pending.what}: a simple reply where structured ones were agreed on`);
-    }
-    if (error !== 0) pending.error = new NbdError(error, pending.what);
-    else if (pending.target !== null) {
-      await this.#source.readInto(pending.target);
-      pending.received = pending.target.length;
-    }
-  }
-
-  async #chunk(pending: Pending, type: number, length: number): Promise<void> {
-    const { target, what } = pending;
-    if (type === Chunk.OFFSET_DATA) {
-      if (target === null || length <= 8) throw new ProtocolError(`${what}: a data chunk that does not belong there`);
-      const at = readU64(viewOf(await this.#source.read(8)), 0) - pending.offset;
-      const bytes = length - 8;
-      if (at < 0 || at + bytes > target.length) throw new ProtocolError(`${what}: data outside of what was asked for`);
-      await this.#source.readInto(target.subarray(at, at + bytes));
-      pending.received += bytes;
-      return;
-    }
-    if (length > MAX_CHUNK) throw new ProtocolError(`${what}: a chunk of ${length} bytes`);
-    const data = await this.#source.read(length);
-    const view = viewOf(data);
-    if (type === Chunk.OFFSET_HOLE && target !== null && length === 12) {
-      const at = readU64(view, 0) - pending.offset;
-      const bytes = view.getUint32(8);
-      if (at < 0 || at + bytes > target.length)
-        throw new ProtocolError(`${what}: a hole outside of what was asked for`);
-      target.fill(0, at, at + bytes);
-      pending.received += bytes;
-    } else if (type === Chunk.BLOCK_STATUS && length >= 12 && length % 8 === 4) {
-      const context = this.contexts.find(({ id }) => id === view.getUint32(0));
-      if (context === undefined) throw new ProtocolError(`${what}: an answer for a meta context that was not chosen`);
-      const extents: Extent[] = [];
-      for (let at = 4; at < length; at += 8) {
-        extents.push({ length: view.getUint32(at), flags: view.getUint32(at + 4) });
-      }
-      pending.extents.set(context.name, extents);
-    } else if ((type === Chunk.ERROR || type === Chunk.ERROR_OFFSET) && length >= 6) {
-      const text = data.subarray(6, 6 + view.getUint16(4)).toString('utf8');
-      pending.error ??= new NbdError(view.getUint32(0), what, { text });
-    } else if (type !== Chunk.NONE || length !== 0) {
-      throw new ProtocolError(`${what}: a chunk of unknown type ${type} or wrong length ${length}`);
-    }
-  }
-
-  #fail(error: Error): void {
-    this.#over ??= error;
-    this.#stream.destroy();
-    for (const pending of this.#pending.values()) pending.reject(error);
-    this.#pending.clear();
-  }
-
-  /** Says goodbye, after what is in flight. Resolves when the server has closed the connection. */
+  /**
+   * Takes no more requests, waits for those in flight, says goodbye, and resolves when the server has closed the connection (or was
+   * given 10 s for it).
+   */
   async disconnect(): Promise<void> {
-    if (this.#over !== null) return;
-    const closed = new Promise<void>((resolve) => this.#stream.once('close', resolve));
-    const header = Buffer.alloc(REQUEST_LENGTH);
-    writeRequest(viewOf(header), 0, {
-      flags: 0,
-      command: Command.DISC,
-      cookieHigh: 0,
-      cookieLow: 0,
-      offset: 0,
-      length: 0,
-    });
-    this.#stream.write(header);
-    await closed;
-    this.#fail(new DisconnectedError('this client has disconnected'));
+    await this.#channel.disconnect();
   }
 
-  /** Drops the connection now. */
-  destroy(): void {
-    this.#fail(new DisconnectedError('this client was destroyed'));
+  /** Drops the connection now; what is in flight rejects with `reason`. */
+  destroy(reason?: Error): void {
+    this.#channel.destroy(reason);
   }
+
+  #fua({ fua }: { fua?: boolean }): number {
+    if (!fua) return 0;
+    if (!this.can.fua) {
+      throw new SystemError(errnos.EOPNOTSUPP, 'this export has no FUA; write without it and flush');
+    }
+    return CommandFlag.FUA;
+  }
+}
+
+function abilities(flags: number, style: ReplyStyle, blockStatus: boolean): Abilities {
+  const has = (flag: number) => (flags & flag) !== 0;
+  const F = TransmissionFlag;
+  const write = !has(F.READ_ONLY);
+  return {
+    write,
+    flush: has(F.SEND_FLUSH),
+    fua: has(F.SEND_FUA),
+    trim: write && has(F.SEND_TRIM),
+    writeZeroes: write && has(F.SEND_WRITE_ZEROES),
+    fastZero: write && has(F.SEND_WRITE_ZEROES) && has(F.SEND_FAST_ZERO),
+    cache: has(F.SEND_CACHE),
+    resize: has(F.SEND_RESIZE),
+    df: style.structured && has(F.SEND_DF),
+    multiConn: has(F.CAN_MULTI_CONN),
+    rotational: has(F.ROTATIONAL),
+    blockStatus,
+    blockStatusFilter: style.extended && blockStatus && has(F.BLOCK_STATUS_PAYLOAD),
+  };
+}
+
+/** Payload of BLOCK_STATUS with PAYLOAD_LEN: the length that is asked about, and the ids of the contexts. */
+function encodeFilter(length: number, ids: readonly number[]): Buffer {
+  const out = Buffer.alloc(8 + 4 * ids.length);
+  writeU64(new DataView(out.buffer, out.byteOffset, out.length), 0, length);
+  ids.forEach((id, i) => {
+    out.writeUInt32BE(id, 8 + 4 * i);
+  });
+  return out;
 }

@@ -1,9 +1,14 @@
 /** nbd-ts: an NBD server and client. What is exported here is the library's public face. */
 export { type PassedSocket, passedSockets } from './activation.js';
 export { BufferPool } from './buffer-pool.js';
-export { NbdClient } from './client.js';
-export { type ConnectOptions, connectNbd } from './client-connect.js';
-export { type ExportInfo, type NbdAddress, NbdHandshake, type OptionReply } from './client-handshake.js';
+export { type Abilities, NbdClient } from './client.js';
+export type { ClientLimits } from './client-channel.js';
+export { type ConnectOptions, connectNbd, type OpenOptions, openNbd } from './client-connect.js';
+export { readCertificates, readPsk } from './client-credentials.js';
+export type { ExtentAt } from './client-extents.js';
+export { type ExportInfo, type HandshakeOptions, NbdHandshake, type OptionReply } from './client-handshake.js';
+export type { NbdAddress } from './client-socket.js';
+export type { PskCredentials, ServerTls, TlsClientOptions } from './client-tls.js';
 export type { ConnectionInfo } from './connection.js';
 export * as constants from './constants.js';
 export { BASE_ALLOCATION, STATE_HOLE, STATE_ZERO } from './constants.js';
@@ -24,3 +29,4 @@ export type { MetaContext } from './session.js';
 export type { Keepalive } from './sockets.js';
 export { stdioConnection } from './stdio.js';
 export { TlsAcceptor, type TlsMode, type TlsOptions } from './tls.js';
+export { formatNbdUri, NBD_PORT, type NbdUri, type NbdUriParts, parseNbdUri } from './uri.js';

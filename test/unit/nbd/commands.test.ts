@@ -172,7 +172,7 @@ describe.each(transports)('over the %s transport', (transport) => {
       await expect(nbd.trim(0, 512)).rejects.toMatchObject(invalid);
       await expect(nbd.writeZeroes(0, 512)).rejects.toMatchObject(invalid);
       await expect(nbd.cache(0, 512)).rejects.toMatchObject(invalid);
-      await expect(nbd.write(0, Buffer.alloc(512), { fua: true })).rejects.toMatchObject(invalid);
+      await expect(nbd.raw(Command.WRITE, CommandFlag.FUA, 0, 512, Buffer.alloc(512))).rejects.toMatchObject(invalid);
     });
 
     test('offsets and lengths are multiples of the minimum block size', async () => {
