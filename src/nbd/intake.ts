@@ -15,7 +15,7 @@ import type { Piece, Request, RequestPool } from './requests.js';
 import type { Session } from './session.js';
 import { StatusFilter } from './status-filter.js';
 import type { Transport } from './transport.js';
-import { BAD_FILTER, payloadLength, type Refusal, refuse, refuseFraming, SHUTTING_DOWN } from './validate.js';
+import { BAD_FILTER, payloadLength, type Refusal, refuse, SHUTTING_DOWN } from './validate.js';
 import { STAGE_SIZE, STAGE_START } from './wire-memory.js';
 
 /** Bytes one connection receives or reads before the others have their turn. */
@@ -197,8 +197,13 @@ export class Intake {
     const framed = extended
       ? readExtendedRequest(this.#transport.stageView, this.#at, request)
       : readRequest(this.#transport.stageView, this.#at, request);
-    if (!framed) this.#context.log.warn(`${this.#transport.peer}: a request came without its magic number`);
-    if (!framed || request.command === Command.DISC) {
+    // A payload longer than any that was agreed on: the document asks for a disconnect rather than for taking it.
+    const taken = framed && !(extended && payloadLength(request, true) > this.#context.limits.payload);
+    if (!taken) {
+      const why = framed ? 'with a payload longer than the maximum' : 'without its magic number';
+      this.#context.log.warn(`${this.#transport.peer}: a request came ${why}`);
+    }
+    if (!taken || request.command === Command.DISC) {
       this.#pool.giveRequest(request);
       return false;
     }
@@ -206,13 +211,6 @@ export class Intake {
     request.reset();
     this.#holdings.begin();
     this.counters.requests++;
-    const broken = extended ? refuseFraming(request, this.#context.limits.payload) : null;
-    if (broken !== null) {
-      this.#context.log.warn(`${this.#transport.peer}: the connection ends: ${broken.text}`);
-      this.#refuse(request, broken);
-      this.#owner.answer(request);
-      return false;
-    }
     this.#current = request;
     this.#receiveBody(request);
     return true;

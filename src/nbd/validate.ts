@@ -26,8 +26,10 @@ const NO_LENGTH = refusal(INVALID, 'block status needs a length');
 const RESIZE_LENGTH = refusal(INVALID, 'a resize takes the new size as its offset and no length');
 const RESIZE_EMPTY = refusal(INVALID, 'an export cannot be resized to nothing');
 const RESIZE_HUGE = refusal(WireError.ENOSPC, 'no export can be that long');
-const WRITE_BARE = refusal(INVALID, 'a write with extended headers must have the flag PAYLOAD_LEN');
-const PAYLOAD_HUGE = refusal(INVALID, 'the payload is longer than the maximum block size');
+const WRITE_BARE = refusal(
+  INVALID,
+  'a write with extended headers must have the flag PAYLOAD_LEN; without it no data is expected',
+);
 export const BAD_FILTER = refusal(INVALID, 'the payload names no meta context, an unknown one, or one twice');
 export const SHUTTING_DOWN = refusal(WireError.ESHUTDOWN, 'the server is shutting down');
 
@@ -45,17 +47,6 @@ export interface Agreed {
 export function payloadLength(request: RequestHeader, extended: boolean): number {
   const has = extended ? (request.flags & CommandFlag.PAYLOAD_LEN) !== 0 : request.command === Command.WRITE;
   return has ? request.length : 0;
-}
-
-/**
- * Whether an extended request leaves no framing that both ends can be sure of: a payload longer than any we take (the document asks
- * for a disconnect), or a WRITE without PAYLOAD_LEN. The document says that no data follows the latter, clients that send it so
- * do send data, and what is written must never be taken for requests.
- * @param maxPayload bytes
- */
-export function refuseFraming(request: RequestHeader, maxPayload: number): Refusal | null {
-  if ((request.flags & CommandFlag.PAYLOAD_LEN) !== 0) return request.length > maxPayload ? PAYLOAD_HUGE : null;
-  return request.command === Command.WRITE && request.length > 0 ? WRITE_BARE : null;
 }
 
 /** Flags each command knows, besides FUA, which any command may carry. */
