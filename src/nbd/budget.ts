@@ -51,10 +51,15 @@ export class Budget {
     return this.#total - Math.max(this.#reserve, this.#granted * this.#members) - this.#lent;
   }
 
-  /** Lends, unless others were first. */
-  lend(amount: number): boolean {
-    if (this.#waiting.length > 0 || amount > this.#free) return false;
+  /** Lends, unless others were first. The first that waits may ask again, for less than before: it does not wait any more then. */
+  lend(amount: number, share: Share): boolean {
+    const [first] = this.#waiting;
+    if ((first !== undefined && first !== share) || amount > this.#free) return false;
     this.#lent += amount;
+    if (first === share) {
+      this.#waiting.shift();
+      this.#serve();
+    }
     return true;
   }
 
@@ -122,16 +127,14 @@ export class Share {
       this.#cancel();
       return true;
     }
-    if (this.#wanted > 0) {
-      this.#wanted = missing;
-      return false;
-    }
-    if (this.#budget.lend(missing)) {
+    const waits = this.#wanted > 0;
+    if (this.#budget.lend(missing, this)) {
+      this.#wanted = 0;
       this.#credit += missing;
       return true;
     }
     this.#wanted = missing;
-    this.#budget.queue(this);
+    if (!waits) this.#budget.queue(this);
     return false;
   }
 
