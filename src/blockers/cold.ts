@@ -31,9 +31,13 @@ function body(request: Request): Buffer {
 }
 
 async function info(driver: Driver, request: Request): Promise<number> {
-  const { size, allocated } = await driver.info(request.target);
+  const { size, allocated, modified } = await driver.info(request.target);
   // The original's reply has the size alone; whoever brings room for more gets more.
-  return answer(request, encodeInfo(request.dataLength >= 16 ? { size, allocated } : { size }));
+  const room = request.dataLength;
+  return answer(
+    request,
+    encodeInfo(room >= 24 ? { size, allocated, modified } : room >= 16 ? { size, allocated } : { size }),
+  );
 }
 
 async function list(driver: Driver, request: Request): Promise<number> {

@@ -52,6 +52,8 @@ export interface ObjectInfo {
   readonly size: number;
   /** Bytes of storage used, where the store can tell, else size. */
   readonly allocated: number;
+  /** When it was changed last, ms since the epoch; absent where the store does not tell. */
+  readonly modified?: number;
 }
 
 export interface LockHolder {

@@ -4,6 +4,7 @@ import { errnos, SystemError } from '../sys/errno.js';
 import type { Leases } from './leases.js';
 import type { Locks } from './locks.js';
 import type { MapStore, OpenOptions } from './map-store.js';
+import type { SnapshotIndex } from './snapshot-index.js';
 import type { StoredMap } from './stored-map.js';
 import type { Volume, Volumes } from './volume.js';
 
@@ -20,6 +21,7 @@ export interface MapperContext {
   readonly locks: Locks;
   readonly leases: Leases;
   readonly volumes: Volumes;
+  readonly snapshots: SnapshotIndex;
   readonly log: MapperLog;
 }
 

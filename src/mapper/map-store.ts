@@ -60,9 +60,10 @@ export class MapStore {
   async open(stored: string, options: OpenOptions): Promise<StoredMap | null> {
     let head: Buffer;
     let length: number;
+    let modified: number | undefined;
     try {
       head = await this.objects.read(stored, 0, HEADER_READ);
-      length = (await this.objects.info(stored)).size;
+      ({ size: length, modified } = await this.objects.info(stored));
     } catch (error) {
       if (errnoOf(error) === errnos.ENOENT) return null;
       throw error;
@@ -70,12 +71,14 @@ export class MapStore {
     const legacy = stored.startsWith(LEGACY_PREFIX);
     if (v2.isV2(head)) {
       const header = v2.decodeHeader(stored, head.subarray(0, Math.min(length, HEADER_READ)));
-      return new StoredMap(this.objects, stored, header, { legacy });
+      return new StoredMap(this.objects, stored, header, { legacy, modified });
     }
-    if (v1.isV1(head, length)) return new StoredMap(this.objects, stored, v1.decodeHeader(stored, head), { legacy });
+    if (v1.isV1(head, length)) {
+      return new StoredMap(this.objects, stored, v1.decodeHeader(stored, head), { legacy, modified });
+    }
     // A crash can leave the object without its content; no map is like that.
     if (length <= HEADER_READ && allZero(head)) return null;
-    if (options.assumeV0) return this.#openV0(stored, length, options.v0Size, legacy);
+    if (options.assumeV0) return this.#openV0(stored, length, options.v0Size, legacy, modified);
     if (v1.startsLikeV1(head)) throw damaged(stored, `${length} bytes are not a v1 map of the size that it says`);
     throw new SystemError(
       errnos.EINVAL,
@@ -83,7 +86,13 @@ export class MapStore {
     );
   }
 
-  async #openV0(stored: string, length: number, v0Size: number, legacy: boolean): Promise<StoredMap> {
+  async #openV0(
+    stored: string,
+    length: number,
+    v0Size: number,
+    legacy: boolean,
+    modified?: number,
+  ): Promise<StoredMap> {
     v0.checkLength(stored, length);
     const pieces: Buffer[] = [];
     let count = 0;
@@ -99,10 +108,11 @@ export class MapStore {
     for (let i = 0; i < count; i++) {
       v0.decodeEntry(entries, i, pieces[Math.floor(i / perPiece)], (i % perPiece) * v0.ENTRY_SIZE);
     }
-    return new StoredMap(this.objects, stored, v0.makeHeader(stored, count, v0Size), { legacy, v0Size, entries });
+    const header = v0.makeHeader(stored, count, v0Size);
+    return new StoredMap(this.objects, stored, header, { legacy, v0Size, modified, entries });
   }
 
-  /** Writes a v2 header in place, durably: its 32 bytes lie in one sector, so the old or the new one is there after a crash. */
+  /** Writes a v2 header in place, durably: with its lineage it is one sector, so the old or the new one is there after a crash. */
   async writeHeader(stored: string, header: MapHeader): Promise<void> {
     await this.objects.write(stored, 0, v2.encodeHeader(header));
     await this.objects.flush([stored]);

@@ -23,8 +23,10 @@ import { remove } from './operations/remove.js';
 import { rename } from './operations/rename.js';
 import { resize } from './operations/resize.js';
 import { snapshot } from './operations/snapshot.js';
+import { listSnapshots } from './operations/snapshots.js';
 import { upgrade } from './operations/upgrade.js';
 import { blocksOf, segmentsOf } from './ranges.js';
+import { SnapshotIndex } from './snapshot-index.js';
 import { type Volume, Volumes } from './volume.js';
 
 /** How often a lease that waits for a lock tries to get it. */
@@ -63,6 +65,7 @@ export class Mapper {
       locks: new Locks(maps),
       leases: new Leases(options.holders),
       volumes: this.#volumes,
+      snapshots: new SnapshotIndex(maps),
       log: options.log,
     };
     this.#lockWaitMs = options.lockWaitMs;
@@ -141,13 +144,13 @@ export class Mapper {
     });
   }
 
-  /** What INFO tells: size, block size and format, from the header alone. @throws SystemError ENOENT */
+  /** What INFO tells: size, block size, format and lineage, from the header alone. @throws SystemError ENOENT */
   async describe(name: string, options: OpenOptions = noV0): Promise<VolumeInfo> {
     checkTarget(name);
     return this.#read(name, async (volume) => {
       const map = await mapOf(this.#context, volume, options);
       const { size, blockSize, version, epoch } = map.header;
-      return { size, blockSize, readOnly: map.immutable, version, epoch, created: null, parent: null };
+      return { size, blockSize, readOnly: map.immutable, version, epoch, created: map.created, parent: map.parent };
     });
   }
 
@@ -156,7 +159,13 @@ export class Mapper {
     return this.#read(name, (volume) => stat(this.#context, volume, options, allocated));
   }
 
+  /** LIST. @throws SystemError ENOENT when there is no volume of which the snapshots are asked for */
   async list(request: ListRequest): Promise<VolumeListReply> {
+    const { snapshotsOf } = request;
+    if (snapshotsOf !== undefined) {
+      checkTarget(snapshotsOf);
+      return this.#read(snapshotsOf, (volume) => listSnapshots(this.#context, volume, request));
+    }
     return list(this.#context, request.cursor, request.limit, request.deleted ?? false);
   }
 

@@ -20,6 +20,8 @@ export class StoredMap {
   readonly legacy: boolean;
   /** The size a v0 map was opened with, else -1. */
   readonly v0Size: number;
+  /** When the header object was changed last, ms since the epoch; null when the store does not tell. */
+  readonly modified: number | null;
   header: MapHeader;
   readonly entries: ResolvedMap;
   readonly #objects: ObjectClient;
@@ -35,13 +37,14 @@ export class StoredMap {
     objects: ObjectClient,
     stored: string,
     header: MapHeader,
-    options: { legacy?: boolean; v0Size?: number; entries?: ResolvedMap } = {},
+    options: { legacy?: boolean; v0Size?: number; modified?: number; entries?: ResolvedMap } = {},
   ) {
     this.#objects = objects;
     this.stored = stored;
     this.header = header;
     this.legacy = options.legacy ?? false;
     this.v0Size = options.v0Size ?? -1;
+    this.modified = options.modified ?? null;
     this.entries = options.entries ?? new ResolvedMap(blockCount(header.size, header.blockSize));
     if (options.entries) for (let c = 0; c * CHUNK_ENTRIES < this.blocks; c++) this.#loaded.add(c);
   }
@@ -61,6 +64,18 @@ export class StoredMap {
   /** Writes are refused: a snapshot, an image, or frozen. The entries never change then. */
   get immutable(): boolean {
     return this.header.readOnly || this.frozenReason !== null;
+  }
+
+  /** When it was made, ms since the epoch. A read-only map without lineage: when its header was written. Null: nothing tells. */
+  get created(): number | null {
+    const { lineage, readOnly } = this.header;
+    if (lineage) return lineage.created;
+    return readOnly ? this.modified : null;
+  }
+
+  /** What it was made from, by the name it had then; null when there is none or nothing tells. */
+  get parent(): string | null {
+    return this.header.lineage?.parentName ?? null;
   }
 
   /** Bytes of block `i` that are inside of the volume. */

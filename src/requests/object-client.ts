@@ -22,8 +22,8 @@ export interface ObjectClient {
   copy(source: string, target: string, size: number, options: { durable: boolean; exclusive?: boolean }): Promise<void>;
   /** @throws ENOENT when missing */
   delete(name: string): Promise<void>;
-  /** Length and space used, in bytes. @throws ENOENT when missing */
-  info(name: string): Promise<{ size: number; allocated: number }>;
+  /** Length and space used, in bytes; when it was changed last, ms since the epoch, if the store tells. @throws ENOENT when missing */
+  info(name: string): Promise<{ size: number; allocated: number; modified?: number }>;
   truncate(name: string, size: number): Promise<void>;
   /** Content-addresses the object's first `size` bytes; resolves to 64 hex characters. */
   hash(name: string, size: number): Promise<string>;
@@ -127,10 +127,10 @@ export class XsegObjectClient implements ObjectClient {
     await this.#call(Op.DELETE, name);
   }
 
-  async info(name: string): Promise<{ size: number; allocated: number }> {
-    const reply = await this.#call(Op.INFO, name, { capacity: 16 });
-    const { size, allocated = size } = decodeInfo(reply.data.subarray(0, Math.max(reply.serviced, 8)));
-    return { size, allocated };
+  async info(name: string): Promise<{ size: number; allocated: number; modified?: number }> {
+    const reply = await this.#call(Op.INFO, name, { capacity: 24 });
+    const { size, ...more } = decodeInfo(reply.data.subarray(0, Math.max(reply.serviced, 8)));
+    return { size, allocated: size, ...more };
   }
 
   async truncate(name: string, size: number): Promise<void> {

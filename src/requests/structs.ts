@@ -82,16 +82,22 @@ export function decodeClone(data: Uint8Array): CloneData {
   };
 }
 
-/** Reply of INFO: size in bytes; a blocker adds the space used where the buffer has room for 16 bytes. */
+/**
+ * Reply of INFO: size in bytes; a blocker adds the space used where the buffer has room for 16 bytes, and when the object was changed
+ * last (ms since the epoch), if the store tells, where it has room for 24.
+ */
 export interface InfoReply {
   size: number;
   allocated?: number;
+  modified?: number;
 }
 
 export function encodeInfo(info: InfoReply): Buffer {
-  const out = Buffer.alloc(info.allocated === undefined ? 8 : 16);
-  out.writeBigUInt64LE(BigInt(info.size), 0);
-  if (info.allocated !== undefined) out.writeBigUInt64LE(BigInt(info.allocated), 8);
+  const { size, allocated, modified } = info;
+  const out = Buffer.alloc(allocated === undefined ? 8 : modified === undefined ? 16 : 24);
+  out.writeBigUInt64LE(BigInt(size), 0);
+  if (allocated !== undefined) out.writeBigUInt64LE(BigInt(allocated), 8);
+  if (allocated !== undefined && modified !== undefined) out.writeBigUInt64LE(BigInt(modified), 16);
   return out;
 }
 
@@ -101,7 +107,9 @@ export function decodeInfo(data: Uint8Array): InfoReply {
   if (bytes.length < 8) throw short('INFO reply', 8, bytes.length);
   const size = safe(bytes.readBigUInt64LE(0), 'INFO reply: size');
   if (bytes.length < 16) return { size };
-  return { size, allocated: safe(bytes.readBigUInt64LE(8), 'INFO reply: allocated') };
+  const allocated = safe(bytes.readBigUInt64LE(8), 'INFO reply: allocated');
+  if (bytes.length < 24) return { size, allocated };
+  return { size, allocated, modified: safe(bytes.readBigUInt64LE(16), 'INFO reply: modified') };
 }
 
 /** What the mapper's INFO tells where the buffer has room for it; the original's clients look at the size alone. */

@@ -313,7 +313,8 @@ export class FileDriver implements Driver {
     return await this.#cold(`cannot stat object ${name}`, async () => {
       const found = await this.#handles.opener.find(name);
       if (found === null) throw missing(name);
-      return { size: found.stats.size, allocated: found.stats.blocks * 512 };
+      const { size, blocks, mtimeMs } = found.stats;
+      return { size, allocated: blocks * 512, modified: Math.max(0, Math.floor(mtimeMs)) };
     });
   }
 

@@ -4,6 +4,7 @@
  */
 import { MAX_BLOCKS } from '../../requests/resolved-map.js';
 import { errnos, SystemError } from '../../sys/errno.js';
+import type { Lineage } from './lineage.js';
 
 /** SHA-256 of nothing: the name of the zero block. */
 export const ZERO_NAME = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855';
@@ -31,6 +32,8 @@ export interface MapHeader {
   deleted: boolean;
   /** Part of the names of the objects written from now on. */
   epoch: number;
+  /** Of v2 maps; null when it is not known. */
+  lineage: Lineage | null;
 }
 
 /** Blocks of a volume. */

@@ -52,6 +52,7 @@ export function makeHeader(object: string, count: number, v0Size: number): MapHe
     readOnly: true,
     deleted: false,
     epoch: 0,
+    lineage: null,
   });
 }
 

@@ -28,6 +28,7 @@ export function decodeHeader(object: string, bytes: Buffer): MapHeader {
     readOnly: false,
     deleted: false,
     epoch: 0,
+    lineage: null,
   });
 }
 

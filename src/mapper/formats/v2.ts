@@ -1,11 +1,12 @@
 /**
- * Map format v2: a header of 32 bytes in the object `<volume>`, and entries of 128 bytes in map-data objects
+ * Map format v2: a header of 32 bytes in the object `<volume>`, with lineage behind it (lineage.ts), and entries of 128 bytes in map-data objects
  * `<volume>_<id %016x>` of block size / 128 entries each (ondisk 4.1, 4.2). Header fields are big endian, lengths in entries are
  * little endian. No I/O here.
  */
 import { EntryFlag, type ResolvedMap } from '../../requests/resolved-map.js';
 import { errnos, SystemError } from '../../sys/errno.js';
-import { checkHeader, damaged, exact, type MapHeader, ZERO_NAME_BYTES } from './header.js';
+import { checkHeader, damaged, exact, HEADER_READ, type MapHeader, ZERO_NAME_BYTES } from './header.js';
+import { decodeLineage, encodeLineage } from './lineage.js';
 
 export const HEADER_SIZE = 32;
 export const ENTRY_SIZE = 128;
@@ -24,19 +25,21 @@ const SLASH = 0x2f;
 /** Whether the bytes start with the v2 signature. */
 export const isV2 = (bytes: Buffer): boolean => bytes.length >= 4 && bytes.readUInt32BE(0) === SIGNATURE;
 
+/** A whole sector: the header, then its lineage, then zeros, so that nothing older is left behind it. A deleted volume has no lineage. */
 export function encodeHeader(header: MapHeader): Buffer {
-  const out = Buffer.alloc(HEADER_SIZE);
+  const out = Buffer.alloc(HEADER_READ);
   out.writeUInt32BE(SIGNATURE, 0);
   out.writeUInt32BE(2, 4);
   out.writeBigUInt64BE(BigInt(header.size), 8);
   out.writeUInt32BE(header.blockSize, 16);
   out.writeUInt32BE((header.readOnly ? READONLY : 0) | (header.deleted ? DELETED : 0), 20);
   out.writeBigUInt64BE(BigInt(header.epoch), 24);
+  if (header.lineage && !header.deleted) encodeLineage(header.lineage, out, HEADER_SIZE);
   return out;
 }
 
 /**
- * Decodes a header; everything after its 32 bytes is ignored.
+ * Decodes a header, and the lineage behind it if there is one; anything else after its 32 bytes is ignored.
  * @param object name of the object, for errors
  * @throws SystemError EOPNOTSUPP (another version), EIO (damaged)
  */
@@ -48,13 +51,15 @@ export function decodeHeader(object: string, bytes: Buffer): MapHeader {
   }
   const flags = bytes.readUInt32BE(20);
   if (flags & ~(READONLY | DELETED)) throw damaged(object, `header flags 0x${flags.toString(16)}`);
+  const deleted = (flags & DELETED) !== 0;
   return checkHeader(object, {
     version: 2,
     size: exact(object, bytes.readBigUInt64BE(8), 'a volume size of'),
     blockSize: bytes.readUInt32BE(16),
     readOnly: (flags & READONLY) !== 0,
-    deleted: (flags & DELETED) !== 0,
+    deleted,
     epoch: exact(object, bytes.readBigUInt64BE(24), 'an epoch of'),
+    lineage: deleted ? null : decodeLineage(bytes, HEADER_SIZE),
   });
 }
 

@@ -17,6 +17,7 @@ import {
   validBlockSize,
   ZERO_NAME,
 } from '../formats/header.js';
+import { type Lineage, newLineage } from '../formats/lineage.js';
 import * as v2 from '../formats/v2.js';
 import { type EntryEncoder, noV0, type OpenOptions } from '../map-store.js';
 import { checkTarget } from '../names.js';
@@ -47,13 +48,13 @@ export async function createBlank(context: MapperContext, volume: Volume, size: 
   checkNewSize(volume.name, size, DEFAULT_BLOCK_SIZE);
   await context.locks.during(volume, async () => {
     const epoch = await epochForNew(context, volume.name);
-    const header = newHeader(size, DEFAULT_BLOCK_SIZE, epoch);
+    const header = newHeader(size, DEFAULT_BLOCK_SIZE, epoch, newLineage(null));
     await context.maps.writeMap(volume.name, header, blockCount(size, DEFAULT_BLOCK_SIZE), encodeZero);
   });
 }
 
-function newHeader(size: number, blockSize: number, epoch: number, readOnly = false): MapHeader {
-  return { version: 2, size, blockSize, readOnly, deleted: false, epoch };
+function newHeader(size: number, blockSize: number, epoch: number, lineage: Lineage, readOnly = false): MapHeader {
+  return { version: 2, size, blockSize, readOnly, deleted: false, epoch, lineage };
 }
 
 /**
@@ -88,7 +89,8 @@ export async function createFromObjects(
     else entries.set(i, object.readOnly ? 0 : EntryFlag.WRITABLE, object.name);
   }
   await context.locks.during(volume, async () => {
-    const header = newHeader(size, blockSize, await epochForNew(context, volume.name), create.readOnly);
+    const epoch = await epochForNew(context, volume.name);
+    const header = newHeader(size, blockSize, epoch, newLineage(null), create.readOnly);
     await context.maps.writeMap(volume.name, header, count, (i, out, at) => v2.encodeEntry(entries, i, out, at));
   });
 }
@@ -123,7 +125,8 @@ export async function clone(
   }
   const keepCached = parentVolume.map === parent;
   await context.locks.during(volume, async () => {
-    const header = newHeader(newSize, blockSize, await epochForNew(context, volume.name));
+    const lineage = newLineage({ name: parentVolume.name, lineage: parent.header.lineage });
+    const header = newHeader(newSize, blockSize, await epochForNew(context, volume.name), lineage);
     const tail = await copyTail(context, volume.name, header, parent, newSize);
     const encode: EntryEncoder = (i, out, at) => {
       if (i >= parent.blocks) v2.encodeZeroEntry(out, at);

@@ -34,7 +34,9 @@ export async function stat(
     if (allocated) await addSpace(context, map, first, count, space);
     if (!cached) map.unload(0, first + count);
   }
-  const [parent = null] = [...ancestors].sort((a, b) => b[1] - a[1])[0] ?? [];
+  const [likely = null] = [...ancestors].sort((a, b) => b[1] - a[1])[0] ?? [];
+  // A lineage that goes back to the start knows of every parent; names of objects also tell of former names.
+  const wholeLineage = header.lineage !== null && header.lineage.created !== null;
   const frozen = map.frozenReason;
   return {
     name: volume.name,
@@ -44,8 +46,8 @@ export async function stat(
     epoch: header.epoch,
     readOnly: map.immutable,
     ...(frozen === null ? {} : { readOnlyReason: frozenMessage(volume.name, frozen) }),
-    parent,
-    created: null,
+    parent: wholeLineage ? map.parent : (map.parent ?? likely),
+    created: map.created,
     blocks,
     ...(allocated ? { allocated: space } : {}),
     lock: await context.maps.objects.lockHolder(volume.name),
@@ -140,9 +142,14 @@ async function listEntry(context: MapperContext, object: string): Promise<Volume
   }
   try {
     if (v2.isV2(head)) {
-      const { size, blockSize, readOnly, deleted, epoch } = v2.decodeHeader(object, head);
+      const { size, blockSize, readOnly, deleted, epoch, lineage } = v2.decodeHeader(object, head);
       const immutable = readOnly || object.startsWith(LEGACY_PREFIX);
-      return { name, size, blockSize, readOnly: immutable, version: 2, epoch, ...(deleted ? { deleted } : {}) };
+      const entry = { name, size, blockSize, readOnly: immutable, version: 2, epoch };
+      if (deleted) return { ...entry, deleted };
+      const { created, parent } = lineage
+        ? { created: lineage.created, parent: lineage.parentName }
+        : { created: readOnly ? (await context.maps.objects.info(object)).modified : null, parent: null };
+      return { ...entry, ...(created ? { created } : {}), ...(parent ? { parent } : {}) };
     }
     if (!mayBeV0(object)) {
       if (!v1.startsLikeV1(head)) return null;

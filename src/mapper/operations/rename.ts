@@ -44,6 +44,7 @@ export async function rename(
       await maps.writeMap(target.name, header, map.blocks, (i, out, at) =>
         v2.encodeEntry(map.entries, i, out, at, SHARED),
       );
+      context.snapshots.made(target.name);
       await maps.writeHeader(map.stored, { ...map.header, deleted: true });
       if (writable) await writeAll(context, map, target.name, ALL, target.touched);
     });

@@ -1,6 +1,7 @@
 /** Snapshots: a read-only map of the volume's objects, which the volume from then on shares with it. No data moves. */
 import { EntryFlag } from '../../requests/resolved-map.js';
 import { type MapperContext, ownMap } from '../context.js';
+import { lateLineage, newLineage } from '../formats/lineage.js';
 import * as v2 from '../formats/v2.js';
 import type { OpenOptions } from '../map-store.js';
 import type { StoredMap } from '../stored-map.js';
@@ -22,19 +23,23 @@ export async function snapshot(
 ): Promise<void> {
   await context.locks.during(volume, async () => {
     const map = await ownMap(context, volume, options);
+    // The volume is drained: its content is that of now, however long the rest takes.
+    const created = Date.now();
     await context.locks.during(target, async () => {
       // A snapshot's epoch is 0 as the original's, unless the name was used before (defect D6).
       const epoch = await epochForNew(context, target.name, 0);
       if (volume.written) await context.blocks.flush(null);
       await context.maps.flush(volume.touched);
       await shareEntries(context, volume, map);
+      const lineage = newLineage({ name: volume.name, lineage: map.header.lineage }, created);
       await context.maps.writeMap(
         target.name,
-        { ...map.header, readOnly: true, epoch },
+        { ...map.header, readOnly: true, epoch, lineage },
         map.blocks,
         (i, out, at) => v2.encodeEntry(map.entries, i, out, at, KEEP_SHARED),
         (first, count) => map.check(first, count),
       );
+      context.snapshots.made(target.name);
     });
   });
 }
@@ -46,7 +51,9 @@ export async function snapshot(
 export async function shareEntries(context: MapperContext, volume: Volume, map: StoredMap): Promise<void> {
   await map.check(0, map.blocks);
   if (map.header.readOnly && !runHasWritable(map, 0, map.blocks)) return;
-  const header = { ...map.header, epoch: map.header.epoch + 1 };
+  // A volume that is older than its lineage has an id from its next snapshot on.
+  const lineage = map.header.lineage ?? lateLineage();
+  const header = { ...map.header, epoch: map.header.epoch + 1, lineage };
   await context.maps.writeHeader(map.stored, header);
   map.header = header;
   const { blockSize } = header;

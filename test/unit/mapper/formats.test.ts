@@ -1,3 +1,4 @@
+import { crc32 } from 'node:zlib';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
@@ -9,12 +10,20 @@ import {
   validBlockSize,
   ZERO_NAME,
 } from '../../../src/mapper/formats/header.js';
+import type { Lineage } from '../../../src/mapper/formats/lineage.js';
 import * as v0 from '../../../src/mapper/formats/v0.js';
 import * as v1 from '../../../src/mapper/formats/v1.js';
 import * as v2 from '../../../src/mapper/formats/v2.js';
 import { EntryFlag, ResolvedMap } from '../../../src/requests/resolved-map.js';
 import { failure } from './support.js';
 
+const ids = fc.stringMatching(/^[0-9a-f]{31}[1-9a-f]$/);
+const lineages = fc.record<Lineage>({
+  id: ids,
+  created: fc.option(fc.integer({ min: 1, max: 8.64e15 })),
+  parentId: fc.option(ids),
+  parentName: fc.option(fc.stringMatching(/^[a-zé]{6,80}$/)),
+});
 const headers = fc.record<MapHeader>({
   version: fc.constant(2),
   size: fc.nat({ max: 2 ** 48 }),
@@ -22,6 +31,7 @@ const headers = fc.record<MapHeader>({
   readOnly: fc.boolean(),
   deleted: fc.boolean(),
   epoch: fc.maxSafeNat(),
+  lineage: fc.option(lineages),
 });
 
 const hex16 = (n: number): string => n.toString(16).padStart(16, '0');
@@ -32,12 +42,12 @@ describe('v2 header', () => {
       fc.property(headers, fc.uint8Array({ maxLength: 480 }), (header, rest) => {
         const bytes = Buffer.concat([v2.encodeHeader(header), rest]);
         expect(v2.isV2(bytes)).toBe(true);
-        expect(v2.decodeHeader('volume', bytes)).toEqual(header);
+        expect(v2.decodeHeader('volume', bytes)).toEqual(header.deleted ? { ...header, lineage: null } : header);
       }),
     );
   });
 
-  it('is the bytes of the format: big endian, 32 long', () => {
+  it('is the bytes of the format: big endian, 32 long, padded to a sector', () => {
     const header: MapHeader = {
       version: 2,
       size: 0x123456789a,
@@ -45,10 +55,13 @@ describe('v2 header', () => {
       readOnly: true,
       deleted: true,
       epoch: 7,
+      lineage: null,
     };
-    expect(v2.encodeHeader(header).toString('hex')).toBe(
+    const bytes = v2.encodeHeader(header);
+    expect(bytes.toString('hex', 0, 32)).toBe(
       '414d462e' + '00000002' + '000000123456789a' + '00400000' + '00000003' + '0000000000000007',
     );
+    expect(bytes.subarray(32)).toEqual(Buffer.alloc(480));
   });
 
   it.each([
@@ -74,6 +87,7 @@ describe('v2 header', () => {
       readOnly: false,
       deleted: false,
       epoch: 1,
+      lineage: null,
     };
     const [bytes] = spoil(v2.encodeHeader(header)) as [Buffer];
     let error: unknown;
@@ -83,6 +97,79 @@ describe('v2 header', () => {
       error = thrown;
     }
     expect(error).toEqual(failure(code, 'vol-name'));
+  });
+});
+
+describe('lineage', () => {
+  const lineage: Lineage = {
+    id: '000102030405060708090a0b0c0d0e0f',
+    created: 0x19a,
+    parentId: 'f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff',
+    parentName: 'parent',
+  };
+  const header: MapHeader = {
+    version: 2,
+    size: 5e6,
+    blockSize: DEFAULT_BLOCK_SIZE,
+    readOnly: true,
+    deleted: false,
+    epoch: 3,
+    lineage,
+  };
+
+  it('is the bytes of the format, and leaves those of the header as they are', () => {
+    const bytes = v2.encodeHeader(header);
+    expect(bytes.length).toBe(512);
+    expect(bytes.subarray(0, 32)).toEqual(v2.encodeHeader({ ...header, lineage: null }).subarray(0, 32));
+    const crc = crc32(Buffer.concat([bytes.subarray(16, 40), bytes.subarray(44, 90)]));
+    expect(bytes.toString('hex', 32, 90)).toBe(
+      '4c4e4745' +
+        '0001' +
+        '003a' +
+        crc.toString(16).padStart(8, '0') +
+        '000000000000019a' +
+        lineage.id +
+        lineage.parentId +
+        Buffer.from('parent').toString('hex'),
+    );
+    expect(bytes.subarray(90)).toEqual(Buffer.alloc(422));
+  });
+
+  it('with any byte changed is none, and no error', () => {
+    const good = v2.encodeHeader(header);
+    for (let at = 32; at < 90; at++) {
+      const bytes = Buffer.from(good);
+      bytes[at] ^= 1;
+      expect(v2.decodeHeader('volume', bytes).lineage, `byte ${at}`).toBeNull();
+    }
+    for (let length = 32; length < 90; length++) {
+      expect(v2.decodeHeader('volume', good.subarray(0, length)).lineage, `${length} bytes`).toBeNull();
+    }
+    expect(v2.decodeHeader('volume', good.subarray(0, 90)).lineage).toEqual(lineage);
+  });
+
+  it('is void under a header that another program wrote, but for a new size', () => {
+    const bytes = v2.encodeHeader(header);
+    const under = (changed: Partial<MapHeader>): Lineage | null => {
+      const out = Buffer.from(bytes);
+      v2.encodeHeader({ ...header, ...changed, lineage: null }).copy(out, 0, 0, 32);
+      return v2.decodeHeader('volume', out).lineage;
+    };
+    expect(under({ epoch: 4 })).toBeNull();
+    expect(under({ readOnly: false })).toBeNull();
+    expect(under({ deleted: true })).toBeNull();
+    expect(under({ blockSize: 1 << 16 })).toBeNull();
+    expect(under({ size: 6e6 })).toEqual(lineage);
+  });
+
+  it('never makes the decoder throw, whatever the bytes behind the header', () => {
+    const bare = v2.encodeHeader({ ...header, lineage: null });
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 480 }), (rest) => {
+        const bytes = Buffer.concat([bare.subarray(0, 32), rest]);
+        expect(v2.decodeHeader('volume', bytes)).toEqual({ ...header, lineage: null });
+      }),
+    );
   });
 });
 

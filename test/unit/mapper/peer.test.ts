@@ -132,7 +132,7 @@ it('serves the life of a volume by the structs of the original', async () => {
   const listed = (await r.json(Op.LIST, '', { limit: 100 })) as { volumes: { name: string }[] };
   expect(listed.volumes.map((volume) => volume.name).sort()).toEqual(['new-name', 'snapshot']);
   expect(await r.json(Op.STAT, 'new-name', {})).toMatchObject({
-    parent: 'volume',
+    parent: 'snapshot',
     size: MiB,
     blocks: { total: 1, shared: 1 },
   });
