@@ -1,0 +1,20 @@
+/** All targets of the fuzzer. */
+import type { Target } from './engine.js';
+import { generate } from './generate.js';
+import { mutate } from './mutate.js';
+import { ServerTarget, type ServerTargetOptions } from './server-target.js';
+
+/** A target with an end. */
+export interface OwnedTarget extends Target {
+  close(): Promise<void>;
+}
+
+/** Handshake and transmission of the server. */
+export function serverTarget(options: ServerTargetOptions = {}): OwnedTarget {
+  const server = new ServerTarget(options);
+  return { name: 'server', generate, mutate, run: (input) => server.run(input), close: () => server.close() };
+}
+
+export function makeTargets(): OwnedTarget[] {
+  return [serverTarget()];
+}
