@@ -30,6 +30,8 @@ export interface TlsClientOptions {
   readonly verifyPeer?: boolean;
   /** Default TLSv1.2, the oldest that the protocol document wants. */
   readonly minVersion?: 'TLSv1.2' | 'TLSv1.3';
+  /** Default TLSv1.3. */
+  readonly maxVersion?: 'TLSv1.2' | 'TLSv1.3';
 }
 
 /** What TLS told of the server. */
@@ -78,6 +80,7 @@ export async function secureStream(
     socket = tls.connect({
       socket: stream,
       minVersion: options.minVersion ?? 'TLSv1.2',
+      maxVersion: options.maxVersion ?? 'TLSv1.3',
       rejectUnauthorized: verifyPeer,
       host: name ?? undefined,
       // The name goes to the server too, so that it can choose its certificate. An address must not.
