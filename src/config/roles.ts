@@ -1,5 +1,6 @@
 /** The sections of the roles: from text to RoleSettings. */
 import type { IniFile } from './ini.js';
+import { readNbdTls } from './nbd-tls.js';
 import { SectionReader } from './reader.js';
 import * as schema from './schema.js';
 import type { CommonRoleSettings, LogLevel, RoleSettings, RoleType } from './types.js';
@@ -171,6 +172,7 @@ function complete(head: Head, all: readonly Head[], defaults: RoleDefaults): Rol
         keepaliveTime: values.keepaliveTime,
         keepaliveInterval: values.keepaliveInterval,
         keepaliveProbes: values.keepaliveProbes,
+        tls: readNbdTls(section, values, values.listen),
         composerPort: values.composerPort ?? firstPort('vlmcd', 'vlmcd'),
         mapperPort: values.mapperPort ?? mapper(),
       };

@@ -64,8 +64,33 @@ export interface ComposerSettings extends CommonRoleSettings {
   readonly mapperPort: number;
 }
 
+/** What a listener does about TLS. */
+export type NbdTlsMode = 'off' | 'selective' | 'required';
+
+/** TLS of an endpoint. Files are paths, null: none. */
+export interface NbdTlsSettings {
+  /** Of the TCP addresses, and of the unix socket. */
+  readonly tcp: NbdTlsMode;
+  readonly socket: NbdTlsMode;
+  /** TCP addresses that other machines reach may do without. */
+  readonly insecureTcp: boolean;
+  readonly cert: string | null;
+  readonly key: string | null;
+  readonly ca: string | null;
+  readonly crl: string | null;
+  /** Directory of cert, key, ca and crl under their well-known names. */
+  readonly directory: string | null;
+  readonly pskFile: string | null;
+  /** null: when there is something to verify clients by. */
+  readonly verifyPeer: boolean | null;
+  readonly minVersion: 'TLSv1.2' | 'TLSv1.3';
+  /** Rules of who may open what. */
+  readonly acl: string | null;
+}
+
 export interface NbdSettings extends CommonRoleSettings {
   readonly type: 'nbd';
+  readonly tls: NbdTlsSettings;
   /** Path of the unix socket, or null: none. */
   readonly socket: string | null;
   /** TCP addresses; none: no TCP. */

@@ -100,9 +100,15 @@ export class Contexts {
     return snapshots.filter((name) => name !== volume.name);
   }
 
-  async #snapshotsOf(volume: string): Promise<string[]> {
+  /** All snapshots of the volume that an export is of. */
+  async siblings(what: Resolved): Promise<string[]> {
+    const base = baseVolume(what);
+    return base === null ? [] : this.#snapshotsOf(base, Number.POSITIVE_INFINITY);
+  }
+
+  async #snapshotsOf(volume: string, most = MAX_LISTED): Promise<string[]> {
     try {
-      return await this.#options.resolver.snapshots(volume, MAX_LISTED);
+      return await this.#options.resolver.snapshots(volume, most);
     } catch (error) {
       // The volume of a snapshot may be gone.
       if (isNone(error)) return [];

@@ -3,7 +3,7 @@
  * known by the volume that it is, whatever name its client used.
  */
 import type { Logger } from 'pino';
-import type { BlockDevice, Client, DeviceInfo, ExportProvider } from '../nbd/index.js';
+import type { BlockDevice, Client, ClientTls, DeviceInfo, ExportProvider } from '../nbd/index.js';
 import { errnoName, errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
 import type { Port } from '../xseg/index.js';
 import { SegmentBuffers } from './buffers.js';
@@ -40,6 +40,8 @@ export interface OpenExport {
   /** The name that the client used. */
   readonly exportName: string;
   readonly peer: string;
+  /** What TLS told of the client; null: it is in plaintext. */
+  readonly tls: ClientTls | null;
   /** When it was opened, ms since the epoch. */
   readonly since: number;
 }
@@ -108,9 +110,15 @@ export class Exports implements ExportProvider {
         closed: (closed) => this.#closed(closed),
       },
     );
-    const { peer } = client;
-    this.#open.set(device, { device, name: volume.name, via: what.via, exportName: name, peer, since: Date.now() });
+    const { peer, tls } = client;
+    const { via } = what;
+    this.#open.set(device, { device, name: volume.name, via, exportName: name, peer, tls, since: Date.now() });
     return device;
+  }
+
+  /** Names of the snapshots of the volume that an export is of. @throws SystemError ENOENT */
+  async siblings(name: string, client: Client): Promise<ReadonlySet<string>> {
+    return new Set(await this.#contexts.siblings(await this.#resolver.resolve(name, client)));
   }
 
   /** A mapping or a size changed: who is just opening an export looks again. */
@@ -120,7 +128,7 @@ export class Exports implements ExportProvider {
 
   /** What is open now. */
   connections(): OpenExport[] {
-    return [...this.#open.values()].map(({ name, exportName, peer, since }) => ({ name, exportName, peer, since }));
+    return [...this.#open.values()].map(({ device: _, via: __, ...open }) => open);
   }
 
   /** Number of connections that have the volume open, or one of its snapshots by its name. */

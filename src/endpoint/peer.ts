@@ -1,12 +1,17 @@
 /** The NBD endpoint as a role of a node: its listeners, its port, its start and its end. */
+import type { Logger } from 'pino';
 import type { NbdSettings } from '../config/types.js';
-import { type ListenAddress, NbdServer, type PassedSocket } from '../nbd/index.js';
+import { NbdServer } from '../nbd/index.js';
 import type { RoleStarter } from '../peer/role.js';
+import { messageOf } from '../sys/errno.js';
+import { Authorisation } from './authorisation.js';
 import { Control } from './control.js';
 import { Exports } from './exports.js';
 import { serverLimits } from './limits.js';
+import { type Listening, listeners, uriOf } from './listening.js';
 import { type Mapping, Registry } from './registry.js';
 import { VolumeSockets } from './sockets.js';
+import { readCredentials, readRules } from './tls.js';
 import { Volumes } from './volumes.js';
 
 /** Most of the data heap holds clients' payloads; the rest is for maps and tools. */
@@ -17,12 +22,18 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
   const { heapPages, pageShift } = segment.geometry;
   const { limits, keepalive, warnings } = serverLimits(settings, heapPages * HEAP_SHARE * 2 ** pageShift);
   for (const warning of warnings) log.warn(warning);
+  const warn = (message: string): void => log.warn(message);
+  const credentials = readCredentials(settings.tls, warn);
+  const rules = readRules(settings.tls);
+  const where = listeners(settings, passed);
   const registry = Registry.load(config.runDir);
   const port = segment.bind(ports.first, { name, heapShare: HEAP_SHARE });
   const volumes = new Volumes(port, settings.composerPort, settings.mapperPort);
   const { composerPort, mapperPort, allowResize, exports: offer } = settings;
   const exports = new Exports({ port, composerPort, mapperPort, volumes, registry, offer, allowResize, log });
-  const server = new NbdServer(exports, {
+  const authorisation = new Authorisation(exports, rules);
+  const server = new NbdServer(authorisation, {
+    tls: credentials ?? undefined,
     busyPollUs: settings.busyPollUs,
     limits,
     keepalive,
@@ -38,21 +49,21 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
 
   // What a predecessor that died left running must be over before a client's request overtakes it.
   await port.settled();
-  const addresses: ListenAddress[] = [];
+  const addresses: Listening[] = [];
   const status = (): object => ({
-    listening: addresses.map((address) => ('path' in address ? address.path : `${address.host}:${address.port}`)),
+    listening: addresses.map(({ address }) => ('path' in address ? address.path : `${address.host}:${address.port}`)),
     connections: server.connections().length,
     mapped: registry.all().length,
   });
   const sockets = new VolumeSockets({ server, exports, runDir: config.runDir, log });
   const urisOf = ({ name: volume }: Pick<Mapping, 'name'>): string[] => {
     const own = sockets.listening(volume);
-    const uris = addresses.map((address) => uriOf(address, volume));
-    return own === null ? uris : [uriOf({ path: own }, ''), ...uris];
+    const uris = addresses.map((listening) => uriOf(listening, volume));
+    return own === null ? uris : [uriOf({ address: { path: own }, tls: 'off' }, ''), ...uris];
   };
   const control = new Control({ server, exports, registry, volumes, sockets, urisOf, status });
   try {
-    for (const where of listeners(settings, passed)) addresses.push(await server.listen(where));
+    for (const { where: place, tls } of where) addresses.push({ address: await server.listen(place, { tls }), tls });
     await sockets.restore(registry.all().flatMap((mapping) => (mapping.ownSocket ? mapping.name : [])));
   } catch (error) {
     await server.close();
@@ -60,8 +71,23 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
     throw error;
   }
   port.serve((request) => control.handle(request));
+  // Certificates, keys and rules are looked at again together with the log files; what cannot be used leaves the old ones.
+  const reload = (): void => {
+    reloading(log, 'TLS credentials', () => {
+      const renewed = readCredentials(settings.tls, warn);
+      if (renewed !== null) server.setTls(renewed);
+      return renewed !== null;
+    });
+    reloading(log, 'access rules', () => {
+      const renewed = readRules(settings.tls);
+      authorisation.setRules(renewed);
+      return renewed !== null;
+    });
+  };
+  process.on('SIGHUP', reload);
   return {
     stop: async (): Promise<void> => {
+      process.off('SIGHUP', reload);
       await server.close({ graceful: true });
       port.close();
     },
@@ -69,21 +95,11 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
   };
 };
 
-/**
- * Where to listen, unix sockets first. A socket that the node was given takes the place of what the configuration says for its kind: with
- * a unix socket of systemd there is no `socket`, with a TCP one no `listen`.
- */
-function listeners(settings: NbdSettings, passed: readonly PassedSocket[]): (ListenAddress | PassedSocket)[] {
-  const given = (family: PassedSocket['family']): PassedSocket[] => passed.filter((socket) => socket.family === family);
-  const [unix, tcp] = [given('unix'), given('tcp')];
-  const own = settings.socket === null ? [] : [{ path: settings.socket, mode: 0o660 }];
-  return [...(unix.length > 0 ? unix : own), ...(tcp.length > 0 ? tcp : settings.listen)];
-}
-
-/** The export of a volume at an address, as NBD URIs are written (doc/uri.md of the protocol). */
-function uriOf(address: ListenAddress, volume: string): string {
-  const name = encodeURIComponent(volume);
-  if ('path' in address) return `nbd+unix:///${name}?socket=${encodeURI(address.path)}`;
-  const host = address.host.includes(':') ? `[${address.host}]` : address.host;
-  return `nbd://${host}:${address.port}/${name}`;
+/** @param read false when there is nothing to read */
+function reloading(log: Logger, what: string, read: () => boolean): void {
+  try {
+    if (read()) log.info(`${what} read again`);
+  } catch (error) {
+    log.error(`the ${what} stay as they were: ${messageOf(error)}`);
+  }
 }

@@ -277,7 +277,16 @@ describe('errors name file, line, section, key and what is allowed', () => {
     ['[blockerb]\numask = 0o022\n', 'a.conf: [vlmcd] umask: blockerb (0o22) and vlmcd (0o7) share a process'],
     ['[nbd]\nlisten = 10809\n', 'a.conf:2: [nbd] listen: "10809" is not allowed; it must be HOST:PORT'],
     ['[nbd]\nexports = some\n', 'a.conf:2: [nbd] exports: "some" is not allowed; it must be all or mapped'],
-    ['[nbd]\ntls = required\n', 'a.conf:2: [nbd] tls: "required" is not allowed; it must be off'],
+    ['[nbd]\ntls = maybe\n', 'a.conf:2: [nbd] tls: "maybe" is not allowed; it must be off, selective or required'],
+    ['[nbd]\ntls = required\n', 'a.conf:2: [nbd] tls: needs credentials: set tls_cert and tls_key'],
+    ['[nbd]\ntls_cert = /c\n', 'a.conf:1: [nbd] tls_key: is needed: tls_cert and tls_key belong together'],
+    ['[nbd]\ntls_cert = /c\ntls_key = /k\ntls_directory = /d\n', '[nbd] tls_directory: is given beside tls_cert'],
+    ['[nbd]\ntls_cert = /c\ntls_key = /k\ntls_verify_peer = yes\n', '[nbd] tls_verify_peer: needs something to verify'],
+    ['[nbd]\nlisten = 127.0.0.1:1, [::]:10809\n', '[nbd] listen: [::]:10809 is reached from other machines'],
+    [
+      '[nbd]\nlisten = 10.0.0.1:1\ntls = selective\ntls_psk_file = /k\n',
+      'so that it needs tls = required (and credentials); or say insecure_tcp = True',
+    ],
   ])('%j', (text, message) => {
     let error: unknown;
     try {
