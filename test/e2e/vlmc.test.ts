@@ -50,7 +50,7 @@ describe.runIf(programs('qemu-io', 'nbdinfo'))('vlmc', () => {
 
     expect((await node.vlmc('info', 'first-volume')).split('\n')[0]).toBe(`Volume first-volume: size: ${40 * MiB}`);
     const clone = await info('first-clone');
-    expect(clone).toMatchObject({ size: 80 * MiB, blockSize: BLOCK, readOnly: false, parent: 'first-volume' });
+    expect(clone).toMatchObject({ size: 80 * MiB, blockSize: BLOCK, readOnly: false, parent: 'first-snapshot' });
     expect(clone.blocks).toMatchObject({ total: 20, zero: 18, own: 1, shared: 1, foreign: 0, damaged: 0 });
     expect(clone.allocated.own).toBeGreaterThanOrEqual(4096);
     expect(await info('first-snapshot')).toMatchObject({ readOnly: true, blocks: { own: 0, shared: 2 } });

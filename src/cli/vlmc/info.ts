@@ -1,6 +1,6 @@
 /** The commands that tell about volumes: info and list. */
 import type { Command } from 'commander';
-import type { VolumeListEntry, VolumeListReply, VolumeStat } from '../../requests/json.js';
+import type { ListRequest, VolumeListEntry, VolumeListReply, VolumeStat } from '../../requests/json.js';
 import { Op } from '../../requests/ops.js';
 import { attempt } from '../common/exit.js';
 import { print, printWarning } from '../common/io.js';
@@ -23,7 +23,8 @@ export function addInfoCommands(program: Command, session: Session): void {
     .command('list')
     .alias('ls')
     .description('names of all volumes and snapshots, one a line')
-    .option('-l, --long', 'with size in bytes, block size, map version and kind')
+    .option('-l, --long', 'with size in bytes, block size, map version, kind, time of making and parent')
+    .option('--snapshots-of <volume>', 'just the snapshots that were taken of this volume')
     .option('--deleted', 'deleted volumes too (their headers stay, so that names of objects never repeat)')
     .addHelpText('after', '\nExamples:\n  vlmc list --long\n  vlmc --json list | jq .volumes[].name')
     .action((options: ListOptions) => list(session, options));
@@ -71,15 +72,35 @@ export function formatInfo(name: string, stat: VolumeStat): string {
     rows.push(['allocated', `${bytes(allocated.own)} own, ${bytes(allocated.other)} shared`]);
     if (allocated.missing > 0) rows.push(['missing objects', `${allocated.missing}; vlmc check ${name} tells which`]);
   }
+  if (typeof stat.created === 'number') rows.push(['created', formatTime(stat.created)]);
   const lines = rows.map(([key, value]) => `  ${`${key}:`.padEnd(17)}${value}`);
   return [`Volume ${name}: size: ${stat.size}`, ...lines].join('\n');
 }
 
-/** All volumes, page by page. */
-export async function* volumes(session: Session, deleted = false): AsyncGenerator<VolumeListEntry> {
+/** Local time with the zone, as other tools take it: `2026-11-19 03:00:05+01:00`. @param time ms since the epoch */
+function formatTime(time: number): string {
+  const minutes = -new Date(time).getTimezoneOffset();
+  const local = new Date(time + minutes * 60_000).toISOString();
+  const two = (n: number): string => String(n).padStart(2, '0');
+  const zone = `${minutes < 0 ? '-' : '+'}${two(Math.floor(Math.abs(minutes) / 60))}:${two(Math.abs(minutes) % 60)}`;
+  return `${local.slice(0, 10)} ${local.slice(11, 19)}${zone}`;
+}
+
+/** All volumes, or the snapshots of one, page by page. */
+export async function* volumes(
+  session: Session,
+  deleted = false,
+  snapshotsOf?: string,
+): AsyncGenerator<VolumeListEntry> {
   let cursor: string | null = null;
   do {
-    const page: VolumeListReply = await session.client.json('mapper', Op.LIST, '', { cursor, limit: PAGE, deleted });
+    const request: ListRequest = {
+      cursor,
+      limit: PAGE,
+      deleted,
+      ...(snapshotsOf === undefined ? {} : { snapshotsOf }),
+    };
+    const page: VolumeListReply = await session.client.json('mapper', Op.LIST, '', request);
     yield* page.volumes;
     cursor = page.cursor;
   } while (cursor !== null);
@@ -88,12 +109,14 @@ export async function* volumes(session: Session, deleted = false): AsyncGenerato
 interface ListOptions {
   readonly long?: boolean;
   readonly deleted?: boolean;
+  readonly snapshotsOf?: string;
 }
 
 async function list(session: Session, options: ListOptions): Promise<void> {
+  if (options.snapshotsOf !== undefined) checkName(options.snapshotsOf);
   const all: VolumeListEntry[] = [];
   await attempt('vlmc list failed', async () => {
-    for await (const volume of volumes(session, options.deleted)) {
+    for await (const volume of volumes(session, options.deleted, options.snapshotsOf)) {
       if (session.json || options.long) all.push(volume);
       else await print(session.io, `${volume.name}\n`);
     }
@@ -110,7 +133,7 @@ async function list(session: Session, options: ListOptions): Promise<void> {
 export function formatList(all: readonly VolumeListEntry[]): string {
   if (all.length === 0) return '';
   const rows = [
-    ['NAME', 'SIZE', '', 'BLOCK', 'MAP', 'KIND'],
+    ['NAME', 'SIZE', '', 'BLOCK', 'MAP', 'KIND', 'CREATED', 'PARENT'],
     ...all.map((v) => [
       v.name,
       v.error ? '?' : String(v.size),
@@ -118,6 +141,8 @@ export function formatList(all: readonly VolumeListEntry[]): string {
       v.error ? '?' : formatSize(v.blockSize),
       v.error ? '?' : `v${v.version}`,
       kind(v),
+      v.created === undefined ? '-' : formatTime(v.created),
+      v.parent ?? '-',
     ]),
   ];
   const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)));

@@ -267,6 +267,7 @@ describe('info and list', () => {
     epoch: 3,
     readOnly: false,
     parent: 'snap-1',
+    created: Date.UTC(2026, 10, 19, 3, 0, 5),
     blocks: { total: 3, zero: 1, own: 1, shared: 1, foreign: 0, damaged: 0 },
     allocated: { own: 4096, other: 8192, missing: 0 },
     lock: null,
@@ -279,6 +280,8 @@ describe('info and list', () => {
     expect(out.split('\n')[0]).toBe('Volume volume1: size: 10485760');
     expect(out).toMatch(/epoch: +3\n/);
     expect(out).toMatch(/parent: +snap-1\n/);
+    // After all that was there before.
+    expect(out).toMatch(/\n {2}created: +2026-11-\d\d \d\d:\d\d:05[+-]\d\d:\d\d\n$/);
     expect(out).toMatch(/allocated: +4096 \(4 KiB\) own, 8192 \(8 KiB\) shared\n/);
     expect(out).not.toMatch(/damaged|missing/);
   });
@@ -299,10 +302,17 @@ describe('info and list', () => {
   });
 
   const entry = (name: string, readOnly = false) => ({ name, size: 1 << 30, blockSize: 4 << 20, readOnly, version: 2 });
+  const created = Date.UTC(2026, 10, 19, 3, 0, 5);
   const pages = [
     { volumes: [entry('volume2'), entry('volume1')], cursor: 'a' },
     { volumes: [], cursor: 'b' },
-    { volumes: [entry('snap-1', true), { ...entry('broken1'), size: 0, error: 'the map is damaged' }], cursor: null },
+    {
+      volumes: [
+        { ...entry('snap-1', true), created, parent: 'volume1' },
+        { ...entry('broken1'), size: 0, error: 'the map is damaged' },
+      ],
+      cursor: null,
+    },
   ];
   const page = ({ data, size }: { data: Buffer; size: number }) => {
     const { cursor } = JSON.parse(data.toString('utf8', 0, size));
@@ -314,16 +324,33 @@ describe('info and list', () => {
     expect(await node.vlmc(word)).toEqual({ ...done, out: 'volume2\nvolume1\nsnap-1\nbroken1\n' });
   });
 
+  it('list --snapshots-of asks for the snapshots of one volume', async () => {
+    node.on('mapper', Op.LIST, page);
+    expect((await node.vlmc('list', '--snapshots-of', 'volume1')).status).toBe(0);
+    const asked = node.asked('mapper', Op.LIST).map(({ data, size }) => JSON.parse(data.toString('utf8', 0, size)));
+    expect(asked.map(({ snapshotsOf }) => snapshotsOf)).toEqual(['volume1', 'volume1', 'volume1']);
+    expect((await node.vlmc('list', '--snapshots-of', 'vol')).status).toBe(255);
+  });
+
   it('list --long has sizes and says what cannot be read', async () => {
     node.on('mapper', Op.LIST, page);
     const { out, err, status } = await node.vlmc('list', '-l');
     expect(status).toBe(0);
     expect(out.split('\n').map((line) => line.trim().split(/ {2,}/))).toEqual([
-      ['NAME', 'SIZE', 'BLOCK', 'MAP', 'KIND'],
-      ['broken1', '?', '?', '?', 'unreadable'],
-      ['snap-1', '1073741824', '1 GiB', '4 MiB', 'v2', 'snapshot'],
-      ['volume1', '1073741824', '1 GiB', '4 MiB', 'v2', 'volume'],
-      ['volume2', '1073741824', '1 GiB', '4 MiB', 'v2', 'volume'],
+      ['NAME', 'SIZE', 'BLOCK', 'MAP', 'KIND', 'CREATED', 'PARENT'],
+      ['broken1', '?', '?', '?', 'unreadable', '-', '-'],
+      [
+        'snap-1',
+        '1073741824',
+        '1 GiB',
+        '4 MiB',
+        'v2',
+        'snapshot',
+        expect.stringMatching(/^2026-11-\d\d \d\d:\d\d:05[+-]\d\d:\d\d$/),
+        'volume1',
+      ],
+      ['volume1', '1073741824', '1 GiB', '4 MiB', 'v2', 'volume', '-', '-'],
+      ['volume2', '1073741824', '1 GiB', '4 MiB', 'v2', 'volume', '-', '-'],
       [''],
     ]);
     expect(err).toBe('broken1: the map is damaged\n');
