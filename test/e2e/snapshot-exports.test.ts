@@ -141,6 +141,7 @@ describe.runIf(programs('nbdinfo', 'nbdcopy', 'qemu-io'))('an export', () => {
     const depths = async (name: string) =>
       (await map(name, 'qemu:allocation-depth')).map(({ length, type }) => [length, type]);
     const zeros = [12 * MiB, 0];
+    await qemuIo(rig.node.uri('time-volume'), `write -P 10 0 ${MiB}`);
     expect(await depths('time-volume')).toEqual([[4 * MiB, 1], zeros]);
     expect(await depths('time-third')).toEqual([[4 * MiB, 2], zeros]);
     const objects = new Set<number>();
