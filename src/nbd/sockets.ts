@@ -81,7 +81,8 @@ export function localAddress(fd: number): { path: string } | { host: string; por
 
 function unixPath(bytes: Buffer): string {
   if (bytes.length === 0) return '';
-  if (bytes[0] === 0) return `@${bytes.toString('utf8', 1)}`;
+  // Some programs bind all of sun_path, NULs included.
+  if (bytes[0] === 0) return `@${bytes.toString('utf8', 1).replace(/\0+$/, '')}`;
   const end = bytes.indexOf(0);
   return bytes.toString('utf8', 0, end < 0 ? bytes.length : end);
 }
