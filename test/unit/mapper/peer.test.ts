@@ -6,7 +6,8 @@ import { Blocker } from '../../../src/blockers/server.js';
 import type { Config, MapperSettings } from '../../../src/config/types.js';
 import { start } from '../../../src/mapper/peer.js';
 import type { RunningRole } from '../../../src/peer/role.js';
-import { encodeJson } from '../../../src/requests/json.js';
+import { decodeExtents } from '../../../src/requests/extents.js';
+import { encodeJson, encodeMapStatus, type MapStatusRequest } from '../../../src/requests/json.js';
 import { XsegObjectClient } from '../../../src/requests/object-client.js';
 import { Flag, Op } from '../../../src/requests/ops.js';
 import { ResolvedMap } from '../../../src/requests/resolved-map.js';
@@ -17,6 +18,7 @@ import {
   encodeClone,
   encodeName,
   mapReplySize,
+  VOLUME_INFO_FULL_SIZE,
 } from '../../../src/requests/structs.js';
 import { type CallInit, type Port, Segment, verify } from '../../../src/xseg/index.js';
 import { failure } from './support.js';
@@ -137,6 +139,46 @@ it('serves the life of a volume by the structs of the original', async () => {
     blocks: { total: 1, shared: 1 },
   });
   expect(r.mapper.status()).toMatchObject({ locked: 0, served: { CLONE: 2, SNAPSHOT: 1 }, failed: { TRUNCATE: 1 } });
+});
+
+it('tells lineage, snapshots and map status through the buffer of a request', async () => {
+  const r = await rig();
+  await create(r, 'volume', 10 * MiB);
+  await r.call({ op: Op.MAPW, target: 'volume', offset: 0, size: 1, capacity: mapReplySize(1) });
+  await r.call({ op: Op.SNAPSHOT, target: 'volume', data: encodeName('snapshot') });
+  await r.call({ op: Op.MAPW, target: 'volume', offset: 5 * MiB, size: 1, capacity: mapReplySize(1) });
+  const { data } = await r.call({ op: Op.INFO, target: 'snapshot', capacity: VOLUME_INFO_FULL_SIZE });
+  const info = decodeVolumeInfo(data);
+  expect(info).toMatchObject({ size: 10 * MiB, readOnly: true, parent: 'volume', created: expect.any(Number) });
+  expect(await r.json(Op.LIST, '', { snapshotsOf: 'volume' })).toMatchObject({
+    volumes: [{ name: 'snapshot', created: info.created }],
+    cursor: null,
+  });
+  await expect(r.json(Op.LIST, '', { snapshotsOf: 5 })).rejects.toEqual(failure('EINVAL', 'snapshotsOf'));
+  await expect(r.json(Op.LIST, '', { name: 'volume' })).rejects.toEqual(failure('EINVAL', 'without snapshotsOf'));
+  const status = async (request: MapStatusRequest, capacity: number) => {
+    const range = { op: Op.MAPSTATUS, target: 'volume', offset: MiB, size: 9 * MiB };
+    const reply = await r.call({ ...range, data: encodeMapStatus(request), capacity });
+    return decodeExtents(reply.data.subarray(0, reply.serviced));
+  };
+  const diff: MapStatusRequest = { what: 'diff', from: 'snapshot' };
+  const extents = [
+    { length: 3 * MiB, flags: 0 },
+    { length: 4 * MiB, flags: 1 },
+    { length: 2 * MiB, flags: 0 },
+  ];
+  // The rest of the buffer holds whatever was in it before.
+  expect(await status(diff, 4096)).toEqual(extents);
+  expect(await status(diff, 0)).toEqual(extents.slice(0, 2));
+  expect(await status({ what: 'depth' }, 64)).toEqual([
+    { length: 3 * MiB, flags: 2 },
+    { length: 4 * MiB, flags: 1 },
+    { length: 2 * MiB, flags: 0 },
+  ]);
+  for (const bad of ['nothing', '{"what":"all"}', '{"what":"diff"}', '{"what":"diff","from":5}']) {
+    const asked = r.call({ op: Op.MAPSTATUS, target: 'volume', size: 1, data: Buffer.from(bad), capacity: 64 });
+    await expect(asked, bad).rejects.toEqual(failure('EINVAL', 'MAPSTATUS'));
+  }
 });
 
 it('answers bad requests with an errno and a sentence', async () => {

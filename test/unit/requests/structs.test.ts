@@ -31,6 +31,8 @@ describe('structs of requests', () => {
         expect(decodeClone(encodeClone({ parent: name, size }))).toEqual({ parent: name, size });
         expect(decodeInfo(encodeInfo({ size }))).toEqual({ size });
         expect(decodeInfo(encodeInfo({ size, allocated: 7 }))).toEqual({ size, allocated: 7 });
+        const object = { size, allocated: 7, modified: 1_700_000_000_000 };
+        expect(decodeInfo(encodeInfo(object))).toEqual(object);
         const info = { size, blockSize: 1 << 22, readOnly: flag, version: 2, epoch: size };
         const told = { ...info, created: flag ? 1_700_000_000_000 : null, parent: flag ? name || null : null };
         expect(decodeVolumeInfo(encodeVolumeInfo(told))).toEqual(told);
