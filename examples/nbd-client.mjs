@@ -1,0 +1,18 @@
+// What an export is and where its data lies: node nbd-client.mjs nbd://HOST/NAME
+import { connectNbd, NbdError } from 'archipelago/nbd';
+
+const nbd = await connectNbd(process.argv[2], { timeoutMs: 5000 });
+console.log(`${nbd.size} bytes, ${nbd.info.description ?? 'no description'}`);
+
+if (nbd.can.write) {
+  await nbd.write(4096, Buffer.from('hello, disk'), { fua: nbd.can.fua });
+  console.log((await nbd.read(4096, 11)).toString());
+}
+for await (const { offset, length, flags } of nbd.extents()) {
+  console.log(`${offset}+${length} ${flags & 1 ? 'hole' : 'data'}`);
+}
+await nbd.read(nbd.size, 512).catch((error) => {
+  if (!(error instanceof NbdError)) throw error;
+  console.log(`${error.code}: ${error.message}`); // the server's answer; the connection goes on
+});
+await nbd.disconnect();
