@@ -22,7 +22,7 @@ import {
   setsockopt,
 } from '../sys/libc.js';
 import type { IoBuffer } from './device.js';
-import type { Transport, TransportEvents } from './transport.js';
+import { LINGER_MS, type Transport, type TransportEvents } from './transport.js';
 import { HEADERS_SIZE, MAX_IOVECS, STAGE_START, WireMemory } from './wire-memory.js';
 
 const FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL;
@@ -60,6 +60,7 @@ export class RawTransport implements Transport {
   readonly #socket: net.Socket;
   #fd: number;
   #detached = false;
+  #lingering = false;
   #error: Error | null = null;
 
   // The batch: `#count` iovecs, of which `#sent` are gone; owners[i] is null where iovec i is headers.
@@ -104,14 +105,14 @@ export class RawTransport implements Transport {
       onread: {
         buffer: this.stage.subarray(STAGE_START),
         callback: (count: number): boolean => {
-          this.events.readable(count);
+          if (!this.#lingering) this.events.readable(count);
           return true;
         },
       },
     };
     this.#socket = new net.Socket(options as net.SocketConstructorOpts);
     this.#socket.on('end', () => {
-      if (!this.#detached) this.events.ended();
+      if (!this.#detached && !this.#lingering) this.events.ended();
     });
     this.#socket.on('error', (error) => {
       this.#error ??= error;
@@ -282,7 +283,14 @@ export class RawTransport implements Transport {
   }
 
   end(): void {
-    this.#socket.end(() => this.#socket.destroy());
+    this.#lingering = true;
+    this.#socket.end(() => {
+      const late = setTimeout(() => this.#socket.destroy(), LINGER_MS);
+      late.unref();
+      this.#socket.once('close', () => clearTimeout(late));
+    });
+    // Ended on both sides it destroys itself.
+    this.#socket.resume();
   }
 
   destroy(error?: Error): void {

@@ -1,7 +1,7 @@
 /** The general transport: any duplex stream (TLS, pipes, sockets without a descriptor). Bytes pass through node's buffers. */
 import type { Duplex } from 'node:stream';
 import type { IoBuffer } from './device.js';
-import type { Transport, TransportEvents } from './transport.js';
+import { LINGER_MS, type Transport, type TransportEvents } from './transport.js';
 import { HEADERS_SIZE, STAGE_SIZE, STAGE_START } from './wire-memory.js';
 
 /** Bytes of one batch, as in the raw transport. */
@@ -161,7 +161,16 @@ export class StreamTransport implements Transport {
   }
 
   end(): void {
-    this.#stream.end(() => this.#stream.destroy());
+    const stream = this.#stream;
+    stream.off('data', this.#onData).off('end', this.#onEnd);
+    stream.once('end', () => stream.destroy());
+    stream.end(() => {
+      if (stream.readableEnded) stream.destroy();
+      const late = setTimeout(() => stream.destroy(), LINGER_MS);
+      late.unref();
+      stream.once('close', () => clearTimeout(late));
+    });
+    stream.resume();
   }
 
   destroy(error?: Error): void {

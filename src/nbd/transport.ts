@@ -8,6 +8,9 @@
 import type { Duplex } from 'node:stream';
 import type { IoBuffer } from './device.js';
 
+/** Milliseconds that a peer has for closing its side after ours. */
+export const LINGER_MS = 1000;
+
 /** What a transport tells its owner. */
 export interface TransportEvents {
   /** `staged` new bytes lie in the stage from STAGE_START on; more may be had by receive*. Not called while paused. */
@@ -60,7 +63,10 @@ export interface Transport {
    */
   detach(): Duplex;
 
-  /** Ends sending after what was sent, then closes. */
+  /**
+   * Ends sending after what was sent, then closes when the peer does, LINGER_MS later at most. What it still sends is forgotten: a close
+   * over bytes that nobody read would reset the connection, and what is on its way to the peer with it.
+   */
   end(): void;
   /** Closes now. */
   destroy(error?: Error): void;
