@@ -26,10 +26,14 @@ export function readCorpus(): Input[] {
   });
 }
 
-/** Adds inputs, each under a name made of its content. */
+/** Longest file that is added: what people do not read does not belong into the tree. */
+const MAX_TEXT = 2000;
+
+/** Adds inputs, each under a name made of its content; long ones are left out. */
 export function writeCorpus(inputs: readonly Input[]): void {
   for (const input of inputs) {
     const text = printInput(input);
+    if (text.length > MAX_TEXT) continue;
     const hash = crypto.createHash('sha256').update(text).digest('hex').slice(0, 12);
     fs.writeFileSync(path.join(corpusDirectory(), `${input.target}-${hash}.txt`), text);
   }

@@ -93,7 +93,9 @@ export function anyRequest(random: Random, style: Style, name: string): Buffer {
   const type: number = random.oneIn(40) ? random.below(12) : random.pick(COMMANDS);
   const wide = type === CMD.TRIM || type === CMD.WRITE_ZEROES || type === CMD.BLOCK_STATUS || type === CMD.CACHE;
   const most = wide && random.oneIn(3) ? size : Math.min(size, LIMITS.payload);
-  let length = random.oneIn(2) ? random.pick(LENGTHS) : 1 + random.below(random.oneIn(3) ? most : Math.min(most, 5000));
+  let length = random.oneIn(3)
+    ? random.pick(LENGTHS)
+    : 1 + random.below(random.oneIn(6) || wide ? most : Math.min(most, 5000));
   length = Math.min(Math.max(unit, length - (length % unit)), size);
   let offset = random.oneIn(4) ? size - length : random.below(size - length + 1);
   offset -= offset % unit;

@@ -47,7 +47,7 @@ async function main(): Promise<number> {
   const only = option('target');
   if (!(seconds > 0) || !Number.isSafeInteger(seed)) throw new Error('--seconds and --seed take numbers');
   const coverage = new Coverage((url) => url.includes('/src/nbd/') || url.includes('/src/endpoint/'));
-  const targets = makeTargets().filter(({ name }) => only === undefined || name === only);
+  const targets = (await makeTargets()).filter(({ name }) => only === undefined || name === only);
   if (targets.length === 0) throw new Error(`there is no target ${only}`);
   const corpus = readCorpus();
   const engines = targets.map((target, i) => {

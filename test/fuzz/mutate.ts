@@ -4,8 +4,8 @@ import type { Input } from './input.js';
 import type { Random } from './random.js';
 
 /** Most bytes of one input, so that a splice of splices stays quick. */
-const MAX_BYTES = 400_000;
-const MAX_MESSAGES = 60;
+const MAX_BYTES = 150_000;
+const MAX_MESSAGES = 40;
 
 /** Changes some bytes of one message, most often among its first, where the fields are. */
 export function mutateBytes(random: Random, message: Buffer): Buffer {

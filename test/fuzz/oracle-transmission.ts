@@ -108,9 +108,8 @@ class Stream {
     if (header.type === CMD.DISC) return this.#end('closed');
     this.#at += size;
     const carries = extended ? (header.flags & CFLAG.PAYLOAD_LEN) !== 0 : header.type === CMD.WRITE;
-    // Too long a payload, or a WRITE that does not say whether it has one: the server gives an error or none, and closes.
-    const bare = header.type === CMD.WRITE && !carries && header.length > 0n;
-    if (extended && ((carries && header.length > BigInt(LIMITS.payload)) || bare)) {
+    // Too long a payload: the server gives an error or none, and closes.
+    if (extended && carries && header.length > BigInt(LIMITS.payload)) {
       this.#end('closed');
       return new Expected(this.#agreement, header, [], new Set([E.INVAL, E.PERM, E.NOSPC]), false, true);
     }

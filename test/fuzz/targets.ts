@@ -1,7 +1,9 @@
 /** All targets of the fuzzer. */
+import { ClientTarget } from './client-target.js';
 import type { Target } from './engine.js';
 import { generate } from './generate.js';
 import { mutate } from './mutate.js';
+import { ParsersTarget } from './parsers-target.js';
 import { ServerTarget, type ServerTargetOptions } from './server-target.js';
 
 /** A target with an end. */
@@ -15,6 +17,6 @@ export function serverTarget(options: ServerTargetOptions = {}): OwnedTarget {
   return { name: 'server', generate, mutate, run: (input) => server.run(input), close: () => server.close() };
 }
 
-export function makeTargets(): OwnedTarget[] {
-  return [serverTarget()];
+export async function makeTargets(): Promise<OwnedTarget[]> {
+  return [serverTarget(), await ClientTarget.make(), new ParsersTarget()];
 }
