@@ -229,6 +229,167 @@ describe.each(transports)('over the %s transport', (transport) => {
     expect((await flags()) & TransmissionFlag.SEND_DF).not.toBe(0);
   });
 
+  test('INFO and GO tell the canonical name where it is another one', async () => {
+    const { path } = await serveMemory({ info: { name: 'disk@monday' } }, { transport });
+    const peer = await greeted(path);
+    for (const option of [Option.INFO, Option.GO]) {
+      const answers = await ask(peer, option, encodeInfoRequest('disk', [Info.NAME]));
+      expect(answers.slice(1, -1).map(({ data }) => decodeInfo(data))).toEqual([{ info: 'name', text: 'disk@monday' }]);
+    }
+  });
+
+  describe('extended headers', () => {
+    const flagsOf = async (peer: RawPeer) => {
+      const info = decodeInfo((await ask(peer, Option.INFO, encodeInfoRequest('disk', [])))[0].data);
+      return info.info === 'export' ? info.flags : 0;
+    };
+
+    test('are had for the asking, once or twice, with or without structured replies before, and not with data', async () => {
+      const { path } = await serveMemory({}, { transport });
+      for (const before of [[], [Option.STRUCTURED_REPLY], [Option.EXTENDED_HEADERS]]) {
+        const peer = await greeted(path);
+        expect(last(await ask(peer, Option.EXTENDED_HEADERS, Buffer.alloc(1)))).toBe(Reply.ERR_INVALID);
+        for (const option of before) expect(last(await ask(peer, option))).toBe(Reply.ACK);
+        expect((await flagsOf(peer)) & TransmissionFlag.BLOCK_STATUS_PAYLOAD).toBe(
+          before[0] === Option.EXTENDED_HEADERS ? TransmissionFlag.BLOCK_STATUS_PAYLOAD : 0,
+        );
+        expect(last(await ask(peer, Option.EXTENDED_HEADERS))).toBe(Reply.ACK);
+        const dependent = TransmissionFlag.BLOCK_STATUS_PAYLOAD | TransmissionFlag.SEND_DF;
+        expect((await flagsOf(peer)) & dependent).toBe(dependent);
+      }
+    });
+
+    test('are not taken back by asking for structured replies, which says why', async () => {
+      const { path } = await serveMemory({}, { transport });
+      const peer = await greeted(path);
+      await ask(peer, Option.EXTENDED_HEADERS);
+      const [answer] = await ask(peer, Option.STRUCTURED_REPLY);
+      expect(answer.type).toBe(Reply.ERR_EXT_HEADER_REQD);
+      expect(answer.data.toString()).toContain('extended headers');
+      expect(last(await ask(peer, Option.STRUCTURED_REPLY, Buffer.alloc(2)))).toBe(Reply.ERR_INVALID);
+      expect((await flagsOf(peer)) & TransmissionFlag.BLOCK_STATUS_PAYLOAD).not.toBe(0);
+    });
+
+    test('open the meta contexts, and close EXPORT_NAME', async () => {
+      const { path } = await serveMemory({}, { transport });
+      const peer = await greeted(path);
+      await ask(peer, Option.EXTENDED_HEADERS);
+      const chosen = await ask(peer, Option.SET_META_CONTEXT, encodeMetaRequest('disk', ['base:allocation']));
+      expect(chosen.map(({ type }) => type)).toEqual([Reply.META_CONTEXT, Reply.ACK]);
+      peer.send(encodeOption(Option.EXPORT_NAME, Buffer.from('disk')));
+      expect(await peer.closed()).toHaveLength(0);
+    });
+  });
+
+  describe('meta contexts of a provider that has its own', () => {
+    /** Offers `n:0`, `n:1` … without end. */
+    class Numbers extends MemoryProvider {
+      readonly queries: (string | null)[] = [];
+      failing = false;
+      async metaContexts(name: string, query: string | null, set: boolean): Promise<readonly string[]> {
+        await this.describe(name);
+        this.queries.push(query);
+        if (this.failing) throw new SystemError(errnos.EIO, 'the store is gone');
+        if (query === null || (query === 'n:' && !set)) return ['n:0', 'n:1'];
+        if (query === 'n:many') return Array.from({ length: 65 }, (_, i) => `n:${i}`);
+        return /^n:\d+$/.test(query) ? [query] : [];
+      }
+    }
+    const start = async () => {
+      const numbers = new Numbers([['disk', new MemoryDisk({ size: 4096 })]]);
+      const { path } = await serve(numbers, { transport });
+      const peer = await greeted(path);
+      await ask(peer, Option.STRUCTURED_REPLY);
+      const send = (option: number, ...queries: string[]) => ask(peer, option, encodeMetaRequest('disk', queries));
+      return { numbers, peer, send };
+    };
+    const found = (answers: Answer[]) =>
+      answers.slice(0, -1).map(({ data }) => {
+        const { id, name } = decodeMetaContext(data);
+        return [id, name];
+      });
+
+    test('each query is passed on; LIST has no ids, SET one for each context', async () => {
+      const { numbers, send } = await start();
+      expect(found(await send(Option.LIST_META_CONTEXT))).toEqual([
+        [0, 'n:0'],
+        [0, 'n:1'],
+      ]);
+      expect(found(await send(Option.LIST_META_CONTEXT, 'n:', 'n:1', 'x:'))).toEqual([
+        [0, 'n:0'],
+        [0, 'n:1'],
+      ]);
+      expect(found(await send(Option.SET_META_CONTEXT, 'n:77', 'n:', 'n:5', 'n:77'))).toEqual([
+        [1, 'n:77'],
+        [2, 'n:5'],
+      ]);
+      expect(numbers.queries).toEqual([null, 'n:', 'n:1', 'x:', 'n:77', 'n:', 'n:5', 'n:77']);
+      expect(found(await send(Option.SET_META_CONTEXT))).toEqual([]);
+    });
+
+    test('an unknown export is UNKNOWN, whatever is asked', async () => {
+      const { peer } = await start();
+      for (const option of [Option.LIST_META_CONTEXT, Option.SET_META_CONTEXT]) {
+        for (const queries of [[], ['n:1']]) {
+          expect(last(await ask(peer, option, encodeMetaRequest('nobody', queries)))).toBe(Reply.ERR_UNKNOWN);
+        }
+      }
+    });
+
+    test('more than the limits allow is TOO_BIG, a failure is told, and neither leaves a choice', async () => {
+      const { numbers, send, peer } = await start();
+      const many = Array.from({ length: 257 }, (_, i) => `n:${i}`);
+      expect(last(await send(Option.LIST_META_CONTEXT, ...many))).toBe(Reply.ERR_TOO_BIG);
+      expect(numbers.queries).toEqual([]);
+      expect(last(await send(Option.SET_META_CONTEXT, 'n:1'))).toBe(Reply.ACK);
+      expect(last(await send(Option.SET_META_CONTEXT, 'n:many'))).toBe(Reply.ERR_TOO_BIG);
+      expect(last(await send(Option.LIST_META_CONTEXT, 'n:many'))).toBe(Reply.ACK);
+      numbers.failing = true;
+      const [answer] = await send(Option.SET_META_CONTEXT, 'n:1');
+      expect([answer.type, answer.data.toString()]).toEqual([Reply.ERR_POLICY, 'the store is gone']);
+      await ask(peer, Option.GO, encodeInfoRequest('disk', []));
+      // Block status of no context: an error chunk.
+      peer.send(Buffer.from('25609513000000070000000000000001000000000000000000000100', 'hex'));
+      expect((await peer.take(20)).readUInt16BE(6)).toBe(0x8001);
+    });
+  });
+
+  test('a listener of its own: another provider, names read in another way; it can be given up alone', async () => {
+    const { server, path } = await serveMemory({}, { transport });
+    const own = new MemoryProvider([['only', new MemoryDisk({ size: 512 })]]);
+    const address = { path: `${path}-own` };
+    await server.listen(address, { provider: own, exportName: () => 'only' });
+    for (const name of [Buffer.from('tapdisk_client\0'), Buffer.alloc(0)]) {
+      const peer = await greeted(address.path);
+      const request = Buffer.concat([Buffer.alloc(4), name, Buffer.alloc(2)]);
+      request.writeUInt32BE(name.length, 0);
+      expect(last(await ask(peer, Option.INFO, request))).toBe(Reply.ACK);
+      peer.send(encodeOption(Option.EXPORT_NAME, name));
+      expect((await peer.take(10)).readBigUInt64BE()).toBe(512n);
+    }
+    const elsewhere = await greeted(path);
+    expect(last(await ask(elsewhere, Option.INFO, encodeInfoRequest('only', [])))).toBe(Reply.ERR_UNKNOWN);
+    expect(server.unlisten(address)).toBe(true);
+    expect(server.unlisten(address)).toBe(false);
+    await expect(RawPeer.connect(address.path)).rejects.toThrow();
+    await stillThere(elsewhere);
+  });
+
+  test('a client that takes no answers is dropped at the deadline, also when it has said goodbye', async () => {
+    const disk = new MemoryDisk({ size: 512 });
+    const long = 'x'.repeat(4000);
+    const names = Array.from({ length: 3000 }, (_, i): [string, MemoryDisk] => [`${i}-${long}`, disk]);
+    const { path, server } = await serve(new MemoryProvider(names), { transport, limits: { handshakeMs: 100 } });
+    for (const more of [Buffer.alloc(0), encodeOption(Option.ABORT)]) {
+      const peer = await greeted(path);
+      peer.socket.pause();
+      peer.send(Buffer.concat([encodeOption(Option.LIST), more]));
+      await eventually(() => server.connections()).toHaveLength(1);
+      await eventually(() => server.connections()).toEqual([]);
+      peer.socket.destroy();
+    }
+  });
+
   describe('meta contexts', () => {
     const contexts = ['base:allocation', 'test:one', 'test:two'];
     const start = async (): Promise<RawPeer> => {
