@@ -1,7 +1,7 @@
 /** The NBD endpoint as a role of a node: its listeners, its port, its start and its end. */
 import type { Logger } from 'pino';
 import type { NbdSettings } from '../config/types.js';
-import { NbdServer } from '../nbd/index.js';
+import { addressText, NbdServer } from '../nbd/index.js';
 import type { RoleStarter } from '../peer/role.js';
 import { messageOf } from '../sys/errno.js';
 import { Authorisation } from './authorisation.js';
@@ -51,7 +51,7 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
   await port.settled();
   const addresses: Listening[] = [];
   const status = (): object => ({
-    listening: addresses.map(({ address }) => ('path' in address ? address.path : `${address.host}:${address.port}`)),
+    listening: addresses.map(({ address }) => addressText(address)),
     connections: server.connections().length,
     mapped: registry.all().length,
   });

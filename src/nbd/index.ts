@@ -16,7 +16,7 @@ export type { Counters } from './counters.js';
 export * from './device.js';
 export { DisconnectedError, NbdError, ProtocolError, TlsRequiredError, wireError } from './errors.js';
 export { DEFAULT_LIMITS, type Limits } from './limits.js';
-export type { ListenAddress } from './listening.js';
+export { addressText, type ListenAddress } from './listening.js';
 export type { Log } from './log.js';
 export { MemoryDisk, type MemoryDiskOptions, MemoryProvider } from './memory-device.js';
 export {

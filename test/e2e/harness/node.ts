@@ -20,7 +20,7 @@ import { type Placement, placements, usualPlacement } from './placements.js';
 import { attempt, describeOutcome, type Outcome, type RunOptions, run } from './run.js';
 
 /** Where the compiled tools are; an installed package's can be tested instead. */
-const bin = process.env.ARCHIPELAGO_TEST_BIN ?? path.resolve(import.meta.dirname, '../../../dist/cli');
+export const bin = process.env.ARCHIPELAGO_TEST_BIN ?? path.resolve(import.meta.dirname, '../../../dist/cli');
 
 export interface NodeOptions {
   readonly placement?: Placement;
