@@ -10,6 +10,8 @@ const UNIT_MS: Readonly<Record<string, number>> = {
   d: 86_400_000,
   w: 604_800_000,
 };
+/** From the start to the end of a second. */
+const LAST_MS = 999;
 /** Names have few `@`; each costs a look at the store, and clients choose the names. */
 const MAX_SPLITS = 4;
 
@@ -40,20 +42,23 @@ const DATE = /^(\d{4})-(\d\d)-(\d\d)(?:T(\d\d):(\d\d)(?::(\d\d))?(Z|[+-]\d\d:?\d
  *     2026-11-19T03:00[:30]   local time of this node; with Z or e.g. +01:00 the time of that zone
  *     1763600000              seconds since 1970
  *
+ * What is told to the second means the end of it: the time at which a snapshot is said to be taken leads to that snapshot.
+ *
  * @param now ms since the epoch
  */
 export function parseTime(selector: string, now: number): number | null {
   if (RELATIVE.test(selector)) {
     let back = 0;
     for (const [, count, unit] of selector.matchAll(/(\d+)([smhdw])/g)) back += Number(count) * UNIT_MS[unit];
-    return now - back;
+    // No snapshot is older than that, and dates have an end.
+    return Math.max(0, now - back);
   }
-  if (SECONDS.test(selector)) return Number(selector) * 1000;
+  if (SECONDS.test(selector)) return Number(selector) * 1000 + LAST_MS;
   const match = DATE.exec(selector);
   if (!match) return null;
   const [, year, month, day, hour = '0', minute = '0', second = '0', zone] = match;
   const parts = [year, month, day, hour, minute, second].map(Number);
-  return isDate(parts) ? timeOf(parts, zone) : null;
+  return isDate(parts) ? timeOf(parts, zone) + LAST_MS : null;
 }
 
 function isDate([year, month, day, hour, minute, second]: readonly number[]): boolean {

@@ -1,8 +1,8 @@
 /** Which exports there are, what looking at one does to the store, and when a volume is let go. */
-import { afterEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { IoCommand } from '../../../src/nbd/index.js';
 import { Op } from '../../../src/requests/ops.js';
-import { Endpoint, run } from './support.js';
+import { Endpoint, run, someone } from './support.js';
 
 const BLOCK = 65536;
 let endpoint: Endpoint;
@@ -18,7 +18,7 @@ describe('the list of exports', () => {
     await endpoint.stack.snapshot('first-volume', 'first-snapshot');
     const listed = (await endpoint.exports.list()).toSorted((a, b) => (a.name < b.name ? -1 : 1));
     expect(listed).toEqual([
-      { name: 'first-snapshot', description: 'snapshot or image' },
+      { name: 'first-snapshot', description: expect.stringMatching(/^snapshot of first-volume taken 20\d\d-.*Z$/) },
       { name: 'first-volume', description: 'volume' },
     ]);
     expect(await endpoint.stop()).toEqual([]);
@@ -151,5 +151,86 @@ describe('opening and closing', () => {
     meanwhile(() => endpoint.ask(Op.UNMAP, { name: 'first-volume' }));
     await expect(endpoint.open('first-volume')).rejects.toMatchObject({ code: 'ENOENT' });
     expect(endpoint.exports.clients('first-volume')).toBe(0);
+  });
+});
+
+describe('a snapshot by its volume', () => {
+  beforeEach(async () => {
+    endpoint = await Endpoint.start({ offer: 'mapped', allowResize: true });
+    await endpoint.stack.create('first-volume', 2 * BLOCK, BLOCK);
+    await endpoint.stack.write('first-volume', 0, Buffer.from('before'));
+    await endpoint.stack.snapshot('first-volume', 'first-snapshot');
+    await endpoint.stack.write('first-volume', 0, Buffer.from('behind'));
+    await endpoint.ask(Op.MAP, { name: 'first-volume' });
+  });
+
+  it('has its content, its canonical name, and no way to be written', async () => {
+    for (const name of ['first-volume@first-snapshot', 'first-volume@-0s']) {
+      const device = await endpoint.open(name);
+      expect(device.info).toMatchObject({ name: 'first-volume@first-snapshot', readOnly: true, canResize: false });
+      expect((await run(device, IoCommand.READ, { length: 6 })).data.toString()).toBe('before');
+      await device.close();
+    }
+  });
+
+  it('is a client of the volume whose name it was reached by, and of itself', async () => {
+    const device = await endpoint.open('first-volume@-0s');
+    expect(endpoint.exports.clients('first-volume')).toBe(1);
+    expect(endpoint.exports.clients('first-snapshot')).toBe(1);
+    expect(endpoint.exports.names('first-volume')).toEqual(new Set(['first-volume@first-snapshot']));
+    await expect(endpoint.ask(Op.UNMAP, { name: 'first-volume' })).rejects.toMatchObject({ code: 'EBUSY' });
+    expect(endpoint.exports.connections()).toMatchObject([
+      { name: 'first-snapshot', exportName: 'first-volume@-0s', peer: 'unix' },
+    ]);
+    await device.close();
+    expect(endpoint.exports.clients('first-volume')).toBe(0);
+    await endpoint.ask(Op.UNMAP, { name: 'first-volume' });
+    await expect(endpoint.open('first-volume@-0s')).rejects.toMatchObject({ code: 'ENOENT' });
+  });
+
+  it('differs from its volume in what was written since', async () => {
+    const client = someone();
+    const context = 'qemu:dirty-bitmap:-0s';
+    expect(await endpoint.contexts('first-volume', context, true, client)).toEqual([context]);
+    const device = await endpoint.open('first-volume', client);
+    const status = { length: 2 * BLOCK, context };
+    expect((await run(device, IoCommand.BLOCK_STATUS, status)).extents).toEqual([
+      { length: BLOCK, flags: 1 },
+      { length: BLOCK, flags: 0 },
+    ]);
+    expect((await run(device, IoCommand.BLOCK_STATUS, { ...status, reqOne: true })).extents?.[0]).toEqual({
+      length: BLOCK,
+      flags: 1,
+    });
+    const depth = { length: 2 * BLOCK, context: 'qemu:allocation-depth' };
+    expect((await run(device, IoCommand.BLOCK_STATUS, depth)).extents).toEqual([
+      { length: BLOCK, flags: 1 },
+      { length: BLOCK, flags: 0 },
+    ]);
+    await device.close();
+  });
+});
+
+describe('a resize by a client', () => {
+  it('makes the volume larger for all of its devices, and never smaller', async () => {
+    endpoint = await Endpoint.start({ allowResize: true });
+    await endpoint.stack.create('first-volume', BLOCK, BLOCK);
+    const devices = [await endpoint.open('first-volume'), await endpoint.open('first-volume')];
+    expect(devices[0].info.canResize).toBe(true);
+    await run(devices[0], IoCommand.RESIZE, { offset: 3 * BLOCK });
+    expect(devices.map(({ size }) => size)).toEqual([3 * BLOCK, 3 * BLOCK]);
+    await run(devices[1], IoCommand.WRITE, { offset: 2 * BLOCK, data: Buffer.from('beyond') });
+    await expect(run(devices[0], IoCommand.RESIZE, { offset: BLOCK })).rejects.toMatchObject({
+      code: 'EINVAL',
+      message: expect.stringContaining('clients cannot shrink volumes'),
+    });
+    expect((await run(devices[0], IoCommand.READ, { offset: 2 * BLOCK, length: 6 })).data.toString()).toBe('beyond');
+    for (const device of devices) await device.close();
+  });
+
+  it('is not offered unless the configuration says so', async () => {
+    endpoint = await Endpoint.start();
+    await endpoint.stack.create('first-volume', BLOCK, BLOCK);
+    expect((await endpoint.describe('first-volume')).info.canResize).toBe(false);
   });
 });

@@ -117,6 +117,12 @@ describe('a time', () => {
     expect((await resolve('web-root@-0s'))[0]).toBe('hour-3');
   });
 
+  it('that a snapshot is said to be taken at leads to it', async () => {
+    volumes.snapshot('within', 'web-root', NOW - 1000 + 700);
+    expect((await resolve('web-root@2026-11-20T11:59:59Z'))[0]).toBe('within');
+    expect((await resolve('web-root@2026-11-20T11:59:58Z'))[0]).toBe('hour-1');
+  });
+
   it('means the same for all of a connection, and for another one what is newest then', async () => {
     const names = resolver();
     const client = someone();
