@@ -24,14 +24,23 @@ interface Case {
 
 const often = (usual: fc.Arbitrary<number>, ...odd: number[]) =>
   fc.oneof({ weight: 6, arbitrary: usual }, { weight: 1, arbitrary: fc.constantFrom(...odd) });
-const aCase: fc.Arbitrary<Case> = fc.record({
-  type: often(fc.constantFrom(0, 1, 1, 3, 4, 5, 6, 7), CMD.RESIZE, 9, 0xffff),
-  flags: often(fc.constantFrom(0, 0, 1, 2, 4, 8, 16, 3, 18), 32, 40, 64, 0x8000, 0xffff),
-  offset: often(fc.nat(SIZE), SIZE, SIZE + 1, 2 ** 32, 2 ** 53),
-  length: often(fc.nat(9000), 0, MAX_PAYLOAD, MAX_PAYLOAD + 1, SIZE + 1),
-  ids: fc.array(fc.constantFrom(3, 3, 9, 4), { maxLength: 3 }),
-  value: fc.integer({ min: 1, max: 255 }),
-});
+const aCase: fc.Arbitrary<Case> = fc
+  .record({
+    type: often(fc.constantFrom(0, 1, 1, 3, 4, 5, 6, 7, 7), CMD.RESIZE, 9, 0xffff),
+    flags: often(fc.constantFrom(0, 0, 1, 2, 4, 8, 16, 3, 18), 32, 40, 64, 0x8000, 0xffff),
+    filtered: fc.boolean(),
+    offset: often(fc.nat(SIZE), SIZE, SIZE + 1, 2 ** 32, 2 ** 53),
+    length: often(fc.nat(9000), 0, MAX_PAYLOAD, MAX_PAYLOAD + 1, SIZE + 1),
+    /** Where the request ends, relative to the end of the export; null: wherever it does. */
+    end: fc.option(fc.integer({ min: -1, max: 1 }), { freq: 3 }),
+    ids: fc.array(fc.constantFrom(3, 3, 9, 4), { maxLength: 3 }),
+    value: fc.integer({ min: 1, max: 255 }),
+  })
+  .map(({ end, filtered, ...drawn }) => ({
+    ...drawn,
+    flags: filtered && drawn.type === CMD.BLOCK_STATUS ? drawn.flags | CFLAG.PAYLOAD_LEN : drawn.flags,
+    length: end === null || drawn.offset > SIZE ? drawn.length : Math.max(0, SIZE - drawn.offset + end),
+  }));
 
 /** The case as a client sends it: its payload is there, and longer than the maximum only where that keeps the connection. */
 function asAsked(style: Style, { type, flags, offset, length, ids, value }: Case): Asked {
@@ -154,7 +163,7 @@ test.each(['simple', 'structured', 'extended'] as const)(
           expect(disk.pool.inUse).toBe(0);
         },
       ),
-      { numRuns: 250 },
+      { numRuns: 400 },
     );
   },
 );
