@@ -26,7 +26,7 @@ export interface Descent {
   readonly size: number;
 }
 
-/** The walk's costs in time, and for how many times that the result is used. */
+/** For how many times the walk's own time its result is used. */
 const REUSE = 20;
 /** Names asked for at once. */
 const PAGE = 4096;
@@ -58,8 +58,9 @@ export class SnapshotIndex {
 
   /** This node made a map of this name: whatever was known of the name is void. */
   made(name: string): void {
-    this.#known.set(name, null);
     if (this.#walking) this.#recent.add(name);
+    // Otherwise the next search walks anyway.
+    if (this.#now() < this.#goodUntil) this.#known.set(name, null);
   }
 
   /** Names of maps of which `wanted` holds, or of which nothing is known yet; in the order of names. */
