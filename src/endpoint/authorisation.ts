@@ -1,14 +1,13 @@
 /** Who may open what: an export provider that asks the access rules first. What a client may not open is, to it, not there. */
 import { type BlockDevice, type Client, type DeviceInfo, type ExportProvider, TlsRequiredError } from '../nbd/index.js';
-import { errnoOf, errnos, SystemError } from '../sys/errno.js';
+import { errnos, SystemError } from '../sys/errno.js';
 import type { AccessRules } from './access-rules.js';
-
-/** Prefixes of the contexts that tell differences from another snapshot. */
-const DIFFERENCES = ['archipelago:diff:', 'qemu:dirty-bitmap:'];
 
 /** What is guarded. */
 export interface GuardedProvider extends ExportProvider {
   metaContexts(name: string, query: string | null, set: boolean, client: Client): Promise<readonly string[]>;
+  /** The snapshot that a context, which metaContexts told of, tells differences from; null: it tells none. */
+  comparedWith(name: string, context: string, client: Client): string | null;
   /** Names of the snapshots of the volume that an export is of. */
   siblings(name: string, client: Client): Promise<ReadonlySet<string>>;
 }
@@ -52,24 +51,14 @@ export class Authorisation implements ExportProvider {
     const allowed: string[] = [];
     let siblings: ReadonlySet<string> | null = null;
     for (const context of found) {
-      const snapshot = snapshotOf(context);
+      const snapshot = this.#inner.comparedWith(name, context, client);
       if (snapshot !== null && !rules.allows(snapshot, client)) {
         siblings ??= await this.#inner.siblings(name, client);
-        if (!siblings.has(snapshot) && !(await this.#isTime(snapshot, client))) continue;
+        if (!siblings.has(snapshot)) continue;
       }
       allowed.push(context);
     }
     return allowed;
-  }
-
-  /** What has no volume of its name was taken for a time, which leads to snapshots of the same volume only. */
-  async #isTime(snapshot: string, client: Client): Promise<boolean> {
-    try {
-      await this.#inner.describe(snapshot, client);
-      return false;
-    } catch (error) {
-      return errnoOf(error) === errnos.ENOENT;
-    }
   }
 
   /**
@@ -84,9 +73,4 @@ export class Authorisation implements ExportProvider {
     }
     throw new SystemError(errnos.ENOENT, `there is no export ${JSON.stringify(name)} that you may open`);
   }
-}
-
-function snapshotOf(context: string): string | null {
-  const prefix = DIFFERENCES.find((candidate) => context.startsWith(candidate));
-  return prefix === undefined ? null : context.slice(prefix.length);
 }

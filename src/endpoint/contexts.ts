@@ -7,7 +7,7 @@
  *     archipelago:diff:S  =  qemu:dirty-bitmap:S            1 where the export differs from the snapshot S
  */
 import { BASE_ALLOCATION, type Client } from '../nbd/index.js';
-import { encodeMapStatus } from '../requests/json.js';
+import { decodeMapStatus, encodeMapStatus } from '../requests/json.js';
 import { errnoOf, errnos, messageOf } from '../sys/errno.js';
 import { parseTime } from './names.js';
 import { isNone, type Resolved, type Resolver } from './resolve.js';
@@ -80,6 +80,18 @@ export class Contexts {
     if (from === null) return [];
     requests.set(query, encodeMapStatus({ what: 'diff', from }));
     return [query];
+  }
+
+  /**
+   * The snapshot that a context which find() told of tells the differences from; null: it tells none.
+   * A name is itself; what a time means was settled when it was found.
+   */
+  comparedWith(exportName: string, context: string, client: Client): string | null {
+    const prefix = DIFF_PREFIXES.find((candidate) => context.startsWith(candidate));
+    if (prefix === undefined) return null;
+    const request = this.#requests(exportName, client).get(context);
+    const asked = request && decodeMapStatus(request);
+    return asked?.what === 'diff' ? asked.from : context.slice(prefix.length);
   }
 
   /** All contexts whose names begin so. */

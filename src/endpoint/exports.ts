@@ -116,6 +116,11 @@ export class Exports implements ExportProvider {
     return device;
   }
 
+  /** The snapshot that a context, which metaContexts told of, tells differences from; null: it tells none. */
+  comparedWith(name: string, context: string, client: Client): string | null {
+    return this.#contexts.comparedWith(name, context, client);
+  }
+
   /** Names of the snapshots of the volume that an export is of. @throws SystemError ENOENT */
   async siblings(name: string, client: Client): Promise<ReadonlySet<string>> {
     return new Set(await this.#contexts.siblings(await this.#resolver.resolve(name, client)));

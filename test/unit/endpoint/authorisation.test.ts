@@ -140,6 +140,11 @@ class Store implements GuardedProvider {
     await this.describe(name);
     return query === null ? ['base:allocation', 'archipelago:diff:a1', 'qemu:dirty-bitmap:b1'] : [query];
   }
+  comparedWith(name: string, context: string): string | null {
+    const [, snapshot] = /^(?:archipelago:diff|qemu:dirty-bitmap):(.*)$/.exec(context) ?? [];
+    if (snapshot === undefined) return null;
+    return this.#names.includes(snapshot) ? snapshot : `${name[0]}1`;
+  }
   async siblings(name: string): Promise<ReadonlySet<string>> {
     return new Set([`${name[0]}1`]);
   }
@@ -200,7 +205,7 @@ describe('a guarded provider', () => {
     expect(await offered('qemu:dirty-bitmap:a1', bob)).toEqual(['qemu:dirty-bitmap:a1']);
     expect(await offered('qemu:dirty-bitmap:b1', bob)).toEqual([]);
     expect(await offered('archipelago:diff:b1', secure({ identity: 'carol' }))).toEqual(['archipelago:diff:b1']);
-    // A time, unless there is a volume that is called so.
+    // A time leads to a snapshot of the volume, unless there is another one that is called so.
     expect(await offered('archipelago:diff:-1h', bob)).toEqual(['archipelago:diff:-1h']);
     expect(await offered('archipelago:diff:2026-11-19', bob)).toEqual([]);
   });

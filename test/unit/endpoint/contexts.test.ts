@@ -110,6 +110,10 @@ describe('choosing', () => {
     expect(what('archipelago:diff:-0s')).toEqual({ what: 'diff', from: 'hour-1' });
     expect(await find('web-root', 'qemu:dirty-bitmap:hour-2', true, client)).toEqual(['qemu:dirty-bitmap:hour-2']);
     expect(what('qemu:dirty-bitmap:hour-2')).toEqual({ what: 'diff', from: 'hour-2' });
+    expect(contexts.comparedWith('web-root', 'archipelago:diff:-0s', client)).toBe('hour-1');
+    expect(contexts.comparedWith('web-root', 'qemu:dirty-bitmap:hour-2', client)).toBe('hour-2');
+    expect(contexts.comparedWith('web-root', 'qemu:dirty-bitmap:hour-1', client)).toBe('hour-1');
+    expect(contexts.comparedWith('web-root', 'qemu:allocation-depth', client)).toBeNull();
     // Nobody else's.
     expect(contexts.requests('web-root', someone()).has('archipelago:diff:-0s')).toBe(false);
     expect(contexts.requests('cloned', client).has('archipelago:diff:-0s')).toBe(false);
