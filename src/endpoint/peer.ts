@@ -1,7 +1,7 @@
 /** The NBD endpoint as a role of a node: its listeners, its port, its start and its end. */
 import type { Logger } from 'pino';
 import type { NbdSettings } from '../config/types.js';
-import { addressText, NbdServer } from '../nbd/index.js';
+import { addressText, type ClientTls, NbdServer } from '../nbd/index.js';
 import type { RoleStarter } from '../peer/role.js';
 import { messageOf } from '../sys/errno.js';
 import { Authorisation } from './authorisation.js';
@@ -44,7 +44,7 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
       error: (message) => log.error(message),
     },
   });
-  server.on('open', ({ peer, exportName }) => log.info(`${peer} opened ${exportName}`));
+  server.on('open', ({ peer, exportName, tls }) => log.info(`${peer}${whoIs(tls)} opened ${exportName}`));
   server.on('close', ({ peer, exportName }) => log.info(`${peer} left ${exportName ?? 'during negotiation'}`));
 
   // What a predecessor that died left running must be over before a client's request overtakes it.
@@ -53,6 +53,7 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
   const status = (): object => ({
     listening: addresses.map(({ address }) => addressText(address)),
     connections: server.connections().length,
+    connectionsInTls: server.connections().filter(({ tls }) => tls !== null).length,
     mapped: registry.all().length,
   });
   const sockets = new VolumeSockets({ server, exports, runDir: config.runDir, log });
@@ -94,6 +95,13 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
     status,
   };
 };
+
+/** What TLS told of a client, for the log: as rules of who may open what name it. */
+function whoIs(tls: ClientTls | null): string {
+  if (tls === null) return '';
+  if (tls.subject !== null) return ` (${tls.protocol}, subject ${tls.subject})`;
+  return tls.identity === null ? ` (${tls.protocol})` : ` (${tls.protocol}, identity ${tls.identity})`;
+}
 
 /** @param read false when there is nothing to read */
 function reloading(log: Logger, what: string, read: () => boolean): void {
