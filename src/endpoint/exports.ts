@@ -12,7 +12,7 @@ import { describeVolume, kindOf } from './describe.js';
 import { deviceInfo, ExportDevice } from './export-device.js';
 import type { Registry } from './registry.js';
 import { type Resolved, Resolver } from './resolve.js';
-import { plainAddress, type Volumes } from './volumes.js';
+import { plainAddress, type VolumeAddress, type Volumes } from './volumes.js';
 
 export interface ExportsOptions {
   readonly port: Port;
@@ -70,16 +70,29 @@ export class Exports implements ExportProvider {
 
   async list(): Promise<{ name: string; description?: string }[]> {
     const { offer, registry, volumes } = this.#options;
-    if (offer === 'mapped') return registry.all().map(({ name }) => ({ name }));
     const found = new Map<string, { name: string; description?: string }>();
-    for await (const entry of volumes.list()) {
-      const { name, version, error } = entry;
-      // A version 0 map opens only as one: `vlmc map --assume_v0` makes it an export. A client that asks about each name of the list
-      // gives up at the first that is refused.
-      if (error === undefined && version > 0) found.set(name, { name, description: kindOf(entry) });
+    if (offer === 'all') {
+      for await (const entry of volumes.list()) {
+        const { name, version, error } = entry;
+        // A version 0 map opens only as one: `vlmc map --assume_v0` makes it an export. A client that asks about each name of the list
+        // gives up at the first that is refused.
+        if (error === undefined && version > 0) found.set(name, { name, description: kindOf(entry) });
+      }
     }
-    for (const { name } of registry.all()) if (!found.has(name)) found.set(name, { name });
+    for (const mapping of registry.all()) {
+      const { name } = mapping;
+      if (!found.has(name)) found.set(name, { name, ...(await this.#kind(mapping)) });
+    }
     return [...found.values()];
+  }
+
+  /** A mapped volume stays in the list when nothing can be told of it: opening it tells why. */
+  async #kind(volume: VolumeAddress): Promise<{ description?: string }> {
+    try {
+      return { description: kindOf(await this.#options.volumes.info(volume)) };
+    } catch {
+      return {};
+    }
   }
 
   async describe(name: string, client: Client): Promise<{ info: DeviceInfo; size: number }> {

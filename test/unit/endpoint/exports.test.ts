@@ -26,6 +26,8 @@ describe('the list of exports', () => {
     await endpoint.stack.create('first-volume', BLOCK, BLOCK);
     expect(await endpoint.exports.list()).toEqual([]);
     await endpoint.ask(Op.MAP, { name: 'first-volume' });
+    expect(await endpoint.exports.list()).toEqual([{ name: 'first-volume', description: 'volume' }]);
+    await endpoint.stack.remove('first-volume');
     expect(await endpoint.exports.list()).toEqual([{ name: 'first-volume' }]);
   });
 });
