@@ -44,7 +44,10 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
       error: (message) => log.error(message),
     },
   });
-  server.on('open', ({ peer, exportName, tls }) => log.info(`${peer}${whoIs(tls)} opened ${exportName}`));
+  server.on('open', ({ peer, exportName, canonicalName, tls }) => {
+    const means = canonicalName === exportName ? '' : `, which is ${canonicalName}`;
+    log.info(`${peer}${whoIs(tls)} opened ${exportName}${means}`);
+  });
   server.on('close', ({ peer, exportName }) => log.info(`${peer} left ${exportName ?? 'during negotiation'}`));
 
   // What a predecessor that died left running must be over before a client's request overtakes it.
