@@ -168,6 +168,11 @@ export class RawPeer {
     return new RawPeer(socket);
   }
 
+  /** Of a socket that is connected. */
+  static over(socket: net.Socket): RawPeer {
+    return new RawPeer(socket);
+  }
+
   send(bytes: Uint8Array): void {
     this.socket.write(bytes);
   }
