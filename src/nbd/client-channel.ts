@@ -70,7 +70,7 @@ export class ClientChannel {
     stream.on('end', () => this.#onEnd());
     stream.on('close', () => this.#onEnd());
     for (const bytes of received) this.#onData(bytes);
-    if (stream.destroyed) this.#onEnd();
+    if (stream.destroyed || stream.readableEnded) this.#onEnd();
     else stream.resume();
   }
 
