@@ -14,6 +14,9 @@ import { type Shared, Transmission } from './transmission.js';
 import type { Transport, TransportEvents } from './transport.js';
 import { StreamTransport } from './transport-stream.js';
 
+/** How long a handshake goes on when the server shuts down: enough for an option on its way to get its answer. */
+const HANDSHAKE_GRACE_MS = 200;
+
 /** A connection as status shows it. */
 export interface ConnectionInfo {
   readonly id: number;
@@ -101,10 +104,21 @@ export class Connection implements TransportEvents {
     return this.#session === null;
   }
 
-  /** In-flight requests are finished and answered, then the connection ends; a handshake ends at once. */
+  /**
+   * In-flight requests are finished and answered, then the connection ends. In a handshake the options of the next moment are answered
+   * with ERR_SHUTDOWN.
+   */
   shutDown(): void {
-    if (this.#transmission !== null) this.#transmission.shutDown();
-    else this.destroy(new SystemError(errnos.ECONNABORTED, 'the server is shutting down'));
+    if (this.#transmission !== null) {
+      this.#transmission.shutDown();
+      return;
+    }
+    const moment = setTimeout(() => {
+      if (this.#transmission === null) {
+        this.destroy(new SystemError(errnos.ECONNABORTED, 'the server is shutting down'));
+      }
+    }, HANDSHAKE_GRACE_MS);
+    void this.#closed.then(() => clearTimeout(moment));
   }
 
   /** Closes now. What is in the device is awaited, its answers are dropped. */

@@ -3,7 +3,7 @@ import net from 'node:net';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { connectNbd } from '../../../src/nbd/client-connect.js';
 import { writeRequest } from '../../../src/nbd/codec.js';
-import { Command, Option } from '../../../src/nbd/constants.js';
+import { Command, Option, Reply } from '../../../src/nbd/constants.js';
 import type { Io } from '../../../src/nbd/device.js';
 import { encodeClientFlags, encodeOption } from '../../../src/nbd/handshake-codec.js';
 import { MemoryDisk } from '../../../src/nbd/memory-device.js';
@@ -93,6 +93,19 @@ describe.each(transports)('over the %s transport', (transport) => {
       expect((await peer.take(128 * 1024)).every((byte) => byte === 9)).toBe(true);
     }
     await closed;
+  });
+
+  test('an option gets ERR_SHUTDOWN, and the handshake ends', async () => {
+    const { path, server } = await serveMemory({}, { transport });
+    const peer = await RawPeer.connect(path);
+    await peer.take(18);
+    peer.send(encodeClientFlags(3));
+    const closed = server.close({ graceful: true });
+    peer.send(encodeOption(Option.LIST, Buffer.alloc(0)));
+    const reply = await peer.take(20);
+    expect(reply.readUInt32BE(12)).toBe(Reply.ERR_SHUTDOWN);
+    await closed;
+    await peer.closed();
   });
 
   test('a connection without a request in flight ends at once, and the export is closed', async () => {
