@@ -81,7 +81,13 @@ async function enter(handshake: NbdHandshake, exportName: string, options: Conne
   const extended = replies === 'extended' && (await handshake.extendedHeaders());
   const structured = extended || (replies !== 'simple' && (await handshake.structuredReply()));
   if (structured && metaContexts.length > 0) await chooseContexts(handshake, exportName, metaContexts);
-  return handshake.go(exportName, options);
+  try {
+    return await handshake.go(exportName, options);
+  } catch (error) {
+    // Servers of before 2017: the older option can only be refused by closing the connection.
+    if (error instanceof NbdError && error.wire === Reply.ERR_UNSUP) return handshake.exportName(exportName, options);
+    throw error;
+  }
 }
 
 /** A server that has structured replies need not know meta contexts. @throws NbdError for any other refusal */

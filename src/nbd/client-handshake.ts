@@ -1,6 +1,6 @@
 /** The client's side of the fixed newstyle handshake, option by option; `go` or `exportName` turns it into an NbdClient. */
 import type { Duplex } from 'node:stream';
-import { errnos } from '../sys/errno.js';
+import { errnos, SystemError } from '../sys/errno.js';
 import { ByteSource } from './byte-source.js';
 import { NbdClient } from './client.js';
 import type { ClientLimits } from './client-channel.js';
@@ -146,6 +146,7 @@ export class NbdHandshake {
    * @throws SystemError EACCES when the TLS handshake fails; ProtocolError when the server sent plaintext after its agreement
    */
   async startTls(options: TlsClientOptions): Promise<NbdError | null> {
+    if (this.#tls !== null) throw new SystemError(errnos.EINVAL, 'the connection is in TLS already');
     try {
       await this.#ask(Option.STARTTLS);
     } catch (error) {
@@ -267,7 +268,11 @@ export class NbdHandshake {
   async exportName(name: string, limits: ClientLimits = {}): Promise<NbdClient> {
     this.#stream.write(encodeOption(Option.EXPORT_NAME, Buffer.from(name, 'utf8')));
     const length = EXPORT_NAME_REPLY_LENGTH + (this.#noZeroes ? 0 : EXPORT_NAME_ZEROES);
-    const { size, flags } = decodeExportNameReply(await this.#source.read(length));
+    const reply = await this.#source.read(length).catch((error: Error) => {
+      const message = `the server closed the connection instead of opening ${JSON.stringify(name)}: it may have no such export`;
+      throw new DisconnectedError(message, { cause: error });
+    });
+    const { size, flags } = decodeExportNameReply(reply);
     return this.#enter(name, { name, size, flags, description: null, blockSize: null }, limits);
   }
 

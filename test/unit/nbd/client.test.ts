@@ -244,12 +244,20 @@ test('a write that must be durable is refused where there is no FUA', async () =
   await nbd.write(0, Buffer.alloc(1));
 });
 
+interface Scripted {
+  readonly path: string;
+  /** Connections that are open now. */
+  readonly open: Set<net.Socket>;
+}
+
 /** A server that sends `greeting` and then a list of answers, one for each option whatever it is; then nothing, or `end`s. */
-async function scripted(greeting: Buffer, answers: readonly Buffer[], end = false): Promise<{ path: string }> {
+async function scripted(greeting: Buffer, answers: readonly Buffer[], end = false): Promise<Scripted> {
   const socket = path.join(temporaryDirectory(), 's');
   const left = [...answers];
+  const open = new Set<net.Socket>();
   const listener = net.createServer((stream) => {
-    stream.on('error', () => {});
+    open.add(stream);
+    stream.on('error', () => {}).on('close', () => open.delete(stream));
     stream.write(greeting);
     if (end && left.length === 0) stream.end();
     let received = Buffer.alloc(0);
@@ -272,7 +280,7 @@ async function scripted(greeting: Buffer, answers: readonly Buffer[], end = fals
     listener.close();
   });
   await new Promise<void>((resolve) => listener.listen(socket, resolve));
-  return { path: socket };
+  return { path: socket, open };
 }
 
 const greeting = encodeGreeting(3);
@@ -362,12 +370,26 @@ describe('servers that do what they must not', () => {
       [greeting, []],
       [greeting, [...simple, exported]],
     ] as const) {
-      const { path } = await scripted(hello, answers);
+      const { path, open } = await scripted(hello, answers);
       await expect(connectNbd({ path }, { timeoutMs: 30 })).rejects.toMatchObject({
         errno: errnos.ETIMEDOUT,
         message: /did not answer within 30 ms/,
       });
+      await eventually(() => open.size).toBe(0);
     }
+  });
+
+  test('a server without GO is entered by EXPORT_NAME, with all that was negotiated', async () => {
+    const size = Buffer.from('000000000010000000 01'.replace(' ', ''), 'hex');
+    const answers = [...simple, unsupported(Option.GO), size];
+    const { path } = await scripted(greeting, answers);
+    const nbd = await client({ path }, { exportName: 'old' });
+    expect([nbd.size, nbd.flags, nbd.info.name]).toEqual([MiB, 1, 'old']);
+    const closing = await scripted(greeting, [...simple, unsupported(Option.GO), Buffer.alloc(0)], true);
+    await expect(client(closing, { exportName: 'old' })).rejects.toMatchObject({
+      name: 'DisconnectedError',
+      message: /"old".*no such export/,
+    });
   });
 
   test('an abort ends the attempt with its own reason, before and while connecting', async () => {
@@ -415,6 +437,17 @@ describe('servers that do what they must not', () => {
       },
     );
   });
+});
+
+test('a socket of the abstract namespace is reached by its URI', async () => {
+  const { server } = await serveMemory();
+  const name = `nbd-client-test-${process.pid}`;
+  const listener = net.createServer({ pauseOnConnect: true }, (socket) => server.serve(socket));
+  onTestFinished(() => {
+    listener.close();
+  });
+  await new Promise<void>((resolve) => listener.listen(`\0${name}`, resolve));
+  expect((await client(`nbd+unix:///disk?socket=%00${name}`)).size).toBe(16 * MiB);
 });
 
 test('an open stream is as good as an address', async () => {
