@@ -5,6 +5,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
+import { decodeExtents } from '../../../src/requests/extents.js';
 import { fileNode, hashVolume, readVolume, temporaryDirectory, writeVolume } from './support.js';
 
 const archive = fileURLToPath(new URL('../../fixtures/golden/golden.tar.gz', import.meta.url));
@@ -121,6 +122,26 @@ it('lists the volumes of the tree with their sizes, deleted ones only when asked
       .map((volume) => volume.name)
       .sort(),
   ).toEqual(['gold-deleted', 'gold-rensrc']);
+});
+
+it('finds the snapshots that the original took, and where they differ', async () => {
+  const root = unpack();
+  const { mapper } = await fileNode(path.join(root, 'main'), path.join(root, 'main/locks'));
+  const { volumes } = await mapper.list({ cursor: null, limit: 100, snapshotsOf: 'gold-base' });
+  expect(volumes).toMatchObject(
+    ['gold-snap1', 'gold-snap2'].map((name) => ({ name, guessed: true, created: expect.any(Number) })),
+  );
+  expect((await mapper.list({ cursor: null, limit: 100, snapshotsOf: 'gold-clone1' })).volumes).toEqual([]);
+  const MiB = 1 << 20;
+  const diff = (name: string, from: string) => mapper.mapStatus(name, { what: 'diff', from }, 0, 40 * MiB, 4096);
+  // Between the two, blocks 0 and 7 were written.
+  expect(decodeExtents(await diff('gold-snap2', 'gold-snap1'))).toEqual([
+    { length: 4 * MiB, flags: 1 },
+    { length: 24 * MiB, flags: 0 },
+    { length: 4 * MiB, flags: 1 },
+    { length: 8 * MiB, flags: 0 },
+  ]);
+  expect(decodeExtents(await diff('gold-base', 'gold-snap2'))).toEqual([{ length: 40 * MiB, flags: 0 }]);
 });
 
 it('writes trees that the independent reader reads: snapshots, clones, resized, renamed, deleted and made again', async () => {
