@@ -70,13 +70,13 @@ export class Contexts {
     set: boolean,
     client: Client,
   ): Promise<readonly string[]> {
-    if (query === null || (!set && query.endsWith(':'))) return this.#list(what, query ?? '');
+    if (query === null || (!set && query.endsWith(':'))) return this.#list(what, query ?? '', client);
     if (FIXED_CONTEXTS.includes(query)) return [query];
     const prefix = DIFF_PREFIXES.find((candidate) => query.startsWith(candidate));
     if (prefix === undefined) return [];
     const requests = this.#requests(exportName, client);
     if (requests.has(query)) return [query];
-    const from = await this.#snapshot(what, query.slice(prefix.length));
+    const from = await this.#snapshot(what, query.slice(prefix.length), client);
     if (from === null) return [];
     requests.set(query, encodeMapStatus({ what: 'diff', from }));
     return [query];
@@ -95,32 +95,32 @@ export class Contexts {
   }
 
   /** All contexts whose names begin so. */
-  async #list(what: Resolved, start: string): Promise<readonly string[]> {
+  async #list(what: Resolved, start: string, client: Client): Promise<readonly string[]> {
     const names = FIXED_CONTEXTS.filter((name) => name.startsWith(start));
     const prefixes = DIFF_PREFIXES.filter((prefix) => prefix.startsWith(start));
     if (prefixes.length === 0) return names;
-    const snapshots = await this.#comparable(what);
+    const snapshots = await this.#comparable(what, client);
     return [...names, ...prefixes.flatMap((prefix) => snapshots.map((snapshot) => prefix + snapshot))];
   }
 
   /** The snapshots that an export is listed as comparable with: its volume's other ones, and what it was cloned from. */
-  async #comparable({ volume, info, via }: Resolved): Promise<string[]> {
+  async #comparable({ volume, info, via }: Resolved, client: Client): Promise<string[]> {
     const base = baseVolume({ volume, info, via });
-    const snapshots = base === null ? [] : await this.#snapshotsOf(base);
+    const snapshots = base === null ? [] : (await this.#snapshotsOf(base, client)).slice(0, MAX_LISTED);
     if (!info.readOnly && info.parent !== null && (await this.#usable(info.parent, info.blockSize)) === null)
       snapshots.push(info.parent);
     return snapshots.filter((name) => name !== volume.name);
   }
 
   /** All snapshots of the volume that an export is of. */
-  async siblings(what: Resolved): Promise<string[]> {
+  async siblings(what: Resolved, client: Client): Promise<string[]> {
     const base = baseVolume(what);
-    return base === null ? [] : this.#snapshotsOf(base, Number.POSITIVE_INFINITY);
+    return base === null ? [] : this.#snapshotsOf(base, client);
   }
 
-  async #snapshotsOf(volume: string, most = MAX_LISTED): Promise<string[]> {
+  async #snapshotsOf(volume: string, client: Client): Promise<string[]> {
     try {
-      return await this.#options.resolver.snapshots(volume, most);
+      return await this.#options.resolver.snapshots(volume, client);
     } catch (error) {
       // The volume of a snapshot may be gone.
       if (isNone(error)) return [];
@@ -129,7 +129,7 @@ export class Contexts {
   }
 
   /** The snapshot that a part of a context's name means; null, with a word in the log, when it means none. */
-  async #snapshot(what: Resolved, selector: string): Promise<string | null> {
+  async #snapshot(what: Resolved, selector: string, client: Client): Promise<string | null> {
     const why = await this.#usable(selector, what.info.blockSize);
     if (why === null) return selector;
     const time = parseTime(selector, Date.now());
@@ -137,7 +137,7 @@ export class Contexts {
     let reason = why;
     if (time !== null && base !== null) {
       try {
-        const name = await this.#options.resolver.newestAt(base, time);
+        const name = await this.#options.resolver.newestAt(base, time, client);
         const unusable = await this.#usable(name, what.info.blockSize);
         if (unusable === null) return name;
         reason = unusable;

@@ -136,7 +136,7 @@ export class Exports implements ExportProvider {
 
   /** Names of the snapshots of the volume that an export is of. @throws SystemError ENOENT */
   async siblings(name: string, client: Client): Promise<ReadonlySet<string>> {
-    return new Set(await this.#contexts.siblings(await this.#resolver.resolve(name, client)));
+    return new Set(await this.#contexts.siblings(await this.#resolver.resolve(name, client), client));
   }
 
   /** A mapping or a size changed: who is just opening an export looks again. */

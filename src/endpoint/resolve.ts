@@ -41,6 +41,8 @@ export class Resolver {
   readonly #offer: 'all' | 'mapped';
   /** Of each connection: the snapshots that its names with a time led to. */
   readonly #pins = new WeakMap<Client, Map<string, string>>();
+  /** Of each connection: the snapshots of volumes that it came to ask about. It makes the mapper list them once. */
+  readonly #listed = new WeakMap<Client, Map<string, Promise<VolumeListEntry[]>>>();
 
   constructor({ volumes, registry, offer }: ResolverOptions) {
     this.#volumes = volumes;
@@ -105,7 +107,7 @@ export class Resolver {
     if (pinned !== undefined) return pinned;
     const time = parseTime(selector, Date.now());
     if (time === null) throw new SystemError(errnos.ENOENT, `volume ${volume} has no snapshot ${selector}`);
-    const found = await this.newestAt(volume, time);
+    const found = await this.newestAt(volume, time, client);
     this.#pin(client, name, found);
     return found;
   }
@@ -129,11 +131,13 @@ export class Resolver {
    * @param time ms since the epoch
    * @throws SystemError ENOENT naming the oldest there is
    */
-  async newestAt(volume: string, time: number): Promise<string> {
-    const dated = await this.dated(volume);
+  async newestAt(volume: string, time: number, client: Client): Promise<string> {
+    const dated = (await this.#list(volume, client)).flatMap(({ name, created, guessed }) =>
+      created === undefined || guessed ? [] : { name, created },
+    );
     const old = dated.filter(({ created }) => created <= time);
     for (const { name, created } of old.slice(0, TRIES)) {
-      // The list may be some seconds old where another node changed things.
+      // The list may be some seconds old.
       const now = await this.#volumes.snapshotOf(volume, name);
       if (now?.created === created) return name;
     }
@@ -143,21 +147,28 @@ export class Resolver {
     throw new SystemError(errnos.ENOENT, `${which}; ${what}`);
   }
 
-  /** Snapshots of a volume whose time is known for certain, the newest first. @throws SystemError ENOENT: no such volume */
-  async dated(volume: string): Promise<{ name: string; created: number }[]> {
-    const dated: { name: string; created: number }[] = [];
-    for await (const { name, created, guessed, error } of this.#volumes.snapshotsOf(volume)) {
-      if (created !== undefined && !guessed && error === undefined) dated.push({ name, created });
-    }
-    return dated.sort((a, b) => b.created - a.created || (a.name < b.name ? 1 : -1));
+  /** Names of the snapshots of a volume, the newest first. @throws SystemError ENOENT: no such volume */
+  async snapshots(volume: string, client: Client): Promise<string[]> {
+    return (await this.#list(volume, client)).map(({ name }) => name);
   }
 
-  /** Names of the snapshots of a volume, at most `most`, those with a time first and newest first. */
-  async snapshots(volume: string, most: number): Promise<string[]> {
+  /** The snapshots of a volume that can be read, the newest first, those without a time last. */
+  #list(volume: string, client: Client): Promise<VolumeListEntry[]> {
+    const lists = this.#listed.get(client) ?? new Map<string, Promise<VolumeListEntry[]>>();
+    this.#listed.set(client, lists);
+    const known = lists.get(volume);
+    if (known) return known;
+    const list = this.#snapshotsOf(volume);
+    lists.set(volume, list);
+    // What fails may succeed at the next try.
+    list.catch(() => lists.delete(volume));
+    return list;
+  }
+
+  async #snapshotsOf(volume: string): Promise<VolumeListEntry[]> {
     const all: VolumeListEntry[] = [];
     for await (const entry of this.#volumes.snapshotsOf(volume)) if (entry.error === undefined) all.push(entry);
-    all.sort((a, b) => (b.created ?? 0) - (a.created ?? 0) || (a.name < b.name ? 1 : -1));
-    return all.slice(0, most).map(({ name }) => name);
+    return all.sort((a, b) => (b.created ?? 0) - (a.created ?? 0) || (a.name < b.name ? 1 : -1));
   }
 }
 

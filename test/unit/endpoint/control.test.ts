@@ -1,8 +1,8 @@
 /** MAP, UNMAP, SHOWMAPPED, INFO, STATUS, PING: answers, refusals, and that asking twice does no harm. */
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { IoCommand } from '../../../src/nbd/index.js';
 import { encodeJson } from '../../../src/requests/json.js';
-import { Op } from '../../../src/requests/ops.js';
+import { Flag, Op } from '../../../src/requests/ops.js';
 import { ENDPOINT, Endpoint, run } from './support.js';
 
 const BLOCK = 65536;
@@ -25,6 +25,23 @@ describe('MAP', () => {
     expect(endpoint.registry.all()).toHaveLength(1);
   });
 
+  it('with write-through has every write of its clients carry FUA, and no other option changes that', async () => {
+    await endpoint.ask(Op.MAP, { name: 'first-volume', writeThrough: true });
+    await expect(endpoint.ask(Op.MAP, { name: 'first-volume' })).rejects.toMatchObject({ code: 'EEXIST' });
+    const flags: number[] = [];
+    vi.spyOn(endpoint.port, 'submit').mockImplementation(function (this: typeof endpoint.port, sent, to) {
+      flags.push(sent.flags);
+      return Object.getPrototypeOf(this).submit.call(this, sent, to);
+    });
+    const device = await endpoint.open('first-volume');
+    flags.length = 0;
+    await run(device, IoCommand.WRITE, { data: Buffer.from('durable') });
+    await run(device, IoCommand.READ, { length: 7 });
+    expect(flags).toEqual([Flag.FUA, 0]);
+    vi.restoreAllMocks();
+    await device.close();
+  });
+
   it('refuses other options for a mapped volume, also when both come at the same time', async () => {
     const results = await Promise.allSettled([
       endpoint.ask(Op.MAP, { name: 'first-volume' }),
@@ -43,6 +60,8 @@ describe('MAP', () => {
     ['a number for a name', { name: 7 }, 'EINVAL'],
     ['a name that is a path', { name: '../volume' }, 'EINVAL'],
     ['a name longer than any', { name: 'x'.repeat(300) }, 'ENAMETOOLONG'],
+    ['words for write-through', { name: 'first-volume', writeThrough: 'yes' }, 'EINVAL'],
+    ['a path for a socket', { name: 'first-volume', ownSocket: '/tmp/socket' }, 'EINVAL'],
     ['words for flags', { name: 'first-volume', readOnly: 'yes' }, 'EINVAL'],
     ['a v0 size in words', { name: 'first-volume', assumeV0: true, v0Size: '1G' }, 'EINVAL'],
     ['half a byte', { name: 'first-volume', assumeV0: true, v0Size: 1.5 }, 'EINVAL'],

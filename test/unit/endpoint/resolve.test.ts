@@ -2,6 +2,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { Mapping } from '../../../src/endpoint/registry.js';
 import { Resolver } from '../../../src/endpoint/resolve.js';
+import { errnos, SystemError } from '../../../src/sys/errno.js';
 import { FakeVolumes } from './fake-volumes.js';
 import { someone } from './support.js';
 
@@ -121,6 +122,20 @@ describe('a time', () => {
     volumes.snapshot('within', 'web-root', NOW - 1000 + 700);
     expect((await resolve('web-root@2026-11-20T11:59:59Z'))[0]).toBe('within');
     expect((await resolve('web-root@2026-11-20T11:59:58Z'))[0]).toBe('hour-1');
+  });
+
+  it('makes the mapper list the snapshots of a volume once for a connection, unless that failed', async () => {
+    const names = resolver();
+    const client = someone();
+    const list = vi.spyOn(volumes, 'snapshotsOf');
+    list.mockImplementationOnce(async function* () {
+      yield* [];
+      throw new SystemError(errnos.ECONNREFUSED, 'the mapper is restarted');
+    });
+    await expect(resolve('web-root@-1h', names, client)).rejects.toMatchObject({ code: 'ECONNREFUSED' });
+    for (const time of ['-1h', '-2h', '-3h', '-0s']) await resolve(`web-root@${time}`, names, client);
+    await expect(resolve('web-root@-9h', names, client)).rejects.toMatchObject({ code: 'ENOENT' });
+    expect(list).toHaveBeenCalledTimes(2);
   });
 
   it('means the same for all of a connection, and for another one what is newest then', async () => {
