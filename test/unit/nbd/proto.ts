@@ -3,7 +3,12 @@
  * and on purpose without the library's own codec and constants, so that a mistake there cannot hide itself. The conformance tests and the
  * fuzzer use it.
  */
-import type { RawPeer } from './support.js';
+/** Where messages go and answers come from. */
+export interface Peer {
+  send(bytes: Uint8Array): void;
+  /** Exactly so many bytes. @throws Error when the server closes before */
+  take(length: number): Promise<Buffer>;
+}
 
 export const OPT = {
   EXPORT_NAME: 1,
@@ -152,7 +157,7 @@ export interface OptionAnswer {
 }
 
 /** One reply to an option. */
-export async function takeOptionReply(peer: RawPeer): Promise<OptionAnswer> {
+export async function takeOptionReply(peer: Peer): Promise<OptionAnswer> {
   const header = await peer.take(20);
   if (header.readBigUInt64BE(0) !== 0x3e889045565a9n) throw new Error(`no option reply: ${header.toString('hex')}`);
   const data = await peer.take(header.readUInt32BE(16));
@@ -160,7 +165,7 @@ export async function takeOptionReply(peer: RawPeer): Promise<OptionAnswer> {
 }
 
 /** Replies to one option up to the last one, which is an ACK or an error. */
-export async function takeAnswers(peer: RawPeer): Promise<OptionAnswer[]> {
+export async function takeAnswers(peer: Peer): Promise<OptionAnswer[]> {
   const answers: OptionAnswer[] = [];
   for (;;) {
     const answer = await takeOptionReply(peer);
@@ -170,18 +175,18 @@ export async function takeAnswers(peer: RawPeer): Promise<OptionAnswer[]> {
 }
 
 /** Sends an option and takes all of its replies. */
-export function ask(peer: RawPeer, type: number, data?: Uint8Array, claimed?: number): Promise<OptionAnswer[]> {
+export function ask(peer: Peer, type: number, data?: Uint8Array, claimed?: number): Promise<OptionAnswer[]> {
   peer.send(option(type, data, claimed));
   return takeAnswers(peer);
 }
 
 /** As ask(); the type of the last reply. */
-export async function verdict(peer: RawPeer, type: number, data?: Uint8Array, claimed?: number): Promise<number> {
+export async function verdict(peer: Peer, type: number, data?: Uint8Array, claimed?: number): Promise<number> {
   return (await ask(peer, type, data, claimed)).at(-1)!.type;
 }
 
 /** Greets: takes the server's greeting and answers it. The server's handshake flags. */
-export async function greet(peer: RawPeer, flags = 3): Promise<number> {
+export async function greet(peer: Peer, flags = 3): Promise<number> {
   const greeting = await peer.take(GREETING);
   peer.send(u32(flags));
   return greeting.readUInt16BE(16);
@@ -198,7 +203,7 @@ export interface Entered {
 
 /** Greets, agrees on a style of replies and on meta contexts, and enters an export. @throws Error when the server refuses */
 export async function enter(
-  peer: RawPeer,
+  peer: Peer,
   style: Style,
   name = 'disk',
   queries: readonly string[] = ['base:allocation'],
@@ -230,7 +235,7 @@ export interface Chunk {
 }
 
 /** One chunk of a structured or extended reply. @param head what of its header was taken already */
-export async function takeChunk(peer: RawPeer, style: Style, head: Buffer = Buffer.alloc(0)): Promise<Chunk> {
+export async function takeChunk(peer: Peer, style: Style, head: Buffer = Buffer.alloc(0)): Promise<Chunk> {
   const extended = style === 'extended';
   const header = Buffer.concat([head, await peer.take((extended ? 32 : 20) - head.length)]);
   if (header.readUInt32BE(0) !== (extended ? 0x6e8a278c : 0x668e33ef))
@@ -246,7 +251,7 @@ export async function takeChunk(peer: RawPeer, style: Style, head: Buffer = Buff
 }
 
 /** Chunks of one reply up to the one with DONE; requests are answered one at a time. */
-export async function takeChunks(peer: RawPeer, style: Style, head?: Buffer): Promise<Chunk[]> {
+export async function takeChunks(peer: Peer, style: Style, head?: Buffer): Promise<Chunk[]> {
   const chunks: Chunk[] = [await takeChunk(peer, style, head)];
   while ((chunks.at(-1)!.flags & 1) === 0) chunks.push(await takeChunk(peer, style));
   return chunks;
@@ -267,7 +272,7 @@ export interface Outcome {
 
 /** Takes the answer to one request, of whatever kind the style allows. */
 export async function takeOutcome(
-  peer: RawPeer,
+  peer: Peer,
   style: Style,
   { type, offset = 0, length = 0 }: RequestFields,
 ): Promise<Outcome> {
@@ -317,7 +322,7 @@ export function assemble(chunks: readonly Chunk[], offset: bigint, length: numbe
 
 /** Sends one request (and a payload) and takes its outcome. Extended WRITEs get PAYLOAD_LEN. */
 export function execute(
-  peer: RawPeer,
+  peer: Peer,
   style: Style,
   fields: RequestFields,
   payload: Uint8Array = Buffer.alloc(0),
