@@ -3,13 +3,14 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import * as constants from '../../../src/nbd/constants.js';
+import { behaviourSections } from '../../conformance/behaviours.js';
 import { handshakeSections } from '../../conformance/handshake.js';
 import { allConstants, type Row, render } from '../../conformance/row.js';
 import { transmissionSections } from '../../conformance/transmission.js';
 import { ask, CMD, enter, execute, greet, infoData, metaData, OPT, REP, TFLAG, verdict } from './proto.js';
 import { RawPeer, serveMemory } from './support.js';
 
-const sections = [...handshakeSections, ...transmissionSections];
+const sections = [...handshakeSections, ...transmissionSections, ...behaviourSections];
 const rows: Row[] = sections.flatMap((section) => [...section.rows]);
 const tests = path.join(import.meta.dirname, '..', '..');
 const supported = (row: Row): boolean => !row.supported.startsWith('no');

@@ -1,0 +1,210 @@
+/** What the document asks of a server beside values: its MUSTs and SHOULDs that no single constant stands for. */
+import {
+  commands,
+  handshake as H,
+  inFile,
+  row,
+  type Section,
+  server,
+  transmission as T,
+  tls,
+  extended as X,
+} from './row.js';
+
+const secure = inFile('unit/nbd/conformance-tls.test.ts');
+const hostile = inFile('unit/nbd/hostile.test.ts');
+const limits = inFile('unit/nbd/limits.test.ts');
+
+export const behaviourSections: Section[] = [
+  {
+    title: 'Behaviours: ordering and durability',
+    rows: [
+      row(
+        'replies in any order, chunks of several requests between each other',
+        null,
+        '1.0',
+        commands('pieces and requests may complete later and in any order'),
+      ),
+      row(
+        'a slow request does not hold back a later one',
+        null,
+        '1.0',
+        commands('a slow request does not hold back a later one'),
+      ),
+      row(
+        'FLUSH and FUA reach the device, which answers when the data is safe',
+        null,
+        '1.0',
+        commands('flush, trim, write zeroes and cache reach the device with their flags'),
+      ),
+      row('FUA is valid on any command', null, '1.0', T('FUA is accepted with every command')),
+      row(
+        'CAN_MULTI_CONN: what one connection has flushed all see',
+        null,
+        '1.0',
+        commands('many requests in flight on several connections are answered each with its own data'),
+      ),
+      row(
+        'a request that fails in part fails, once',
+        null,
+        '1.0',
+        commands('one failed piece fails the whole request, once, and no buffer is lost'),
+      ),
+      row(
+        'DISC: what is in flight is finished, then the connection ends',
+        null,
+        '1.0',
+        commands('DISC lets what is in flight be finished and answered'),
+      ),
+    ],
+  },
+  {
+    title: 'Behaviours: ends of connections',
+    rows: [
+      row(
+        'only what the document names ends a connection: errors do not',
+        null,
+        '1.0',
+        T('an unknown command is EINVAL, and the connection goes on'),
+      ),
+      row(
+        'framing that is lost ends it after the answers to what came before',
+        null,
+        '1.0',
+        hostile('a request without its magic number ends the connection after the answers to those before it'),
+      ),
+      row(
+        'a client that vanishes: requests in the device are awaited',
+        null,
+        '1.0',
+        hostile(
+          'a client that vanishes while its requests are in the device: they are awaited, then the device is closed',
+        ),
+      ),
+      row(
+        'shutdown: requests in flight are finished',
+        null,
+        '1.0',
+        server('a graceful close finishes what is in flight and refuses what comes after'),
+      ),
+      row(
+        'ABORT of a client that is gone',
+        null,
+        '1.0',
+        H('ABORT of a client that does not wait for the answer harms nobody'),
+      ),
+    ],
+  },
+  {
+    title: 'Behaviours: TLS',
+    rows: [
+      row(
+        'FORCEDTLS: each option but STARTTLS and ABORT is TLS_REQD',
+        null,
+        '1.1',
+        secure('FORCEDTLS: every option is TLS_REQD before, none after'),
+      ),
+      row('FORCEDTLS: no information before', null, '1.1', secure('FORCEDTLS: no INFO reply tells anything before')),
+      row(
+        'FORCEDTLS: EXPORT_NAME is a hard disconnect',
+        null,
+        '1.1',
+        secure('FORCEDTLS: EXPORT_NAME ends the session, ABORT is acknowledged'),
+      ),
+      row('a second STARTTLS is INVALID', null, '1.1', secure('%s: a second STARTTLS is INVALID, the session goes on')),
+      row('STARTTLS with data is INVALID', null, '1.1', secure('%s: STARTTLS with data is INVALID and begins nothing')),
+      row(
+        'NOTLS for clients without fixed newstyle',
+        null,
+        '1.1',
+        secure('a client that did not agree to fixed newstyle is not taken into TLS'),
+      ),
+      row(
+        'STARTTLS forgets what was negotiated',
+        null,
+        '1.1',
+        secure('what was negotiated in plaintext does not hold inside'),
+      ),
+      row(
+        'plaintext behind STARTTLS is never taken for the client’s word',
+        null,
+        '1.1',
+        secure('%i bytes of plaintext behind STARTTLS end the connection, unanswered'),
+      ),
+      row(
+        'no downgrade after the ACK',
+        null,
+        '1.1',
+        secure('plaintext in place of the TLS handshake ends the connection'),
+      ),
+      row(
+        'client certificates of another authority',
+        null,
+        '1.1',
+        secure('a certificate of another authority opens nothing, none opens nothing, a good one does'),
+      ),
+      row(
+        'the deadline covers the TLS handshake',
+        null,
+        '1.1',
+        tls('a client that says nothing after STARTTLS, or half a hello, falls under the deadline'),
+      ),
+    ],
+  },
+  {
+    title: 'Behaviours: limits',
+    rows: [
+      row(
+        'a deadline for the handshake',
+        null,
+        '1.0',
+        inFile('unit/nbd/negotiation.test.ts')(
+          'a client that does not finish the handshake in time is dropped, whatever it has sent',
+        ),
+      ),
+      row(
+        'connections of a server',
+        null,
+        '1.0',
+        hostile('two hundred connections are served, the one beyond the limit is turned away'),
+      ),
+      row(
+        'a client that takes no answers costs a bounded number of buffers',
+        null,
+        '1.0',
+        hostile('a client that does not read is held back by its socket and costs a bounded number of buffers'),
+      ),
+      row(
+        'requests in flight of all connections together',
+        null,
+        '1.1',
+        limits('requests of all connections together are bounded, and each has some'),
+      ),
+      row('idle time-out', null, '1.1', limits('an idle client is disconnected, one that waits for its answer is not')),
+      row(
+        'payloads over the maximum are refused after their data',
+        null,
+        '1.0',
+        commands('a write longer than the maximum is refused after its data, and the connection goes on'),
+      ),
+      row(
+        'the same with extended headers: hard disconnect',
+        null,
+        '1.1',
+        X('a payload longer than the maximum ends the connection and is written nowhere'),
+      ),
+      row(
+        'random bytes',
+        null,
+        '1.0',
+        hostile('random bytes, before and after the handshake, end in an answer or a closed connection'),
+      ),
+      row(
+        'any bytes against a model of this document',
+        null,
+        '1.1',
+        inFile('e2e/fuzz.test.ts')('a minute of the fuzzer finds nothing'),
+      ),
+    ],
+  },
+];
