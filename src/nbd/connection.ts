@@ -190,7 +190,9 @@ export class Connection implements TransportEvents {
     plain.once('close', () => {
       if (this.#upgrading !== null) this.closed(this.#upgrading.errored);
     });
+    if (plain.destroyed) throw new DisconnectedError();
     const { stream, client } = await acceptor.accept(plain);
+    if (stream.destroyed) throw new DisconnectedError('the connection broke off right behind the TLS handshake');
     this.#upgrading = null;
     this.#transport = new StreamTransport(stream, this.peer);
     this.#reader = new HandshakeReader(this.#transport);

@@ -156,6 +156,8 @@ class Handshaker {
     };
     this.#server = tls.createServer(psk === undefined ? options : { ...options, pskCallback: lookUp });
     this.#server.on('secureConnection', (socket) => {
+      // What is wrong right behind the handshake is told before anybody else listens.
+      socket.on('error', () => socket.destroy());
       // Later a client may end its side and still wait for answers.
       socket.allowHalfOpen = true;
       const resolve = this.#resolve;

@@ -40,6 +40,8 @@ export class StreamTransport implements Transport {
     stream.on('close', this.#onClose);
     stream.on('error', (error) => {
       this.#error ??= error;
+      // A TLS socket tells of a broken record and stays open.
+      stream.destroy();
     });
   }
 

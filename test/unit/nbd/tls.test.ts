@@ -1,6 +1,8 @@
 /** STARTTLS: what is negotiated, what is refused, and what a connection is like inside. */
 import crypto from 'node:crypto';
-import type tls from 'node:tls';
+import type net from 'node:net';
+import { Duplex, duplexPair } from 'node:stream';
+import tls from 'node:tls';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { Command, Option, Reply, TransmissionFlag } from '../../../src/nbd/constants.js';
 import type { BlockDevice, Client, DeviceInfo, ExportProvider } from '../../../src/nbd/device.js';
@@ -185,6 +187,46 @@ describe.skipIf(!hasOpenssl)('TLS', () => {
       expect(await isServed((await Talker.greeted(path)).startTls(trusting()))).toBe(true);
     });
 
+    test.each([
+      ['a broken record', Buffer.concat([Buffer.from('1703030020', 'hex'), crypto.randomBytes(32)])],
+      ['nonsense', Buffer.from('GET / HTTP/1.1\r\n\r\n')],
+      ['the end of the stream', null],
+    ])('%s right behind the last bytes of the TLS handshake ends that connection alone', async (_, rest) => {
+      const { path, server } = await serve('required', plainServer(), { transport });
+      for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
+        const plain = await Talker.greeted(path);
+        expect(await plain.result(Option.STARTTLS)).toBe(Reply.ACK);
+        const { stream } = plain;
+        stream.removeAllListeners('data');
+        let flights = 0;
+        const meddler = new Duplex({
+          read() {},
+          writev(chunks, done) {
+            const bytes = Buffer.concat(chunks.map(({ chunk }) => chunk as Buffer));
+            if (++flights < 2) stream.write(bytes);
+            else if (rest === null) stream.end(bytes);
+            else stream.write(Buffer.concat([bytes, rest]));
+            done();
+          },
+        });
+        stream.on('data', (chunk) => meddler.push(chunk));
+        const closed = new Promise((resolve) => stream.once('close', resolve).once('end', resolve));
+        const limits = { minVersion: version, maxVersion: version };
+        const socket = tls.connect({
+          socket: meddler as net.Socket,
+          servername: 'localhost',
+          ...trusting(),
+          ...limits,
+        });
+        socket.on('error', () => {});
+        await closed;
+        expect(flights).toBeGreaterThan(1);
+        socket.destroy();
+      }
+      await eventually(() => server.connections()).toEqual([]);
+      expect(await isServed((await Talker.greeted(path)).startTls(trusting()))).toBe(true);
+    });
+
     test('requests before the end of the stream are answered', async () => {
       const { path, server } = await serve('required', plainServer(), { transport });
       const secure = await (await Talker.greeted(path)).startTls(trusting());
@@ -237,6 +279,24 @@ describe.skipIf(!hasOpenssl)('TLS', () => {
         expect((await secure.take(data.length)).equals(data)).toBe(true);
       }
     });
+  });
+
+  test('over a stream that is no socket', async () => {
+    const { server, provider } = await serve('off', plainServer());
+    const [near, far] = duplexPair();
+    server.serve(near, { tls: 'required' });
+    const talker = new Talker(far);
+    await talker.take(18);
+    far.write(Buffer.from([0, 0, 0, 3]));
+    expect(await talker.result(Option.LIST)).toBe(Reply.ERR_TLS_REQD);
+    const secure = await talker.startTls(trusting());
+    await secure.info(Option.GO, 'disk');
+    const data = crypto.randomBytes(300_000);
+    await secure.write(5, data);
+    expect((await secure.read(5, data.length)).equals(data)).toBe(true);
+    secure.request(Command.DISC, 0, 0);
+    await eventually(() => server.connections()).toEqual([]);
+    expect(provider.clients).toHaveLength(1);
   });
 
   describe('modes', () => {
