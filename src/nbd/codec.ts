@@ -119,15 +119,29 @@ export function writeChunkHeader(
   request: ReplyAddress,
   length: number,
 ): number {
-  view.setUint32(at, extended ? EXTENDED_REPLY_MAGIC : STRUCTURED_REPLY_MAGIC);
+  if (extended) return writeExtendedChunkHeader(view, at, done, type, request, length);
+  view.setUint32(at, STRUCTURED_REPLY_MAGIC);
   view.setUint16(at + 4, done ? CHUNK_FLAG_DONE : 0);
   view.setUint16(at + 6, type);
   view.setUint32(at + 8, request.cookieHigh);
   view.setUint32(at + 12, request.cookieLow);
-  if (!extended) {
-    view.setUint32(at + 16, length);
-    return at + CHUNK_HEADER_LENGTH;
-  }
+  view.setUint32(at + 16, length);
+  return at + CHUNK_HEADER_LENGTH;
+}
+
+function writeExtendedChunkHeader(
+  view: DataView,
+  at: number,
+  done: boolean,
+  type: number,
+  request: ReplyAddress,
+  length: number,
+): number {
+  view.setUint32(at, EXTENDED_REPLY_MAGIC);
+  view.setUint16(at + 4, done ? CHUNK_FLAG_DONE : 0);
+  view.setUint16(at + 6, type);
+  view.setUint32(at + 8, request.cookieHigh);
+  view.setUint32(at + 12, request.cookieLow);
   view.setUint32(at + 16, request.offsetHigh);
   view.setUint32(at + 20, request.offsetLow);
   writeU64(view, at + 24, length);
