@@ -88,6 +88,20 @@ export const behaviourSections: Section[] = [
         server('a graceful close finishes what is in flight and refuses what comes after'),
       ),
       row(
+        'shutdown: options are ERR_SHUTDOWN',
+        null,
+        '1.1',
+        inFile('unit/nbd/shutdown.test.ts')('an option gets ERR_SHUTDOWN, and the handshake ends'),
+      ),
+      row(
+        'shutdown: requests are done or ESHUTDOWN, each once',
+        null,
+        '1.1',
+        inFile('unit/nbd/shutdown.test.ts')(
+          'under load, each request is answered once: done or with ESHUTDOWN; then the connection ends',
+        ),
+      ),
+      row(
         'ABORT of a client that is gone',
         null,
         '1.0',

@@ -1,5 +1,5 @@
 /** The handshake: messages, flags, options, replies, information. */
-import { extended, handshake as H, inFile, negotiation, row, type Section, server, tls } from './row.js';
+import { extended, handshake as H, inFile, negotiation, row, type Section, tls } from './row.js';
 
 const codec = inFile('unit/nbd/codec.test.ts');
 const FIXED = 'the greeting is fixed newstyle with NO_ZEROES and no other flag';
@@ -177,9 +177,8 @@ export const handshakeSections: Section[] = [
       row(
         '`NBD_REP_ERR_SHUTDOWN`',
         'Reply.ERR_SHUTDOWN',
-        '1.0',
-        server('a graceful close finishes what is in flight and refuses what comes after'),
-        'in part: a provider that goes down is told so; a server that closes ends handshakes at once',
+        '1.1',
+        inFile('unit/nbd/shutdown.test.ts')('an option gets ERR_SHUTDOWN, and the handshake ends'),
       ),
       row(
         '`NBD_REP_ERR_BLOCK_SIZE_REQD`',

@@ -185,7 +185,7 @@ export const transmissionSections: Section[] = [
         'a WRITE with extended headers must have PAYLOAD_LEN',
         null,
         '1.1',
-        X('a WRITE without PAYLOAD_LEN is EINVAL, has no payload, and writes nothing'),
+        X("a WRITE without PAYLOAD_LEN, as qemu's client sends it, has its data all the same"),
       ),
       row(
         'a payload over the maximum: hard disconnect',

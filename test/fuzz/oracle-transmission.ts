@@ -107,7 +107,7 @@ class Stream {
     };
     if (header.type === CMD.DISC) return this.#end('closed');
     this.#at += size;
-    const carries = extended ? (header.flags & CFLAG.PAYLOAD_LEN) !== 0 : header.type === CMD.WRITE;
+    const carries = header.type === CMD.WRITE || (extended && (header.flags & CFLAG.PAYLOAD_LEN) !== 0);
     // Too long a payload: the server gives an error or none, and closes.
     if (extended && carries && header.length > BigInt(LIMITS.payload)) {
       this.#end('closed');
@@ -141,7 +141,6 @@ class Stream {
     let ids = [...contexts.keys()];
     const errors = new Set<number>();
     let vague = false;
-    if (style === 'extended' && asked.type === CMD.WRITE && !carries) errors.add(E.INVAL);
     if (style === 'extended' && carries && asked.type === CMD.BLOCK_STATUS) {
       const filter = filterOf(payload, contexts);
       if (filter === null) errors.add(E.INVAL);
