@@ -26,10 +26,6 @@ const NO_LENGTH = refusal(INVALID, 'block status needs a length');
 const RESIZE_LENGTH = refusal(INVALID, 'a resize takes the new size as its offset and no length');
 const RESIZE_EMPTY = refusal(INVALID, 'an export cannot be resized to nothing');
 const RESIZE_HUGE = refusal(WireError.ENOSPC, 'no export can be that long');
-const WRITE_BARE = refusal(
-  INVALID,
-  'a write with extended headers must have the flag PAYLOAD_LEN; without it no data is expected',
-);
 export const BAD_FILTER = refusal(INVALID, 'the payload names no meta context, an unknown one, or one twice');
 export const SHUTTING_DOWN = refusal(WireError.ESHUTDOWN, 'the server is shutting down');
 
@@ -41,11 +37,12 @@ export interface Agreed {
 }
 
 /**
- * Bytes of payload that follow a request's header (protocol document, "Request message"): without extended headers those of a WRITE,
- * with them what the flag PAYLOAD_LEN says, whatever the command.
+ * Bytes of payload that follow a request's header (protocol document, "Request message"): those of a WRITE, and with extended headers
+ * what the flag PAYLOAD_LEN says, whatever the command. A WRITE must have that flag then, but qemu's client up to (at least) 10.0 sends
+ * its data without: to take them for anything else would make requests of them.
  */
 export function payloadLength(request: RequestHeader, extended: boolean): number {
-  const has = extended ? (request.flags & CommandFlag.PAYLOAD_LEN) !== 0 : request.command === Command.WRITE;
+  const has = request.command === Command.WRITE || (extended && (request.flags & CommandFlag.PAYLOAD_LEN) !== 0);
   return has ? request.length : 0;
 }
 
@@ -85,10 +82,8 @@ export function refuse(
   if (info.canFua) known |= CommandFlag.FUA;
   if (!agreed.structured) known &= ~CommandFlag.DF;
   if (agreed.extended) {
-    if (command === Command.WRITE) {
-      known |= CommandFlag.PAYLOAD_LEN;
-      if ((flags & CommandFlag.PAYLOAD_LEN) === 0) return WRITE_BARE;
-    } else if (command === Command.BLOCK_STATUS && agreed.contexts.length > 0) known |= CommandFlag.PAYLOAD_LEN;
+    const counted = command === Command.WRITE || (command === Command.BLOCK_STATUS && agreed.contexts.length > 0);
+    if (counted) known |= CommandFlag.PAYLOAD_LEN;
   }
   if (!info.canFastZero) known &= ~CommandFlag.FAST_ZERO;
   if ((flags & ~known) !== 0) return UNKNOWN_FLAG;

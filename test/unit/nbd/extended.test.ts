@@ -44,7 +44,8 @@ describe('an extended session cut in pieces', () => {
     { type: 99, flags: PAYLOAD_LEN, length: 33, payload: bytes(33, 0x21) },
     write(20, Buffer.from('hello'), FUA),
     { type: CMD.WRITE, offset: 30, length: 0, flags: PAYLOAD_LEN },
-    { type: CMD.WRITE, offset: 30, length: 9 },
+    // qemu's client leaves the flag out; the data comes all the same.
+    { type: CMD.WRITE, offset: 30, length: 9, payload: bytes(9, 0x63) },
     { type: CMD.FLUSH },
     { type: CMD.READ, flags: DF, offset: 15, length: 64 },
     disconnect,
@@ -62,7 +63,7 @@ describe('an extended session cut in pieces', () => {
     const told = parseReplies('extended', await whole, asked);
     const errors = asked.slice(0, -1).map((_, i) => told.get(i)?.error);
     const { INVAL, NOSPC } = E;
-    expect(errors).toEqual([0, NOSPC, 0, INVAL, 0, INVAL, INVAL, INVAL, INVAL, 0, INVAL, 0, 0, INVAL, 0, 0]);
+    expect(errors).toEqual([0, NOSPC, 0, INVAL, 0, INVAL, INVAL, INVAL, INVAL, 0, INVAL, 0, 0, 0, 0, 0]);
     expect(told.get(2)?.data).toEqual(Buffer.concat([bytes(10, 0), bytes(50, 0x61), bytes(40, 0)]));
     expect(told.get(15)?.data?.subarray(5, 10).toString()).toBe('hello');
     expect(told.get(4)?.chunks.map((chunk) => decodeStatus(chunk).id)).toEqual([7, 1]);

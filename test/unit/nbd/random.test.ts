@@ -52,9 +52,9 @@ function asAsked(style: Style, { type, flags, offset, length, ids, value }: Case
     const payload = Buffer.concat([u64(length), ...ids.map(u32)]);
     return { type, flags, offset, length: payload.length, payload };
   }
-  // Most writes are made as they must be; where the flag was drawn it is left out instead.
+  // Most writes are made as they must be; where the flag was drawn it is left out instead, as qemu's client does.
   const flipped = type === CMD.WRITE ? flags ^ CFLAG.PAYLOAD_LEN : flags;
-  if ((flipped & CFLAG.PAYLOAD_LEN) === 0) return { type, flags: flipped, offset, length };
+  if (type !== CMD.WRITE && !withPayload) return { type, flags, offset, length };
   const bytes = Math.min(length, MAX_PAYLOAD);
   return { type, flags: flipped, offset, length: bytes, payload: Buffer.alloc(bytes, value) };
 }
@@ -81,7 +81,7 @@ function expectedError(
   if (style === 'simple') known &= ~CFLAG.DF;
   const payload = extended && (flags & CFLAG.PAYLOAD_LEN) !== 0;
   if (extended && (type === CMD.WRITE || type === CMD.BLOCK_STATUS)) known |= CFLAG.PAYLOAD_LEN;
-  if ((flags & ~known) !== 0 || (extended && type === CMD.WRITE && !payload)) return E.INVAL;
+  if ((flags & ~known) !== 0) return E.INVAL;
   const at = Number(offset);
   let bytes = Number(length);
   if (type === CMD.FLUSH) return at !== 0 || bytes !== 0 ? E.INVAL : 0;
