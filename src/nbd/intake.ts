@@ -85,7 +85,6 @@ export class Intake {
   #filtering = false;
   /** Bytes left of this turn. */
   #turnLeft = 0;
-  #awaitingGather = false;
 
   constructor(
     transport: Transport,
@@ -171,7 +170,8 @@ export class Intake {
     }
     const request = this.#current;
     this.#current = null;
-    if (request === null) return;
+    // The last piece of a streamed read is its end, wherever it is now.
+    if (request === null || (request.streamed && request.unissued === 0)) return;
     request.unissued = 0;
     request.error ||= WireError.ESHUTDOWN;
     if (request.outstanding > 0) return;
@@ -197,13 +197,8 @@ export class Intake {
     const framed = extended
       ? readExtendedRequest(this.#transport.stageView, this.#at, request)
       : readRequest(this.#transport.stageView, this.#at, request);
-    // A payload longer than any that was agreed on: the document asks for a disconnect rather than for taking it.
-    const taken = framed && !(extended && payloadLength(request, true) > this.#context.limits.payload);
-    if (!taken) {
-      const why = framed ? 'with a payload longer than the maximum' : 'without its magic number';
-      this.#context.log.warn(`${this.#transport.peer}: a request came ${why}`);
-    }
-    if (!taken || request.command === Command.DISC) {
+    if (!framed || request.command === Command.DISC || (extended && this.#isTooLong(request))) {
+      if (!framed) this.#context.log.warn(`${this.#transport.peer}: a request came without its magic number`);
       this.#pool.giveRequest(request);
       return false;
     }
@@ -216,6 +211,13 @@ export class Intake {
     return true;
   }
 
+  /** A payload longer than any that was agreed on: the document asks for a disconnect rather than for taking it. */
+  #isTooLong(request: Request): boolean {
+    if (payloadLength(request, true) <= this.#context.limits.payload) return false;
+    this.#context.log.warn(`${this.#transport.peer}: a payload of ${request.length} bytes is longer than the maximum`);
+    return true;
+  }
+
   /** Decides what becomes of the request; one whose payload says what it is about is judged when that is there. */
   #receiveBody(request: Request): void {
     const { command, flags } = request;
@@ -224,14 +226,9 @@ export class Intake {
     this.#headerOnly = command === Command.WRITE && payload >= DIRECT_WRITE;
     let refusal: Refusal | null;
     if (this.#owner.refusing) refusal = SHUTTING_DOWN;
-    else if (command === Command.BLOCK_STATUS && contexts.length > 0 && extended && flags & CommandFlag.PAYLOAD_LEN) {
-      this.#filter ??= new StatusFilter(contexts);
-      if (this.#filter.fits(payload)) {
-        this.#filter.start(payload);
-        this.#filtering = true;
-        return;
-      }
-      refusal = BAD_FILTER;
+    else if (extended && command === Command.BLOCK_STATUS && contexts.length > 0 && flags & CommandFlag.PAYLOAD_LEN) {
+      refusal = this.#startFilter(payload);
+      if (refusal === null) return;
     } else refusal = this.#judge(request);
     if (refusal === null) this.#accept(request);
     else {
@@ -239,6 +236,15 @@ export class Intake {
       // The payload follows whatever we think of the request; framing is kept by taking it.
       this.#skip = payload;
     }
+  }
+
+  /** The payload of a BLOCK_STATUS is coming. */
+  #startFilter(payload: number): Refusal | null {
+    this.#filter ??= new StatusFilter(this.#session.contexts);
+    if (!this.#filter.fits(payload)) return BAD_FILTER;
+    this.#filter.start(payload);
+    this.#filtering = true;
+    return null;
   }
 
   /** Takes what there is of a BLOCK_STATUS's payload; true when it was all, and the request is judged. */
@@ -291,6 +297,7 @@ export class Intake {
 
   /** Gives what is left of the request to the device; null when all of it is there. */
   #issue(request: Request): Stop | null {
+    if (request.streamed && request.unissued === 0) return request.outstanding > 0 ? Stop.STALLED : null;
     if (request.unissued === 0 && request.outstanding === 0 && this.#fill === null) {
       this.#owner.answer(request);
       return null;
@@ -305,8 +312,9 @@ export class Intake {
     const { maxIo } = this.#session.device;
     const whole = this.#mustBeWhole(request);
     const cut = request.length > maxIo;
-    if (cut && whole && request.gather === null && !this.#takeGather(request)) return Stop.STALLED;
+    if (cut && whole && request.gather === null && !request.streamed) this.#gatherOrStream(request);
     while (request.unissued > 0) {
+      if (request.streamed && !this.#isAlone(request)) return Stop.STALLED;
       if (this.#turnLeft <= 0) return Stop.TURN;
       if (this.#holdings.bytes >= FLUSH_BYTES) this.#owner.flush();
       const offset = request.offset + request.length - request.unissued;
@@ -320,7 +328,13 @@ export class Intake {
       this.#turnLeft -= length;
       this.#owner.submit(piece);
     }
-    return null;
+    // Nothing may come between its pieces: the next request is taken when the last of them is on its way.
+    return request.streamed && request.outstanding > 0 ? Stop.STALLED : null;
+  }
+
+  /** No other request can be answered between this one's pieces, and the piece before is done. */
+  #isAlone(request: Request): boolean {
+    return this.#holdings.requests === 1 && request.outstanding === 0;
   }
 
   /** Simple replies and DF: the header goes out when every byte is there. */
@@ -328,14 +342,10 @@ export class Intake {
     return !this.#session.structured || (request.flags & CommandFlag.DF) !== 0;
   }
 
-  #takeGather(request: Request): boolean {
-    if (this.#awaitingGather) return false;
-    request.gather = this.#context.gather.take(request.length, () => {
-      this.#awaitingGather = false;
-      this.#owner.wake();
-    });
-    this.#awaitingGather = request.gather === null;
-    return request.gather !== null;
+  /** Waiting for memory would mean to wait for whoever holds it, who may never take his reply. */
+  #gatherOrStream(request: Request): void {
+    request.gather = this.#context.gather.take(request.length);
+    request.streamed = request.gather === null;
   }
 
   #issueWrite(request: Request): Stop | null {

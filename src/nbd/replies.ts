@@ -137,11 +137,19 @@ export class Replies {
     }
   }
 
-  #writeData({ request, buffer, done, offset, length }: Piece): number {
+  #writeData(piece: Piece): number {
+    const { request, buffer, done, offset, length } = piece;
+    if (request.streamed) return this.#writeStreamed(piece);
     const at = this.#writeDataHeader(request, done, offset, length);
     if (at < 0) return FULL;
     if (buffer !== null) this.#transport.appendPayload(buffer, length);
     return MORE;
+  }
+
+  /** The header of the whole before the first piece, nothing before the others. */
+  #writeStreamed({ request, buffer, offset, length }: Piece): number {
+    if (offset === request.offset && this.#writeDataHeader(request, true, offset, request.length) < 0) return FULL;
+    return buffer === null || this.#transport.appendPayload(buffer, length) ? MORE : FULL;
   }
 
   #writeGathered(request: Request): number {

@@ -43,6 +43,8 @@ export class Request implements RequestHeader, ReplyAddress {
   contexts: readonly MetaContext[] | null = null;
   /** A read that must be whole before its header: where its pieces meet. */
   gather: Buffer | null = null;
+  /** Such a read without that memory: its header goes out before its first piece, and its pieces follow one by one. */
+  streamed = false;
 
   /** Forgets the previous use; the header's fields are read anew each time. */
   reset(): void {
@@ -53,6 +55,7 @@ export class Request implements RequestHeader, ReplyAddress {
     this.failed = false;
     this.contexts = null;
     this.gather = null;
+    this.streamed = false;
   }
 }
 

@@ -2,7 +2,7 @@
  * The transmission phase of one connection: moves requests from the intake into the device and their ends to the replies, holds the
  * client back by its socket when something is missing, and knows when all is over.
  */
-import { errnos, messageOf } from '../sys/errno.js';
+import { errnos, messageOf, SystemError } from '../sys/errno.js';
 import { Command, WireError } from './constants.js';
 import type { Counters } from './counters.js';
 import type { BlockDevice } from './device.js';
@@ -256,6 +256,10 @@ export class Transmission implements PieceOwner, IntakeOwner {
       return;
     }
     this.wake();
+    if (request.streamed && request.error !== 0) {
+      this.#cutShort(piece);
+      return;
+    }
     if (piece.hole) this.#takeHole(piece);
     if (alone || (errno === 0 && this.#hasContent(piece))) {
       const done = last && request.error === 0;
@@ -279,8 +283,25 @@ export class Transmission implements PieceOwner, IntakeOwner {
    * document, NBD_REPLY_TYPE_ERROR_OFFSET). Of a READ that was not cut nothing better is known than that it failed.
    */
   #failsAlone({ request, length }: Piece): boolean {
-    const { command, gather } = request;
-    return command === Command.READ && this.#structured && gather === null && length !== request.length;
+    const { command, gather, streamed } = request;
+    return command === Command.READ && this.#structured && gather === null && !streamed && length !== request.length;
+  }
+
+  /**
+   * A streamed read that fails. Its first piece fails it as a whole, and none follows; after that its header is out, and only the end of the
+   * connection can tell that no more data comes.
+   */
+  #cutShort(piece: Piece): void {
+    const { request } = piece;
+    request.unissued = 0;
+    this.#holdings.release(piece);
+    if (piece.offset === request.offset) {
+      this.#end(request, piece, false);
+      return;
+    }
+    this.#drop(piece, true);
+    this.#ending = true;
+    this.#transport.destroy(new SystemError(errnos.EIO, `a read failed after its reply had begun: ${request.text}`));
   }
 
   #fail(piece: Piece, done: boolean): void {

@@ -7,7 +7,7 @@ import { Command, Option } from '../../../src/nbd/constants.js';
 import type { ExportProvider } from '../../../src/nbd/device.js';
 import { encodeClientFlags, encodeOption } from '../../../src/nbd/handshake-codec.js';
 import { MemoryDisk, MemoryProvider } from '../../../src/nbd/memory-device.js';
-import { eventually, RawPeer, RecordingLog, serve, serveMemory, transports } from './support.js';
+import { eventually, RawPeer, RecordingLog, SteeredProvider, serve, serveMemory, transports } from './support.js';
 
 const MiB = 1 << 20;
 
@@ -119,6 +119,91 @@ describe.each(transports)('over the %s transport', (transport) => {
     expect(disk.pool.inUse).toBeLessThanOrEqual(16);
     for (const peer of greedy) peer.socket.destroy();
     await eventually(() => server.connections().length).toBe(1);
+  });
+
+  describe('when the memory for long reads in one piece is held by a client that does not take them', () => {
+    const limits = { payload: 4 * MiB, gatherBytes: 4 * MiB };
+
+    /** Takes all of it, and stops. */
+    async function hold(path: string): Promise<void> {
+      const peer = await entered(path);
+      peer.socket.pause();
+      for (let i = 0; i < 3; i++) peer.send(request(Command.READ, 0, 4 * MiB));
+    }
+
+    test.each(['simple', 'structured', 'extended'] as const)('others get theirs, with %s replies', async (replies) => {
+      const maxIo = 256 * 1024;
+      const { path, server, disk } = await serveMemory({ size: 16 * MiB, maxIo }, { transport, limits });
+      await hold(path);
+      await eventually(() => server.connections()[0]?.counters.requests ?? 0).toBeGreaterThan(0);
+      const good = await connectNbd({ path }, { replies });
+      onTestFinished(() => good.destroy());
+      const data = Buffer.alloc(8 * MiB);
+      for (let at = 0; at < data.length; at += 512) data.writeUInt32LE(at, at);
+      await good.write(0, data.subarray(0, 4 * MiB));
+      await good.write(4 * MiB, data.subarray(4 * MiB));
+      const df = replies !== 'simple';
+      for (let round = 0; round < 3; round++) {
+        const ranges = Array.from({ length: 12 }, (_, i) => ({
+          offset: i * 300_001,
+          length: i % 2 ? 4 * MiB - i : 1000 + i,
+        }));
+        const answers = await Promise.all(ranges.map(({ offset, length }) => good.read(offset, length, { df })));
+        for (const [i, { offset, length }] of ranges.entries()) {
+          expect(answers[i].equals(data.subarray(offset, offset + length))).toBe(true);
+        }
+      }
+      await good.disconnect();
+      await eventually(() => server.connections().length).toBe(1);
+      expect(disk.pool.inUse).toBe(0);
+    });
+
+    test.each(['simple', 'extended'] as const)(
+      'one that fails is an error, or the end, with %s replies',
+      async (replies) => {
+        const disk = new MemoryDisk({ size: 16 * MiB, maxIo: 256 * 1024 });
+        let failing = -1;
+        const provider = new SteeredProvider(disk, (device) => {
+          device.hook = (io) => {
+            if (io.offset !== failing) return false;
+            io.complete(5, 'the medium is bad here');
+            return true;
+          };
+        });
+        const { path, server } = await serve(provider, { transport, limits });
+        await hold(path);
+        await eventually(() => server.connections()[0]?.counters.requests ?? 0).toBeGreaterThan(0);
+        const good = await connectNbd({ path }, { replies });
+        onTestFinished(() => good.destroy());
+        const df = replies !== 'simple';
+        failing = MiB;
+        await expect(good.read(MiB, 2 * MiB, { df })).rejects.toMatchObject({ name: 'NbdError', errno: 5 });
+        failing = -1;
+        expect(await good.read(MiB, 2 * MiB, { df })).toHaveLength(2 * MiB);
+        failing = 2 * MiB;
+        const [broken, next] = [good.read(MiB, 2 * MiB, { df }), good.read(0, 512)];
+        await expect(broken).rejects.toMatchObject({ code: 'ECONNRESET' });
+        await expect(next).rejects.toMatchObject({ code: 'ECONNRESET' });
+        await eventually(() => server.connections().length).toBe(1);
+        await eventually(() => disk.pool.inUse).toBe(0);
+      },
+    );
+
+    test('one that leaves in the middle leaves nothing', async () => {
+      const { path, server, disk } = await serveMemory({ size: 16 * MiB, maxIo: 256 * 1024 }, { transport, limits });
+      await hold(path);
+      await eventually(() => server.connections()[0]?.counters.requests ?? 0).toBeGreaterThan(0);
+      for (let round = 0; round < 10; round++) {
+        const peer = await entered(path);
+        for (let i = 0; i < 3; i++) peer.send(request(Command.READ, 0, 4 * MiB));
+        await peer.take(16 + round * 300_000);
+        if (round % 2) peer.socket.destroy();
+        else peer.socket.end();
+        await peer.closed();
+      }
+      await eventually(() => server.connections().length).toBe(1);
+      await eventually(() => disk.pool.inUse).toBe(0);
+    });
   });
 
   test('a client that takes no answers to its options is dropped when its time to negotiate is over', async () => {
