@@ -103,11 +103,13 @@ export interface Answer {
 /** A client over any stream, byte by byte. */
 export class Talker {
   readonly stream: Duplex;
-  #received = Buffer.alloc(0);
+  #chunks: Buffer[] = [];
+  #length = 0;
   #over = false;
   #wake: () => void = () => {};
   readonly #take = (chunk: Buffer): void => {
-    this.#received = Buffer.concat([this.#received, chunk]);
+    this.#chunks.push(chunk);
+    this.#length += chunk.length;
     this.#wake();
   };
 
@@ -135,19 +137,20 @@ export class Talker {
 
   /** Exactly `length` bytes. @throws Error when the server closes before */
   async take(length: number): Promise<Buffer> {
-    while (this.#received.length < length) {
-      if (this.#over) throw new Error(`the server closed after ${this.#received.length} of ${length} bytes`);
+    while (this.#length < length) {
+      if (this.#over) throw new Error(`the server closed after ${this.#length} of ${length} bytes`);
       await this.#more();
     }
-    const bytes = this.#received.subarray(0, length);
-    this.#received = this.#received.subarray(length);
-    return bytes;
+    const all = Buffer.concat(this.#chunks);
+    this.#chunks = [all.subarray(length)];
+    this.#length -= length;
+    return all.subarray(0, length);
   }
 
   /** Resolves when the server has closed, to what it said before. */
   async closed(): Promise<Buffer> {
     while (!this.#over) await this.#more();
-    return this.#received;
+    return Buffer.concat(this.#chunks);
   }
 
   #more(): Promise<void> {

@@ -261,6 +261,18 @@ describe.skipIf(!hasOpenssl)('TLS', () => {
       await eventually(() => server.connections()).toEqual([]);
     });
 
+    test('a record that was tampered with ends the connection, and what it said is not done', async () => {
+      const { path, server, log } = await serve('required', plainServer(), { transport });
+      const plain = await Talker.greeted(path);
+      const secure = await plain.startTls(trusting());
+      await secure.info(Option.GO, 'disk');
+      await secure.write(0, Buffer.from('good'));
+      plain.stream.write(Buffer.concat([Buffer.from('1703030040', 'hex'), crypto.randomBytes(64)]));
+      expect(await secure.closed()).toHaveLength(0);
+      await eventually(() => server.connections()).toEqual([]);
+      expect(log.lines.filter((line) => line.startsWith('error'))).toEqual([]);
+    });
+
     test('a client that reads nothing for a while gets everything in the end', async () => {
       const { path } = await serve('required', plainServer(), { transport });
       const plain = await Talker.greeted(path);
