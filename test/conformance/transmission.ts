@@ -186,6 +186,7 @@ export const transmissionSections: Section[] = [
         null,
         '1.1',
         X("a WRITE without PAYLOAD_LEN, as qemu's client sends it, has its data all the same"),
+        'in part: without it the data is taken all the same, as clients leave it out',
       ),
       row(
         'a payload over the maximum: hard disconnect',
