@@ -34,7 +34,10 @@ export interface Limits {
    * others.
    */
   readonly blockedBytes: number;
-  /** Bytes of all reads together that must be whole before their header is sent (simple replies and DF, over maxIo). */
+  /**
+   * Bytes of all reads together that must be whole before their header is sent (simple replies and DF, over maxIo). Beyond, such reads are
+   * streamed: one at a time on a connection, and a failure in the middle ends the connection.
+   */
   readonly gatherBytes: number;
 }
 
@@ -64,7 +67,7 @@ export const DEFAULT_LIMITS: Limits = {
 
 /**
  * Fills in the defaults.
- * @throws RangeError naming a limit that is not a positive integer (idleMs may be 0), or a gatherBytes smaller than payload (such a read could never run)
+ * @throws RangeError naming a limit that is not a positive integer (idleMs may be 0), or a gatherBytes smaller than payload (the longest read would always be streamed)
  */
 export function resolveLimits(limits: Partial<Limits> = {}): Limits {
   const all: Limits = { ...DEFAULT_LIMITS, ...limits };
