@@ -218,7 +218,12 @@ describe('map, unmap, showmapped', () => {
       readOnly: true,
       assumeV0: false,
       v0Size: -1,
+      writeThrough: false,
+      ownSocket: false,
     });
+    await node.vlmc('map', 'volume1', '--writethrough', '--socket');
+    const more = node.asked('endpoint', Op.MAP)[1];
+    expect(JSON.parse(more.data.toString('utf8', 0, more.size))).toMatchObject({ writeThrough: true, ownSocket: true });
   });
 
   it.each(['-ro', '--readonly', '--read-only'])('%s asks for a read-only export', async (option) => {
