@@ -42,6 +42,8 @@ export type Stop = (typeof Stop)[keyof typeof Stop];
 export interface IntakeOwner {
   /** New requests are answered with ESHUTDOWN. */
   readonly refusing: boolean;
+  /** No more block status is asked for until some was sent. */
+  readonly statusFull: boolean;
   submit(piece: Piece): void;
   /** Ends a request that has no piece in the device. */
   answer(request: Request): void;
@@ -304,8 +306,7 @@ export class Intake {
     }
     if (request.command === Command.READ) return this.#issueRead(request);
     if (request.command === Command.WRITE) return this.#issueWrite(request);
-    this.#issueRest(request);
-    return null;
+    return this.#issueRest(request);
   }
 
   #issueRead(request: Request): Stop | null {
@@ -374,14 +375,19 @@ export class Intake {
   }
 
   /** Everything without a payload is one piece, block status one for each context. */
-  #issueRest(request: Request): void {
+  #issueRest(request: Request): Stop | null {
     const { command, flags } = request;
     const contexts = request.contexts ?? this.#session.contexts;
-    for (let i = 0; request.unissued > 0; i++) {
+    while (request.unissued > 0) {
+      if (command === Command.BLOCK_STATUS && this.#owner.statusFull) {
+        this.#owner.flush();
+        if (this.#owner.statusFull) return Stop.STALLED;
+      }
       const piece = this.#piece(request, request.offset, request.length, null);
       if (command === Command.BLOCK_STATUS) {
-        piece.context = contexts[i].name;
-        piece.contextId = contexts[i].id;
+        const context = contexts[contexts.length - request.unissued];
+        piece.context = context.name;
+        piece.contextId = context.id;
         piece.reqOne = (flags & CommandFlag.REQ_ONE) !== 0;
       } else {
         piece.noHole = (flags & CommandFlag.NO_HOLE) !== 0;
@@ -390,6 +396,7 @@ export class Intake {
       request.unissued--;
       this.#owner.submit(piece);
     }
+    return null;
   }
 
   #piece(request: Request, offset: number, length: number, buffer: IoBuffer | null): Piece {

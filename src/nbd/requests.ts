@@ -91,6 +91,9 @@ export class Piece implements Io {
   /** The last chunk of its reply. */
   done = false;
   running = false;
+  /** One of the block status pieces that a connection may have at a time; the extents it has brought. */
+  counted = false;
+  extentCount = 0;
   readonly #owner: PieceOwner;
 
   constructor(owner: PieceOwner) {

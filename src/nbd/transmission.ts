@@ -5,7 +5,7 @@
 import { errnos, messageOf, SystemError } from '../sys/errno.js';
 import { Command, WireError } from './constants.js';
 import type { Counters } from './counters.js';
-import type { BlockDevice } from './device.js';
+import { type BlockDevice, IoCommand } from './device.js';
 import { wireError } from './errors.js';
 import { clampExtents } from './extents.js';
 import { type Budgets, Holdings } from './holdings.js';
@@ -17,6 +17,13 @@ import type { Transport } from './transport.js';
 
 /** Longest hole one chunk can tell, in bytes. */
 const MAX_HOLE = 2 ** 32 - 1;
+
+/**
+ * Block status pieces of one connection in the device or not sent yet, and the extents in those that are not sent: no buffer is
+ * counted for them, so that a client which asks and does not read would cost memory without end.
+ */
+const MAX_STATUSES = 16;
+const MAX_STATUS_EXTENTS = 2 ** 17;
 
 /** What a server's connections share. */
 export interface Shared extends IntakeContext {
@@ -39,6 +46,8 @@ export class Transmission implements PieceOwner, IntakeOwner {
 
   /** Pieces in the device. */
   #inDevice = 0;
+  #statuses = 0;
+  #statusExtents = 0;
   #pumping = false;
   /** The intake waits for something; the transport is paused. */
   #stalled = false;
@@ -75,6 +84,10 @@ export class Transmission implements PieceOwner, IntakeOwner {
 
   get refusing(): boolean {
     return this.#refusing;
+  }
+
+  get statusFull(): boolean {
+    return this.#statuses >= MAX_STATUSES || this.#statusExtents >= MAX_STATUS_EXTENTS;
   }
 
   /** Takes what negotiation left in the stage, then reads on. */
@@ -220,6 +233,10 @@ export class Transmission implements PieceOwner, IntakeOwner {
     piece.request.outstanding++;
     this.#inDevice++;
     piece.running = true;
+    if (piece.command === IoCommand.BLOCK_STATUS) {
+      piece.counted = true;
+      this.#statuses++;
+    }
     try {
       this.#device.submit(piece);
     } catch (error) {
@@ -275,7 +292,7 @@ export class Transmission implements PieceOwner, IntakeOwner {
     }
     this.#holdings.release(piece);
     if (last) this.#end(request, piece, request.gather !== null && request.error === 0);
-    else this.#pool.givePiece(piece);
+    else this.#give(piece);
   }
 
   /**
@@ -341,7 +358,11 @@ export class Transmission implements PieceOwner, IntakeOwner {
     if (request.command === Command.READ) return request.gather === null;
     if (request.command !== Command.BLOCK_STATUS) return false;
     piece.extents = clampExtents(piece.extents, piece.length, piece.reqOne, this.#extended);
-    if (piece.extents !== null) return true;
+    if (piece.extents !== null) {
+      piece.extentCount = piece.extents.length;
+      this.#statusExtents += piece.extentCount;
+      return true;
+    }
     request.error ||= WireError.EIO;
     this.misused('the device answered block status with no extent');
     return false;
@@ -376,12 +397,22 @@ export class Transmission implements PieceOwner, IntakeOwner {
 
   #drop(piece: Piece, last: boolean): void {
     const { request } = piece;
-    this.#pool.givePiece(piece);
+    this.#give(piece);
     if (!last) return;
     this.#holdings.end();
     const { gather } = request;
     this.#pool.giveRequest(request);
     if (gather !== null) this.#shared.gather.give(gather);
+  }
+
+  #give(piece: Piece): void {
+    if (piece.counted) {
+      this.#statuses--;
+      this.#statusExtents -= piece.extentCount;
+      piece.counted = false;
+      piece.extentCount = 0;
+    }
+    this.#pool.givePiece(piece);
   }
 
   // The end

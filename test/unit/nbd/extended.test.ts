@@ -370,3 +370,63 @@ describe('after shutDown()', () => {
     expect(held).toHaveLength(1);
   });
 });
+
+describe('a client that asks for block status and does not read', () => {
+  test('is asked for no more than a few answers at a time; all come when it reads', async () => {
+    const device = new SteeredDevice(new MemoryDisk({ size: 2 ** 30 }));
+    device.hook = (io: Io) => {
+      io.extents = Array.from({ length: 1000 }, (_, i) => ({ length: 512, flags: i & 1 }));
+      io.complete(0);
+      return true;
+    };
+    const asked: Asked[] = [
+      ...Array.from({ length: 60 }, () => ({ type: CMD.BLOCK_STATUS, length: 2 ** 20 })),
+      { type: CMD.READ, length: 0 },
+      disconnect,
+    ];
+    const conversation = new Talk({ style: 'extended', device, contexts });
+    const { transport } = conversation;
+    const send = transport.send.bind(transport);
+    transport.send = () => false;
+    // The fake's own feeding tells of batches that are gone; this one never is.
+    const drained = transport.events.drained.bind(transport.events);
+    transport.events.drained = () => {};
+    conversation.feed(requestBytes('extended', asked));
+    await until(() => device.submitted.length >= 16);
+    for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
+    expect(device.submitted).toHaveLength(16);
+    transport.send = send;
+    transport.events.drained = drained;
+    send();
+    drained();
+    const told = parseReplies('extended', await conversation.sent(), asked);
+    for (let i = 0; i < 60; i++) {
+      expect(told.get(i)?.chunks.map((chunk) => decodeStatus(chunk).extents.length)).toEqual([1000, 1000, 1000]);
+    }
+    expect(told.get(60)?.done).toBe(true);
+  });
+
+  test('answers that are held by the device are bounded too', async () => {
+    const held: Io[] = [];
+    const device = new SteeredDevice(new MemoryDisk({ size: 2 ** 30 }));
+    device.hook = (io: Io) => held.push(io) > 0;
+    const asked: Asked[] = [...Array.from({ length: 40 }, () => ({ type: CMD.BLOCK_STATUS, length: 512 })), disconnect];
+    const conversation = new Talk({ style: 'structured', device, contexts });
+    conversation.feed(requestBytes('structured', asked));
+    let most = 0;
+    let over = false;
+    conversation.finished.then(() => {
+      over = true;
+    });
+    while (!over) {
+      await until(() => held.length > 0 || over);
+      most = Math.max(most, held.length);
+      const io = held.pop();
+      if (io !== undefined && held.length % 3 === 0) io.complete(5, 'no');
+      else if (io !== undefined) device.run(io);
+    }
+    expect(most).toBe(16);
+    const told = parseReplies('structured', conversation.transport.sent, asked);
+    expect(asked.slice(0, -1).every((_, i) => told.get(i)?.done)).toBe(true);
+  });
+});
