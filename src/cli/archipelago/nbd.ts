@@ -45,6 +45,8 @@ export async function serveNbd(session: Session, options: NbdOptions): Promise<v
   const ended = new AbortController();
   const end = (): void => ended.abort();
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.once(signal, end);
+  // A client that is not read from for now, with all its requests at the node, is nothing that keeps Node itself from ending.
+  const alive = setInterval(() => {}, 2 ** 30);
   try {
     const listening = sockets.some((socket) => socket.listening);
     if (sockets.length > 0) await serveSockets(server, sockets, log);
@@ -52,6 +54,7 @@ export async function serveNbd(session: Session, options: NbdOptions): Promise<v
     await over(server, listening, options.exitIdle, ended.signal);
   } finally {
     await server.close({ graceful: true, timeoutMs: SHUTDOWN_MS });
+    clearInterval(alive);
   }
 }
 
