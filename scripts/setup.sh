@@ -17,7 +17,10 @@ wanted=(
   mke2fs:e2fsprogs e2fsck:e2fsprogs debugfs:e2fsprogs
   mmdebstrap:mmdebstrap busybox:busybox-static depmod:kmod cpio:cpio
   python3:python3 tar:tar gzip:gzip
+  cc:gcc pkg-config:pkg-config
 )
+# module of pkg-config:package. The programs of nbd's own test suite are compiled against them.
+libraries=(glib-2.0:libglib2.0-dev gnutls:libgnutls28-dev)
 
 missing_packages() {
   local entry seen=' '
@@ -25,6 +28,9 @@ missing_packages() {
     command -v "${entry%%:*}" >/dev/null 2>&1 && continue
     case $seen in *" ${entry##*:} "*) continue ;; esac
     seen+="${entry##*:} "
+  done
+  for entry in "${libraries[@]}"; do
+    pkg-config --exists "${entry%%:*}" 2>/dev/null || seen+="${entry##*:} "
   done
   # A busybox that needs shared libraries is of no use as the only program of a guest.
   if [[ $seen != *' busybox-static '* ]] && ldd "$(command -v busybox)" >/dev/null 2>&1; then seen+='busybox-static '; fi
