@@ -61,7 +61,7 @@ export const DEFAULT_LIMITS: Limits = {
   totalInFlight: 8192,
   inFlightBytes: 32 * MiB,
   totalInFlightBytes: 512 * MiB,
-  blockedBytes: 4 * MiB,
+  blockedBytes: 16 * MiB,
   gatherBytes: 128 * MiB,
 };
 

@@ -109,7 +109,7 @@ describe.each(transports)('over the %s transport', (transport) => {
       { size: 16 * MiB, maxIo: MiB, buffers: 64 },
       { transport, limits: { connections: 8, totalInFlightBytes: 16 * MiB } },
     );
-    // Each may hold 4 MiB while it takes no replies: together more than the 8 MiB there are to lend.
+    // Each asks for more than the 8 MiB there are to lend, and takes no replies.
     const greedy = await Promise.all(Array.from({ length: 4 }, () => stops['takes no replies'](path)));
     await eventually(() => disk.pool.inUse).toBeGreaterThanOrEqual(8);
     const good = await client(path);
