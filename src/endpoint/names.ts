@@ -77,7 +77,14 @@ function timeOf([year, month, day, hour, minute, second]: readonly number[], zon
   return utc - sign * minutes * UNIT_MS.m;
 }
 
-/** A time as messages and descriptions tell it, e.g. `2026-11-19T03:00:00Z`. @param ms since the epoch */
+/** The last millisecond that a Date can be, and by its negative the first. */
+const MAX_DATE = 8.64e15;
+
+/**
+ * A time as messages and descriptions tell it, e.g. `2026-11-19T03:00:00Z`; one that no Date can be as the nearest that can.
+ * @param ms since the epoch
+ */
 export function formatTime(ms: number): string {
-  return `${new Date(ms).toISOString().slice(0, 19)}Z`;
+  const date = new Date(Math.max(-MAX_DATE, Math.min(MAX_DATE, ms)));
+  return date.toISOString().replace(/\.\d+Z$/, 'Z');
 }

@@ -117,7 +117,7 @@ function time(selector: string): void {
   const ms = parseTime(selector, Date.UTC(2026, 10, 19));
   if (ms === null) return;
   demand(!Number.isNaN(ms), `${selector} is no time and no refusal`);
-  if (Math.abs(ms) <= 8.64e15) formatTime(ms);
+  demand(/^[+-]?\d+-\d\d-\d\dT\d\d:\d\d:\d\dZ$/.test(formatTime(ms)), `${selector} is told as ${formatTime(ms)}`);
 }
 
 const TEXTS = [
@@ -127,6 +127,7 @@ const TEXTS = [
   'nbds+unix:///?socket=s&tls-psk-file=/k',
   'vol@snap',
   'vol@-1h30m',
+  'vol@-999999999w999999999w',
   'vol@2026-11-19T03:00:10+01:00',
   'a@b@c@1763600000',
 ];
