@@ -10,7 +10,7 @@ export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 # command:package. Debian 12 names; nbdfuse, nbdinfo and nbdcopy are all in libnbd-bin.
 wanted=(
   qemu-nbd:qemu-utils qemu-img:qemu-utils qemu-io:qemu-utils
-  qemu-system-x86_64:qemu-system-x86
+  qemu-system-x86_64:qemu-system-x86 qemu-storage-daemon:qemu-system-common
   nbdkit:nbdkit nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin nbdsh:python3-libnbd
   certtool:gnutls-bin psktool:gnutls-bin
   fusermount3:fuse3 fio:fio nbd-client:nbd-client socat:socat

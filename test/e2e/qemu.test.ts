@@ -1,11 +1,12 @@
 /** qemu's block layer as the client: qemu-img info, convert, compare and map; qemu-io patterns within and across blocks. */
+import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { qemuIo, qemuRead, sha256, tryQemuIo } from './harness/clients.js';
+import { nbdmap, qemuIo, qemuRead, sha256, tryQemuIo } from './harness/clients.js';
 import { Model } from './harness/model.js';
 import { useNode } from './harness/node.js';
 import { programs } from './harness/requirements.js';
-import { attempt, run } from './harness/run.js';
+import { attempt, ended, killGroup, run, start } from './harness/run.js';
 
 const MiB = 1 << 20;
 const BLOCK = 4 * MiB;
@@ -17,7 +18,7 @@ interface QemuExtent {
   data: boolean;
 }
 
-describe.runIf(programs('qemu-img', 'qemu-io', 'nbdcopy'))('qemu', () => {
+describe.runIf(programs('qemu-img', 'qemu-io', 'qemu-storage-daemon', 'nbdcopy', 'nbdinfo'))('qemu', () => {
   const rig = useNode();
 
   it('reads back what it wrote: in a block, across blocks, at the end, of every odd size', async () => {
@@ -105,5 +106,67 @@ describe.runIf(programs('qemu-img', 'qemu-io', 'nbdcopy'))('qemu', () => {
   it('takes the colon syntax of qemu as well', async () => {
     const outcome = await run('qemu-img', ['info', `nbd:unix:${rig.node.socket}:exportname=image-volume`]);
     expect(outcome.stdout).toMatch(/200 MiB/);
+  });
+
+  it.each(['writeback', 'writethrough', 'none', 'directsync', 'unsafe'])(
+    'reads and writes by cache mode %s',
+    async (mode) => {
+      const uri = await rig.node.create(`mode-${mode}-volume`, 16 * MiB);
+      const commands = [
+        'write -P 1 1000 3M',
+        `write -z -u ${BLOCK} ${BLOCK}`,
+        'write -P 2 6M 4k',
+        'discard 8M 4M',
+        'aio_write -P 3 12M 1M',
+        'aio_flush',
+        'read -P 1 1000 3M',
+        'read -P 2 6M 4k',
+        'read -P 0 8M 4M',
+        'read -P 3 12M 1M',
+      ];
+      const options = ['-f', 'raw', '-t', mode, '-d', 'unmap'];
+      await run('qemu-io', [...options, ...commands.flatMap((command) => ['-c', command]), uri]);
+      await qemuRead(
+        uri,
+        'read -P 1 1000 3M',
+        `read -P 0 ${BLOCK} 2M`,
+        'read -P 2 6M 4k',
+        'read -P 0 8M 4M',
+        'read -P 3 12M 1M',
+      );
+    },
+  );
+
+  it('takes writes at depth 64 with flushes in between, and reads at any offset', async () => {
+    const uri = await rig.node.create('bench-volume', 64 * MiB);
+    const bench = ['bench', '-f', 'raw', '-c', '3000', '-d', '64'];
+    await run('qemu-img', [...bench, '-w', '-s', '20k', '--pattern=165', '--flush-interval=250', uri]);
+    await qemuRead(uri, 'read -P 165 0 58M');
+    await run('qemu-img', [...bench, '-s', '4k', '-S', '20001', '-o', '513', uri]);
+  });
+
+  it('gives the same bytes and extents through a storage daemon that exports it again', async () => {
+    const source = path.join(rig.node.dir, 'daemon-source.qcow2');
+    await run('qemu-img', ['create', '-q', '-f', 'qcow2', source, '64M']);
+    await run('qemu-io', ['-c', 'write -P 31 1M 9M', '-c', 'write -P 32 33M 5M', source]);
+    const uri = await rig.node.create('daemon-volume', 64 * MiB);
+    const [socket, pidfile] = ['daemon.sock', 'daemon.pid'].map((name) => path.join(rig.node.dir, name));
+    const node = `driver=nbd,node-name=volume,server.type=unix,server.path=${rig.node.socket},export=daemon-volume,discard=unmap`;
+    const daemon = start('qemu-storage-daemon', [
+      ...['--blockdev', node, '--nbd-server', `addr.type=unix,addr.path=${socket}`],
+      ...['--export', 'type=nbd,id=again,node-name=volume,writable=on,name=again', '--pidfile', pidfile],
+    ]);
+    const end = ended(daemon);
+    try {
+      await expect.poll(() => existsSync(pidfile)).toBe(true);
+      const again = `nbd+unix:///again?socket=${socket}`;
+      await run('qemu-img', ['convert', '-n', '-W', '-O', 'raw', source, again]);
+      expect(await nbdmap(again)).toEqual(await nbdmap(uri));
+      expect(await sha256(again)).toEqual(await sha256(uri));
+      await run('qemu-img', ['compare', source, uri]);
+    } finally {
+      killGroup(daemon, 'SIGTERM');
+      await end;
+    }
   });
 });
