@@ -5,8 +5,9 @@
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Authority, credentialsDirectory, pskFile } from './harness/certificates.js';
 import { qemuIo, sha256 } from './harness/clients.js';
-import { writeImage } from './harness/image.js';
+import { hashFile, writeImage } from './harness/image.js';
 import { NewerClients } from './harness/newer.js';
 import { useNode } from './harness/node.js';
 import { programs } from './harness/requirements.js';
@@ -43,7 +44,7 @@ def connect(uri, *contexts):
     return h
 `;
 
-const clients = programs('mmdebstrap', 'qemu-io', 'nbdcopy') ? await NewerClients.find() : null;
+const clients = programs('mmdebstrap', 'qemu-io', 'nbdcopy', 'certtool', 'psktool') ? await NewerClients.find() : null;
 
 describe.runIf(clients !== null)('newer clients', () => {
   const rig = useNode();
@@ -424,6 +425,47 @@ print(json.dumps({"fetched": fetched}))`,
       const backup = await readFile(path.join(newer.directory, 'backup.raw'));
       await newer.run('nbdcopy', uri, newer.inside('now.raw'));
       expect(backup.equals(await readFile(path.join(newer.directory, 'now.raw')))).toBe(true);
+    });
+  });
+
+  describe('over TLS', () => {
+    const size = 48 * MiB;
+    const directory = credentialsDirectory();
+    const secure = useNode(async () => {
+      const authority = await Authority.create(directory.path, 'authority');
+      const server = await authority.server(path.join(directory.path, 'server'), 1);
+      await authority.client(path.join(newer.directory, 'alice'), 'alice');
+      const keys = await pskFile(path.join(newer.directory, 'keys.psk'), 'carol');
+      return { settings: { nbd: { tls: 'required', tls_directory: server, tls_psk_file: keys } } };
+    });
+    afterAll(() => directory.dispose());
+
+    it('copies an image in with a certificate, and out with a pre-shared key, over extended headers', async () => {
+      const hash = await writeImage(path.join(newer.directory, 'tls.raw'), size, {
+        offset: 7,
+        length: 30 * MiB,
+        seed: 91,
+      });
+      await secure.node.create('tls-volume', size);
+      const at = `127.0.0.1:${secure.node.port}/tls-volume`;
+      const withCertificate = `nbds://${at}?tls-certificates=${newer.inside('alice')}`;
+      const withKey = `nbds://carol@${at}?tls-psk-file=${newer.inside('keys.psk')}`;
+      for (const uri of [withCertificate, withKey]) {
+        const { stdout } = await newer.run('nbdinfo', uri);
+        expect(stdout).toMatch(/with TLS, using extended packets/);
+      }
+      await newer.run('nbdcopy', '--connections=4', '--flush', newer.inside('tls.raw'), withCertificate);
+      await newer.run('nbdcopy', '--connections=4', withKey, newer.inside('tls-back.raw'));
+      await newer.run('cmp', newer.inside('tls.raw'), newer.inside('tls-back.raw'));
+      expect(await hashFile(path.join(newer.directory, 'tls-back.raw'))).toBe(hash);
+
+      const object = `tls-creds-x509,id=tls0,dir=${newer.inside('alice')},endpoint=client`;
+      const server = `server.type=inet,server.host=127.0.0.1,server.port=${secure.node.port}`;
+      const target = `driver=nbd,${server},export=tls-volume,tls-creds=tls0`;
+      const into = ['-n', '-W', '-f', 'raw', newer.inside('tls.raw'), '--target-image-opts', target];
+      await newer.run('qemu-img', 'convert', '--object', object, ...into);
+      await newer.run('nbdcopy', withKey, newer.inside('tls-back.raw'));
+      expect(await hashFile(path.join(newer.directory, 'tls-back.raw'))).toBe(hash);
     });
   });
 });
