@@ -187,6 +187,8 @@ export class Composer {
     switch (request.op) {
       case Op.READ:
         this.#counters.reads++;
+        // One that is delivered again, because a composer died between its answer and the asker's hearing of it, has it still.
+        if (request.flags & Flag.HOLE) request.flags &= ~Flag.HOLE;
         if (volume.map) this.#transfer.start(operation);
         else this.#uncached.start(operation, this.#finishBound);
         break;

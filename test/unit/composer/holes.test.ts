@@ -89,6 +89,14 @@ describe('a read that may be a hole', () => {
     expect(await read('hole-volume', 0, BLOCK, 0)).toEqual({ hole: false, data: Buffer.alloc(BLOCK) });
   });
 
+  it('is none because a composer before this one found one and died before its answer was heard of', async () => {
+    await stack.create('hole-volume', 2 * BLOCK, BLOCK);
+    await stack.write('hole-volume', 0, pattern(BLOCK, 1));
+    const again = Flag.MAY_BE_HOLE | Flag.HOLE;
+    expect(await read('hole-volume', 0, BLOCK, again)).toEqual({ hole: false, data: pattern(BLOCK, 1) });
+    expect(await read('hole-volume', BLOCK, BLOCK, again)).toEqual({ hole: true, data: untouched(BLOCK) });
+  });
+
   it('is told of a volume that another node has locked, too', async () => {
     await stack.create('their-volume', 3 * BLOCK, BLOCK);
     await stack.write('their-volume', BLOCK, pattern(BLOCK, 1));
