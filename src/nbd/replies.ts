@@ -22,6 +22,8 @@ import type { Transport } from './transport.js';
 /** Chunks up to this long are copied among the headers; longer ones end the batch. */
 const INLINE_CHUNK = 4 * 1024 + 256;
 const NO_BYTES = Buffer.alloc(0);
+/** Places at the head of the queue that are worth being taken out. */
+const COMPACT = 256;
 
 export class Replies {
   readonly #transport: Transport;
@@ -112,6 +114,10 @@ export class Replies {
     }
     if (i === ready.length) {
       ready.length = 0;
+      i = 0;
+    } else if (i >= COMPACT && i * 2 >= ready.length) {
+      // Under load the queue may never be empty: what is gone must not stay in it.
+      ready.splice(0, i);
       i = 0;
     }
     this.#head = i;
