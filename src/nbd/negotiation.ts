@@ -41,6 +41,14 @@ const SERVER_FLAGS = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES;
 /** Linux's; Node's table lacks it. */
 const ESHUTDOWN = 108;
 
+/** Options whose data says something. */
+const WITH_DATA: ReadonlySet<number> = new Set([
+  Option.INFO,
+  Option.GO,
+  Option.LIST_META_CONTEXT,
+  Option.SET_META_CONTEXT,
+]);
+
 /** Where the handshake's bytes come from and go to. */
 export interface HandshakeChannel {
   read(length: number): Promise<Buffer>;
@@ -122,19 +130,13 @@ export class Negotiation {
     const { option, length } = decodeOptionHeader(await this.#channel.read(OPTION_HEADER_LENGTH));
     const name = optionName(option);
     if (length > this.#limits.optionSkip) throw new ProtocolError(`${name} comes with ${length} bytes of data`);
-    if (length > this.#limits.optionLength) {
-      if (option === Option.EXPORT_NAME) throw new ProtocolError(`an export name of ${length} bytes`);
-      await this.#channel.skip(length);
-      if (this.#mustSecure) await this.#refuseInsecure(option);
-      else
-        await this.#refuse(
-          option,
-          Reply.ERR_TOO_BIG,
-          `${name} takes at most ${this.#limits.optionLength} bytes of data`,
-        );
-      return null;
+    const { optionLength } = this.#limits;
+    if (length > optionLength && option === Option.EXPORT_NAME) {
+      throw new ProtocolError(`an export name of ${length} bytes`);
     }
-    const data = await this.#channel.read(length);
+    // What is kept of it: for options that take no data, or are not known, some is as good as all.
+    const data = await this.#channel.read(Math.min(length, optionLength));
+    await this.#channel.skip(length - data.length);
     if (option === Option.EXPORT_NAME) return this.#exportName(data);
     if (option === Option.ABORT) {
       // A client that has gone already is as well aborted.
@@ -147,6 +149,7 @@ export class Negotiation {
     }
     try {
       if (this.#options.stopping()) await this.#refuse(option, Reply.ERR_SHUTDOWN, 'the server is shutting down');
+      else if (length > data.length && WITH_DATA.has(option)) await this.#refuseLong(option);
       else if (option === Option.GO) return await this.#go(data);
       else await this.#answer(option, data);
     } catch (error) {
@@ -154,6 +157,13 @@ export class Negotiation {
       await this.#refuse(option, Reply.ERR_INVALID, `${name}: ${error.message}`);
     }
     return null;
+  }
+
+  /** A SET_META_CONTEXT that fails takes back what was chosen, too. */
+  #refuseLong(option: number): Promise<void> {
+    if (option === Option.SET_META_CONTEXT) this.#contexts.clear();
+    const text = `${optionName(option)} takes at most ${this.#limits.optionLength} bytes of data`;
+    return this.#refuse(option, Reply.ERR_TOO_BIG, text);
   }
 
   /** Nothing but STARTTLS and ABORT is answered. */
@@ -275,12 +285,16 @@ export class Negotiation {
       throw new ProtocolError(messageOf(error));
     }
     const device = await this.#options.provider.open(name, this.#client);
-    const flags = transmissionFlags(device.info, this.#style);
+    const flags = this.#flags(name, device.info);
     return this.#enter(name, device, encodeExportNameReply(device.size, flags, this.#noZeroes));
   }
 
   get #style(): ReplyStyle {
     return { structured: this.#structured, extended: this.#extended };
+  }
+
+  #flags(name: string, info: DeviceInfo): number {
+    return transmissionFlags(info, this.#style, this.#contexts.of(name).length > 0);
   }
 
   /** Sends the last answer; from then on the device belongs to the session. */
@@ -300,14 +314,15 @@ export class Negotiation {
   #infoReplies(option: number, name: string, infos: readonly number[], info: DeviceInfo, size: number): Buffer {
     const replies: Buffer[] = [];
     const add = (data: Buffer) => replies.push(encodeOptionReply(option, Reply.INFO, data));
-    add(encodeInfoExport(size, transmissionFlags(info, this.#style)));
+    add(encodeInfoExport(size, this.#flags(name, info)));
     if (infos.includes(Info.NAME)) add(encodeInfoText(Info.NAME, info.name ?? name));
     if (infos.includes(Info.DESCRIPTION) && info.description !== null) {
       add(encodeInfoText(Info.DESCRIPTION, info.description));
     }
     if (infos.includes(Info.BLOCK_SIZE)) {
       const { minimum, preferred, maximum } = info.blockSize;
-      add(encodeInfoBlockSize(minimum, preferred, Math.min(maximum, this.#limits.payload)));
+      const most = Math.min(maximum, this.#limits.payload);
+      add(encodeInfoBlockSize(minimum, preferred, most - (most % minimum)));
     }
     replies.push(encodeOptionReply(option, Reply.ACK));
     return Buffer.concat(replies);
@@ -343,9 +358,10 @@ export class Negotiation {
   /** What the provider said about an export, as an option error with its text. */
   #refuseExport(option: number, error: unknown): Promise<void> {
     if (error instanceof TlsRequiredError) {
-      // The word is only for those who can do something about it.
-      const type = this.#options.tls !== 'off' && this.#client.tls === null ? Reply.ERR_TLS_REQD : Reply.ERR_POLICY;
-      return this.#refuse(option, type, messageOf(error));
+      // The word is only for those who can do something about it, and in SELECTIVETLS only for INFO and GO.
+      const canStart = this.#options.tls !== 'off' && this.#client.tls === null && this.#fixed;
+      const asked = option === Option.INFO || option === Option.GO;
+      return this.#refuse(option, canStart && asked ? Reply.ERR_TLS_REQD : Reply.ERR_POLICY, messageOf(error));
     }
     const errno = errnoOf(error);
     const type =

@@ -30,8 +30,9 @@ export interface ReplyStyle {
 
 /**
  * The flags an export has for a client. SEND_DF belongs to structured replies; a read-only export offers nothing that writes.
+ * @param contexts the client has chosen meta contexts of the export: without them it is not to be offered to choose among them
  */
-export function transmissionFlags(info: DeviceInfo, { structured, extended }: ReplyStyle): number {
+export function transmissionFlags(info: DeviceInfo, { structured, extended }: ReplyStyle, contexts: boolean): number {
   const writable = !info.readOnly;
   const F = TransmissionFlag;
   return (
@@ -47,6 +48,6 @@ export function transmissionFlags(info: DeviceInfo, { structured, extended }: Re
     (info.multiConn ? F.CAN_MULTI_CONN : 0) |
     (info.canResize && writable ? F.SEND_RESIZE : 0) |
     (info.canCache ? F.SEND_CACHE : 0) |
-    (extended && info.metaContexts.length > 0 ? F.BLOCK_STATUS_PAYLOAD : 0)
+    (extended && contexts ? F.BLOCK_STATUS_PAYLOAD : 0)
   );
 }

@@ -11,6 +11,8 @@ interface Reply {
 
 const isError = (type: number): boolean => type >= 2 ** 31;
 const FINAL_ONLY: readonly number[] = [];
+/** Options whose data says something, so that there may be too much of it. */
+const WITH_DATA: readonly number[] = [OPT.INFO, OPT.GO, OPT.LIST_META_CONTEXT, OPT.SET_META_CONTEXT];
 
 export class Handshake {
   readonly #client: Buffer;
@@ -53,9 +55,9 @@ export class Handshake {
       if (length > LIMITS.optionLength && option === OPT.EXPORT_NAME) return 'closed';
       const data = this.#next(length);
       if (data === null) return 'open';
-      if (length > LIMITS.optionLength) {
-        yield* this.#replies(option, FINAL_ONLY, [REP.ERR_TOO_BIG, REP.ERR_UNSUP, REP.ERR_INVALID, REP.ACK]);
-        if (option === OPT.ABORT) return 'closed';
+      if (length > LIMITS.optionLength && WITH_DATA.includes(option)) {
+        if (option === OPT.SET_META_CONTEXT) this.#contextsOf = null;
+        yield* this.#replies(option, FINAL_ONLY, [REP.ERR_TOO_BIG, REP.ERR_INVALID]);
         continue;
       }
       const ending = yield* this.#option(option, data);
@@ -149,6 +151,11 @@ export class Handshake {
     demand((flags & TFLAG.HAS_FLAGS) !== 0, 'the transmission flags lack HAS_FLAGS');
     const chunks = this.#structured || this.#extended;
     demand(((flags & TFLAG.SEND_DF) !== 0) === chunks, 'DF is offered without chunks, or not with them');
+    demand(
+      ((flags & TFLAG.BLOCK_STATUS_PAYLOAD) !== 0) ===
+        (this.#extended && this.#contextsOf === name && this.#contexts.size > 0),
+      'BLOCK_STATUS_PAYLOAD is offered where it cannot be used, or not where it can',
+    );
     const style = this.#extended ? 'extended' : this.#structured ? 'structured' : 'simple';
     const contexts = chunks && this.#contextsOf === name ? this.#contexts : new Map<number, string>();
     return { target, style, contexts, flags };

@@ -95,7 +95,8 @@ describe.each(transports)('over the %s transport', (transport) => {
     for (const option of [Option.PEEK_EXPORT, Option.STARTTLS, 12, 0x7fffffff, 0xffffffff]) {
       expect(last(await ask(peer, option, Buffer.alloc(1000, option)))).toBe(Reply.ERR_UNSUP);
     }
-    expect(last(await ask(peer, 99, Buffer.alloc(3_000_000)))).toBe(Reply.ERR_TOO_BIG);
+    expect(last(await ask(peer, 99, Buffer.alloc(3_000_000)))).toBe(Reply.ERR_UNSUP);
+    expect(last(await ask(peer, Option.INFO, Buffer.alloc(3_000_000)))).toBe(Reply.ERR_TOO_BIG);
     await stillThere(peer);
   });
 
@@ -239,7 +240,9 @@ describe.each(transports)('over the %s transport', (transport) => {
   });
 
   describe('extended headers', () => {
+    /** With a context chosen, as far as that can be. */
     const flagsOf = async (peer: RawPeer) => {
+      await ask(peer, Option.SET_META_CONTEXT, encodeMetaRequest('disk', ['base:allocation']));
       const info = decodeInfo((await ask(peer, Option.INFO, encodeInfoRequest('disk', [])))[0].data);
       return info.info === 'export' ? info.flags : 0;
     };
