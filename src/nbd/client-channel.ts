@@ -7,7 +7,7 @@ import { errnos, SystemError } from '../sys/errno.js';
 import { Pending, type PendingOptions } from './client-pending.js';
 import { ReplyParser } from './client-replies.js';
 import { writeExtendedRequest, writeRequest } from './codec.js';
-import { Command, CommandFlag, EXTENDED_REQUEST_LENGTH, REQUEST_LENGTH } from './constants.js';
+import { Command, CommandFlag, commandName, EXTENDED_REQUEST_LENGTH, REQUEST_LENGTH, WireError } from './constants.js';
 import { DisconnectedError } from './errors.js';
 import type { ReplyStyle } from './session.js';
 
@@ -48,7 +48,8 @@ export class ClientChannel {
   #cookie = 0;
   #corked = false;
   #over: Error | null = null;
-  #leaving = false;
+  /** Why no more requests are taken. */
+  #leaving: string | null = null;
   #tellClosed!: (reason: Error) => void;
   #idle: (() => void) | null = null;
 
@@ -84,7 +85,7 @@ export class ClientChannel {
   };
 
   #onEnd(): void {
-    this.fail(this.#leaving ? new DisconnectedError('this client has disconnected') : new DisconnectedError());
+    this.fail(this.#leaving === null ? new DisconnectedError() : new DisconnectedError(this.#leaving));
   }
 
   /**
@@ -95,11 +96,11 @@ export class ClientChannel {
   request(request: Request): Promise<Pending> {
     return new Promise((resolve, reject) => {
       const pending = new Pending(request, resolve, reject);
-      if (this.#over !== null || this.#leaving) {
-        reject(this.#over ?? new DisconnectedError('this client has disconnected'));
+      if (this.#over !== null || this.#leaving !== null) {
+        reject(this.#over ?? new DisconnectedError(this.#leaving as string));
         return;
       }
-      checkFields(request, pending, this.style.extended);
+      checkFields(request, this.style.extended);
       if (this.#waiting.length > 0 || !this.#room(pending.cost)) this.#waiting.push({ request, pending });
       else this.#send(request, pending);
     });
@@ -156,6 +157,8 @@ export class ClientChannel {
       const { request, pending: next } = this.#waiting.shift() as Waiting;
       this.#send(request, next);
     }
+    // The protocol document leaves a client nothing else to do then.
+    if (pending.error?.wire === WireError.ESHUTDOWN) void this.disconnect('the server is shutting down');
     if (this.#inFlight.size === 0) this.#idle?.();
   }
 
@@ -182,11 +185,12 @@ export class ClientChannel {
   /**
    * Takes no more requests, waits for what is in flight, says DISC, and resolves when the server has closed the connection (or was
    * given 10 s for it). Does nothing when the connection is over.
+   * @param why what later requests are told
    */
-  async disconnect(): Promise<void> {
+  async disconnect(why = 'this client has disconnected'): Promise<void> {
     if (this.#over !== null) return;
-    const first = !this.#leaving;
-    this.#leaving = true;
+    const first = this.#leaving === null;
+    this.#leaving ??= why;
     if (first) {
       if (this.#inFlight.size > 0) {
         await new Promise<void>((resolve) => {
@@ -205,18 +209,22 @@ export class ClientChannel {
 }
 
 /** A number that does not fit would be cut to another one, and the request be about other bytes. @throws SystemError */
-function checkFields({ flags, command, offset, length }: Request, pending: Pending, extended: boolean): void {
+export function checkFields(
+  { flags, command, offset, length }: Pick<Request, 'flags' | 'command' | 'offset' | 'length'>,
+  extended: boolean,
+): void {
+  const what = commandName(command);
   const whole = [flags, command, offset, length].every((value) => Number.isInteger(value) && value >= 0);
   if (!whole || flags > 0xffff || command > 0xffff || offset >= TWO_32 * TWO_32 || length >= TWO_32 * TWO_32) {
     throw new SystemError(
       errnos.EINVAL,
-      `${pending.what}: offset and length must be whole numbers of bytes, not negative`,
+      `${what} of ${length} bytes at ${offset}: offset and length must be whole numbers of bytes, not negative`,
     );
   }
   if (!extended && length >= TWO_32) {
     throw new SystemError(
       errnos.EOVERFLOW,
-      `${pending.what}: without extended headers, which this server lacks, a request is shorter than 4 GiB; use several`,
+      `${what} of ${length} bytes at ${offset}: without extended headers, which this server lacks, a request is shorter than 4 GiB; use several`,
     );
   }
 }

@@ -1,13 +1,12 @@
 /** The short way to a client: an address or a URI; connect, TLS, negotiate, enter. */
 import { errnos, SystemError } from '../sys/errno.js';
-import type { NbdClient } from './client.js';
-import type { ClientLimits } from './client-channel.js';
+import type { ClientOptions, NbdClient } from './client.js';
 import { uriCredentials } from './client-credentials.js';
 import { NbdHandshake } from './client-handshake.js';
 import { addressName, type NbdAddress } from './client-socket.js';
 import type { TlsClientOptions } from './client-tls.js';
 import { BASE_ALLOCATION, Reply } from './constants.js';
-import { NbdError } from './errors.js';
+import { DisconnectedError, NbdError, ProtocolError } from './errors.js';
 import { parseNbdUri } from './uri.js';
 
 /** Milliseconds until a server that does not answer is given up. */
@@ -22,7 +21,7 @@ export interface OpenOptions {
   readonly timeoutMs?: number;
 }
 
-export interface ConnectOptions extends OpenOptions, ClientLimits {
+export interface ConnectOptions extends OpenOptions, ClientOptions {
   /** Default: the URI's, else "", the server's default export. */
   readonly exportName?: string;
   /**
@@ -85,8 +84,9 @@ async function enter(handshake: NbdHandshake, exportName: string, options: Conne
     return await handshake.go(exportName, options);
   } catch (error) {
     // Servers of before 2017: the older option can only be refused by closing the connection.
-    if (error instanceof NbdError && error.wire === Reply.ERR_UNSUP) return handshake.exportName(exportName, options);
-    throw error;
+    if (!(error instanceof NbdError && error.wire === Reply.ERR_UNSUP)) throw error;
+    if (extended) throw new ProtocolError('the server agreed to extended headers and lacks GO, which belongs to them');
+    return handshake.exportName(exportName, options);
   }
 }
 
@@ -113,7 +113,10 @@ async function open<T>(
     await secure(handshake, tlsOf(target, options), target.address);
     return await then(handshake);
   } catch (error) {
-    handshake.destroy();
+    const lost = signal?.aborted || error instanceof ProtocolError || error instanceof DisconnectedError;
+    // Where words are still exchanged, a client has to say that it goes.
+    if (lost) handshake.destroy();
+    else handshake.leave();
     throw signal?.aborted ? signal.reason : error;
   } finally {
     signal?.removeEventListener('abort', abort);

@@ -2,8 +2,7 @@
 import type { Duplex } from 'node:stream';
 import { errnos, SystemError } from '../sys/errno.js';
 import { ByteSource } from './byte-source.js';
-import { NbdClient } from './client.js';
-import type { ClientLimits } from './client-channel.js';
+import { type ClientOptions, NbdClient } from './client.js';
 import { type NbdAddress, openStream } from './client-socket.js';
 import { cleanText } from './client-text.js';
 import { type ServerTls, secureStream, type TlsClientOptions } from './client-tls.js';
@@ -37,8 +36,11 @@ import type { MetaContext } from './session.js';
 
 /** Longest reply to an option that is accepted, in bytes. */
 const MAX_REPLY = 64 * 1024;
-/** Most replies to one option: exports or meta contexts of a server. */
+/** Most replies to one option: exports or meta contexts of a server; and their bytes together. */
 const MAX_REPLIES = 64 * 1024;
+const MAX_REPLY_BYTES = 32 * 1024 * 1024;
+/** Milliseconds a server has for closing the connection after ABORT. */
+const GOODBYE_MS = 1000;
 
 /** What a server tells of an export. Sizes in bytes. */
 export interface ExportInfo {
@@ -175,8 +177,10 @@ export class NbdHandshake {
    * @throws ProtocolError, DisconnectedError
    */
   async option(option: number, data?: Uint8Array): Promise<OptionReply[]> {
+    if (this.#stream.writableEnded) throw new DisconnectedError('this client has ended the handshake');
     this.#stream.write(encodeOption(option, data));
     const replies: OptionReply[] = [];
+    let bytes = 0;
     for (;;) {
       const header = decodeOptionReplyHeader(await this.#source.read(OPTION_REPLY_HEADER_LENGTH));
       if (header.option !== option)
@@ -185,7 +189,8 @@ export class NbdHandshake {
         throw new ProtocolError(`the server's reply to ${optionName(option)} is ${header.length} bytes long`);
       const reply = { type: header.type, data: await this.#source.read(header.length) };
       replies.push(reply);
-      if (replies.length > MAX_REPLIES)
+      bytes += header.length;
+      if (replies.length > MAX_REPLIES || bytes > MAX_REPLY_BYTES)
         throw new ProtocolError(`the server answers ${optionName(option)} without an end`);
       if (reply.type === Reply.ACK || isError(reply.type)) return replies;
     }
@@ -196,6 +201,8 @@ export class NbdHandshake {
     const replies = await this.option(option, data);
     const last = replies.pop() as OptionReply;
     if (isError(last.type)) {
+      // The protocol document leaves a client nothing else to do then.
+      if (last.type === Reply.ERR_SHUTDOWN) this.leave();
       const what = `${optionName(option)}: ${replyName(last.type)}`;
       const details = { wire: last.type, text: cleanText(last.data) };
       throw new NbdError(errnoOfReply.get(last.type) ?? errnos.EIO, what, details);
@@ -260,12 +267,21 @@ export class NbdHandshake {
   }
 
   /** Enters an export. @throws NbdError, after which other options may follow */
-  async go(exportName: string, limits: ClientLimits = {}): Promise<NbdClient> {
-    return this.#enter(exportName, await this.#exportInfo(Option.GO, exportName), limits);
+  async go(exportName: string, options: ClientOptions = {}): Promise<NbdClient> {
+    return this.#enter(exportName, await this.#exportInfo(Option.GO, exportName), options);
   }
 
-  /** Enters an export the old way. @throws DisconnectedError when the server does not have it: it can say no more */
-  async exportName(name: string, limits: ClientLimits = {}): Promise<NbdClient> {
+  /**
+   * Enters an export the old way.
+   * @throws DisconnectedError when the server does not have it: it can say no more; SystemError EINVAL after extended headers
+   */
+  async exportName(name: string, options: ClientOptions = {}): Promise<NbdClient> {
+    if (this.#extended) {
+      throw new SystemError(
+        errnos.EINVAL,
+        'EXPORT_NAME must not follow extended headers, which were agreed on: use go',
+      );
+    }
     this.#stream.write(encodeOption(Option.EXPORT_NAME, Buffer.from(name, 'utf8')));
     const length = EXPORT_NAME_REPLY_LENGTH + (this.#noZeroes ? 0 : EXPORT_NAME_ZEROES);
     const reply = await this.#source.read(length).catch((error: Error) => {
@@ -273,10 +289,10 @@ export class NbdHandshake {
       throw new DisconnectedError(message, { cause: error });
     });
     const { size, flags } = decodeExportNameReply(reply);
-    return this.#enter(name, { name, size, flags, description: null, blockSize: null }, limits);
+    return this.#enter(name, { name, size, flags, description: null, blockSize: null }, options);
   }
 
-  #enter(exportName: string, info: ExportInfo, limits: ClientLimits): NbdClient {
+  #enter(exportName: string, info: ExportInfo, options: ClientOptions): NbdClient {
     return new NbdClient({
       stream: this.#stream,
       received: this.#source.detach(),
@@ -285,7 +301,7 @@ export class NbdHandshake {
       // Contexts that were chosen for another export are not this one's.
       contexts: this.#contextExport === exportName ? this.#contexts : [],
       tls: this.#tls,
-      limits,
+      options,
     });
   }
 
@@ -313,12 +329,29 @@ export class NbdHandshake {
     return info;
   }
 
-  /** Ends the handshake in an orderly way. */
+  /** Ends the handshake in an orderly way, and waits for the server's word. */
   async abort(): Promise<void> {
     await this.option(Option.ABORT).catch((error: unknown) => {
       if (!(error instanceof DisconnectedError)) throw error;
     });
-    this.#stream.destroy();
+    this.#close();
+  }
+
+  /** As abort(), without waiting. Not while an option waits for its answer. */
+  leave(): void {
+    this.#close(encodeOption(Option.ABORT));
+  }
+
+  /** Ends sending (in TLS the server is told so), and closes when the server does. */
+  #close(last?: Buffer): void {
+    const stream = this.#stream;
+    if (stream.destroyed || stream.writableEnded) return;
+    const late = setTimeout(() => stream.destroy(), GOODBYE_MS).unref();
+    stream.once('close', () => clearTimeout(late)).once('end', () => stream.destroy());
+    if (stream.readableEnded) stream.destroy();
+    else if (last === undefined) stream.end();
+    else stream.end(last);
+    stream.resume();
   }
 
   /** Drops the connection. */

@@ -192,7 +192,7 @@ export class ReplyParser {
         return length >= 6 && length <= 6 + MAX_STRING;
       default:
         // Errors of a later protocol begin like ERROR does; what else they carry is skipped.
-        return this.#type > FIRST_ERROR && length >= 6 && length <= 64 * 1024;
+        return this.#type >= FIRST_ERROR && length >= 6 && length <= 64 * 1024;
     }
   }
 

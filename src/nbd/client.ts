@@ -1,14 +1,25 @@
 /** An NBD client in its transmission phase: every command as a promise, any number in flight, answered in any order. */
 import type { Duplex } from 'node:stream';
 import { errnos, SystemError } from '../sys/errno.js';
-import { ClientChannel, type ClientLimits } from './client-channel.js';
+import { ClientChannel, type ClientLimits, checkFields, type Request } from './client-channel.js';
+import { checkRequest } from './client-checks.js';
 import { type ExtentAt, extentsOf } from './client-extents.js';
 import type { ExportInfo } from './client-handshake.js';
+import type { Pending } from './client-pending.js';
 import type { ServerTls } from './client-tls.js';
 import { writeU64 } from './codec.js';
 import { Command, CommandFlag, TransmissionFlag } from './constants.js';
 import type { Extent } from './device.js';
 import type { MetaContext, ReplyStyle } from './session.js';
+
+export interface ClientOptions extends ClientLimits {
+  /**
+   * Requests that the export does not allow (not offered, past its end, off its block sizes) are refused here, as the protocol document
+   * asks of clients. Default true; false: they are sent, and it is the server that refuses them. The export's size is that of the
+   * handshake: when another client makes it grow, only a new connection, or false, reaches what was added.
+   */
+  readonly strict?: boolean;
+}
 
 /** What a handshake hands over. */
 export interface ClientSession {
@@ -19,7 +30,7 @@ export interface ClientSession {
   readonly style: ReplyStyle;
   readonly contexts: readonly MetaContext[];
   readonly tls: ServerTls | null;
-  readonly limits: ClientLimits;
+  readonly options: ClientOptions;
 }
 
 /** What an export offers, by its transmission flags. */
@@ -41,7 +52,11 @@ export interface Abilities {
   readonly blockStatusFilter: boolean;
 }
 
-/** Throughout: offsets and lengths in bytes; rejections are NbdError (the server's), DisconnectedError or ProtocolError. */
+/**
+ * Throughout: offsets and lengths in bytes; rejections are NbdError (the server's answer), DisconnectedError or ProtocolError, and
+ * SystemError for what is not even sent (ClientOptions.strict). An NbdError ESHUTDOWN is the server's last word: the client then
+ * disconnects by itself.
+ */
 export class NbdClient {
   /** What the server told of the export. */
   readonly info: ExportInfo;
@@ -51,6 +66,7 @@ export class NbdClient {
   readonly can: Abilities;
   readonly #channel: ClientChannel;
   readonly #contextNames: ReadonlyMap<number, string>;
+  readonly #strict: boolean;
   #size: number;
 
   /** Made by NbdHandshake. */
@@ -61,7 +77,8 @@ export class NbdClient {
     this.#size = session.info.size;
     this.#contextNames = new Map(session.contexts.map(({ id, name }) => [id, name]));
     this.can = abilities(session.info.flags, session.style, session.contexts.length > 0);
-    this.#channel = new ClientChannel(session.stream, session.received, session.style, session.limits);
+    this.#channel = new ClientChannel(session.stream, session.received, session.style, session.options);
+    this.#strict = session.options.strict ?? true;
   }
 
   /** Size of the export in bytes, as it was when it was entered, or what this client has resized it to. */
@@ -91,6 +108,7 @@ export class NbdClient {
 
   /** @param options df: the answer in one piece (where can.df) */
   async read(offset: number, length: number, options: { df?: boolean } = {}): Promise<Buffer> {
+    this.#check({ command: Command.READ, flags: dfFlag(options), offset, length });
     const target = Buffer.allocUnsafe(length);
     await this.readInto(target, offset, options);
     return target;
@@ -100,8 +118,8 @@ export class NbdClient {
   async readInto(target: Uint8Array, offset: number, options: { df?: boolean } = {}): Promise<void> {
     const bytes = Buffer.from(target.buffer, target.byteOffset, target.byteLength);
     const { df = false } = options;
-    const flags = df ? CommandFlag.DF : 0;
-    await this.#channel.request({ command: Command.READ, flags, offset, length: bytes.length, target: bytes, df });
+    const request = { command: Command.READ, flags: dfFlag(options), offset, length: bytes.length };
+    await this.#request({ ...request, target: bytes, df });
   }
 
   /**
@@ -111,17 +129,17 @@ export class NbdClient {
    */
   async write(offset: number, data: Uint8Array, options: { fua?: boolean } = {}): Promise<void> {
     const flags = this.#fua(options);
-    await this.#channel.request({ command: Command.WRITE, flags, offset, length: data.length, payload: data });
+    await this.#request({ command: Command.WRITE, flags, offset, length: data.length, payload: data });
   }
 
   /** All writes that were answered before are durable when it resolves. */
   async flush(): Promise<void> {
-    await this.#channel.request({ command: Command.FLUSH, flags: 0, offset: 0, length: 0 });
+    await this.#request({ command: Command.FLUSH, flags: 0, offset: 0, length: 0 });
   }
 
   /** Tells that the content is not needed: it may read as anything until it is written again. */
   async trim(offset: number, length: number, options: { fua?: boolean } = {}): Promise<void> {
-    await this.#channel.request({ command: Command.TRIM, flags: this.#fua(options), offset, length });
+    await this.#request({ command: Command.TRIM, flags: this.#fua(options), offset, length });
   }
 
   /**
@@ -135,17 +153,17 @@ export class NbdClient {
   ): Promise<void> {
     const flags =
       this.#fua(options) | (options.noHole ? CommandFlag.NO_HOLE : 0) | (options.fastZero ? CommandFlag.FAST_ZERO : 0);
-    await this.#channel.request({ command: Command.WRITE_ZEROES, flags, offset, length });
+    await this.#request({ command: Command.WRITE_ZEROES, flags, offset, length });
   }
 
   /** A hint that the range will be read soon. */
   async cache(offset: number, length: number): Promise<void> {
-    await this.#channel.request({ command: Command.CACHE, flags: 0, offset, length });
+    await this.#request({ command: Command.CACHE, flags: 0, offset, length });
   }
 
   /** Changes the export's size (the protocol's RESIZE extension). */
   async resize(size: number): Promise<void> {
-    await this.#channel.request({ command: Command.RESIZE, flags: 0, offset: size, length: 0 });
+    await this.#request({ command: Command.RESIZE, flags: 0, offset: size, length: 0 });
     this.#size = size;
   }
 
@@ -167,7 +185,7 @@ export class NbdClient {
     const contexts = filter ? wanted : this.#contextNames;
     const payload = filter ? encodeFilter(length, [...wanted.keys()]) : undefined;
     const request = { command: Command.BLOCK_STATUS, flags, offset, length, contexts, reqOne, payload };
-    const { extents } = await this.#channel.request(request);
+    const { extents } = await this.#request(request);
     for (const name of extents.keys()) if (![...wanted.values()].includes(name)) extents.delete(name);
     return extents;
   }
@@ -213,6 +231,16 @@ export class NbdClient {
     this.#channel.destroy(reason);
   }
 
+  #request(request: Request): Promise<Pending> {
+    this.#check(request);
+    return this.#channel.request(request);
+  }
+
+  #check(request: Pick<Request, 'command' | 'flags' | 'offset' | 'length'>): void {
+    checkFields(request, this.extended);
+    if (this.#strict) checkRequest(request, this.info, this.can, this.#size);
+  }
+
   #fua({ fua }: { fua?: boolean }): number {
     if (!fua) return 0;
     if (!this.can.fua) {
@@ -221,6 +249,8 @@ export class NbdClient {
     return CommandFlag.FUA;
   }
 }
+
+const dfFlag = ({ df }: { df?: boolean }): number => (df ? CommandFlag.DF : 0);
 
 function abilities(flags: number, style: ReplyStyle, blockStatus: boolean): Abilities {
   const has = (flag: number) => (flags & flag) !== 0;

@@ -1,7 +1,7 @@
 /** nbd-ts: an NBD server and client. What is exported here is the library's public face. */
 export { type PassedSocket, passedSockets } from './activation.js';
 export { BufferPool } from './buffer-pool.js';
-export { type Abilities, NbdClient } from './client.js';
+export { type Abilities, type ClientOptions, NbdClient } from './client.js';
 export type { ClientLimits } from './client-channel.js';
 export { type ConnectOptions, connectNbd, type OpenOptions, openNbd } from './client-connect.js';
 export { readCertificates, readPsk } from './client-credentials.js';
