@@ -31,6 +31,21 @@ const fixedRequests = (): Map<string, Uint8Array> =>
     [OBJECT, encodeMapStatus({ what: 'object' })],
   ]);
 
+/** What an export is compared with. One that is made under its name later has another epoch. */
+interface Reference {
+  readonly from: string;
+  readonly epoch: number;
+}
+
+/** What is there is no map that can be compared with: none, damaged, of another format, or the name cannot be one. */
+const noReference: ReadonlySet<number> = new Set([
+  errnos.ENOENT,
+  errnos.ENAMETOOLONG,
+  errnos.EINVAL,
+  errnos.EIO,
+  errnos.EOPNOTSUPP,
+]);
+
 export interface ContextsOptions {
   readonly volumes: VolumeLookup;
   readonly resolver: Resolver;
@@ -78,7 +93,7 @@ export class Contexts {
     if (requests.has(query)) return [query];
     const from = await this.#snapshot(what, query.slice(prefix.length), client);
     if (from === null) return [];
-    requests.set(query, encodeMapStatus({ what: 'diff', from }));
+    requests.set(query, encodeMapStatus({ what: 'diff', ...from }));
     return [query];
   }
 
@@ -107,8 +122,10 @@ export class Contexts {
   async #comparable({ volume, info, via }: Resolved, client: Client): Promise<string[]> {
     const base = baseVolume({ volume, info, via });
     const snapshots = base === null ? [] : (await this.#snapshotsOf(base, client)).slice(0, MAX_LISTED);
-    if (!info.readOnly && info.parent !== null && (await this.#usable(info.parent, info.blockSize)) === null)
-      snapshots.push(info.parent);
+    if (!info.readOnly && info.parent !== null) {
+      const parent = await this.#look(info.parent, info.blockSize);
+      if (typeof parent !== 'string') snapshots.push(parent.from);
+    }
     return snapshots.filter((name) => name !== volume.name);
   }
 
@@ -118,29 +135,29 @@ export class Contexts {
     return base === null ? [] : this.#snapshotsOf(base, client);
   }
 
+  /** A volume that is gone or damaged has none: that must not keep clients from its snapshots. */
   async #snapshotsOf(volume: string, client: Client): Promise<string[]> {
     try {
       return await this.#options.resolver.snapshots(volume, client);
     } catch (error) {
-      // The volume of a snapshot may be gone.
-      if (isNone(error)) return [];
-      throw error;
+      if (!isNone(error)) this.#options.log.info(`no snapshots of ${volume} are listed: ${messageOf(error)}`);
+      return [];
     }
   }
 
   /** The snapshot that a part of a context's name means; null, with a word in the log, when it means none. */
-  async #snapshot(what: Resolved, selector: string, client: Client): Promise<string | null> {
-    const why = await this.#usable(selector, what.info.blockSize);
-    if (why === null) return selector;
+  async #snapshot(what: Resolved, selector: string, client: Client): Promise<Reference | null> {
+    const named = await this.#look(selector, what.info.blockSize);
+    if (typeof named !== 'string') return named;
     const time = parseTime(selector, Date.now());
     const base = baseVolume(what);
-    let reason = why;
+    let reason = named;
     if (time !== null && base !== null) {
       try {
         const name = await this.#options.resolver.newestAt(base, time, client);
-        const unusable = await this.#usable(name, what.info.blockSize);
-        if (unusable === null) return name;
-        reason = unusable;
+        const found = await this.#look(name, what.info.blockSize);
+        if (typeof found !== 'string') return found;
+        reason = found;
       } catch (error) {
         if (errnoOf(error) !== errnos.ENOENT) throw error;
         reason = messageOf(error);
@@ -150,16 +167,16 @@ export class Contexts {
     return null;
   }
 
-  /** Why nothing can be compared with the volume of this name; null when it can. */
-  async #usable(name: string, blockSize: number): Promise<string | null> {
+  /** The read-only map of this name, or why nothing can be compared with it. */
+  async #look(name: string, blockSize: number): Promise<Reference | string> {
     if (name === '') return 'it has no name';
     try {
       const info = await this.#options.volumes.info(plainAddress(name));
       if (!info.readOnly) return `${name} is not read-only: what it holds can change`;
       if (info.blockSize !== blockSize) return `${name} has blocks of ${info.blockSize} bytes, not ${blockSize}`;
-      return null;
+      return { from: name, epoch: info.epoch };
     } catch (error) {
-      if (isNone(error)) return messageOf(error);
+      if (noReference.has(errnoOf(error))) return messageOf(error);
       throw error;
     }
   }

@@ -18,7 +18,7 @@ import { MapStore, noV0, type OpenOptions } from './map-store.js';
 import { checkNewName, checkTarget, LEGACY_PREFIX, plainName } from './names.js';
 import { clone, createBlank, createFromObjects } from './operations/create.js';
 import { list, stat } from './operations/inspect.js';
-import { mapStatus, type Subject } from './operations/map-status.js';
+import { checkEpoch, mapStatus, type Subject } from './operations/map-status.js';
 import { remove } from './operations/remove.js';
 import { rename } from './operations/rename.js';
 import { resize } from './operations/resize.js';
@@ -304,9 +304,11 @@ export class Mapper {
     checkTarget(request.from);
     // A size that the request gives is that of the volume itself.
     const fromOptions = { ...options, v0Size: -1 };
-    return withAlone(this.#context, [], [name, request.from], async ([volume, from]) =>
-      mapStatus(await subject(volume), 'diff', await subject(from, fromOptions), offset, size, room),
-    );
+    return withAlone(this.#context, [], [name, request.from], async ([volume, from]) => {
+      const reference = await subject(from, fromOptions);
+      checkEpoch(reference, request.epoch);
+      return mapStatus(await subject(volume), 'diff', reference, offset, size, room);
+    });
   }
 
   /** FLUSH: what was written of the volume's map survives a power cut afterwards. */

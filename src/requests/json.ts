@@ -65,8 +65,11 @@ export type MapStatusRequest =
   | { what: 'depth' }
   /** Extent flags: see docs/nbd.md, archipelago:object. */
   | { what: 'object' }
-  /** Extent flags: 1 where the volume differs from the read-only map `from`, else 0. */
-  | { what: 'diff'; from: string };
+  /**
+   * Extent flags: 1 where the volume differs from the read-only map `from`, else 0. With `epoch`, as INFO tells it, another map that was
+   * made under that name since is not taken for it.
+   */
+  | { what: 'diff'; from: string; epoch?: number };
 
 /** Request of the mapper's STAT. */
 export interface StatRequest {
@@ -170,9 +173,11 @@ export function encodeMapStatus(request: MapStatusRequest): Buffer {
 /** Decodes the data of a MAPSTATUS request: JSON up to a NUL or the end. @throws SystemError EINVAL */
 export function decodeMapStatus(bytes: Uint8Array): MapStatusRequest {
   const end = bytes.indexOf(0);
-  const { what, from } = decodeJson(end < 0 ? bytes : bytes.subarray(0, end), 'MAPSTATUS') ?? {};
+  const { what, from, epoch } = decodeJson(end < 0 ? bytes : bytes.subarray(0, end), 'MAPSTATUS') ?? {};
   if (what === 'depth' || what === 'object') return { what };
   if (what !== 'diff') throw new SystemError(errnos.EINVAL, 'MAPSTATUS: what is not depth, object or diff');
   if (typeof from !== 'string') throw new SystemError(errnos.EINVAL, 'MAPSTATUS: diff without the name of a snapshot');
-  return { what, from };
+  if (epoch === undefined) return { what, from };
+  if (typeof epoch !== 'number') throw new SystemError(errnos.EINVAL, 'MAPSTATUS: epoch is not a number');
+  return { what, from, epoch };
 }

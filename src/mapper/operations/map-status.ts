@@ -84,6 +84,18 @@ export async function mapStatus(
   return out.finish();
 }
 
+/**
+ * Names are used again, epochs of one name are not.
+ * @throws SystemError ENOENT when another map has that name now
+ */
+export function checkEpoch({ volume, map }: Subject, epoch: number | undefined): void {
+  if (epoch === undefined || map.header.epoch === epoch) return;
+  throw new SystemError(
+    errnos.ENOENT,
+    `${volume.name} was removed, and another made under that name: nothing is compared with it`,
+  );
+}
+
 async function load({ volume, map }: Subject, first: number, count: number): Promise<void> {
   if (volume.map === map) await map.load(first, count);
   else await map.loadOnly(first, count);

@@ -22,6 +22,7 @@ beforeEach(() => {
     .snapshot('hour-1', 'web-root', NOW - HOUR)
     .snapshot('debian', 'debian-master', NOW - 99 * HOUR)
     .set('cloned', { parent: 'debian' })
+    .set('hour-bad', { damaged: true })
     .snapshot('coarse', 'other-volume', NOW, { blockSize: 65536 });
   resolver = new Resolver({ volumes, registry: { get: () => undefined }, offer: 'all' });
   log = [];
@@ -88,9 +89,19 @@ describe('choosing', () => {
     ['web-root', 'cloned', 'cloned is not read-only'],
     ['web-root', 'coarse', 'blocks of 65536 bytes, not 4096'],
     ['web-root', '-3h', 'the oldest is hour-2'],
+    ['web-root', 'a/slash', 'has a slash'],
+    ['web-root', 'hour-bad', 'is damaged'],
   ])('offers for %s no difference from %s, and the log says why', async (name, from, why) => {
     expect(await find(name, `archipelago:diff:${from}`, true)).toEqual([]);
     expect(log).toEqual([expect.stringContaining(why)]);
+  });
+
+  it('is not kept from a snapshot or a clone by the damaged map that it comes from', async () => {
+    volumes.snapshot('orphan-snap', 'volume-bad', NOW).set('orphan-clone', { parent: 'hour-bad' });
+    volumes.set('volume-bad', { damaged: true });
+    expect(await find('orphan-snap', null)).toEqual(FIXED);
+    expect(await find('orphan-clone', null)).toEqual(FIXED);
+    expect(await find('orphan-snap', 'archipelago:diff:hour-1', true)).toEqual(['archipelago:diff:hour-1']);
   });
 
   it('asks the mapper for the snapshot that a time meant when it was chosen', async () => {
@@ -107,9 +118,9 @@ describe('choosing', () => {
     expect(await find('web-root', 'archipelago:diff:-0s', true, client)).toEqual(['archipelago:diff:-0s']);
     volumes.snapshot('hour-0', 'web-root', NOW);
     expect(await find('web-root', 'archipelago:diff:-0s', true, client)).toEqual(['archipelago:diff:-0s']);
-    expect(what('archipelago:diff:-0s')).toEqual({ what: 'diff', from: 'hour-1' });
+    expect(what('archipelago:diff:-0s')).toEqual({ what: 'diff', from: 'hour-1', epoch: 1 });
     expect(await find('web-root', 'qemu:dirty-bitmap:hour-2', true, client)).toEqual(['qemu:dirty-bitmap:hour-2']);
-    expect(what('qemu:dirty-bitmap:hour-2')).toEqual({ what: 'diff', from: 'hour-2' });
+    expect(what('qemu:dirty-bitmap:hour-2')).toEqual({ what: 'diff', from: 'hour-2', epoch: 1 });
     expect(contexts.comparedWith('web-root', 'archipelago:diff:-0s', client)).toBe('hour-1');
     expect(contexts.comparedWith('web-root', 'qemu:dirty-bitmap:hour-2', client)).toBe('hour-2');
     expect(contexts.comparedWith('web-root', 'qemu:dirty-bitmap:hour-1', client)).toBe('hour-1');

@@ -10,6 +10,8 @@ export interface FakeVolume {
   readonly created?: number;
   readonly parent?: string;
   readonly guessed?: true;
+  /** Its map cannot be read. */
+  readonly damaged?: true;
 }
 
 export class FakeVolumes implements VolumeLookup {
@@ -48,12 +50,14 @@ export class FakeVolumes implements VolumeLookup {
 
   #find(name: string): FakeVolume {
     const volume = this.volumes.get(name);
+    if (volume?.damaged) throw new SystemError(errnos.EIO, `map object ${name} is damaged`);
     if (volume) return volume;
+    if (name.includes('/')) throw new SystemError(errnos.EINVAL, `name ${name} has a slash`);
     throw new SystemError(errnos.ENOENT, `there is no volume ${name}`);
   }
 
   #entry(name: string, of: string): VolumeListEntry | null {
-    const { readOnly = false, blockSize = 4096, created, parent, guessed } = this.#find(name);
+    const { readOnly = false, blockSize = 4096, created, parent, guessed } = this.volumes.get(name) ?? {};
     if (!readOnly || parent !== of) return null;
     return { name, size: 1 << 20, blockSize, readOnly, version: 2, created, parent, ...(guessed ? { guessed } : {}) };
   }

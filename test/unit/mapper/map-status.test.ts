@@ -180,6 +180,20 @@ describe('diff', () => {
     expect(await scan(node, 'the-snapshot', diff)).toEqual([[5 * BLOCK + 100, 0]]);
   });
 
+  it('is none from another snapshot that was made under the name since', async () => {
+    const node = await prepare();
+    const { epoch } = await node.mapper.describe('the-snapshot');
+    expect(await scan(node, 'the-volume', { ...diff, epoch })).toEqual(await scan(node, 'the-volume', diff));
+    await node.mapper.remove('the-snapshot');
+    await node.mapper.snapshot('the-volume', 'the-snapshot');
+    await expect(scan(node, 'the-volume', { ...diff, epoch })).rejects.toEqual(
+      failure('ENOENT', 'another made under that name'),
+    );
+    const { epoch: newer } = await node.mapper.describe('the-snapshot');
+    expect(newer).not.toBe(epoch);
+    expect(await scan(node, 'the-volume', { ...diff, epoch: newer })).toEqual([[5 * BLOCK + 100, 0]]);
+  });
+
   it('takes an object that a map writes in place for different from itself', async () => {
     const node = memoryNode();
     const objects = [
