@@ -2,7 +2,7 @@
  * Backups of what changed: a full copy of one snapshot, then only the extents that the map says differ from the next, by our script, by
  * qemu-img and by what nbdinfo prints. What comes out is the newer snapshot, byte for byte, and little was read for it.
  */
-import { copyFileSync, statSync, truncateSync } from 'node:fs';
+import { closeSync, copyFileSync, openSync, statSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
 import path from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { type MapExtent, qemuIo, sha256 } from './harness/clients.js';
@@ -88,13 +88,38 @@ describe.runIf(programs('nbdinfo', 'nbdcopy', 'qemu-img', 'qemu-io', 'nbdsh'))('
     const written = (WRITTEN.length + 1) * BLOCK;
     expect(stdout.trim()).toBe(`${written} of ${SIZE} bytes read, ${ZEROED.length * BLOCK} zeroed`);
     expect(await imageHash(image)).toEqual(await sha256(uri));
-    // Again: an interrupted run is repeated.
-    await run('/usr/bin/python3', [script, uri, 'backup-monday', image]);
-    expect(await imageHash(image)).toEqual(await sha256(uri));
+    // Again: there is nothing to do.
+    const again = await run('/usr/bin/python3', [script, uri, 'backup-monday', image]);
+    expect(again.stdout).toContain('holds backup-volume@backup-tuesday already');
     // And back in time.
     const back = rig.node.uri('backup-monday');
     await run('/usr/bin/python3', [script, back, 'backup-tuesday', image]);
     expect(await imageHash(image)).toEqual(await sha256(back));
+  });
+
+  it('is repeated after it was interrupted, and then refuses anything else', async () => {
+    const image = file('interrupted.raw');
+    copyFileSync(file('monday.raw'), image);
+    const uri = rig.node.uri('backup-volume@-0s');
+    const update = (...args: string[]) => attempt('/usr/bin/python3', [script, ...args]);
+    // As it is left when the power goes in the middle: noted what is being done, a block of the newer snapshot written.
+    writeFileSync(`${image}.holds`, '{"from": "backup-monday", "to": "backup-tuesday"}');
+    const fd = openSync(image, 'r+');
+    writeSync(fd, Buffer.alloc(512, 77), 0, 512, NEW * BLOCK);
+    closeSync(fd);
+    const back = await update(rig.node.uri('backup-monday'), 'backup-monday', image);
+    expect(back.code).toBe(1);
+    expect(back.stderr).toContain('is between backup-monday and backup-tuesday');
+    expect((await update(uri, 'backup-monday', image)).code).toBe(0);
+    expect(await imageHash(image)).toEqual(await sha256(uri));
+    // The image holds Tuesday now: differences from Monday are not for it.
+    const wrong = await update(rig.node.uri('backup-volume'), 'backup-monday', image);
+    expect(wrong.code).toBe(1);
+    expect(wrong.stderr).toContain('holds backup-volume@backup-tuesday and not backup-monday');
+    const relative = await update(rig.node.uri('backup-volume'), '-0s', image);
+    expect(relative.code).toBe(1);
+    expect(relative.stderr).toContain('give the name of the one');
+    expect(await imageHash(image)).toEqual(await sha256(uri));
   });
 
   it('by qemu-img, which takes the context for a dirty bitmap, is identical too', async () => {
