@@ -38,6 +38,7 @@ const DATE = /^(\d{4})-(\d\d)-(\d\d)(?:T(\d\d):(\d\d)(?::(\d\d))?(Z|[+-]\d\d:?\d
  * The time that a selector tells, in ms since the epoch; null when it is none.
  *
  *     -1h  -90m  -1d12h       so long before now; s, m, h, d (24 hours) and w, in any combination
+ *     -0s                     Infinity: whatever there is, also by a node whose clock is ahead, or from before a clock was put back
  *     2026-11-19              the start of that day
  *     2026-11-19T03:00[:30]   local time of this node; with Z or e.g. +01:00 the time of that zone
  *     1763600000              seconds since 1970
@@ -50,6 +51,7 @@ export function parseTime(selector: string, now: number): number | null {
   if (RELATIVE.test(selector)) {
     let back = 0;
     for (const [, count, unit] of selector.matchAll(/(\d+)([smhdw])/g)) back += Number(count) * UNIT_MS[unit];
+    if (back === 0) return Number.POSITIVE_INFINITY;
     // No snapshot is older than that, and dates have an end.
     return Math.max(0, now - back);
   }

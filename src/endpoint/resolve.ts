@@ -142,9 +142,11 @@ export class Resolver {
       if (now?.created === created) return name;
     }
     const oldest = dated.at(-1);
-    const which = `volume ${volume} has no snapshot from ${formatTime(time)} or before`;
-    const what = oldest ? `the oldest is ${oldest.name} of ${formatTime(oldest.created)}` : 'there is none with a time';
-    throw new SystemError(errnos.ENOENT, `${which}; ${what}`);
+    if (!oldest) throw new SystemError(errnos.ENOENT, `volume ${volume} has no snapshot with a time`);
+    throw new SystemError(
+      errnos.ENOENT,
+      `volume ${volume} has no snapshot from ${formatTime(time)} or before; the oldest is ${oldest.name} of ${formatTime(oldest.created)}`,
+    );
   }
 
   /** Names of the snapshots of a volume, the newest first. @throws SystemError ENOENT: no such volume */

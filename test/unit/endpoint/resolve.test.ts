@@ -65,7 +65,7 @@ describe('a name', () => {
     ['web-rood@-1h', 'no volume web-rood@-1h'],
     ['web-root@tuesday', 'volume web-root has no snapshot tuesday'],
     ['web-root@elsewhere', 'volume web-root has no snapshot elsewhere'],
-    ['web-root@-1h', 'no snapshot from 2026-11-20T11:00:00Z or before; there is none with a time'],
+    ['web-root@-1h', 'volume web-root has no snapshot with a time'],
   ])('%j is refused', async (name, message) => {
     volumes.snapshot('elsewhere', 'other-volume', NOW - 9 * HOUR);
     await expect(resolve(name)).rejects.toMatchObject({ code: 'ENOENT', message: expect.stringContaining(message) });
@@ -92,6 +92,12 @@ describe('a time', () => {
     ['2027-01-01', 'hour-1'],
   ])('%s means the newest snapshot that is not later', async (time, snapshot) => {
     expect(await resolve(`web-root@${time}`)).toEqual([snapshot, 'web-root', `web-root@${snapshot}`]);
+  });
+
+  it('of no time ago means the newest there is, even one that a node made whose clock is ahead', async () => {
+    volumes.snapshot('ahead', 'web-root', NOW + 5000);
+    expect((await resolve('web-root@-0s'))[0]).toBe('ahead');
+    expect((await resolve('web-root@-1s'))[0]).toBe('hour-1');
   });
 
   it('before the oldest snapshot is refused with its name', async () => {
