@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { decodeExtents, EXTENT_BYTES } from '../../../src/requests/extents.js';
 import { Flag, Op } from '../../../src/requests/ops.js';
-import { PORTS, pattern, Stack } from './stack.js';
+import { PORTS, pattern, type SparseRead, Stack } from './stack.js';
 
 const BLOCK = 4096;
 let stack: Stack;
@@ -15,35 +15,8 @@ afterEach(async () => {
   expect(await stack.stop()).toEqual([]);
 });
 
-interface Answer {
-  readonly hole: boolean;
-  readonly data: Buffer;
-}
-
-/** A read into a buffer of 0xa5, and whether it was answered with a hole. */
-function read(name: string, offset: number, length: number, flags: number = Flag.MAY_BE_HOLE): Promise<Answer> {
-  const { client } = stack;
-  const request = client.getRequest()!;
-  const at = client.allocate(length);
-  request.setData(at, length);
-  request.data.fill(0xa5);
-  request.op = Op.READ;
-  request.target = name;
-  request.offset = offset;
-  request.size = length;
-  request.flags = flags;
-  return new Promise((resolve, reject) => {
-    request.onReply = () => {
-      const { served, message } = request;
-      const answer = { hole: (request.flags & Flag.HOLE) !== 0, data: Buffer.from(request.data) };
-      client.free(at);
-      client.putRequest(request);
-      if (served) resolve(answer);
-      else reject(new Error(message));
-    };
-    client.submit(request, PORTS.composer);
-  });
-}
+const read = (name: string, offset: number, length: number, flags: number = Flag.MAY_BE_HOLE): Promise<SparseRead> =>
+  stack.sparseRead(name, offset, length, flags);
 
 const untouched = (length: number): Buffer => Buffer.alloc(length, 0xa5);
 

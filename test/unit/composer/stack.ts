@@ -12,6 +12,7 @@ import type { Config, MapperSettings } from '../../../src/config/types.js';
 import { start as startMapper } from '../../../src/mapper/peer.js';
 import type { RunningRole } from '../../../src/peer/role.js';
 import { decodeExtents, type PackedExtent } from '../../../src/requests/extents.js';
+import { encodeMapStatus } from '../../../src/requests/json.js';
 import { Flag, Op } from '../../../src/requests/ops.js';
 import { encodeClone, encodeCreate, encodeName } from '../../../src/requests/structs.js';
 import { type Port, Segment, verify } from '../../../src/xseg/index.js';
@@ -20,6 +21,11 @@ const ZERO = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855';
 export const PORTS = { composer: 500, blockerb: 1000, mapper: 1001, blockerm: 1002, client: 1 } as const;
 
 let counter = 0;
+
+export interface SparseRead {
+  readonly hole: boolean;
+  readonly data: Buffer;
+}
 
 export interface StackOptions {
   /** Where objects are kept; default memory. */
@@ -165,6 +171,46 @@ export class Stack {
   async read(name: string, offset: number, length: number): Promise<Buffer> {
     const init = { op: Op.READ, target: name, offset, size: length, capacity: length };
     return (await this.client.call(PORTS.composer, init)).data;
+  }
+
+  /** A read that may be answered with a hole. The buffer holds 0xa5 before, so that a hole that is none shows. */
+  sparseRead(name: string, offset: number, length: number, flags: number = Flag.MAY_BE_HOLE): Promise<SparseRead> {
+    const { client } = this;
+    const request = client.getRequest()!;
+    const at = client.allocate(length);
+    request.setData(at, length);
+    request.data.fill(0xa5);
+    request.op = Op.READ;
+    request.target = name;
+    request.offset = offset;
+    request.size = length;
+    request.flags = flags;
+    return new Promise((resolve, reject) => {
+      request.onReply = () => {
+        const { served, message } = request;
+        const answer = { hole: (request.flags & Flag.HOLE) !== 0, data: Buffer.from(request.data) };
+        client.free(at);
+        client.putRequest(request);
+        if (served) resolve(answer);
+        else reject(new Error(message));
+      };
+      client.submit(request, PORTS.composer);
+    });
+  }
+
+  /** Where a volume differs from a read-only map: extents from its start to its end, with flags 1 or 0. */
+  async diff(name: string, from: string, size: number): Promise<PackedExtent[]> {
+    const extents: PackedExtent[] = [];
+    for (let offset = 0; offset < size; ) {
+      const data = Buffer.concat([encodeMapStatus({ what: 'diff', from })], 256);
+      const init = { op: Op.MAPSTATUS, target: name, offset, size: size - offset, data };
+      const reply = await this.client.call(PORTS.mapper, init);
+      for (const extent of decodeExtents(reply.data.subarray(0, reply.serviced))) {
+        extents.push(extent);
+        offset += extent.length;
+      }
+    }
+    return extents;
   }
 
   async write(name: string, offset: number, data: Uint8Array, flags = 0): Promise<void> {
