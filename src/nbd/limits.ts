@@ -65,9 +65,12 @@ export const DEFAULT_LIMITS: Limits = {
   gatherBytes: 128 * MiB,
 };
 
+/** The data of a read, and 8 bytes of its offset, are counted by 32 bits. */
+const MAX_PAYLOAD = 2 ** 31;
+
 /**
  * Fills in the defaults.
- * @throws RangeError naming a limit that is not a positive integer (idleMs may be 0), or a gatherBytes smaller than payload (the longest read would always be streamed)
+ * @throws RangeError naming a limit that is not a positive integer (idleMs may be 0), a payload over 2 GiB, or a gatherBytes smaller than payload (the longest read would always be streamed)
  */
 export function resolveLimits(limits: Partial<Limits> = {}): Limits {
   const all: Limits = { ...DEFAULT_LIMITS, ...limits };
@@ -75,6 +78,8 @@ export function resolveLimits(limits: Partial<Limits> = {}): Limits {
     if (!Number.isSafeInteger(value) || value < (name === 'idleMs' ? 0 : 1))
       throw new RangeError(`limit ${name} is ${value}: give a positive integer`);
   }
+  if (all.payload > MAX_PAYLOAD)
+    throw new RangeError(`limit payload is ${all.payload}: at most ${MAX_PAYLOAD} can be told`);
   if (all.gatherBytes < all.payload) {
     throw new RangeError(`limit gatherBytes (${all.gatherBytes}) must be at least payload (${all.payload})`);
   }

@@ -88,6 +88,8 @@ export class Negotiation {
   #noZeroes = false;
   #structured = false;
   #extended = false;
+  /** Data of the option before, when that was an INFO which succeeded: a GO with the same data tells the same. */
+  #informed: Buffer | null = null;
   /** More options for a client that asked for the list: nbdinfo --list goes on to ask for each export of it. */
   #forListed = 0;
 
@@ -137,6 +139,8 @@ export class Negotiation {
     // What is kept of it: for options that take no data, or are not known, some is as good as all.
     const data = await this.#channel.read(Math.min(length, optionLength));
     await this.#channel.skip(length - data.length);
+    const informed = this.#informed?.equals(data) ?? false;
+    this.#informed = null;
     if (option === Option.EXPORT_NAME) return this.#exportName(data);
     if (option === Option.ABORT) {
       // A client that has gone already is as well aborted.
@@ -150,7 +154,7 @@ export class Negotiation {
     try {
       if (this.#options.stopping()) await this.#refuse(option, Reply.ERR_SHUTDOWN, 'the server is shutting down');
       else if (length > data.length && WITH_DATA.has(option)) await this.#refuseLong(option);
-      else if (option === Option.GO) return await this.#go(data);
+      else if (option === Option.GO) return await this.#go(data, informed);
       else await this.#answer(option, data);
     } catch (error) {
       if (!(error instanceof InvalidOptionError)) throw error;
@@ -255,10 +259,12 @@ export class Negotiation {
     } catch (error) {
       return this.#refuseExport(Option.INFO, error);
     }
-    await this.#channel.write(this.#infoReplies(Option.INFO, name, infos, what.info, what.size));
+    this.#informed = data;
+    await this.#channel.write(this.#infoReplies(Option.INFO, name, infos, what, true));
   }
 
-  async #go(data: Buffer): Promise<Session | null> {
+  /** @param informed an INFO has just told of the same */
+  async #go(data: Buffer, informed: boolean): Promise<Session | null> {
     const { name, infos } = decodeInfoRequest(data, this.#options.exportName);
     let device: BlockDevice;
     try {
@@ -267,7 +273,7 @@ export class Negotiation {
       await this.#refuseExport(Option.GO, error);
       return null;
     }
-    return this.#enter(name, device, this.#infoReplies(Option.GO, name, infos, device.info, device.size));
+    return this.#enter(name, device, this.#infoReplies(Option.GO, name, infos, device, informed));
   }
 
   /** EXPORT_NAME has no error reply: whatever goes wrong ends the connection. */
@@ -285,7 +291,7 @@ export class Negotiation {
       throw new ProtocolError(messageOf(error));
     }
     const device = await this.#options.provider.open(name, this.#client);
-    const flags = this.#flags(name, device.info);
+    const flags = this.#flags(name, device.info, false);
     return this.#enter(name, device, encodeExportNameReply(device.size, flags, this.#noZeroes));
   }
 
@@ -293,8 +299,10 @@ export class Negotiation {
     return { structured: this.#structured, extended: this.#extended };
   }
 
-  #flags(name: string, info: DeviceInfo): number {
-    return transmissionFlags(info, this.#style, this.#contexts.of(name).length > 0);
+  /** @param all tell what could be had if contexts were chosen, too */
+  #flags(name: string, info: DeviceInfo, all: boolean): number {
+    const contexts = this.#contexts.of(name).length > 0 || (all && info.metaContexts.length > 0);
+    return transmissionFlags(info, this.#style, contexts);
   }
 
   /** Sends the last answer; from then on the device belongs to the session. */
@@ -311,10 +319,16 @@ export class Negotiation {
   }
 
   /** Every INFO reply asked for, in one write, and the ACK. */
-  #infoReplies(option: number, name: string, infos: readonly number[], info: DeviceInfo, size: number): Buffer {
+  #infoReplies(
+    option: number,
+    name: string,
+    infos: readonly number[],
+    { info, size }: { readonly info: DeviceInfo; readonly size: number },
+    all: boolean,
+  ): Buffer {
     const replies: Buffer[] = [];
     const add = (data: Buffer) => replies.push(encodeOptionReply(option, Reply.INFO, data));
-    add(encodeInfoExport(size, this.#flags(name, info)));
+    add(encodeInfoExport(size, this.#flags(name, info, all)));
     if (infos.includes(Info.NAME)) add(encodeInfoText(Info.NAME, info.name ?? name));
     if (infos.includes(Info.DESCRIPTION) && info.description !== null) {
       add(encodeInfoText(Info.DESCRIPTION, info.description));

@@ -30,7 +30,7 @@ export interface ReplyStyle {
 
 /**
  * The flags an export has for a client. SEND_DF belongs to structured replies; a read-only export offers nothing that writes.
- * @param contexts the client has chosen meta contexts of the export: without them it is not to be offered to choose among them
+ * @param contexts choosing among meta contexts is offered: GO is to do so only when the client has chosen some of the export
  */
 export function transmissionFlags(info: DeviceInfo, { structured, extended }: ReplyStyle, contexts: boolean): number {
   const writable = !info.readOnly;

@@ -14,23 +14,27 @@ async function greeted(path: string, flags = 3): Promise<RawPeer> {
   return peer;
 }
 
-test('BLOCK_STATUS_PAYLOAD is offered only to a client that has chosen contexts of the export', async () => {
+test('BLOCK_STATUS_PAYLOAD is offered by GO only to a client that has chosen contexts, or has just been told of it by INFO', async () => {
   const { path } = await serveMemory();
-  const offered = async (queries: string[], of = 'disk'): Promise<number[]> => {
+  const offered = async (queries: string[], before: readonly number[], of = 'disk'): Promise<number[]> => {
     const peer = await greeted(path);
     expect(await verdict(peer, OPT.EXTENDED_HEADERS)).toBe(REP.ACK);
     if (queries.length > 0) expect(await verdict(peer, OPT.SET_META_CONTEXT, metaData(of, queries))).toBe(REP.ACK);
     const flags: number[] = [];
-    for (const type of [OPT.INFO, OPT.GO]) {
-      const [{ data }] = await ask(peer, type, infoData('disk'));
-      flags.push(data.readUInt16BE(10) & TFLAG.BLOCK_STATUS_PAYLOAD);
+    for (const type of [...before, OPT.GO]) {
+      const [{ data }] = await ask(peer, type, type === OPT.LIST ? undefined : infoData('disk'));
+      if (type !== OPT.LIST) flags.push(data.readUInt16BE(10) & TFLAG.BLOCK_STATUS_PAYLOAD);
     }
     return flags;
   };
-  expect(await offered([])).toEqual([0, 0]);
-  expect(await offered(['x-none:of'])).toEqual([0, 0]);
-  expect(await offered(['base:allocation'], '')).toEqual([0, 0]);
-  expect(await offered(['base:allocation'])).toEqual([TFLAG.BLOCK_STATUS_PAYLOAD, TFLAG.BLOCK_STATUS_PAYLOAD]);
+  const flag = TFLAG.BLOCK_STATUS_PAYLOAD;
+  expect(await offered([], [])).toEqual([0]);
+  expect(await offered(['x-none:of'], [])).toEqual([0]);
+  expect(await offered(['base:allocation'], [], '')).toEqual([0]);
+  expect(await offered(['base:allocation'], [])).toEqual([flag]);
+  // INFO tells what could be had, and GO must not tell anything else right after it.
+  expect(await offered([], [OPT.INFO])).toEqual([flag, flag]);
+  expect(await offered([], [OPT.INFO, OPT.LIST])).toEqual([flag, 0]);
 });
 
 test('an unknown option is UNSUP and ABORT is acknowledged, whatever the length of their data', async () => {

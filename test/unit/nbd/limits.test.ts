@@ -188,6 +188,7 @@ describe('limits', () => {
   test('are positive numbers; idle may be never', () => {
     expect(resolveLimits({ idleMs: 0 }).idleMs).toBe(0);
     expect(() => resolveLimits({ idleMs: -1 })).toThrow(/idleMs is -1/);
+    expect(() => resolveLimits({ payload: 2 ** 32, gatherBytes: 2 ** 33 })).toThrow(/payload is 4294967296/);
     expect(() => resolveLimits({ totalInFlight: 0 })).toThrow(/totalInFlight is 0/);
     expect(() => resolveLimits({ totalInFlightBytes: 1.5 })).toThrow(/totalInFlightBytes/);
   });
