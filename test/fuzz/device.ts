@@ -1,11 +1,19 @@
 /** The devices under the fuzzed server: memory disks that fail where they are told to and answer later, in any order, when they are told to. */
-import type { BlockDevice, DeviceInfo, ExportProvider, Io, IoBuffer } from '../../src/nbd/device.js';
+import {
+  type BlockDevice,
+  type DeviceInfo,
+  type ExportProvider,
+  type Io,
+  type IoBuffer,
+  IoCommand,
+} from '../../src/nbd/device.js';
 import { errnos, SystemError } from '../../src/sys/errno.js';
 import { Random } from './random.js';
 import type { Export } from './world.js';
 
 /** A memory disk has to provide what NO_HOLE asks for; so much of it would only be slow. */
 const MAX_PROVISIONED = 1024 * 1024;
+const CHANGES: readonly number[] = [IoCommand.WRITE, IoCommand.TRIM, IoCommand.WRITE_ZEROES];
 
 /** An operation that is done at once, while its end is told later. */
 class Done implements Io {
@@ -76,7 +84,9 @@ class FuzzedDevice implements BlockDevice {
   }
 
   submit(io: Io): void {
-    const { bad } = this.#export;
+    const { bad, asked } = this.#export;
+    if (io.command === IoCommand.FLUSH) asked.flushes++;
+    else if (io.fua && CHANGES.includes(io.command)) asked.fua += io.length;
     if (bad !== null && io.offset < bad.end && io.offset + io.length > bad.start) {
       this.#end(() => io.complete(errnos.EIO, 'a bad place'));
       return;

@@ -4,6 +4,30 @@ import { type Agreement, demand, Fields, take, textOf, type Walk } from './oracl
 import { walkTransmission } from './oracle-transmission.js';
 import { type Export, LIMITS } from './world.js';
 
+/** What an export offers to every client. */
+function offerOf(info: Export['info']): number {
+  const { readOnly } = info;
+  const flags: [boolean, number][] = [
+    [true, TFLAG.HAS_FLAGS],
+    [readOnly, TFLAG.READ_ONLY],
+    [info.canFlush, TFLAG.SEND_FLUSH],
+    [info.canFua, TFLAG.SEND_FUA],
+    [info.rotational, TFLAG.ROTATIONAL],
+    [info.canTrim && !readOnly, TFLAG.SEND_TRIM],
+    [info.canWriteZeroes && !readOnly, TFLAG.SEND_WRITE_ZEROES],
+    [info.canWriteZeroes && info.canFastZero && !readOnly, TFLAG.SEND_FAST_ZERO],
+    [info.multiConn, TFLAG.CAN_MULTI_CONN],
+    [info.canResize && !readOnly, TFLAG.SEND_RESIZE],
+    [info.canCache, TFLAG.SEND_CACHE],
+  ];
+  return flags.reduce((sum, [has, flag]) => (has ? sum | flag : sum), 0);
+}
+
+interface Told {
+  readonly asked: Buffer;
+  readonly replies: string;
+}
+
 interface Reply {
   readonly type: number;
   readonly data: Buffer;
@@ -24,6 +48,9 @@ export class Handshake {
   #contexts = new Map<number, string>();
   #contextsOf: string | null = null;
   #mayClose = false;
+  /** What an INFO was about, and its replies: of this option, and of the one just before. */
+  #told: Told | null = null;
+  #before: Told | null = null;
 
   constructor(client: Buffer, exports: ReadonlyMap<string, Export>) {
     this.#client = client;
@@ -51,6 +78,8 @@ export class Handshake {
       if (header.readBigUInt64BE() !== IHAVEOPT) return 'closed';
       const option = header.readUInt32BE(8);
       const length = header.readUInt32BE(12);
+      this.#before = this.#told;
+      this.#told = null;
       if (length > LIMITS.optionSkip) return 'closed';
       if (length > LIMITS.optionLength && option === OPT.EXPORT_NAME) return 'closed';
       const data = this.#next(length);
@@ -143,19 +172,17 @@ export class Handshake {
       reply.subarray(10).every((byte) => byte === 0),
       'the zeroes after EXPORT_NAME are none',
     );
-    return this.#enter(name as string, target, reply.readBigUInt64BE(), reply.readUInt16BE(8));
+    return this.#enter(name as string, target, reply.readBigUInt64BE(), reply.readUInt16BE(8), false);
   }
 
-  #enter(name: string, target: Export, size: bigint, flags: number): Agreement {
+  /** @param all an INFO, or a GO right behind the same: what could be had with meta contexts is told */
+  #enter(name: string, target: Export, size: bigint, flags: number, all: boolean): Agreement {
     demand(size === BigInt(target.size), `the export has ${size} bytes, not ${target.size}`);
-    demand((flags & TFLAG.HAS_FLAGS) !== 0, 'the transmission flags lack HAS_FLAGS');
     const chunks = this.#structured || this.#extended;
-    demand(((flags & TFLAG.SEND_DF) !== 0) === chunks, 'DF is offered without chunks, or not with them');
-    demand(
-      ((flags & TFLAG.BLOCK_STATUS_PAYLOAD) !== 0) ===
-        (this.#extended && this.#contextsOf === name && this.#contexts.size > 0),
-      'BLOCK_STATUS_PAYLOAD is offered where it cannot be used, or not where it can',
-    );
+    const chosen = this.#contextsOf === name && this.#contexts.size > 0;
+    const payload = this.#extended && (chosen || (all && target.info.metaContexts.length > 0));
+    const offer = offerOf(target.info) | (chunks ? TFLAG.SEND_DF : 0) | (payload ? TFLAG.BLOCK_STATUS_PAYLOAD : 0);
+    demand(flags === offer, `the transmission flags are ${flags}, not ${offer}`);
     const style = this.#extended ? 'extended' : this.#structured ? 'structured' : 'simple';
     const contexts = chunks && this.#contextsOf === name ? this.#contexts : new Map<number, string>();
     return { target, style, contexts, flags };
@@ -180,8 +207,13 @@ export class Handshake {
     const [info, ...more] = replies.filter(({ type, data }) => type === REP.INFO && data.readUInt16BE() === 0);
     demand(info?.data.length === 12 && more.length === 0, 'INFO_EXPORT is missing, repeated or malformed');
     const size = info.data.readBigUInt64BE(2);
-    const agreement = this.#enter(name, target, size, info.data.readUInt16BE(10));
-    return option === OPT.GO ? agreement : null;
+    const told = replies.map(({ type, data }) => `${type} ${data.toString('hex')}`);
+    const again = option === OPT.GO && this.#before?.asked.equals(data) === true;
+    if (again) demand(told.join() === this.#before?.replies, 'GO tells something else than the INFO before it');
+    const agreement = this.#enter(name, target, size, info.data.readUInt16BE(10), option === OPT.INFO || again);
+    if (option === OPT.GO) return agreement;
+    this.#told = { asked: data, replies: told.join() };
+    return null;
   }
 
   *#meta(option: number, data: Buffer): Walk<void> {

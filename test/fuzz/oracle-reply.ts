@@ -19,7 +19,6 @@ export class Expected {
   /** What the disk held when the request's turn came. */
   before: Snapshot = new Map();
   unknown: { start: number; end: number }[] = [];
-  fua = false;
   readonly #agreement: Agreement;
   readonly #asked: Asked;
   /** BLOCK_STATUS: contexts that must be answered. */
@@ -86,8 +85,16 @@ export class Expected {
     if (type === CMD.READ && error === 0) this.#compare(Buffer.from(yield* take(Number(length))));
   }
 
-  #compare(data: Buffer): void {
-    const start = Number(this.#asked.offset);
+  /** One content chunk of a READ that failed elsewhere. */
+  #comparePart(type: number, payload: Buffer): void {
+    const at = payload.readBigUInt64BE(0);
+    const data = type === CHUNK.OFFSET_DATA ? payload.subarray(8) : Buffer.alloc(payload.readUInt32BE(8));
+    const { offset, length } = this.#asked;
+    demand(at >= offset && at + BigInt(data.length) <= offset + length, `${this.#name}: content outside of it`);
+    this.#compare(data, Number(at));
+  }
+
+  #compare(data: Buffer, start = Number(this.#asked.offset)): void {
     const expected = readSnapshot(this.before, start, data.length);
     for (const range of this.unknown) {
       const from = Math.max(0, range.start - start);
@@ -147,7 +154,11 @@ export class Expected {
     if ((this.#asked.flags & CFLAG.DF) !== 0 && this.#asked.type === CMD.READ) {
       demand(content.length <= 1, `${this.#name}: a fragmented answer to DF`);
     }
-    if (failed.length > 0) return;
+    if (failed.length > 0) {
+      // Where each error tells its place, what came is good.
+      if (generic.length === 0) for (const { type, payload } of content) this.#comparePart(type, payload);
+      return;
+    }
     if (this.#asked.type === CMD.READ) {
       this.#compare(assemble(this.#chunks, this.#asked.offset, Number(this.#asked.length)));
     } else if (this.#asked.type === CMD.BLOCK_STATUS) this.#status();
@@ -165,6 +176,7 @@ export class Expected {
       let at = offset;
       extents.forEach((extent, i) => {
         demand(extent.length > 0n, 'an empty extent');
+        demand(extent.length % BigInt(target.info.blockSize.minimum) === 0n, 'an extent off the minimum block size');
         if (i > 0) demand(at < offset + length, `${this.#name}: an extent that begins after it`);
         if (contexts.get(id) === 'base:allocation' && (extent.flags & 2n) !== 0n) {
           const known = this.unknown.every(

@@ -174,7 +174,8 @@ class Stream {
     }
     if (type === CMD.WRITE) model.write(at, payload);
     else if (type === CMD.TRIM || type === CMD.WRITE_ZEROES) model.zero(at, count);
-    expected.fua = (flags & CFLAG.FUA) !== 0;
+    if (WRITES.includes(type) && (flags & CFLAG.FUA) !== 0) target.due.fua += count;
+    if (type === CMD.FLUSH && at === 0 && count === 0) target.due.flushes++;
   }
 }
 

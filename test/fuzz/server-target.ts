@@ -164,7 +164,8 @@ export class ServerTarget {
 
   /** What the model knows of a disk is what is on it. */
   #compareDisks(): void {
-    for (const { name, disk, model, size } of this.#disks()) {
+    for (const target of this.#disks()) {
+      const { name, disk, model, size } = target;
       const pages = model.snapshot();
       const compare = (offset: number, length: number): void => {
         if (!model.knows(offset, length)) return;
@@ -175,13 +176,21 @@ export class ServerTarget {
         }
       };
       for (const page of model.touched()) compare(page * 4096, Math.min(4096, size - page * 4096));
+      const { asked, due } = target;
+      if (model.unknown.length === 0 && (asked.fua !== due.fua || asked.flushes !== due.flushes)) {
+        throw new Violation(
+          `the disk ${name} was asked for ${asked.fua} bytes with FUA and ${asked.flushes} flushes, not ${due.fua} and ${due.flushes}`,
+        );
+      }
       if (size < 2 ** 20 && this.#rounds % 16 === 0)
         for (let at = 0; at < size; at += 4096) compare(at, Math.min(4096, size - at));
     }
   }
 
   #reset(): void {
-    for (const { disk, model, size } of this.#disks()) {
+    for (const { disk, model, size, asked, due } of this.#disks()) {
+      Object.assign(asked, { fua: 0, flushes: 0 });
+      Object.assign(due, { fua: 0, flushes: 0 });
       if (model.touched().length === 0 && model.unknown.length === 0) continue;
       disk.zero(0, size, false);
       model.reset();

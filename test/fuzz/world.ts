@@ -94,8 +94,17 @@ export function isZero(pages: Snapshot, offset: number, length: number): boolean
   return true;
 }
 
+/** What durability was asked of a disk: bytes that were changed with FUA, and FLUSHes. */
+export interface Durability {
+  fua: number;
+  flushes: number;
+}
+
 export interface Export {
   readonly name: string;
+  /** As its devices were asked, and as the client asked. */
+  readonly asked: Durability;
+  readonly due: Durability;
   readonly size: number;
   readonly info: DeviceInfo;
   readonly disk: MemoryDisk;
@@ -117,7 +126,8 @@ const nothing = {
 
 function makeExport(name: string, size: number, info: Partial<DeviceInfo>, bad: Export['bad'] = null): Export {
   const disk = new MemoryDisk({ size, info, maxIo: MAX_IO, buffers: 8 });
-  return { name, size, info: disk.info, disk, model: new ModelDisk(), bad };
+  const durability = { asked: { fua: 0, flushes: 0 }, due: { fua: 0, flushes: 0 } };
+  return { name, size, info: disk.info, disk, model: new ModelDisk(), bad, ...durability };
 }
 
 /** Every kind of export a client can meet. The first is the default export too. */

@@ -122,6 +122,45 @@ test('finds a request that is never answered', async () => {
   expect(finding?.error.message).toMatch(/hang|left behind/);
 });
 
+test('finds FUA that is lost between pieces', async () => {
+  const finding = await hunt({
+    wrapProvider: between((io, device) => {
+      if (io.command === 1 && io.offset % 16_384 === 0 && io.fua) Object.assign(io, { fua: false });
+      device.submit(io);
+    }),
+  });
+  expect(finding?.error.message).toContain('with FUA');
+});
+
+test('finds a flush that never reaches the device', async () => {
+  const finding = await hunt({
+    wrapProvider: between((io, device) => {
+      if (io.command === 3) io.complete(0);
+      else device.submit(io);
+    }),
+  });
+  expect(finding?.error.message).toContain('flushes');
+});
+
+test('finds a wrong byte in the chunk behind one that failed', async () => {
+  let failed = false;
+  const finding = await hunt({
+    wrapProvider: between((io, device) => {
+      const { buffer } = io;
+      if (failed && io.command === 0 && io.offset === 80 * 1024 && buffer !== null) {
+        const complete = io.complete.bind(io);
+        io.complete = (errno, text) => {
+          if (!io.hole) buffer.bytes[0] ^= 1;
+          complete(errno, text);
+        };
+      }
+      failed = device.size === 204_800 && io.offset <= 64 * 1024 && io.offset + io.length === 80 * 1024;
+      device.submit(io);
+    }),
+  });
+  expect(finding?.error.message).toMatch(/byte 0 is \d+, not \d+/);
+});
+
 /** Lets what the client sends pass through a function before the server has it. */
 function through(change: (chunk: Buffer) => Buffer): ServerTargetOptions['wrapStream'] {
   return (server) => {
