@@ -17,6 +17,9 @@ interface Rule {
 
 const SIMPLE = new Set(['anyone', 'unix', 'tls']);
 
+/** `needs TLS`: not in plaintext, but perhaps when the client has told by TLS who it is. */
+export type Verdict = 'allowed' | 'needs TLS' | 'refused';
+
 /** Rules in their order: the first that fits both the export and the client decides; without one the answer is no. */
 export class AccessRules {
   readonly #rules: readonly Rule[];
@@ -39,7 +42,7 @@ export class AccessRules {
         throw new SystemError(
           errnos.EINVAL,
           `${file}, line ${index + 1}: "${trimmed}" is no rule; write allow or deny, an export (with * for anything), and anyone, ` +
-            'unix, tls, subject NAME or identity NAME',
+            'unix, tls, subject NAME (as CN=alice,O=Example) or identity NAME',
         );
       }
       rules.push(rule);
@@ -47,24 +50,19 @@ export class AccessRules {
     return new AccessRules(rules);
   }
 
-  /** Whether the client may open an export, or a snapshot by `export@…`. */
-  allows(exportName: string, client: Client): boolean {
+  /**
+   * What the rules say about an export.
+   * @param names its name, and the volumes that it is of: a rule for one of them is one for it
+   */
+  verdict(names: readonly string[], client: Client): Verdict {
+    let verdict: Verdict = 'refused';
     for (const { allow, exports, who } of this.#rules) {
-      if (covers(exports, exportName) && isMeant(who, client)) return allow;
-    }
-    return false;
-  }
-
-  /** Whether a client in plaintext that may not open an export could hope to in TLS. */
-  mightWithTls(exportName: string, client: Client): boolean {
-    if (client.tls !== null) return false;
-    for (const { allow, exports, who } of this.#rules) {
-      if (!covers(exports, exportName)) continue;
+      if (!names.some(exports)) continue;
       // What decides about it in plaintext would decide in TLS too.
-      if (isMeant(who, client)) return allow;
-      if (allow && who.kind !== 'unix' && who.kind !== 'anyone') return true;
+      if (isMeant(who, client)) return allow ? 'allowed' : verdict;
+      if (allow && client.tls === null && who.kind !== 'unix' && who.kind !== 'anyone') verdict = 'needs TLS';
     }
-    return false;
+    return verdict;
   }
 }
 
@@ -80,8 +78,27 @@ function parseRule(line: string): Rule | null {
 
 function parseWho(kind: string, rest: string | undefined): Who | null {
   if (SIMPLE.has(kind)) return rest === undefined ? { kind: kind as 'anyone' | 'unix' | 'tls' } : null;
-  if ((kind === 'subject' || kind === 'identity') && rest !== undefined) return { kind, matches: glob(rest) };
-  return null;
+  if (rest === undefined) return null;
+  if (kind === 'identity') return { kind, matches: glob(rest) };
+  return kind === 'subject' ? parseSubject(rest) : null;
+}
+
+/** A pattern that no subject can have would be a rule that never holds, and nobody would notice: `/CN=alice`, `"CN=alice"`, `alice`. */
+function parseSubject(pattern: string): Who | null {
+  if (/^["/]|^[^=*]*$/.test(pattern)) return null;
+  const matches = glob(hexEscaped(pattern).replace(/, +/g, ','));
+  return { kind: 'subject', matches: (subject) => matches(hexEscaped(subject).replaceAll('*', '\\2A')) };
+}
+
+/**
+ * A subject with every escaped character as `\HH`: a comma is then one between two parts, and a pattern that has one cannot be met by a
+ * comma within a part, which whoever asks for a certificate may choose.
+ */
+function hexEscaped(subject: string): string {
+  return subject.replace(/\\([0-9a-f]{2}|.)/gis, (_, what: string) => {
+    const hex = what.length === 2 ? what : what.charCodeAt(0).toString(16).padStart(2, '0');
+    return `\\${hex.toUpperCase()}`;
+  });
 }
 
 function unquoted(name: string): string | null {
@@ -108,15 +125,6 @@ function glob(pattern: string): Glob {
     }
     return text.length - at >= last.length && text.endsWith(last);
   };
-}
-
-/** A rule for a volume is one for what is reached through its name: `vol@snapshot`, `vol@time`. */
-function covers(exports: Glob, name: string): boolean {
-  if (exports(name)) return true;
-  for (let at = name.indexOf('@'); at >= 0; at = name.indexOf('@', at + 1)) {
-    if (exports(name.slice(0, at))) return true;
-  }
-  return false;
 }
 
 function isMeant(who: Who, { peer, tls }: Client): boolean {

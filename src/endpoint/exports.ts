@@ -139,6 +139,11 @@ export class Exports implements ExportProvider {
     return new Set(await this.#contexts.siblings(await this.#resolver.resolve(name, client), client));
   }
 
+  /** Of the volumes that the name of an export begins with, before an `@`, those that it is a snapshot of. @throws SystemError ENOENT */
+  volumesOf(name: string, client: Client): Promise<readonly string[]> {
+    return this.#resolver.volumesOf(name, client);
+  }
+
   /** A mapping or a size changed: who is just opening an export looks again. */
   changed(): void {
     this.#changes++;

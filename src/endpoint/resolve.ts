@@ -112,6 +112,18 @@ export class Resolver {
     return found;
   }
 
+  /**
+   * Of the volumes that a name begins with, before an `@`, those that what it stands for is a snapshot of.
+   * @throws SystemError ENOENT when it stands for nothing
+   */
+  async volumesOf(name: string, client: Client): Promise<readonly string[]> {
+    const { via } = await this.resolve(name, client);
+    const volumes = via === name ? [] : [via];
+    // The volume may be a snapshot itself: `vol@snap` can be the very name of one.
+    for (const { volume } of splitName(via)) if (await this.#isSnapshotOf(volume, via)) volumes.push(volume);
+    return volumes;
+  }
+
   async #isSnapshotOf(volume: string, name: string): Promise<boolean> {
     try {
       return (await this.#volumes.snapshotOf(volume, name)) !== null;

@@ -16,22 +16,23 @@ const alice = secure({ subject: 'CN=alice,OU=backup,O=Example' });
 const bob = secure({ identity: 'bob' });
 
 const rules = (...lines: string[]): AccessRules => AccessRules.parse(lines.join('\n'), '/etc/acl');
+const allows = (some: AccessRules, name: string, client: Client): boolean => some.verdict([name], client) === 'allowed';
 
 describe('rules', () => {
   it('the first that fits export and client decides; none means no', () => {
     const some = rules('deny secret* identity bob', 'allow secret* tls', 'allow web anyone');
-    expect(some.allows('secret-1', bob)).toBe(false);
-    expect(some.allows('secret-1', alice)).toBe(true);
-    expect(some.allows('secret-1', plain)).toBe(false);
-    expect(some.allows('web', plain)).toBe(true);
-    expect(some.allows('other', alice)).toBe(false);
-    expect(rules('# nothing', '').allows('web', alice)).toBe(false);
+    expect(allows(some, 'secret-1', bob)).toBe(false);
+    expect(allows(some, 'secret-1', alice)).toBe(true);
+    expect(allows(some, 'secret-1', plain)).toBe(false);
+    expect(allows(some, 'web', plain)).toBe(true);
+    expect(allows(some, 'other', alice)).toBe(false);
+    expect(allows(rules('# nothing', ''), 'web', alice)).toBe(false);
   });
 
   it('anyone, unix, tls, subject and identity mean what they say', () => {
     const meant = (who: string) =>
       [plain, local, secure(), alice, bob, secure({ identity: 'bob' }, 'unix')].map((client) =>
-        rules(`allow vol ${who}`).allows('vol', client),
+        allows(rules(`allow vol ${who}`), 'vol', client),
       );
     expect(meant('anyone')).toEqual([true, true, true, true, true, true]);
     expect(meant('unix')).toEqual([false, true, false, false, false, true]);
@@ -44,7 +45,7 @@ describe('rules', () => {
 
   it('a subject is matched whole: a part of another name is not enough, nor another case', () => {
     const only = rules('allow vol subject CN=alice,O=Example');
-    const named = (subject: string) => only.allows('vol', secure({ subject }));
+    const named = (subject: string) => allows(only, 'vol', secure({ subject }));
     expect(named('CN=alice,O=Example')).toBe(true);
     for (const other of [
       'CN=alice,O=Example,C=GR',
@@ -56,23 +57,35 @@ describe('rules', () => {
       expect(named(other)).toBe(false);
     }
     const open = rules('allow vol subject CN=alice,*');
-    expect(open.allows('vol', secure({ subject: 'CN=alice\\,O=Example,O=Evil' }))).toBe(false);
+    expect(allows(open, 'vol', secure({ subject: 'CN=alice\\,O=Example,O=Evil' }))).toBe(false);
   });
 
-  it('a rule for a volume covers its snapshots by its name, and nothing that only begins like it', () => {
-    const one = rules('allow vol anyone');
-    for (const name of ['vol', 'vol@snap', 'vol@-1h', 'vol@a@b']) expect(one.allows(name, plain)).toBe(true);
-    for (const name of ['volume', 'vo', 'snap', '@vol', 'a@vol', 'a@vol@b', '']) {
-      expect(one.allows(name, plain)).toBe(false);
-    }
-    const at = rules('allow vol@* anyone');
-    expect(at.allows('vol', plain)).toBe(false);
-    expect(at.allows('vol@snap', plain)).toBe(true);
-    expect(rules('deny vol anyone', 'allow * anyone').allows('vol@snap', plain)).toBe(false);
+  it('a comma within a part of a subject is none between parts', () => {
+    const suffix = rules('allow vol subject *,O=Example');
+    const middle = rules('allow vol subject *,OU=admins,*');
+    expect(allows(suffix, 'vol', secure({ subject: 'CN=alice,O=Example' }))).toBe(true);
+    expect(allows(suffix, 'vol', secure({ subject: 'CN=mallory\\,O=Example' }))).toBe(false);
+    expect(allows(suffix, 'vol', secure({ subject: 'CN=mallory\\\\,O=Example' }))).toBe(true);
+    expect(allows(middle, 'vol', secure({ subject: 'CN=mallory\\,OU=admins\\,x,O=Example' }))).toBe(false);
+    expect(allows(middle, 'vol', secure({ subject: 'CN=alice,OU=admins,O=Example' }))).toBe(true);
+    // Escapes in rules mean what they mean in names, and blanks behind commas nothing.
+    expect(allows(rules('allow vol subject CN=a\\,b, O=E'), 'vol', secure({ subject: 'CN=a\\,b,O=E' }))).toBe(true);
+    expect(allows(rules('allow vol subject CN=a\\2cb,O=E'), 'vol', secure({ subject: 'CN=a\\,b,O=E' }))).toBe(true);
+    expect(allows(rules('allow vol subject CN=\\*'), 'vol', secure({ subject: 'CN=alice' }))).toBe(false);
+    expect(allows(rules('allow vol subject CN=\\*'), 'vol', secure({ subject: 'CN=*' }))).toBe(true);
+  });
+
+  it('a rule for one of the names of an export decides about it', () => {
+    const some = rules('deny vol identity bob', 'allow vol@snap anyone', 'allow vol tls');
+    expect(some.verdict(['vol@snap', 'vol'], bob)).toBe('refused');
+    expect(some.verdict(['vol@snap'], bob)).toBe('allowed');
+    expect(some.verdict(['vol@other'], alice)).toBe('refused');
+    expect(some.verdict(['vol@other', 'vol'], alice)).toBe('allowed');
+    expect(some.verdict(['vol@other', 'vol'], plain)).toBe('needs TLS');
   });
 
   it('stars stand for anything, everything else for itself', () => {
-    const matches = (pattern: string, name: string) => rules(`allow ${pattern} anyone`).allows(name, plain);
+    const matches = (pattern: string, name: string) => allows(rules(`allow ${pattern} anyone`), name, plain);
     for (const [pattern, name, expected] of [
       ['*', '', true],
       ['*', 'anything\nat all', true],
@@ -94,7 +107,7 @@ describe('rules', () => {
 
   it('a name made to be slow is not', () => {
     const pattern = rules(`allow ${'*a'.repeat(30)}*b anyone`);
-    expect(pattern.allows('a'.repeat(4096), plain)).toBe(false);
+    expect(allows(pattern, 'a'.repeat(4096), plain)).toBe(false);
   });
 
   it('a line that is no rule is named with its file and number', () => {
@@ -105,6 +118,9 @@ describe('rules', () => {
       'allow vol subject',
       'allow vol tls CN=x',
       'allow "vol anyone',
+      'deny vol subject "CN=alice"',
+      'deny vol subject /CN=alice',
+      'deny vol subject alice',
     ]) {
       expect(() => rules('# first', line)).toThrow(/^\/etc\/acl, line 2: .* is no rule; write allow or deny/);
     }
@@ -112,17 +128,21 @@ describe('rules', () => {
 
   it('knows where TLS might help', () => {
     const some = rules('deny no* anyone', 'allow a subject CN=*', 'allow b unix', 'deny c tls', 'allow c identity x');
-    const might = (name: string, client = plain) => some.mightWithTls(name, client);
+    const might = (name: string, client = plain) => some.verdict([name], client) === 'needs TLS';
     expect(['a', 'b', 'no', 'none', 'zzz'].map((name) => might(name))).toEqual([true, false, false, false, false]);
     expect(might('a', secure())).toBe(false);
   });
 });
 
-/** Volumes `a`, `b` and snapshots `a1` of a, `b1` of b; every difference is offered that names one of these, or a time. */
+/** Volumes `a`, `b`, `a@b` and snapshots `a1` of a, `b1` of b, `a@s` of a, which is called so; every difference is offered that names one of these, or a time. */
 class Store implements GuardedProvider {
   readonly asked: string[] = [];
   readonly #disk = new MemoryDisk({ size: 4096 });
-  readonly #names = ['a', 'b', 'a1', 'b1', '2026-11-19'];
+  readonly #names: readonly string[];
+
+  constructor(...more: string[]) {
+    this.#names = ['a', 'b', 'a1', 'b1', '2026-11-19', ...more];
+  }
 
   async list(): Promise<{ name: string }[]> {
     return this.#names.map((name) => ({ name }));
@@ -147,6 +167,12 @@ class Store implements GuardedProvider {
   }
   async siblings(name: string): Promise<ReadonlySet<string>> {
     return new Set([`${name[0]}1`]);
+  }
+  async volumesOf(name: string): Promise<readonly string[]> {
+    this.asked.push(name);
+    if (name === 'a@b') return [];
+    if (['a@s', 'a@a1'].includes(name)) return ['a'];
+    throw new SystemError(errnos.ENOENT, `${name} is not there`);
   }
 }
 
@@ -193,6 +219,31 @@ describe('a guarded provider', () => {
     expect(await failure(guard.open('b', plain))).toBeInstanceOf(TlsRequiredError);
     expect(await failure(guard.open('b', alice))).not.toBeInstanceOf(TlsRequiredError);
     await guard.open('b', bob);
+  });
+
+  it('a rule for a volume is one for its snapshots, and not for a volume whose name begins like theirs', async () => {
+    const store = new Store('a@b', 'a@s', 'a@a1');
+    const guard = new Authorisation(store, rules('allow a identity bob', 'allow a@b identity carol', 'allow a unix'));
+    const carol = secure({ identity: 'carol' });
+    await guard.open('a@s', bob);
+    await guard.open('a@a1', bob);
+    await guard.open('a@b', carol);
+    const [there, not] = [await failure(guard.open('a@b', bob)), await failure(guard.open('a@x', bob))];
+    expect(there).toMatchObject({ errno: errnos.ENOENT });
+    expect(there.message.replace('a@b', 'a@x')).toBe(not.message);
+    expect(await failure(guard.describe('a@s', carol))).toMatchObject({ errno: errnos.ENOENT });
+    const names = async (client: Client) => (await guard.list(client)).map(({ name }) => name);
+    expect(await names(bob)).toEqual(['a', 'a@s', 'a@a1']);
+    expect(await names(carol)).toEqual(['a@b']);
+    // Who may open none of the names hears nothing of what is there.
+    store.asked.length = 0;
+    expect(await failure(guard.open('a@b', plain))).toBeInstanceOf(TlsRequiredError);
+    expect(await failure(guard.open('a@x', plain))).toBeInstanceOf(TlsRequiredError);
+    expect(await failure(guard.open('a@b', alice))).toMatchObject({ errno: errnos.ENOENT });
+    expect(store.asked).toEqual([]);
+    // What is forbidden for a volume is so for its snapshots.
+    guard.setRules(rules('deny a anyone', 'allow * anyone'));
+    expect(await names(bob)).toEqual(['b', 'a1', 'b1', '2026-11-19', 'a@b']);
   });
 
   it('offers differences from snapshots of the same volume, or that are allowed themselves', async () => {

@@ -173,3 +173,15 @@ describe('with only mapped volumes offered', () => {
     expect(volumes.asked).not.toContain('other-volume');
   });
 });
+
+it('tells which volumes a name is of: not every one that it begins with', async () => {
+  volumes.set('a').set('a@b').snapshot('a@s', 'a', NOW).snapshot('monday', 'a@b', NOW).snapshot('deep', 'a@s', NOW);
+  const names = resolver();
+  const of = (name: string) => names.volumesOf(name, someone());
+  expect(await of('a')).toEqual([]);
+  expect(await of('a@b')).toEqual([]);
+  expect(await of('a@s')).toEqual(['a']);
+  expect(await of('a@b@monday')).toEqual(['a@b']);
+  expect(await of('a@s@deep')).toEqual(['a@s', 'a']);
+  await expect(of('a@monday')).rejects.toMatchObject({ code: 'ENOENT' });
+});

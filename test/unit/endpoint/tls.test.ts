@@ -157,7 +157,7 @@ describe.skipIf(!hasOpenssl)('credentials', () => {
   it('rules come from their file', () => {
     expect(readRules(none)).toBeNull();
     const acl = file('acl', 'allow vol anyone\n');
-    expect(readRules({ ...none, acl })?.allows('vol', { peer: 'unix', tls: null })).toBe(true);
+    expect(readRules({ ...none, acl })?.verdict(['vol'], { peer: 'unix', tls: null })).toBe('allowed');
     expect(() => readRules({ ...none, acl: '/not/there' })).toThrow(
       'cannot read the access rules (tls_acl) /not/there: ENOENT',
     );
