@@ -23,7 +23,7 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
   const { limits, keepalive, warnings } = serverLimits(settings, heapPages * HEAP_SHARE * 2 ** pageShift);
   for (const warning of warnings) log.warn(warning);
   const warn = (message: string): void => log.warn(message);
-  const credentials = readCredentials(settings.tls, warn);
+  let credentials = readCredentials(settings.tls, warn);
   const rules = readRules(settings.tls);
   const where = listeners(settings, passed);
   const registry = Registry.load(config.runDir);
@@ -78,9 +78,11 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
   // Certificates, keys and rules are looked at again together with the log files; what cannot be used leaves the old ones.
   const reload = (): void => {
     reloading(log, 'TLS credentials', () => {
-      const renewed = readCredentials(settings.tls, warn);
-      if (renewed !== null) server.setTls(renewed);
-      return renewed !== null;
+      const renewed = readCredentials(settings.tls, warn, credentials);
+      if (renewed === null) return false;
+      server.setTls(renewed);
+      credentials = renewed;
+      return true;
     });
     reloading(log, 'access rules', () => {
       const renewed = readRules(settings.tls);

@@ -19,12 +19,24 @@ type Files = Pick<NbdTlsSettings, 'cert' | 'key' | 'ca' | 'crl'>;
 /**
  * Reads everything that clients are authenticated by.
  * @param warn is told what is usable and still wrong: keys that others can read, certificates out of their time
+ * @param before what is in use now: a file that has gone from tls_directory must not open the door
  * @returns null when no listener has TLS
  * @throws SystemError naming the file and the way out
  */
-export function readCredentials(settings: NbdTlsSettings, warn: (message: string) => void): TlsOptions | null {
+export function readCredentials(
+  settings: NbdTlsSettings,
+  warn: (message: string) => void,
+  before: TlsOptions | null = null,
+): TlsOptions | null {
   if (settings.tcp === 'off' && settings.socket === 'off') return null;
   const files = filesOf(settings);
+  for (const what of ['ca', 'crl'] as const) {
+    if (files[what] === null && before?.[what] !== undefined) {
+      throw unusable(
+        `${settings.directory} has no ${IN_DIRECTORY[what]} any more; put it back, or restart the node without it`,
+      );
+    }
+  }
   const own = files.cert === null || files.key === null ? {} : readPair(files.cert, files.key, warn);
   const options: TlsOptions = {
     ...own,
@@ -34,6 +46,12 @@ export function readCredentials(settings: NbdTlsSettings, warn: (message: string
     verifyPeer: settings.verifyPeer ?? undefined,
     minVersion: settings.minVersion,
   };
+  if (settings.verifyPeer === null && options.ca === undefined && options.psk === undefined) {
+    warn(
+      'clients in TLS are not asked who they are: whoever reaches the endpoint comes in. Set tls_ca (or tls_psk_file), ' +
+        'or tls_verify_peer = False if that is meant',
+    );
+  }
   // What only OpenSSL knows.
   new TlsAcceptor(options);
   return options;
@@ -54,7 +72,9 @@ function filesOf(settings: NbdTlsSettings): Files {
   const { directory } = settings;
   if (directory === null) return settings;
   const inside = (name: string): string => path.join(directory, name);
-  const optional = (name: string): string | null => (fs.existsSync(inside(name)) ? inside(name) : null);
+  // A link that leads nowhere is there, and an error when it is read.
+  const isThere = (file: string): boolean => fs.lstatSync(file, { throwIfNoEntry: false }) !== undefined;
+  const optional = (name: string): string | null => (isThere(inside(name)) ? inside(name) : null);
   return {
     cert: inside(IN_DIRECTORY.cert),
     key: inside(IN_DIRECTORY.key),

@@ -149,6 +149,13 @@ describe.skipIf(!hasOpenssl)('certificates', () => {
       expect(lines.at(-1)).toBe('TLS credentials read again');
       await expect(trust(old.cert)).rejects.toThrow();
       expect(await names(await trust(renewed.cert))).toHaveLength(2);
+      // From now on clients are verified; that the authority's file goes does not change that.
+      write('ca-cert.pem', renewed.cert);
+      process.emit('SIGHUP');
+      fs.rmSync(at('ca-cert.pem'));
+      process.emit('SIGHUP');
+      expect(lines.at(-1)).toMatch(/stay as they were: .* has no ca-cert\.pem any more/);
+      await expect(trust(renewed.cert).then(names)).rejects.toThrow();
     } finally {
       pki.remove();
     }

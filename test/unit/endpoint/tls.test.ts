@@ -98,7 +98,9 @@ describe.skipIf(!hasOpenssl)('credentials', () => {
     const warnings: string[] = [];
     const options = read({ cert: server.certFile, key: server.keyFile }, warnings);
     expect(options).toMatchObject({ cert: server.cert, key: server.key, ca: undefined, psk: undefined });
-    expect(warnings).toEqual([]);
+    expect(warnings).toEqual([expect.stringMatching(/^clients in TLS are not asked who they are/)]);
+    warnings.length = 0;
+    read({ cert: server.certFile, key: server.keyFile, verifyPeer: false }, warnings);
     const keys = read({ pskFile: file('keys', `alice:${'0a'.repeat(32)}\n`) }, warnings);
     expect(keys?.psk?.('alice')).toEqual(Buffer.alloc(32, 10));
     expect(keys?.psk?.('bob')).toBeNull();
@@ -117,16 +119,32 @@ describe.skipIf(!hasOpenssl)('credentials', () => {
     expect(read({ directory, verifyPeer: false })).toMatchObject({ verifyPeer: false });
   });
 
+  it('that come from a directory do not lose what clients are verified by', () => {
+    const directory = path.join(pki.directory, 'losing');
+    fs.mkdirSync(directory);
+    fs.copyFileSync(server.certFile, path.join(directory, 'server-cert.pem'));
+    fs.copyFileSync(server.keyFile, path.join(directory, 'server-key.pem'));
+    const ca = path.join(directory, 'ca-cert.pem');
+    fs.copyFileSync(authority.certFile, ca);
+    const settings = { ...none, directory };
+    const before = readCredentials(settings, () => {});
+    expect(readCredentials(settings, () => {}, before)).toMatchObject({ ca: authority.cert });
+    fs.rmSync(ca);
+    expect(() => readCredentials(settings, () => {}, before)).toThrow(/has no ca-cert\.pem any more; put it back/);
+    fs.symlinkSync('/not/there', ca);
+    expect(() => read({ directory })).toThrow(/cannot read the clients' authorities .*ENOENT/);
+  });
+
   it('that others can read, or that are out of their time, are warned of', () => {
     const warnings: string[] = [];
     const open = file('open.pem', server.key, 0o644);
-    read({ cert: server.certFile, key: open }, warnings);
+    read({ cert: server.certFile, key: open, verifyPeer: false }, warnings);
     expect(warnings).toEqual([`${open} (the TLS key) is open to every account: chmod o= ${open}`]);
     const expired = pki.certificate(authority, '/CN=old', '', ['-days', '-1']);
     const soon = pki.certificate(authority, '/CN=soon', '', ['-days', '3']);
     warnings.length = 0;
-    read({ cert: expired.certFile, key: expired.keyFile }, warnings);
-    read({ cert: soon.certFile, key: soon.keyFile }, warnings);
+    read({ cert: expired.certFile, key: expired.keyFile, verifyPeer: false }, warnings);
+    read({ cert: soon.certFile, key: soon.keyFile, verifyPeer: false }, warnings);
     expect(warnings).toEqual([
       expect.stringMatching(/the certificate expired on .*; put a new one there and send SIGHUP/),
       expect.stringMatching(/the certificate expires on/),
