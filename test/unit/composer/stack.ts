@@ -30,6 +30,8 @@ export interface SparseRead {
 export interface StackOptions {
   /** Where objects are kept; default memory. */
   readonly store?: 'memory' | 'file';
+  /** Instead of that: drivers that the caller made. */
+  readonly drivers?: { readonly blocks: Driver; readonly maps: Driver };
   readonly writeThrough?: boolean;
   readonly nrOps?: number;
   readonly lockWait?: number;
@@ -65,8 +67,10 @@ export class Stack {
     const log = pino({ level: 'silent' });
     const directory = options.store === 'file' ? fs.mkdtempSync(path.join(os.tmpdir(), 'stack-')) : null;
     const mapStore = new MemoryStore();
-    const blocks = makeDriver(directory, 'blocks', 'test_1000', new MemoryStore());
-    const maps = makeDriver(directory, 'maps', 'test_1002', mapStore);
+    const { blocks, maps } = options.drivers ?? {
+      blocks: makeDriver(directory, 'blocks', 'test_1000', new MemoryStore()),
+      maps: makeDriver(directory, 'maps', 'test_1002', mapStore),
+    };
     const blockers = await Promise.all(
       [
         { driver: blocks, number: PORTS.blockerb, role: 'blockerb' },
@@ -217,8 +221,8 @@ export class Stack {
     await this.client.call(PORTS.composer, { op: Op.WRITE, target: name, offset, data, flags });
   }
 
-  async trim(name: string, offset: number, length: number): Promise<void> {
-    await this.client.call(PORTS.composer, { op: Op.TRIM, target: name, offset, size: length });
+  async trim(name: string, offset: number, length: number, flags = 0): Promise<void> {
+    await this.client.call(PORTS.composer, { op: Op.TRIM, target: name, offset, size: length, flags });
   }
 
   async writeZeroes(name: string, offset: number, length: number, flags = 0): Promise<void> {
