@@ -13,6 +13,7 @@ class PooledBuffer implements IoBuffer {
   }
 }
 
+/** Buffers of one length, made as they are needed, at most so many: for BlockDevice.allocate and its relatives. */
 export class BufferPool {
   readonly #size: number;
   readonly #count: number;

@@ -12,6 +12,7 @@ import { parseNbdUri } from './uri.js';
 /** Milliseconds until a server that does not answer is given up. */
 const TIMEOUT_MS = 30_000;
 
+/** How to get to a handshake. */
 export interface OpenOptions {
   /** Over what a URI says of it. */
   readonly tls?: TlsClientOptions;
@@ -21,6 +22,7 @@ export interface OpenOptions {
   readonly timeoutMs?: number;
 }
 
+/** How to get into an export. */
 export interface ConnectOptions extends OpenOptions, ClientOptions {
   /** Default: the URI's, else "", the server's default export. */
   readonly exportName?: string;

@@ -85,6 +85,7 @@ function understood<T>(what: string, decode: () => T): T {
   }
 }
 
+/** Of NbdHandshake.connect. */
 export interface HandshakeOptions {
   /** false: ask for the 124 zeroes in the answer to EXPORT_NAME, as old clients do. */
   readonly noZeroes?: boolean;
@@ -92,6 +93,10 @@ export interface HandshakeOptions {
   readonly signal?: AbortSignal;
 }
 
+/**
+ * A connection that has greeted and has no export yet. Its options are asked one at a time: each is to have its answer before the next.
+ * The way out is `go` or `exportName`, `abort` or `leave`, or `destroy`.
+ */
 export class NbdHandshake {
   #stream: Duplex;
   #source: ByteSource;

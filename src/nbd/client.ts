@@ -12,6 +12,7 @@ import { Command, CommandFlag, TransmissionFlag } from './constants.js';
 import type { Extent } from './device.js';
 import type { MetaContext, ReplyStyle } from './session.js';
 
+/** How a client behaves in transmission. */
 export interface ClientOptions extends ClientLimits {
   /**
    * Requests that the export does not allow (not offered, past its end, off its block sizes) are refused here, as the protocol document

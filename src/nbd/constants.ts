@@ -126,9 +126,11 @@ export const WireError = {
   ESHUTDOWN: 108,
 } as const;
 
-/** The meta context that tells holes and zeroes, and its two flag bits. */
+/** The meta context that tells holes and zeroes. */
 export const BASE_ALLOCATION = 'base:allocation';
+/** Its flag: nothing is allocated there. */
 export const STATE_HOLE = 1;
+/** Its flag: it reads as zeros. */
 export const STATE_ZERO = 2;
 
 const optionNames = new Map<number, string>(Object.entries(Option).map(([name, value]) => [value, name]));

@@ -15,6 +15,7 @@ export interface IoBuffer {
   readonly length: number;
 }
 
+/** What a device is asked for; the numbers are the protocol's. */
 export const IoCommand = {
   READ: 0,
   WRITE: 1,
@@ -85,6 +86,7 @@ export interface Io {
   complete(errno: number, text?: string): void;
 }
 
+/** What a device can do, and what is told of it. */
 export interface DeviceInfo {
   /** The canonical name of the export, for NBD_INFO_NAME; absent: the name that the client used. */
   readonly name?: string;
@@ -106,6 +108,7 @@ export interface DeviceInfo {
   readonly description: string | null;
 }
 
+/** What one connection reads and writes: made by ExportProvider.open. */
 export interface BlockDevice {
   readonly info: DeviceInfo;
   /** Current size in bytes; may change while connected (online resize). */

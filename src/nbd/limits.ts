@@ -1,5 +1,6 @@
 /** What the server grants a client, in one place, each with its reason. */
 
+/** Every limit of a server. */
 export interface Limits {
   /** Connections of the whole server; one more is closed at once. Bounds descriptors and memory (qemu CVE-2024-7409). */
   readonly connections: number;
@@ -46,6 +47,7 @@ export const MiB = 1024 * 1024;
 /** Requests that a connection may always have in flight. */
 export const GRANTED_REQUESTS = 16;
 
+/** What holds where nothing else is said. */
 export const DEFAULT_LIMITS: Limits = {
   connections: 1024,
   handshakeMs: 10_000,

@@ -8,6 +8,7 @@ import { MiB } from './limits.js';
 
 const CHUNK = 64 * 1024;
 
+/** What a memory disk is like. */
 export interface MemoryDiskOptions {
   /** Bytes. */
   readonly size: number;

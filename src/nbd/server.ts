@@ -22,6 +22,7 @@ import type { Transport } from './transport.js';
 import { hasDescriptor, RawTransport } from './transport-raw.js';
 import { StreamTransport } from './transport-stream.js';
 
+/** How a server behaves. */
 export interface NbdServerOptions {
   /** Over DEFAULT_LIMITS. */
   readonly limits?: Partial<Limits>;
@@ -46,6 +47,7 @@ export interface ListenOptions {
   readonly exportName?: NameDecoder;
 }
 
+/** Events of a server, and what their listeners get. */
 export interface NbdServerEvents {
   /** A client has chosen its export. */
   open: [ConnectionInfo];
@@ -53,6 +55,7 @@ export interface NbdServerEvents {
   close: [ConnectionInfo];
 }
 
+/** Serves the exports of a provider to whoever connects: `listen` (several times), `serve` for connections that are there, `close`. */
 export class NbdServer extends EventEmitter<NbdServerEvents> {
   readonly #limits: Limits;
   readonly #log: Log;

@@ -2,6 +2,7 @@
 import { TransmissionFlag } from './constants.js';
 import type { BlockDevice, DeviceInfo } from './device.js';
 
+/** A meta context that was chosen, and its id in this connection. */
 export interface MetaContext {
   readonly id: number;
   readonly name: string;

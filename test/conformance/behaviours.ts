@@ -14,8 +14,42 @@ import {
 const secure = inFile('unit/nbd/conformance-tls.test.ts');
 const hostile = inFile('unit/nbd/hostile.test.ts');
 const limits = inFile('unit/nbd/limits.test.ts');
+const details = inFile('unit/nbd/conformance-details.test.ts');
+const manners = inFile('unit/nbd/client-manners.test.ts');
 
 export const behaviourSections: Section[] = [
+  {
+    title: 'Behaviours: options',
+    rows: [
+      row(
+        'unknown options are UNSUP and ABORT is acknowledged, however long their data is',
+        null,
+        '1.1',
+        details('an unknown option is UNSUP and ABORT is acknowledged, whatever the length of their data'),
+      ),
+      row(
+        'a SET_META_CONTEXT that fails clears, for whatever reason',
+        null,
+        '1.1',
+        details('a SET_META_CONTEXT that is too long takes back what was chosen, as any that fails'),
+      ),
+      row(
+        'INFO, then GO with the same parameters: the same information',
+        null,
+        '1.0',
+        H('INFO, then GO with the same parameters: the same information'),
+      ),
+      row(
+        'BLOCK_STATUS_PAYLOAD only for clients that have chosen contexts',
+        null,
+        '1.1',
+        details(
+          'BLOCK_STATUS_PAYLOAD is offered by GO only to a client that has chosen contexts, or has just been told of it by INFO',
+        ),
+        'yes: INFO tells of it before, and a GO behind the same INFO must not tell anything else',
+      ),
+    ],
+  },
   {
     title: 'Behaviours: ordering and durability',
     rows: [
@@ -42,7 +76,7 @@ export const behaviourSections: Section[] = [
         'CAN_MULTI_CONN: what one connection has flushed all see',
         null,
         '1.0',
-        commands('many requests in flight on several connections are answered each with its own data'),
+        details('%s on one connection is seen by all when it is answered'),
       ),
       row(
         'a request that fails in part fails, once',
@@ -124,6 +158,12 @@ export const behaviourSections: Section[] = [
         null,
         '1.1',
         secure('FORCEDTLS: EXPORT_NAME ends the session, ABORT is acknowledged'),
+      ),
+      row(
+        'SELECTIVETLS: TLS_REQD only to INFO and GO',
+        null,
+        '1.1',
+        details('SELECTIVETLS: TLS_REQD is the answer to INFO and GO alone, and to nobody without fixed newstyle'),
       ),
       row('a second STARTTLS is INVALID', null, '1.1', secure('%s: a second STARTTLS is INVALID, the session goes on')),
       row('STARTTLS with data is INVALID', null, '1.1', secure('%s: STARTTLS with data is INVALID and begins nothing')),
@@ -218,6 +258,41 @@ export const behaviourSections: Section[] = [
         null,
         '1.1',
         inFile('e2e/fuzz.test.ts')('a minute of the fuzzer finds nothing'),
+      ),
+    ],
+  },
+  {
+    title: 'Behaviours: the client',
+    rows: [
+      row('commands and flags that were not offered are not sent', null, '1.1', manners('what was not offered')),
+      row('nothing that writes is sent to a read-only export', null, '1.1', manners('writes to a read-only export')),
+      row(
+        'ranges keep to the export and to its block sizes',
+        null,
+        '1.1',
+        manners('ranges past the end, off the minimum block size, over the maximum'),
+      ),
+      row('a client that gives up sends ABORT', null, '1.1', manners('%s: ABORT')),
+      row('ERR_SHUTDOWN: soft disconnect', null, '1.1', manners('ERR_SHUTDOWN to any option')),
+      row(
+        'ESHUTDOWN: soft disconnect',
+        null,
+        '1.1',
+        manners('ESHUTDOWN in transmission: DISC, after what is in flight'),
+      ),
+      row(
+        'no EXPORT_NAME after extended headers',
+        null,
+        '1.1',
+        manners('EXPORT_NAME does not follow extended headers'),
+      ),
+      row(
+        'falls back from GO to EXPORT_NAME',
+        null,
+        '1.1',
+        inFile('unit/nbd/client.test.ts')(
+          'a server without GO is entered by EXPORT_NAME, with all that was negotiated',
+        ),
       ),
     ],
   },

@@ -98,6 +98,12 @@ export const handshakeSections: Section[] = [
         '`NBD_OPT_EXPORT_NAME`',
         'Option.EXPORT_NAME',
         '1.0',
+        H('a client without NO_ZEROES (flags %i) gets 124 zeroes from EXPORT_NAME, none from GO'),
+      ),
+      row(
+        'EXPORT_NAME of an unknown export: hard disconnect',
+        null,
+        '1.0',
         H('EXPORT_NAME of an unknown export ends the session without a byte'),
       ),
       row('`NBD_OPT_ABORT`', 'Option.ABORT', '1.0', H('ABORT is acknowledged, with data too, and the server closes')),

@@ -3,7 +3,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import type { ExportProvider } from '../../../src/nbd/device.js';
 import { TlsRequiredError } from '../../../src/nbd/errors.js';
 import { NbdServer } from '../../../src/nbd/server.js';
-import { ask, CMD, E, execute, greet, infoData, metaData, OPT, REP, TFLAG, verdict } from './proto.js';
+import { ask, CFLAG, CMD, E, enter, execute, greet, infoData, metaData, OPT, REP, TFLAG, verdict } from './proto.js';
 import { RawPeer, serveMemory, temporaryDirectory } from './support.js';
 
 const MiB = 1024 * 1024;
@@ -98,4 +98,21 @@ test('the maximum block size is a multiple of the minimum, whatever the limits a
   const answers = await ask(await greeted(path), OPT.INFO, infoData('disk', [3]));
   const sizes = answers.find(({ data }) => data.length === 14)?.data as Buffer;
   expect(sizes.readUInt32BE(10)).toBe(39_997_440);
+});
+
+test.each(['FLUSH', 'FUA'] as const)('%s on one connection is seen by all when it is answered', async (how) => {
+  const { path } = await serveMemory();
+  const [writer, ...readers] = await Promise.all(Array.from({ length: 4 }, () => RawPeer.connect(path)));
+  const { flags } = await enter(writer, 'structured');
+  expect(flags & TFLAG.CAN_MULTI_CONN).toBe(TFLAG.CAN_MULTI_CONN);
+  for (const reader of readers) await enter(reader, 'structured');
+  for (let i = 1; i <= 5; i++) {
+    const fields = { type: CMD.WRITE, offset: 4096 * i, length: 512, flags: how === 'FUA' ? CFLAG.FUA : 0 };
+    expect((await execute(writer, 'structured', fields, Buffer.alloc(512, i))).error).toBe(0);
+    if (how === 'FLUSH') expect((await execute(writer, 'structured', { type: CMD.FLUSH })).error).toBe(0);
+    for (const reader of readers) {
+      const { data } = await execute(reader, 'structured', { type: CMD.READ, offset: 4096 * i, length: 512 });
+      expect(data?.equals(Buffer.alloc(512, i))).toBe(true);
+    }
+  }
 });
