@@ -2,6 +2,7 @@
 import fs from 'node:fs';
 import net from 'node:net';
 import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
+import { listenWithMode } from '../sys/socket-mode.js';
 import type { PassedSocket } from './activation.js';
 import { duplicate } from './sockets.js';
 
@@ -48,8 +49,9 @@ export async function startListening(
   await new Promise<void>((resolve, reject) => {
     listener.once('error', (error) => reject(explain(error, address)));
     if ('fd' in where) listenOnPassed(listener, where, resolve);
-    else if ('path' in where) listenOnPath(listener, where.path, where.mode ?? DEFAULT_MODE, resolve);
-    else listener.listen({ host: where.host, port: where.port, backlog: BACKLOG }, resolve);
+    else if ('path' in where) {
+      listenWithMode(listener, { path: where.path, backlog: BACKLOG }, where.mode ?? DEFAULT_MODE, resolve);
+    } else listener.listen({ host: where.host, port: where.port, backlog: BACKLOG }, resolve);
   });
   if ('path' in address) return { listener, bound: address };
   const at = listener.address() as net.AddressInfo;
@@ -74,16 +76,6 @@ function listenOnPassed(listener: net.Server, { fd, name, listening }: PassedSoc
   const copy = duplicate(fd);
   listener.once('error', () => fs.closeSync(copy));
   listener.listen({ fd: copy, backlog: BACKLOG }, done);
-}
-
-/** Binds with the mode in force from the first moment: nobody else gets in between bind and a chmod. */
-function listenOnPath(listener: net.Server, path: string, mode: number, listening: () => void): void {
-  const before = process.umask(0o777 & ~mode);
-  try {
-    listener.listen({ path, backlog: BACKLOG }, listening);
-  } finally {
-    process.umask(before);
-  }
 }
 
 /** Removes a socket file that nobody answers on. @throws SystemError EADDRINUSE when somebody does, or when it is no socket */

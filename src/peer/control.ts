@@ -6,6 +6,7 @@
 import fs from 'node:fs';
 import net from 'node:net';
 import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
+import { listenWithMode } from '../sys/socket-mode.js';
 
 /** sun_path has 108 bytes, the last is NUL. */
 const MAX_SOCKET_PATH = 107;
@@ -70,9 +71,8 @@ export class ControlServer {
       control.#server.once('error', (error) => {
         reject(new SystemError(errnoOf(error), `cannot listen on ${path}: ${messageOf(error)}`, { cause: error }));
       });
-      control.#server.listen(path, resolve);
+      listenWithMode(control.#server, { path }, 0o660, resolve);
     });
-    fs.chmodSync(path, 0o660);
     return control;
   }
 
