@@ -6,13 +6,15 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { ObjectIo } from '../../../src/blockers/driver.js';
 import { MemoryDriver, MemoryStore } from '../../../src/blockers/memory/index.js';
-import { Family, step } from './family.js';
+import { Family, type Step, step } from './family.js';
 import { Stack } from './stack.js';
 
 const SECTOR = 512;
 
 /** A memory driver behind a cache: only what was flushed, or done durably, is sure to be there after a cut. */
 class CachedDriver extends MemoryDriver {
+  /** Called after each change and each flush. */
+  after: () => void = () => {};
   readonly #cache: MemoryStore;
   readonly #durable = new Map<string, Buffer>();
   readonly #owner: string;
@@ -43,14 +45,25 @@ class CachedDriver extends MemoryDriver {
   #change({ name, fua }: ObjectIo, change: () => void): void {
     change();
     if (fua) this.#sync(name);
+    this.after();
   }
 
   override async flush(names: readonly string[] | null = null): Promise<void> {
     for (const name of names ?? [...this.#cache.objects.keys(), ...this.#durable.keys()]) this.#sync(name);
+    this.after();
+  }
+  override async delete(name: string): Promise<void> {
+    await super.delete(name);
+    this.after();
+  }
+  override async truncate(name: string, size: number): Promise<void> {
+    await super.truncate(name, size);
+    this.after();
   }
   override async reset(name: string, durable = false): Promise<void> {
     await super.reset(name);
     if (durable) this.#sync(name);
+    this.after();
   }
   override async copy(
     source: string,
@@ -60,6 +73,7 @@ class CachedDriver extends MemoryDriver {
   ): Promise<void> {
     await super.copy(source, target, size, options);
     if (options.durable) this.#sync(target);
+    this.after();
   }
 
   /** What a machine finds that is started again. @param chance a number from 0 to 1 for each thing that may be so or so */
@@ -81,6 +95,51 @@ function torn(old: Buffer | undefined, now: Buffer | undefined, chance: () => nu
     (chance() < 0.5 ? old : now).copy(bytes, at, at, Math.min(at + SECTOR, bytes.length));
   }
   return bytes;
+}
+
+/** Operations of several steps. */
+const mapChange: fc.Arbitrary<Step> = fc.oneof(
+  fc.record({
+    kind: fc.constantFrom('snapshot' as const, 'clone' as const, 'rename' as const, 'remove' as const),
+    volume: fc.nat({ max: 5 }),
+  }),
+  fc.record({
+    kind: fc.constant('resize' as const),
+    volume: fc.nat({ max: 5 }),
+    size: fc.integer({ min: 1, max: 40_000 }),
+  }),
+);
+
+const contents = (family: Family): Map<string, Buffer> =>
+  new Map(family.disks.map(({ name, bytes }) => [name, Buffer.from(bytes)]));
+
+async function checkBetween(
+  stack: Stack,
+  before: Map<string, Buffer>,
+  after: Map<string, Buffer>,
+  kind: Step['kind'],
+): Promise<void> {
+  const there = new Set<string>();
+  for (const name of new Set([...before.keys(), ...after.keys()])) {
+    const [old, now] = [before.get(name), after.get(name)];
+    const size = await stack.sizeOf(name);
+    if (size === null) {
+      expect(old && now, `${name} is gone`).toBeUndefined();
+      continue;
+    }
+    there.add(name);
+    const either = [old, now].filter((bytes) => bytes !== undefined);
+    expect(either.map(({ length }) => length)).toContain(size);
+    // A removal that was cut in the middle shows as that.
+    if (kind === 'remove' && !now) continue;
+    const bytes = await stack.read(name, 0, size);
+    for (let i = 0; i < size; i++) {
+      if (either.some((one) => bytes[i] === (one[i] ?? 0))) continue;
+      throw new Error(`${name}, byte ${i} is ${bytes[i]} after a cut ${kind}, not ${either.map((one) => one[i])}`);
+    }
+  }
+  // Under its old name, its new one, or for a moment both.
+  if (kind === 'rename') expect(there.size).toBeGreaterThanOrEqual(before.size);
 }
 
 /** Numbers from 0 to 1 that a seed decides. */
@@ -129,4 +188,42 @@ describe('when the power goes', () => {
     },
     120_000,
   );
+
+  it('in the middle of anything, what it was done to is as before or as after, and all else as it was', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(step, { maxLength: 8, size: 'max' }),
+        fc.oneof({ weight: 1, arbitrary: step }, { weight: 3, arbitrary: mapChange }),
+        fc.nat({ max: 24 }),
+        fc.integer(),
+        async (steps, last, count, seed) => {
+          const chance = random(seed);
+          const drivers = { blocks: new CachedDriver('test_1000'), maps: new CachedDriver('test_1002') };
+          let stack = await Stack.start({ drivers });
+          const family = new Family(stack, true);
+          const cut = () => ({ blocks: drivers.blocks.cut(chance), maps: drivers.maps.cut(chance) });
+          try {
+            await family.begin();
+            for (const next of steps) await family.run(next);
+            const before = contents(family);
+            let left = count;
+            let found: typeof drivers | null = null;
+            const countDown = (): void => {
+              if (left-- === 0) found = cut();
+            };
+            drivers.blocks.after = countDown;
+            drivers.maps.after = countDown;
+            await family.run(last);
+            found ??= cut();
+            expect(await stack.stop()).toEqual([]);
+            stack = await Stack.start({ drivers: found });
+            await checkBetween(stack, before, contents(family), last.kind);
+          } finally {
+            await stack.stop();
+          }
+        },
+      ),
+      { numRuns: 60, endOnFailure: true },
+    );
+  }, 120_000);
 });

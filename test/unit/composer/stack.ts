@@ -14,7 +14,8 @@ import type { RunningRole } from '../../../src/peer/role.js';
 import { decodeExtents, type PackedExtent } from '../../../src/requests/extents.js';
 import { encodeMapStatus } from '../../../src/requests/json.js';
 import { Flag, Op } from '../../../src/requests/ops.js';
-import { encodeClone, encodeCreate, encodeName } from '../../../src/requests/structs.js';
+import { decodeInfo, encodeClone, encodeCreate, encodeName } from '../../../src/requests/structs.js';
+import { errnoOf, errnos } from '../../../src/sys/errno.js';
 import { type Port, Segment, verify } from '../../../src/xseg/index.js';
 
 const ZERO = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855';
@@ -135,6 +136,16 @@ export class Stack {
     this.segment.close();
     Segment.destroy(`posix:${this.segment.name}:`);
     return problems;
+  }
+
+  /** Bytes of a volume; null: there is none. */
+  async sizeOf(name: string): Promise<number | null> {
+    try {
+      return decodeInfo((await this.client.call(PORTS.mapper, { op: Op.INFO, target: name, capacity: 8 })).data).size;
+    } catch (error) {
+      if (errnoOf(error) === errnos.ENOENT) return null;
+      throw error;
+    }
   }
 
   /** A blank volume with any block size, the way image services make them. */
