@@ -31,6 +31,8 @@ export interface ExportsOptions {
 export interface OpenOptions {
   /** Every write is durable before its answer. */
   readonly writeThrough?: boolean;
+  /** By a mapping, which must be there still: its options are in force, not those of volumes without one. */
+  readonly mapped?: boolean;
 }
 
 /** A connection that has an export open. */
@@ -109,6 +111,9 @@ export class Exports implements ExportProvider {
     // What was unmapped, mapped anew or resized while the mapper was asked is looked at again: the device would not hear of it.
     do {
       asked = this.#changes;
+      if (options.mapped && !this.#options.registry.get(name)) {
+        throw new SystemError(errnos.ENOENT, `volume ${name} is not mapped on this node any more`);
+      }
       what = await this.#resolver.resolve(name, client);
     } while (asked !== this.#changes);
     const { volume } = what;

@@ -106,6 +106,6 @@ class OneVolume implements ExportProvider {
   }
 
   open(_name: string, client: Client): Promise<BlockDevice> {
-    return this.#exports.open(this.#volume, client, { writeThrough: true });
+    return this.#exports.open(this.#volume, client, { writeThrough: true, mapped: true });
   }
 }

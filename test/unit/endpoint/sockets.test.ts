@@ -87,6 +87,21 @@ describe('the socket of a volume', () => {
     expect(endpoint.exports.connections()).toEqual([]);
   });
 
+  it('gives nothing to who came by it and asks when it is gone, where all volumes are exports too', async () => {
+    expect(await endpoint.stop()).toEqual([]);
+    endpoint = await Endpoint.start('all');
+    await endpoint.stack.create('first-volume', 2 * BLOCK, BLOCK);
+    await endpoint.ask(Op.MAP, { name: 'first-volume', ownSocket: true, readOnly: true });
+    const wire = await Wire.connect(socketFile());
+    wires.push(wire);
+    await wire.take(18);
+    await endpoint.ask(Op.UNMAP, { name: 'first-volume' });
+    wire.send(Buffer.from([0, 0, 0, 3]));
+    wire.send(option(OPT_EXPORT_NAME, Buffer.alloc(0)));
+    await wire.ended();
+    expect(endpoint.exports.connections()).toEqual([]);
+  });
+
   it('refuses a second mapping without it', async () => {
     await mapWithSocket();
     await expect(endpoint.ask(Op.MAP, { name: 'first-volume' })).rejects.toMatchObject({ code: 'EEXIST' });
