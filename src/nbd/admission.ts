@@ -41,6 +41,11 @@ export class Admission {
    */
   admits(connections: ReadonlyMap<number, Admitted>): boolean {
     if (connections.size - this.#leaving.size < this.#limit) return true;
+    // Those that leave may wait for a store that does not answer: what they hold is bounded too.
+    if (this.#leaving.size >= this.#limit) {
+      this.#refuse();
+      return false;
+    }
     const latest = Date.now() - this.#yieldMs;
     for (const connection of connections.values()) {
       if (connection.since > latest) break;

@@ -15,7 +15,7 @@ import { type Limits, resolveLimits } from './limits.js';
 import { addressText, isSameAddress, type ListenAddress, startListening } from './listening.js';
 import { type Log, silent } from './log.js';
 import { Poller } from './poller.js';
-import { DEFAULT_KEEPALIVE, descriptorOf, type Keepalive, setKeepalive } from './sockets.js';
+import { DEFAULT_KEEPALIVE, descriptorOf, type Keepalive, setKeepalive, socketKind } from './sockets.js';
 import { TlsAcceptor, type TlsMode, type TlsOptions } from './tls.js';
 import type { Transmission } from './transmission.js';
 import type { Transport } from './transport.js';
@@ -123,6 +123,10 @@ export class NbdServer extends EventEmitter<NbdServerEvents> {
     if (this.#stopping) throw new SystemError(errnos.EINVAL, 'the server is closed; make another one');
     const entrance = this.#entrance(options);
     const { listener, bound } = await startListening(where, (socket) => this.#accept(socket, entrance));
+    if (this.#stopping) {
+      listener.close();
+      throw new SystemError(errnos.EINVAL, 'the server was closed meanwhile');
+    }
     listener.on('error', (error) => this.#log.error(`${addressText(bound)}: ${messageOf(error)}`));
     this.#listeners.set(listener, bound);
     return bound;
@@ -187,6 +191,10 @@ export class NbdServer extends EventEmitter<NbdServerEvents> {
     if (!(stream instanceof net.Socket)) return new StreamTransport(stream, 'stream');
     const { remoteAddress, remotePort } = stream;
     const hasFd = hasDescriptor(stream);
+    // A client that has reset its connection has no address any more: it must not pass for a local one.
+    if (remoteAddress === undefined && hasFd && socketKind(descriptorOf(stream))?.family === 'tcp') {
+      throw new SystemError(errnos.ENOTCONN, 'it is gone already');
+    }
     if (remoteAddress !== undefined) {
       stream.setNoDelay(true);
       if (hasFd) setKeepalive(descriptorOf(stream), this.#keepalive);

@@ -164,11 +164,19 @@ class Handshaker {
       this.#settle();
       resolve?.({ socket, identity: this.#identity });
     });
-    this.#server.on('tlsClientError', (error) => this.#fail(error));
+    this.#server.on('tlsClientError', (error, { authorizationError: refused }) =>
+      this.#fail(refused ? new Error(`the client's certificate is refused: ${messageOf(refused)}`) : error),
+    );
   }
 
   run(stream: Duplex): Promise<Outcome> {
-    const gone = (): void => this.#fail(new Error('the connection ended'));
+    // Of a certificate that is refused Node tells after the end of the stream.
+    const gone = (): void => {
+      const reject = this.#reject;
+      setImmediate(() => {
+        if (this.#reject === reject) this.#fail(new Error('the connection ended'));
+      });
+    };
     stream.once('close', gone);
     // The socket that Node makes does the same: a client that ends during the handshake is gone.
     stream.allowHalfOpen = false;

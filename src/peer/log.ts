@@ -33,7 +33,9 @@ export function renderRecord(record: Record<string, unknown>): LogLine {
   const text = parts
     .filter(Boolean)
     .join(' ')
-    .replace(/\s*\n\s*/g, ' | ');
+    .replace(/\s*\n\s*/g, ' | ')
+    // Clients choose some of what is told, and terminals obey such characters.
+    .replace(/\p{Cc}/gu, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`);
   return { time: Number(record.time), level, name: String(record.role ?? 'archipelago'), text };
 }
 

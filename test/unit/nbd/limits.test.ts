@@ -175,6 +175,13 @@ describe('a full server', () => {
     expect(admission.admits(more)).toBe(false);
   });
 
+  test('does not go on for ever when those that leave do not end', () => {
+    const admission = new Admission(2, new RecordingLog());
+    const all: Candidate[] = [new Candidate(5000, true), new Candidate(5000, true)];
+    while (all.length < 10 && admission.admits(numbered(all))) all.push(new Candidate(5000, true));
+    expect(all).toHaveLength(4);
+  });
+
   test('tells of a flood in one line', () => {
     const log = new RecordingLog();
     const admission = new Admission(1, log);

@@ -1,5 +1,7 @@
 import { spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import fs from 'node:fs';
+import net from 'node:net';
 import path from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { connectNbd } from '../../../src/nbd/client-connect.js';
@@ -28,6 +30,34 @@ function newServer(): NbdServer {
 }
 
 describe('listening', () => {
+  test('that begins when the server is closed leaves no listener', async () => {
+    const server = newServer();
+    const path = `${temporaryDirectory()}/s`;
+    const listening = server.listen({ path });
+    const closed = server.close();
+    await expect(listening).rejects.toThrow('the server was closed meanwhile');
+    await closed;
+    expect(fs.existsSync(path)).toBe(false);
+  });
+
+  test('a TCP client that is gone before it is looked at does not pass for a local one', async () => {
+    const server = newServer();
+    const opened: string[] = [];
+    server.on('close', ({ peer }) => opened.push(peer));
+    const listener = net.createServer({ pauseOnConnect: true });
+    onTestFinished(() => void listener.close());
+    await new Promise<void>((resolve) => listener.listen(0, '127.0.0.1', resolve));
+    const accepted = once(listener, 'connection') as Promise<[net.Socket]>;
+    const client = net.connect((listener.address() as net.AddressInfo).port, '127.0.0.1');
+    await once(client, 'connect');
+    client.resetAndDestroy();
+    const [socket] = await accepted;
+    await eventually(() => socket.remoteAddress).toBeUndefined();
+    server.serve(socket);
+    expect(server.connections()).toEqual([]);
+    expect(opened).toEqual([]);
+  });
+
   test('a unix socket is for owner and group, or what was asked for', async () => {
     const server = newServer();
     const directory = temporaryDirectory();

@@ -33,6 +33,12 @@ describe('a record', () => {
     );
   });
 
+  test('has no character that a terminal obeys', () => {
+    expect(renderRecord({ level: 30, time: 1, msg: 'opened \x1b[2Jvol\r\u009b1m' }).text).toBe(
+      'opened \\x1b[2Jvol\\x0d\\x9b1m',
+    );
+  });
+
   test('in a file has time, level, role and process', () => {
     const line: LogLine = { time: 0, level: 'warn', name: 'nbd', text: 'x' };
     expect(formatLine(line)).toBe(`1970-01-01T00:00:00.000Z WARN  nbd[${process.pid}]: x\n`);
