@@ -164,7 +164,9 @@ export class Mapper {
     const { snapshotsOf } = request;
     if (snapshotsOf !== undefined) {
       checkTarget(snapshotsOf);
-      return this.#read(snapshotsOf, (volume) => listSnapshots(this.#context, volume, request));
+      const { header } = await this.#read(snapshotsOf, (volume) => mapOf(this.#context, volume, noV0));
+      // Finding them may take long in a large store: whoever changes the volume does not wait for that.
+      return listSnapshots(this.#context, snapshotsOf, header, request);
     }
     return list(this.#context, request.cursor, request.limit, request.deleted ?? false);
   }

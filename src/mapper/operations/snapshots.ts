@@ -6,26 +6,25 @@
 import type { ListRequest, VolumeListEntry, VolumeListReply } from '../../requests/json.js';
 import { CHUNK_ENTRIES } from '../../requests/resolved-map.js';
 import { errnoOf, errnos, messageOf } from '../../sys/errno.js';
-import { type MapperContext, mapOf, PARALLEL } from '../context.js';
+import { type MapperContext, PARALLEL } from '../context.js';
 import type { MapHeader } from '../formats/header.js';
 import type { Lineage } from '../formats/lineage.js';
 import { forEachLimited } from '../gate.js';
 import { noV0 } from '../map-store.js';
 import { checkTarget } from '../names.js';
 import type { StoredMap } from '../stored-map.js';
-import type { Volume } from '../volume.js';
 
 type Kinship = 'certain' | 'guessed' | null;
 
-/** A page of the volume's snapshots, in the order of names. @throws SystemError ENOENT when the volume does not exist */
+/** A page of the volume's snapshots, in the order of names. @param header as it was when they were asked for */
 export async function listSnapshots(
   context: MapperContext,
-  volume: Volume,
+  volume: string,
+  header: MapHeader,
   request: ListRequest,
 ): Promise<VolumeListReply> {
-  const { header } = await mapOf(context, volume, noV0);
   const wanted = (lineage: Lineage | null, prefix: string | null): boolean =>
-    kinship(volume.name, header, lineage, prefix) !== null;
+    kinship(volume, header, lineage, prefix) !== null;
   if (request.name !== undefined) checkTarget(request.name);
   const names =
     request.name === undefined
@@ -35,7 +34,7 @@ export async function listSnapshots(
   const page = after.slice(0, request.limit);
   const found = new Map<string, VolumeListEntry>();
   await forEachLimited(page, PARALLEL, async (name) => {
-    const entry = await verified(context, volume.name, header, name);
+    const entry = await verified(context, volume, header, name);
     if (entry) found.set(name, entry);
   });
   return {

@@ -98,6 +98,26 @@ describe('lineage', () => {
     expect(namesOf(await snapshotsOf('volume-a'))).toEqual(['snapshot-c']);
   });
 
+  it('is looked for among many maps without keeping anybody from changing the volume', async () => {
+    await createSmall(node, 'volume-a', SIZE, BLOCK);
+    await node.mapper.snapshot('volume-a', 'snapshot-a');
+    let walking: () => void = () => {};
+    const walk = new Promise<void>((resolve) => (walking = resolve));
+    let go: () => void = () => {};
+    const gate = new Promise<void>((resolve) => (go = resolve));
+    node.maps.before = async (operation) => {
+      if (operation !== 'list') return;
+      walking();
+      await gate;
+    };
+    const found = snapshotsOf('volume-a');
+    await walk;
+    await node.mapper.snapshot('volume-a', 'snapshot-b');
+    await node.mapper.resize('volume-a', 2 * SIZE, false);
+    go();
+    expect(namesOf(await found)).toEqual(['snapshot-a', 'snapshot-b']);
+  });
+
   it('is told by INFO, LIST and STAT', async () => {
     await createSmall(node, 'volume-a', SIZE, BLOCK);
     await node.mapper.snapshot('volume-a', 'snapshot-a');
