@@ -1,14 +1,18 @@
 /** The TLS settings of an nbd role: from what its section says to NbdTlsSettings, with the checks that concern several settings. */
-import { isIP } from 'node:net';
+import { BlockList, isIP } from 'node:net';
 import type { SectionReader } from './reader.js';
 import * as schema from './schema.js';
 import type { NbdTlsSettings } from './types.js';
 import type { Address } from './values.js';
 
-/** Whether only this machine reaches it. */
+const loopback = new BlockList();
+loopback.addSubnet('127.0.0.0', 8);
+loopback.addAddress('::1', 'ipv6');
+
+/** Whether only this machine reaches it. IPv4 addresses may be written as IPv6 ones (`::ffff:127.0.0.1`). */
 export function isLoopback(host: string): boolean {
-  if (isIP(host) === 4) return host.startsWith('127.');
-  return host === '::1' || host === 'localhost';
+  const kind = isIP(host);
+  return kind === 0 ? host === 'localhost' : loopback.check(host.replace(/%.*/, ''), kind === 6 ? 'ipv6' : 'ipv4');
 }
 
 /** @throws ConfigError */

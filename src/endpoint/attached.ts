@@ -4,15 +4,18 @@
  */
 import type { Logger } from 'pino';
 import { findRole } from '../config/index.js';
-import type { Config } from '../config/types.js';
-import { NbdServer } from '../nbd/index.js';
+import { isLoopback } from '../config/nbd-tls.js';
+import type { Config, NbdSettings } from '../config/types.js';
+import { type ListenOptions, NbdServer } from '../nbd/index.js';
 import { Op, opName } from '../requests/ops.js';
 import { errnos, SystemError } from '../sys/errno.js';
 import type { Port } from '../xseg/index.js';
+import { Authorisation } from './authorisation.js';
 import { Exports } from './exports.js';
 import { serverLimits } from './limits.js';
 import { Registry } from './registry.js';
 import { SingleExport } from './single-export.js';
+import { isExposed, readCredentials, readRules } from './tls.js';
 import { Volumes } from './volumes.js';
 
 /** A dynamic port's share of the data heap, see Segment.bind. */
@@ -31,8 +34,19 @@ export interface AttachedOptions {
   readonly log: Logger;
 }
 
+export interface AttachedServer {
+  readonly server: NbdServer;
+  /**
+   * How TCP clients are served: with the TLS and the access rules that the endpoint has for `listen`. Whoever comes over a pipe or a unix
+   * socket comes by the leave of who made that.
+   * @param host the server's end of it
+   * @throws SystemError EINVAL when other machines reach it without TLS; what is wrong with the files
+   */
+  overTcp(host: string): ListenOptions;
+}
+
 /** @throws SystemError when the configuration lacks the roles it needs, or the registry of mappings is damaged */
-export function attachedServer({ config, port, volume, all, log }: AttachedOptions): NbdServer {
+export function attachedServer({ config, port, volume, all, log }: AttachedOptions): AttachedServer {
   const composer = findRole(config, 'vlmcd');
   const mapper = findRole(config, 'mapperd');
   if (!composer || !mapper) {
@@ -65,5 +79,21 @@ export function attachedServer({ config, port, volume, all, log }: AttachedOptio
     if (request.op === Op.PING) request.succeed(0);
     else request.fail(errnos.EOPNOTSUPP, `this endpoint does not serve ${opName(request.op)}`);
   });
-  return server;
+  const overTcp = (host: string): ListenOptions => {
+    if (endpoint === undefined ? !isLoopback(host) : isExposed(host, endpoint.tls)) throw exposed(host);
+    return endpoint === undefined ? {} : asEndpoint(endpoint);
+  };
+  const asEndpoint = ({ tls }: NbdSettings): ListenOptions => {
+    const credentials = tls.tcp === 'off' ? null : readCredentials(tls, (message) => log.warn(message));
+    if (credentials !== null) server.setTls(credentials);
+    return { tls: tls.tcp, provider: new SingleExport(new Authorisation(exports, readRules(tls)), volume, all) };
+  };
+  return { server, overTcp };
+}
+
+function exposed(host: string): SystemError {
+  return new SystemError(
+    errnos.EINVAL,
+    `clients come over TCP to ${host}, which other machines reach: the nbd role needs tls = required, or insecure_tcp = True`,
+  );
 }

@@ -5,7 +5,7 @@
 import fs from 'node:fs';
 import net from 'node:net';
 import type { Logger } from 'pino';
-import { attachedServer } from '../../endpoint/attached.js';
+import { type AttachedServer, attachedServer } from '../../endpoint/attached.js';
 import { type NbdServer, type PassedSocket, passedSockets, stdioConnection } from '../../nbd/index.js';
 import { isSameSocket } from '../../nbd/stdio.js';
 import { LeveledLogger } from '../../peer/log.js';
@@ -41,7 +41,8 @@ export async function serveNbd(session: Session, options: NbdOptions): Promise<v
   const { logger: log } = new LeveledLogger('archipelago', verbose ? EVERYTHING : WARNINGS, new StderrSink());
   const { config } = session;
   const { port } = session.client;
-  const server = attachedServer({ config, port, volume, all, log });
+  const attached = attachedServer({ config, port, volume, all, log });
+  const { server } = attached;
   const ended = new AbortController();
   const end = (): void => ended.abort();
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.once(signal, end);
@@ -49,8 +50,8 @@ export async function serveNbd(session: Session, options: NbdOptions): Promise<v
   const alive = setInterval(() => {}, 2 ** 30);
   try {
     const listening = sockets.some((socket) => socket.listening);
-    if (sockets.length > 0) await serveSockets(server, sockets, log);
-    else server.serve(stdioConnection());
+    if (sockets.length > 0) await serveSockets(attached, sockets, log);
+    else serveStdio(attached);
     await over(server, listening, options.exitIdle, ended.signal);
   } finally {
     await server.close({ graceful: true, timeoutMs: SHUTDOWN_MS });
@@ -66,11 +67,28 @@ function spareTheClient(): void {
   fs.closeSync(nowhere);
 }
 
-async function serveSockets(server: NbdServer, sockets: readonly PassedSocket[], log: Logger): Promise<void> {
+function serveStdio({ server, overTcp }: AttachedServer): void {
+  const stream = stdioConnection();
+  const address = stream instanceof net.Socket ? stream.localAddress : undefined;
+  try {
+    server.serve(stream, address === undefined ? {} : overTcp(address));
+  } catch (error) {
+    stream.destroy();
+    throw error;
+  }
+}
+
+async function serveSockets(
+  { server, overTcp }: AttachedServer,
+  sockets: readonly PassedSocket[],
+  log: Logger,
+): Promise<void> {
   for (const socket of sockets) {
-    log.info(`was given the socket ${socket.name}: ${JSON.stringify(socket.address)}`);
-    if (socket.listening) await server.listen(socket);
-    else server.serve(new net.Socket({ fd: socket.fd, readable: true, writable: true, allowHalfOpen: true } as object));
+    const { name, fd, address, listening } = socket;
+    log.info(`was given the socket ${name}: ${JSON.stringify(address)}`);
+    const options = 'host' in address ? overTcp(address.host) : {};
+    if (listening) await server.listen(socket, options);
+    else server.serve(new net.Socket({ fd, readable: true, writable: true, allowHalfOpen: true } as object), options);
   }
 }
 

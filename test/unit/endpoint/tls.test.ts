@@ -62,7 +62,8 @@ describe('files of pre-shared keys', () => {
 describe('addresses', () => {
   it('need TLS where other machines reach them', () => {
     const off = { tcp: 'selective', insecureTcp: false } as const;
-    for (const host of ['127.0.0.1', '127.9.9.9', '::1', 'localhost']) expect(isExposed(host, off)).toBe(false);
+    for (const host of ['127.0.0.1', '127.9.9.9', '::1', '0:0::1', '::ffff:127.0.0.1', '::ffff:7f00:1', 'localhost'])
+      expect(isExposed(host, off)).toBe(false);
     for (const host of ['0.0.0.0', '::', '10.0.0.1', 'fe80::1', 'disks.example', '::ffff:10.0.0.1', '127.example']) {
       expect(isExposed(host, off)).toBe(true);
       expect(isExposed(host, { ...off, tcp: 'required' })).toBe(false);
