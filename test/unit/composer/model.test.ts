@@ -19,7 +19,7 @@ describe('the stack against a model', () => {
           fc.array(step, { minLength: 5, maxLength: 40, size: 'max' }),
           fc.boolean(),
           async (steps, writeThrough) => {
-            const stack = await Stack.start({ writeThrough, store });
+            const stack = await Stack.start({ writeThrough, store, sizeMiB: 8 });
             const family = new Family(stack);
             try {
               await family.begin();

@@ -73,7 +73,7 @@ describe('operations at the same time', () => {
     async (store, numRuns) => {
       await fc.assert(
         fc.asyncProperty(fc.array(round, { minLength: 3, maxLength: 12 }), async (rounds) => {
-          const stack = await Stack.start({ store, nrOps: 6 });
+          const stack = await Stack.start({ store, nrOps: 6, sizeMiB: 8 });
           let snapshots = 0;
           try {
             await stack.create('race-volume', SIZE, BLOCK);

@@ -36,6 +36,7 @@ export interface StackOptions {
   readonly writeThrough?: boolean;
   readonly nrOps?: number;
   readonly lockWait?: number;
+  /** Of the segment. Its memory stays until the process ends (see xseg/memory.ts): tests of many stacks take little ones. */
   readonly sizeMiB?: number;
 }
 
