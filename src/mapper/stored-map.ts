@@ -7,7 +7,7 @@
 import type { ObjectClient } from '../requests/object-client.js';
 import { CHUNK_ENTRIES, EntryFlag, ResolvedMap } from '../requests/resolved-map.js';
 import { errnoOf, errnos, SystemError } from '../sys/errno.js';
-import { blockCount, damaged, type MapHeader } from './formats/header.js';
+import { blockCount, damaged, HEADER_READ, type MapHeader } from './formats/header.js';
 import * as v1 from './formats/v1.js';
 import * as v2 from './formats/v2.js';
 
@@ -177,6 +177,21 @@ export class StoredMap {
         }
       }
     }
+    if (this.header.readOnly) await this.#assertSame(first, count);
+  }
+
+  /**
+   * No lock keeps other nodes from removing a snapshot and making another under its name, whose entries lie in the same objects: those
+   * just read must not be mixed with the ones from before. Epochs of one name are never used again.
+   */
+  async #assertSame(first: number, count: number): Promise<void> {
+    const head = await this.#objects.read(this.stored, 0, HEADER_READ).catch((error) => {
+      if (errnoOf(error) !== errnos.ENOENT) throw error;
+      return null;
+    });
+    if (head && v2.isV2(head) && v2.decodeHeader(this.stored, head).epoch === this.header.epoch) return;
+    this.entries.forget(first, count);
+    throw new SystemError(errnos.ENOENT, `${this.stored} was removed, and perhaps another made under that name`);
   }
 
   async #assertUsable(first: number, count: number): Promise<void> {

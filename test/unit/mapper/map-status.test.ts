@@ -194,6 +194,28 @@ describe('diff', () => {
     expect(await scan(node, 'the-volume', { ...diff, epoch: newer })).toEqual([[5 * BLOCK + 100, 0]]);
   });
 
+  it('never mixes a snapshot with one that another node makes under its name', async () => {
+    const stores = memoryStores();
+    const [node, other] = [memoryNode(stores), memoryNode(stores, 'node2_1002')];
+    const size = (CHUNK_ENTRIES + 10) * BLOCK;
+    await createSmall(node, 'the-volume', size, BLOCK);
+    await writeVolume(node, 'the-volume', size - BLOCK, Buffer.alloc(BLOCK, 1));
+    await node.mapper.snapshot('the-volume', 'the-snapshot');
+    // A client on this node has it open, and has read of its first chunk.
+    node.holders.set(500, async () => {});
+    await node.mapper.lease('the-snapshot', { write: false }, 500);
+    await node.mapper.mapFetch('the-snapshot', 0, 10, ROOM);
+    await node.mapper.close('the-volume');
+    await other.mapper.remove('the-snapshot');
+    expect(await node.mapper.mapFetch('the-snapshot', 0, 10, ROOM)).toBeInstanceOf(Buffer);
+    await writeVolume(other, 'the-volume', size - BLOCK, Buffer.alloc(BLOCK, 2));
+    await other.mapper.snapshot('the-volume', 'the-snapshot');
+    const gone = failure('ENOENT', 'removed, and perhaps another made');
+    await expect(node.mapper.mapFetch('the-snapshot', CHUNK_ENTRIES, 10, ROOM)).rejects.toEqual(gone);
+    await expect(scan(other, 'the-volume', diff)).resolves.toEqual([[size, 0]]);
+    await expect(scan(node, 'the-volume', diff)).rejects.toEqual(gone);
+  });
+
   it('takes an object that a map writes in place for different from itself', async () => {
     const node = memoryNode();
     const objects = [
