@@ -1,7 +1,8 @@
 /**
  * A budget for memory that reads need at once: a simple or unfragmented reply to a long read has its header before its data, so
  * that every piece must have succeeded before the first byte goes out. Shared by all connections of a server. Who gets none does not
- * wait, since whoever holds it may never take his reply: the read is then streamed, and a failure in the middle of it ends the connection.
+ * wait, since whoever holds it may never take his reply: the read is then streamed, and a failure in the middle of it
+ * ends the connection where replies are simple.
  *
  * The bytes are the library's own: a long read takes the device's buffers one piece at a time, never all together, so that two
  * such reads cannot wait for each other's buffers.

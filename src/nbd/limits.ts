@@ -37,7 +37,7 @@ export interface Limits {
   readonly blockedBytes: number;
   /**
    * Bytes of all reads together that must be whole before their header is sent (simple replies and DF, over maxIo). Beyond, such reads are
-   * streamed: one at a time on a connection, and a failure in the middle ends the connection.
+   * streamed: one at a time on a connection, and a failure in the middle ends the connection where replies are simple.
    */
   readonly gatherBytes: number;
 }

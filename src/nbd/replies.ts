@@ -152,9 +152,9 @@ export class Replies {
     return MORE;
   }
 
-  /** The header of the whole before the first piece, nothing before the others. */
+  /** The header of the whole before the first piece, nothing before the others. What comes last is no data: it could still fail. */
   #writeStreamed({ request, buffer, offset, length }: Piece): number {
-    if (offset === request.offset && this.#writeDataHeader(request, true, offset, request.length) < 0) return FULL;
+    if (offset === request.offset && this.#writeDataHeader(request, false, offset, request.length) < 0) return FULL;
     return buffer === null || this.#transport.appendPayload(buffer, length) ? MORE : FULL;
   }
 

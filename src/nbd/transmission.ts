@@ -273,13 +273,16 @@ export class Transmission implements PieceOwner, IntakeOwner {
       return;
     }
     this.wake();
-    if (request.streamed && request.error !== 0) {
+    const { streamed } = request;
+    if (streamed && request.error !== 0 && !this.#canPad(piece)) {
       this.#cutShort(piece);
       return;
     }
     if (piece.hole) this.#takeHole(piece);
-    if (alone || (errno === 0 && this.#hasContent(piece))) {
-      const done = last && request.error === 0;
+    if (streamed && errno !== 0) piece.buffer?.bytes.fill(0, 0, piece.length);
+    if (alone || streamed || (errno === 0 && this.#hasContent(piece))) {
+      // The chunk of a streamed read has begun before it could be known whether it fails.
+      const done = last && request.error === 0 && !(streamed && this.#structured);
       if (alone) this.#fail(piece, done);
       else if (request.command === Command.BLOCK_STATUS) this.#push(piece, Answer.EXTENTS, done);
       else if (piece.hole) this.#pushHole(piece, done);
@@ -302,6 +305,15 @@ export class Transmission implements PieceOwner, IntakeOwner {
   #failsAlone({ request, length }: Piece): boolean {
     const { command, gather, streamed } = request;
     return command === Command.READ && this.#structured && gather === null && !streamed && length !== request.length;
+  }
+
+  /**
+   * A streamed read that failed after its chunk had begun: the chunk is completed (what failed reads as zeros), and an error follows it. A
+   * simple reply has no place for one, and of a read that is given up not all is to come.
+   */
+  #canPad({ offset, length, request }: Piece): boolean {
+    const isNext = offset + length + request.unissued === request.offset + request.length;
+    return this.#structured && isNext && offset !== request.offset;
   }
 
   /**

@@ -85,6 +85,12 @@ export const behaviourSections: Section[] = [
         commands('one failed piece fails the whole request, once, and no buffer is lost'),
       ),
       row(
+        'a chunk that could still fail is not the last, and is completed when it fails',
+        null,
+        '1.1',
+        details('fails in its middle: the chunk is completed, an error follows, and the connection goes on'),
+      ),
+      row(
         'DISC: what is in flight is finished, then the connection ends',
         null,
         '1.0',

@@ -1,10 +1,32 @@
 /** Sentences of the protocol document that are easily passed over, one test each. */
-import { expect, onTestFinished, test } from 'vitest';
-import type { ExportProvider } from '../../../src/nbd/device.js';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import type { ExportProvider, Io } from '../../../src/nbd/device.js';
 import { TlsRequiredError } from '../../../src/nbd/errors.js';
+import { MemoryDisk } from '../../../src/nbd/memory-device.js';
 import { NbdServer } from '../../../src/nbd/server.js';
-import { ask, CFLAG, CMD, E, enter, execute, greet, infoData, metaData, OPT, REP, TFLAG, verdict } from './proto.js';
-import { RawPeer, serveMemory, temporaryDirectory } from './support.js';
+import { errnos } from '../../../src/sys/errno.js';
+import {
+  ask,
+  CFLAG,
+  CHUNK,
+  type Chunk,
+  CMD,
+  E,
+  enter,
+  execute,
+  extendedRequest,
+  greet,
+  infoData,
+  metaData,
+  OPT,
+  REP,
+  request,
+  TFLAG,
+  takeChunks,
+  takeOutcome,
+  verdict,
+} from './proto.js';
+import { eventually, RawPeer, SteeredProvider, serve, serveMemory, temporaryDirectory } from './support.js';
 
 const MiB = 1024 * 1024;
 
@@ -116,3 +138,62 @@ test.each(['FLUSH', 'FUA'] as const)('%s on one connection is seen by all when i
     }
   }
 });
+
+describe.each(['structured', 'extended'] as const)(
+  'a long DF read for which there is no memory, %s replies',
+  (style) => {
+    const KiB = 1024;
+    /** Holds the first read until the second is there, which then finds no memory to be gathered in. */
+    async function streamed(failAt: number): Promise<{ peer: RawPeer; chunks: Chunk[] }> {
+      const disk = new MemoryDisk({ size: MiB, maxIo: 16 * KiB });
+      disk.write(Buffer.alloc(MiB, 6), 0, MiB);
+      const held: Io[] = [];
+      const provider = new SteeredProvider(disk, (device) => {
+        device.hook = (io) => {
+          if (io.command === CMD.READ && io.offset < 64 * KiB) return held.length < 4 && held.push(io) > 0;
+          if (io.offset === failAt) io.complete(errnos.EIO, 'unreadable');
+          return io.offset === failAt;
+        };
+      });
+      const { path } = await serve(provider, { limits: { payload: 64 * KiB, gatherBytes: 64 * KiB } });
+      const peer = await RawPeer.connect(path);
+      await enter(peer, style);
+      const message = style === 'extended' ? extendedRequest : request;
+      const read = { type: CMD.READ, flags: CFLAG.DF, length: 64 * KiB };
+      peer.send(Buffer.concat([message(read), message({ ...read, offset: 128 * KiB })]));
+      await eventually(() => held.length).toBe(4);
+      for (const io of held) provider.devices[0].run(io);
+      expect((await takeOutcome(peer, style, read)).data?.equals(Buffer.alloc(64 * KiB, 6))).toBe(true);
+      return { peer, chunks: await takeChunks(peer, style) };
+    }
+
+    test('comes whole, and its last chunk is none that could still have failed', async () => {
+      const { peer, chunks } = await streamed(-1);
+      expect(chunks.map(({ type, flags }) => [type, flags])).toEqual([
+        [CHUNK.OFFSET_DATA, 0],
+        [CHUNK.NONE, 1],
+      ]);
+      expect(chunks[0].payload.subarray(8).equals(Buffer.alloc(64 * KiB, 6))).toBe(true);
+      expect((await execute(peer, style, { type: CMD.FLUSH })).error).toBe(0);
+    });
+
+    test('fails in its middle: the chunk is completed, an error follows, and the connection goes on', async () => {
+      for (const failAt of [144 * KiB, 176 * KiB]) {
+        const { peer, chunks } = await streamed(failAt);
+        expect(chunks.map(({ type, flags }) => [type, flags])).toEqual([
+          [CHUNK.OFFSET_DATA, 0],
+          [CHUNK.ERROR, 1],
+        ]);
+        expect(chunks[0].payload).toHaveLength(8 + 64 * KiB);
+        expect(chunks[1].payload.readUInt32BE()).toBe(E.IO);
+        expect((await execute(peer, style, { type: CMD.READ, offset: 64 * KiB, length: 512 })).error).toBe(0);
+      }
+    });
+
+    test('fails at its beginning: an error and nothing else', async () => {
+      const { peer, chunks } = await streamed(128 * KiB);
+      expect(chunks.map(({ type, flags }) => [type, flags])).toEqual([[CHUNK.ERROR, 1]]);
+      expect((await execute(peer, style, { type: CMD.FLUSH })).error).toBe(0);
+    });
+  },
+);
