@@ -91,7 +91,8 @@ export class TlsAcceptor {
       ca: ask ? ca : undefined,
       crl: ask ? crl : undefined,
       requestCert: ask,
-      rejectUnauthorized: ask,
+      // Node 24 refuses a client without certificate also when a key has proven who it is: with keys, accept() decides.
+      rejectUnauthorized: ask && psk === undefined,
       minVersion: options.minVersion ?? 'TLSv1.2',
       ciphers: psk === undefined ? undefined : pskCiphers(),
       honorCipherOrder: true,
@@ -117,8 +118,12 @@ export class TlsAcceptor {
     if (this.#idle.length < KEPT) this.#idle.push(handshaker);
     const client = this.#identify(socket, identity);
     if (this.#verifyPeer && client.subject === null && client.identity === null) {
+      const refused = socket.getPeerX509Certificate() && socket.authorizationError;
       socket.destroy();
-      throw new SystemError(errnos.EACCES, 'the client has neither a verified certificate nor a pre-shared key');
+      const why = refused
+        ? `the client's certificate is refused: ${messageOf(refused)}`
+        : 'the client has neither a verified certificate nor a pre-shared key';
+      throw new SystemError(errnos.EACCES, `TLS handshake: ${why}`);
     }
     return { stream: socket, client };
   }
