@@ -177,20 +177,26 @@ export class StoredMap {
         }
       }
     }
-    if (this.header.readOnly) await this.#assertSame(first, count);
+    if (!this.header.readOnly) return;
+    try {
+      await this.#assertSame();
+    } catch (error) {
+      this.entries.forget(first, count);
+      throw error;
+    }
   }
 
   /**
    * No lock keeps other nodes from removing a snapshot and making another under its name, whose entries lie in the same objects: those
    * just read must not be mixed with the ones from before. Epochs of one name are never used again.
+   * @throws SystemError ENOENT
    */
-  async #assertSame(first: number, count: number): Promise<void> {
+  async #assertSame(): Promise<void> {
     const head = await this.#objects.read(this.stored, 0, HEADER_READ).catch((error) => {
       if (errnoOf(error) !== errnos.ENOENT) throw error;
       return null;
     });
     if (head && v2.isV2(head) && v2.decodeHeader(this.stored, head).epoch === this.header.epoch) return;
-    this.entries.forget(first, count);
     throw new SystemError(errnos.ENOENT, `${this.stored} was removed, and perhaps another made under that name`);
   }
 

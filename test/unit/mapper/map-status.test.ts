@@ -214,6 +214,8 @@ describe('diff', () => {
     await expect(node.mapper.mapFetch('the-snapshot', CHUNK_ENTRIES, 10, ROOM)).rejects.toEqual(gone);
     await expect(scan(other, 'the-volume', diff)).resolves.toEqual([[size, 0]]);
     await expect(scan(node, 'the-volume', diff)).rejects.toEqual(gone);
+    // Nothing of the new one stays behind.
+    await expect(node.mapper.mapFetch('the-snapshot', CHUNK_ENTRIES, 10, ROOM)).rejects.toEqual(gone);
   });
 
   it('takes an object that a map writes in place for different from itself', async () => {
