@@ -179,6 +179,11 @@ class MemoryDevice implements BlockDevice {
   }
   submit(io: Io): void {
     const disk = this.#disk;
+    // It was within when it was judged: another connection may have cut the disk since.
+    if (io.command !== IoCommand.RESIZE && io.offset + io.length > disk.size) {
+      io.complete(errnos.ENOSPC, 'the disk is shorter by now');
+      return;
+    }
     switch (io.command) {
       case IoCommand.READ:
         if (io.mayBeHole && disk.isHole(io.offset, io.length)) io.hole = true;

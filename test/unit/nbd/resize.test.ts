@@ -4,8 +4,8 @@ import { describe, expect, test } from 'vitest';
 import type { DeviceInfo, Io } from '../../../src/nbd/device.js';
 import { IoCommand } from '../../../src/nbd/device.js';
 import { MemoryDisk } from '../../../src/nbd/memory-device.js';
-import { CFLAG, CMD, E, type Style } from './proto.js';
-import { SteeredDevice } from './support.js';
+import { CFLAG, CMD, E, enter, execute, request, type Style, takeOutcome } from './proto.js';
+import { RawPeer, SteeredDevice, serveMemory, until } from './support.js';
 import { type Asked, parseReplies, requestBytes, talk } from './talk.js';
 
 const MiB = 1024 * 1024;
@@ -86,4 +86,24 @@ test('a memory disk that shrinks and grows has forgotten what was cut off', () =
     ),
     { numRuns: 100 },
   );
+});
+
+test('a memory disk that was cut takes nothing behind its new end, and reads as zeros there when it grows again', async () => {
+  const { path, disk } = await serveMemory({ size: 4 * MiB, maxIo: 64 * 1024, info: { canResize: true } });
+  const [writer, other] = [await RawPeer.connect(path), await RawPeer.connect(path)];
+  await enter(writer, 'structured');
+  await enter(other, 'structured');
+  const fields = { type: CMD.WRITE, offset: MiB, length: MiB };
+  writer.send(Buffer.concat([request(fields), Buffer.alloc(MiB / 2, 7)]));
+  const first = Buffer.alloc(1);
+  await until(() => {
+    disk.read(first, MiB, 1);
+    return first[0] === 7;
+  });
+  expect((await execute(other, 'structured', { type: CMD.RESIZE, offset: MiB })).error).toBe(0);
+  writer.send(Buffer.alloc(MiB / 2, 7));
+  expect((await takeOutcome(writer, 'structured', fields)).error).toBe(E.NOSPC);
+  expect((await execute(other, 'structured', { type: CMD.RESIZE, offset: 4 * MiB })).error).toBe(0);
+  const { data } = await execute(other, 'structured', { type: CMD.READ, offset: MiB, length: MiB });
+  expect(data?.equals(Buffer.alloc(MiB))).toBe(true);
 });
