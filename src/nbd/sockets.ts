@@ -13,6 +13,8 @@ import {
   getsockopt,
   IPPROTO_TCP,
   type Memory,
+  POLLHUP,
+  poll,
   SO_ACCEPTCONN,
   SO_DOMAIN,
   SO_KEEPALIVE,
@@ -85,6 +87,15 @@ function unixPath(bytes: Buffer): string {
   if (bytes[0] === 0) return `@${bytes.toString('utf8', 1).replace(/\0+$/, '')}`;
   const end = bytes.indexOf(0);
   return bytes.toString('utf8', 0, end < 0 ? bytes.length : end);
+}
+
+/** Whether nothing can come from the peer of a connection or reach it any more: it was reset, or both sides have ended. */
+export function isHungUp(fd: number): boolean {
+  const { address, bytes } = scratch();
+  // A struct pollfd that asks for no event: this one is told in any case.
+  bytes.writeInt32LE(fd, 0);
+  bytes.writeInt32LE(0, 4);
+  return poll(address, 1, 0) > 0 && (bytes.readInt16LE(6) & POLLHUP) !== 0;
 }
 
 /** A socket's descriptor; -1 when it has none that can be had. */

@@ -1,11 +1,21 @@
 /** The general transport: any duplex stream (TLS, pipes, sockets without a descriptor). Bytes pass through node's buffers. */
+
+import type net from 'node:net';
 import type { Duplex } from 'node:stream';
+import { errnos, SystemError } from '../sys/errno.js';
 import type { IoBuffer } from './device.js';
+import { descriptorOf, isHungUp } from './sockets.js';
 import { LINGER_MS, type Transport, type TransportEvents } from './transport.js';
 import { HEADERS_SIZE, STAGE_SIZE, STAGE_START } from './wire-memory.js';
 
 /** Bytes of one batch, as in the raw transport. */
 const BATCH_BYTES = 1024 * 1024;
+
+/**
+ * How often a batch that is on its way is looked after, in ms. Node's TLS may lose a write on a connection that was reset (when the write
+ * before was one of TLS itself: a ticket, an update of keys); while nothing is read for want of memory it would never hear of the end.
+ */
+const LOOK_MS = 1000;
 
 export class StreamTransport implements Transport {
   events!: TransportEvents;
@@ -30,6 +40,8 @@ export class StreamTransport implements Transport {
   #headersStart = 0;
   #headersUsed = 0;
   #bytes = 0;
+  #sending = false;
+  readonly #look = setInterval(() => this.#lookAfter(), LOOK_MS).unref();
 
   constructor(stream: Duplex, peer: string) {
     this.peer = peer;
@@ -58,10 +70,16 @@ export class StreamTransport implements Transport {
 
   readonly #onClose = (): void => {
     this.#gone = true;
+    clearInterval(this.#look);
     this.#chunk = null;
     this.#pieces = [];
     this.events.closed(this.#error);
   };
+
+  #lookAfter(): void {
+    const fd = this.#sending ? descriptorOf(this.#stream as net.Socket) : -1;
+    if (fd >= 0 && isHungUp(fd)) this.destroy(new SystemError(errnos.ECONNRESET, 'the client is gone'));
+  }
 
   /** Tells of waiting bytes until they are taken or the owner pauses; reads on when they are taken. */
   #offer(): void {
@@ -138,9 +156,11 @@ export class StreamTransport implements Transport {
     this.#pieces = [];
     if (pieces.length === 0) return true;
     const last = pieces.length - 1;
+    this.#sending = true;
     this.#stream.cork();
     for (let i = 0; i < last; i++) this.#stream.write(pieces[i]);
     this.#stream.write(pieces[last], (error) => {
+      this.#sending = false;
       if (error || this.#gone) return;
       this.#headersStart = 0;
       this.#headersUsed = 0;
@@ -157,6 +177,7 @@ export class StreamTransport implements Transport {
 
   detach(): Duplex {
     this.#gone = true;
+    clearInterval(this.#look);
     // The listener of errors stays: none may be left without one.
     this.#stream.off('data', this.#onData).off('end', this.#onEnd).off('close', this.#onClose);
     return this.#stream;

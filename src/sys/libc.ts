@@ -143,12 +143,17 @@ export const fcntlInt = bind<[fd: number, command: number, type: 'int', arg: num
 );
 /** fcntl: the lowest free descriptor from `arg` on becomes a copy that programs started by this one do not get. */
 export const F_DUPFD_CLOEXEC = 1030;
+/** @param fds address of an array of struct pollfd */
+export const poll = bind<[fds: number, count: number, timeoutMs: number], number>(
+  'int poll(uintptr_t fds, unsigned long nfds, int timeout)',
+);
+/** Both directions of the connection are over. */
+export const POLLHUP = 0x10;
 export const dup2 = bind<[from: number, to: number], number>('int dup2(int from, int to)');
 
 export const mkfifo = bind<[path: string, mode: number], number>('int mkfifo(const char *path, uint32_t mode)');
 export const kill = bind<[pid: number, signal: number], number>('int kill(int pid, int sig)');
 export const schedYield = bind<[], number>('int sched_yield()');
-export const umask = bind<[mask: number], number>('uint32_t umask(uint32_t mask)');
 
 /** ident: address of a C string that stays: the C library keeps the pointer, so a JavaScript string would dangle. */
 export const openlog = bind<[ident: number, option: number, facility: number], void>(
