@@ -94,9 +94,11 @@ describe.runIf(programs('nbdinfo', 'nbdsh', 'nbdcopy', 'socat'))('archipelago nb
     }
   });
 
-  it('says what is wrong on standard error, nothing on standard output, and exits with 255', async () => {
+  it('says what is wrong on standard error, nothing on standard output, and exits with 255, or 2 when the command line is wrong', async () => {
     const wrong = await attempt(command()[0], command().slice(1));
-    expect(wrong).toMatchObject({ code: 255, stdout: '', stderr: expect.stringContaining('name a volume') });
+    expect(wrong).toMatchObject({ code: 2, stdout: '', stderr: expect.stringContaining('name a volume') });
+    const idle = await attempt(command()[0], [...command('stdio-volume').slice(1), '--exit-idle', 'x']);
+    expect(idle).toMatchObject({ code: 2, stdout: '', stderr: expect.stringContaining('number of seconds') });
     const child = start(process.execPath, command('stdio-volume').slice(1), { stdio: ['ignore', 'pipe', 'pipe'] });
     let said = '';
     child.stderr?.on('data', (chunk) => {

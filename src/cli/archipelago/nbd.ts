@@ -10,9 +10,7 @@ import { type NbdServer, type PassedSocket, passedSockets, stdioConnection } fro
 import { isSameSocket } from '../../nbd/stdio.js';
 import { LeveledLogger } from '../../peer/log.js';
 import { StderrSink } from '../../peer/log-sinks.js';
-import { errnos, SystemError } from '../../sys/errno.js';
 import { dup2 } from '../../sys/libc.js';
-import { CliError } from '../common/exit.js';
 import type { Session } from '../common/session.js';
 
 const WARNINGS = 1;
@@ -21,7 +19,7 @@ const EVERYTHING = 3;
 const SHUTDOWN_MS = 10_000;
 
 export interface NbdOptions {
-  /** The default export. */
+  /** The default export; null only with all. */
   readonly volume: string | null;
   /** Other volumes too. */
   readonly all: boolean;
@@ -30,13 +28,9 @@ export interface NbdOptions {
   readonly verbose: boolean;
 }
 
-/** Serves until the client is gone, or a signal comes. @throws SystemError, CliError */
+/** Serves until the client is gone, or a signal comes. @throws SystemError */
 export async function serveNbd(session: Session, options: NbdOptions): Promise<void> {
-  spareTheClient();
   const { volume, all, verbose } = options;
-  if (volume === null && !all) {
-    throw new CliError('name a volume to serve, or give --all for every volume by its name');
-  }
   const sockets = passedSockets();
   const { logger: log } = new LeveledLogger('archipelago', verbose ? EVERYTHING : WARNINGS, new StderrSink());
   const { config } = session;
@@ -60,7 +54,7 @@ export async function serveNbd(session: Session, options: NbdOptions): Promise<v
 }
 
 /** inetd gives the connection as standard error too: what is written there would be taken for the protocol. */
-function spareTheClient(): void {
+export function spareTheClient(): void {
   if (!isSameSocket(1, 2)) return;
   const nowhere = fs.openSync('/dev/null', 'w');
   dup2(nowhere, 2);
@@ -110,11 +104,4 @@ function over(server: NbdServer, listening: boolean, exitIdle: number | null, en
     });
     look();
   });
-}
-
-/** @throws SystemError EINVAL */
-export function parseSeconds(text: string): number {
-  const seconds = /^\d{1,9}(\.\d{1,3})?$/.test(text) ? Number(text) : Number.NaN;
-  if (Number.isNaN(seconds)) throw new SystemError(errnos.EINVAL, `"${text}" is not a number of seconds`);
-  return seconds;
 }

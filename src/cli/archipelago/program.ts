@@ -1,5 +1,5 @@
 /** The subcommands of `archipelago` and their help. */
-import { Argument, type Command } from 'commander';
+import { Argument, type Command, InvalidArgumentError } from 'commander';
 import { bashCompletion } from '../common/completion.js';
 import { print } from '../common/io.js';
 import { createProgram } from '../common/program.js';
@@ -61,6 +61,7 @@ Examples:
     .option(
       '--exit-idle <seconds>',
       'end when there was no client for so long; only with sockets that were handed over',
+      parseSeconds,
     )
     .option('-v, --verbose', 'tell on standard error what happens', false)
     .description(
@@ -74,11 +75,19 @@ For inetd, systemd's socket units (LISTEN_FDS), and clients that start their ser
   nbdsh -c 'h.connect_systemd_socket_activation(["archipelago", "nbd", "web1"])' -c 'print(h.get_size())'
   socat TCP-LISTEN:10810,bind=127.0.0.1,fork,reuseaddr EXEC:'archipelago nbd web1'`,
     )
-    .action((volume: string | undefined, given: { all: boolean; exitIdle?: string; verbose: boolean }) =>
-      import('./nbd.js').then(({ parseSeconds, serveNbd }) => {
-        const exitIdle = given.exitIdle === undefined ? null : parseSeconds(given.exitIdle);
-        return serveNbd(session, { volume: volume ?? null, all: given.all, exitIdle, verbose: given.verbose });
-      }),
+    .action(
+      async (
+        volume: string | undefined,
+        given: { all: boolean; exitIdle?: number; verbose: boolean },
+        own: Command,
+      ) => {
+        const { all, exitIdle = null, verbose } = given;
+        const { serveNbd, spareTheClient } = await import('./nbd.js');
+        spareTheClient();
+        if (volume === undefined && !all)
+          own.error('name a volume to serve, or give --all for every volume by its name');
+        await serveNbd(session, { volume: volume ?? null, all, exitIdle, verbose });
+      },
     );
 
   program
@@ -95,4 +104,10 @@ For inetd, systemd's socket units (LISTEN_FDS), and clients that start their ser
     });
 
   return program;
+}
+
+/** @throws InvalidArgumentError which makes it a wrong command line */
+function parseSeconds(text: string): number {
+  if (!/^\d{1,9}(\.\d{1,3})?$/.test(text)) throw new InvalidArgumentError('It must be a number of seconds.');
+  return Number(text);
 }

@@ -5,6 +5,8 @@ import type { Command } from 'commander';
 export interface CompletionOptions {
   /** Subcommands whose arguments are such names. */
   readonly volumeCommands: readonly string[];
+  /** Options whose value is such a name. */
+  readonly volumeOptions?: readonly string[];
   /** A shell command that prints the names, with $config standing for the options that choose the node. */
   readonly listNames: string;
 }
@@ -19,6 +21,12 @@ export function bashCompletion(program: Command, options: CompletionOptions): st
     (c) =>
       `    ${[c.name(), ...c.aliases()].join('|')}) flags="${[...flags(c), ...flags(program), '--help'].join(' ')}" ;;`,
   );
+  const volumeOptions = (options.volumeOptions ?? [])
+    .map(
+      (o) =>
+        `  if [[ $prev == ${o} ]]; then\n    COMPREPLY=($(compgen -W "$(${options.listNames} 2>/dev/null)" -- "$cur"))\n    return\n  fi\n`,
+    )
+    .join('');
   return `# bash completion of ${name}: source <(${name} completion bash)
 _${name}_complete() {
   local cur=\${COMP_WORDS[COMP_CWORD]} prev=\${COMP_WORDS[COMP_CWORD-1]} command="" config="" flags="" i
@@ -38,7 +46,7 @@ _${name}_complete() {
     "") COMPREPLY=($(compgen -W "${[...commands, ...flags(program), '--help'].join(' ')}" -- "$cur")); return ;;
 ${cases.join('\n')}
   esac
-  if [[ $cur == -* ]]; then
+${volumeOptions}  if [[ $cur == -* ]]; then
     COMPREPLY=($(compgen -W "$flags" -- "$cur"))
     return
   fi

@@ -43,7 +43,14 @@ export function vlmcProgram(session: Session): Command {
     .description('print a script for the shell: source <(vlmc completion bash)')
     .addArgument(new Argument('<shell>').choices(['bash']))
     .action(() =>
-      print(session.io, bashCompletion(program, { volumeCommands: ON_VOLUMES, listNames: 'vlmc $config list' })),
+      print(
+        session.io,
+        bashCompletion(program, {
+          volumeCommands: ON_VOLUMES,
+          volumeOptions: ['--snap', '--snapshots-of'],
+          listNames: 'vlmc $config list',
+        }),
+      ),
     );
   return program;
 }

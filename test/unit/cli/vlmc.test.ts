@@ -463,7 +463,15 @@ describe('errors and exit statuses', () => {
   it('completion covers every command and option', async () => {
     const { out, status } = await node.vlmc('completion', 'bash');
     expect(status).toBe(0);
-    for (const word of ['create', 'rm', 'mapinfo', '--snap', '--v0_size', 'complete -F _vlmc_complete vlmc']) {
+    for (const word of [
+      'create',
+      'rm',
+      'mapinfo',
+      '--snap',
+      '--v0_size',
+      '$prev == --snapshots-of',
+      'complete -F _vlmc_complete vlmc',
+    ]) {
       expect(out).toContain(word);
     }
     expect((await node.vlmc('completion', 'tcsh')).status).toBe(2);
