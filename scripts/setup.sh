@@ -17,7 +17,7 @@ wanted=(
   mke2fs:e2fsprogs e2fsck:e2fsprogs debugfs:e2fsprogs
   mmdebstrap:mmdebstrap busybox:busybox-static depmod:kmod cpio:cpio
   python3:python3 tar:tar gzip:gzip
-  cc:gcc pkg-config:pkg-config
+  cc:gcc make:make pkg-config:pkg-config
 )
 # module of pkg-config:package. The programs of nbd's own test suite are compiled against them.
 libraries=(glib-2.0:libglib2.0-dev gnutls:libgnutls28-dev)

@@ -22,3 +22,21 @@ build_once() {
     trap - EXIT
   ) 9>"$cache/.lock"
 }
+
+# debian_source PACKAGE DIR : the source package of Debian 13 to DIR/source. apt uses lists of its own in DIR/apt, so that the system's are
+# not touched. Needs network, no root.
+debian_source() {
+  local package=$1 apt=$2/apt
+  mkdir -p "$apt"/{lists/partial,cache/archives/partial,sources.d,state} "$2/source"
+  cat >"$apt/sources.d/source.sources" <<'SOURCES'
+Types: deb-src
+URIs: http://deb.debian.org/debian
+Suites: trixie
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+SOURCES
+  local options=(-q -o Dir::Etc::SourceList=/dev/null -o "Dir::Etc::SourceParts=$apt/sources.d" -o "Dir::State=$apt/state"
+    -o "Dir::State::Lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o "APT::Sandbox::User=$(id -un)")
+  apt-get "${options[@]}" update
+  (cd "$2/source" && apt-get "${options[@]}" source --download-only "$package")
+}

@@ -1,27 +1,16 @@
 #!/usr/bin/env bash
 # Builds nbd-tester-client, the test program of the reference implementation (package nbd, GPL), from the source package of Debian 13.
-# It is fetched by apt with lists of its own, so that the system's are not touched, and compiled without the rest of its package.
+# It is compiled without the rest of its package.
 # Needs network, a C compiler, and the development files of glib and GnuTLS. No root.
 # Prints a directory with nbd-tester-client, integrity-test.tr and integrityhuge-test.tr. Cached until this script changes.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 make_tester() {
-  local work=$1 apt=$1/apt
-  mkdir -p "$apt"/{lists/partial,cache/archives/partial,sources.d,state,source}
-  cat >"$apt/sources.d/source.sources" <<'SOURCES'
-Types: deb-src
-URIs: http://deb.debian.org/debian
-Suites: trixie
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-SOURCES
-  local options=(-q -o Dir::Etc::SourceList=/dev/null -o "Dir::Etc::SourceParts=$apt/sources.d" -o "Dir::State=$apt/state"
-    -o "Dir::State::Lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o "APT::Sandbox::User=$(id -un)")
-  apt-get "${options[@]}" update
-  (cd "$apt/source" && apt-get "${options[@]}" source --download-only nbd)
+  local work=$1
+  debian_source nbd "$work"
   mkdir "$work/nbd"
-  tar -xf "$apt"/source/nbd_*.orig.tar.* -C "$work/nbd" --strip-components=1
+  tar -xf "$work"/source/nbd_*.orig.tar.?z -C "$work/nbd" --strip-components=1
 
   # What its configure would find out here, as far as these files ask.
   cat >"$work/config.h" <<'CONFIG'
@@ -41,8 +30,8 @@ CONFIG
   (cd "$work/nbd" && cc -O1 -w -D_GNU_SOURCE -I"$work" -I. "${flags[@]}" tests/run/nbd-tester-client.c cliserv.c crypto-gnutls.c \
     buffer.c -o "$work/nbd-tester-client" "${libraries[@]}")
   cp "$work"/nbd/tests/run/*.tr "$work/"
-  rm -rf "$apt" "$work/nbd"
+  rm -rf "$work"/{apt,source,nbd}
 }
-name=nbd-tester-$(fingerprint "$0")
+name=nbd-tester-$(fingerprint "$0" "$rigs/common.sh")
 build_once "$cache/$name" make_tester
 echo "$cache/$name"
