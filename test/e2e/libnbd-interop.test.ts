@@ -132,7 +132,8 @@ describe.runIf(interop !== null)("libnbd's interop programs", () => {
       ['interop-psk-allow', 'required'],
       ['interop-psk-fallback', 'off'],
     ])('%s with TLS %s', async (program, tls) => {
-      const credentials = tls === 'off' ? {} : { tls_directory: server, tls_psk_file: at('keys/keys.psk') };
+      const credentials: Record<string, string> =
+        tls === 'off' ? {} : { tls_directory: server, tls_psk_file: at('keys/keys.psk') };
       const nbd = { tls, socket_tls: tls, ...credentials };
       const node = await TestNode.prepare({ settings: { nbd } });
       try {
