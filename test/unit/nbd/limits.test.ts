@@ -208,7 +208,7 @@ describe.each(transports)('over the %s transport', (transport) => {
       device.hook = (io) => io.offset === 512 && held.push(io) > 0;
     });
     const log = new RecordingLog();
-    const { path, server } = await serve(provider, { transport, log, limits: { idleMs: 40 } });
+    const { path, server } = await serve(provider, { transport, log, limits: { idleMs: 400 } });
     const waiting = await connectNbd({ path });
     const answer = waiting.read(512, 512);
     await eventually(() => held.length).toBe(1);
