@@ -1,5 +1,5 @@
 /** The handshake: messages, flags, options, replies, information. */
-import { extended, handshake as H, inFile, negotiation, row, type Section, tls } from './row.js';
+import { extended, handshake as H, inFile, negotiation, row, type Section, tls, tlsCredentials } from './row.js';
 
 const codec = inFile('unit/nbd/codec.test.ts');
 const FIXED = 'the greeting is fixed newstyle with NO_ZEROES and no other flag';
@@ -249,8 +249,8 @@ export const handshakeSections: Section[] = [
       ),
       row('a second STARTTLS is INVALID', null, '1.1', tls('a second STARTTLS is invalid, and so is one with data')),
       row('TLS 1.2 and later, none before', null, '1.1', tls('TLS 1.1 is refused')),
-      row('X.509', null, '1.1', tls('%s: the right one is let in and named')),
-      row('pre-shared keys', null, '1.1', tls('%s: with and without a certificate beside')),
+      row('X.509', null, '1.1', tlsCredentials('%s: the right one is let in and named')),
+      row('pre-shared keys', null, '1.1', tlsCredentials('%s: with and without a certificate beside')),
     ],
   },
   {

@@ -29,6 +29,7 @@ export const handshake = place('unit/nbd/conformance-handshake.test.ts');
 export const transmission = place('unit/nbd/conformance-transmission.test.ts');
 export const extended = place('unit/nbd/conformance-extended.test.ts');
 export const tls = place('unit/nbd/tls.test.ts');
+export const tlsCredentials = place('unit/nbd/tls-credentials.test.ts');
 export const server = place('unit/nbd/server.test.ts');
 export const commands = place('unit/nbd/commands.test.ts');
 export const negotiation = place('unit/nbd/negotiation.test.ts');
