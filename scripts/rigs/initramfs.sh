@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# initramfs.sh INIT MODULES [PROGRAM...] : builds an initramfs whose /init is the script INIT, with the kernel modules named
+# initramfs.sh INIT MODULES [PROGRAM...] : builds an initramfs whose /init is the script INIT (common.sh beside it is /common.sh), with the kernel modules named
 # (and what they need, in loading order in /modules/order), a static busybox, and the programs with their libraries.
 # They are in /programs: the busybox shell prefers its own applets to names in PATH. Prints "VMLINUZ INITRAMFS".
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 init=$1 modules=$2
+common=$(dirname "$1")/common.sh
 shift 2
 programs=("$@")
 kernel=$("$rigs/kernel.sh")
@@ -15,6 +16,7 @@ fill() {
   mkdir -p "$root"/{bin,dev,proc,sys,run,tmp,mnt,etc,modules,programs}
   cp "$(command -v busybox)" "$root/bin/busybox"
   cp "$init" "$root/init"
+  cp "$common" "$root/common.sh"
   chmod 755 "$root/init"
   [ -e /etc/mke2fs.conf ] && cp /etc/mke2fs.conf "$root/etc/"
   : >"$root/etc/mtab"
@@ -37,6 +39,6 @@ fill() {
   rm -rf "$root"
 }
 
-name=initramfs-$version-$(basename "$init" .sh)-$({ cat "$init" "$0"; echo "$modules ${programs[*]}"; } | sha256sum | cut -c1-12)
+name=initramfs-$version-$(basename "$init" .sh)-$({ cat "$init" "$common" "$0"; echo "$modules ${programs[*]}"; } | sha256sum | cut -c1-12)
 build_once "$cache/$name" fill
 echo "$kernel/vmlinuz $cache/$name/initramfs.gz"

@@ -4,28 +4,8 @@
 # rig.phase= fill (make and fill the file system) or verify (it was filled before; read it only),
 # rig.mode= netlink or ioctl (how nbd-client hands the socket to the kernel).
 # Prints RIG-OK as its last line, or RIG-FAIL and what failed.
-/bin/busybox --install -s /bin
-export PATH=/bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-mount -t tmpfs tmpfs /tmp
+. /common.sh
 
-finish() {
-  echo "$*"
-  sync
-  poweroff -f
-}
-fail() {
-  dmesg | tail -n 15
-  finish "RIG-FAIL $*"
-  sleep 60
-}
-
-for m in $(cat /modules/order); do
-  case $m in nbd.ko) options='nbds_max=2 max_part=0' ;; *) options= ;; esac
-  insmod "/modules/$m" $options || fail "cannot load $m"
-done
 for word in $(cat /proc/cmdline); do
   case $word in
     rig.port=*) port=${word#*=} ;;
@@ -34,8 +14,6 @@ for word in $(cat /proc/cmdline); do
     rig.mode=*) mode=${word#*=} ;;
   esac
 done
-ip link set lo up
-ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0 || fail "no network"
 
 dev=/dev/nbd0
 how=

@@ -3,36 +3,14 @@
 # Kernel command line: rig.port= TCP port of the host's 127.0.0.1, rig.export= export name.
 # The first virtio disk is a tar archive of ca-cert.pem, client-cert.pem and client-key.pem.
 # Prints RIG-OK as its last line, or RIG-FAIL and what failed.
-/bin/busybox --install -s /bin
-export PATH=/bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-mount -t tmpfs tmpfs /tmp
+. /common.sh
 
-finish() {
-  echo "$*"
-  sync
-  poweroff -f
-}
-fail() {
-  dmesg | tail -n 15
-  finish "RIG-FAIL $*"
-  sleep 60
-}
-
-for m in $(cat /modules/order); do
-  case $m in nbd.ko) options='nbds_max=2 max_part=0' ;; *) options= ;; esac
-  insmod "/modules/$m" $options || fail "cannot load $m"
-done
 for word in $(cat /proc/cmdline); do
   case $word in
     rig.port=*) port=${word#*=} ;;
     rig.export=*) export_name=${word#*=} ;;
   esac
 done
-ip link set lo up
-ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0 || fail "no network"
 mkdir /tmp/pki
 tar -x -f /dev/vda -C /tmp/pki || fail "no certificates"
 
