@@ -10,6 +10,8 @@
  * with a SystemError.
  */
 
+import type { LockCheck, LockMail, LockPage } from '../requests/locks.js';
+
 /** One hot operation on one object. Reused by its owner after `complete`; a driver keeps no reference afterwards. */
 export interface ObjectIo {
   /** The object's name. Computed on demand: a driver that recognises `hint` need not ask. */
@@ -61,6 +63,24 @@ export interface LockHolder {
   readonly owner: string;
   /** When the lock was taken, ms since the epoch; null where the store does not tell. */
   readonly since: number | null;
+}
+
+/** Locks beyond taking and releasing them: noticing their loss, asking for them, breaking them. */
+export interface LockService {
+  /**
+   * Looks in the store, never in a cache, whether this owner still holds these locks, and reads its mail. Rejects only when the store
+   * cannot be asked: then nothing is known.
+   */
+  checkLocks(names: readonly string[]): Promise<LockCheck>;
+  /**
+   * Makes the lock this owner's whoever has it, in one step: at no time is it free. Resolves to who had it (null: nobody). It does not
+   * wait until the old holder knows: the mapper does.
+   */
+  breakLock(target: string): Promise<LockHolder | null>;
+  /** Leaves a message for another owner; fine when nobody ever reads it. */
+  sendMail(to: string, mail: LockMail): Promise<void>;
+  /** A page of the locks of this owner, complete over all pages for locks that exist throughout. */
+  listLocks(cursor: string | null, limit: number): Promise<LockPage>;
 }
 
 export interface ListPage {

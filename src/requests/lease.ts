@@ -27,6 +27,11 @@ export interface LeaseReply {
   version: number;
   /** Changes with every change that a holder of an older lease must not miss (size, snapshot, rename …). */
   generation: number;
+  /**
+   * granted exclusive: until when it may be used without hearing of the mapper again (RENEW), ms of the monotonic clock. Whoever uses it
+   * puts this into its requests (Request.deadline), so that none is begun later.
+   */
+  until?: number;
   /** granted none: who holds the lock, for messages. */
   holder?: string;
 }

@@ -45,6 +45,7 @@ export interface CallRequest {
   size?: number;
   flags?: number;
   v0Size?: number;
+  deadline?: number;
   data?: Buffer;
   capacity?: number;
 }

@@ -61,6 +61,21 @@ export const Op = {
    * snapshot. Request data: JSON (requests/json.ts MapStatusRequest); reply: packed extents, as of BLOCK_STATUS.
    */
   MAPSTATUS: 79,
+  /** mapper to blockerm: which of these locks are not this owner's any more, and what other nodes say (requests/lock-client.ts). */
+  LOCKCHECK: 80,
+  /** blockerm: leaves a message (data: LockMail as JSON) for the owner of locks that the target names. */
+  LOCKMAIL: 81,
+  /** blockerm: the locks that this owner holds, page by page. */
+  LOCKS: 82,
+  /** blocker: what it keeps of the store (open files) is looked at again before its next use: another node may have changed it. */
+  FORGET: 83,
+  /** mapper to composer: the exclusive leases are good until `offset`, ms of the monotonic clock. */
+  RENEW: 84,
+  /**
+   * Nobody waits for these requests any more. endpoint to composer: data is the indices of its requests, 32 bits each; composer to
+   * mapper: what waits for the lock of the target on behalf of the asker. What waits ends with ECANCELED; what runs goes on.
+   */
+  ABANDON: 85,
 } as const;
 export type Op = (typeof Op)[keyof typeof Op];
 
@@ -86,6 +101,17 @@ export const Flag = {
   MAY_BE_HOLE: 512,
   /** In the reply of a READ with MAY_BE_HOLE: all zeros, the data buffer was not filled. */
   HOLE: 1024,
+  /** READ: another node may have changed the object: nothing that is kept of it counts. */
+  UNCACHED: 2048,
+  /** OPEN: other nodes have it open too; the lock goes to whoever of them writes. */
+  SHARED: 4096,
+  /**
+   * REVOKE: the volume's lock was lost: what has not been sent to the store must not be, and all that waits fails. With FLUSH (without
+   * LOST): what was written is durable before the answer.
+   */
+  LOST: 8192,
+  /** FLUSH to the mapper: the asker has changed the volume, so the lock must still be this node's. */
+  WRITTEN: 16384,
 } as const;
 
 /** v0_size of a request that gives none (the original's 2^64-1). */

@@ -12,6 +12,8 @@ export interface CallInit {
   readonly size?: number;
   readonly flags?: number;
   readonly v0Size?: number;
+  /** See Request.deadline; default 0. */
+  readonly deadline?: number;
   /** Copied into the request's buffer. */
   readonly data?: Uint8Array;
   /** Size of the data buffer for the answer, if larger than `data`, in bytes. */
@@ -85,6 +87,7 @@ export class Calls {
       request.size = init.size ?? init.data?.length ?? init.capacity ?? 0;
       request.flags = init.flags ?? 0;
       request.v0Size = init.v0Size ?? -1;
+      request.deadline = init.deadline ?? 0;
     } catch (error) {
       this.#release(request, buffer);
       throw error;

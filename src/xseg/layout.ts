@@ -9,7 +9,7 @@
 
 export const MAGIC_LOW = 0x47455358; // "XSEG"
 export const MAGIC_HIGH = 0x68637261; // "arch"
-export const ABI_VERSION = 3;
+export const ABI_VERSION = 4;
 /** Feature bits a joiner must know; none yet. */
 export const FEATURES = 0;
 
@@ -137,6 +137,8 @@ export const R = {
   NEXT: 24,
   /** Pid of the dead asker of an ORPHANED request. */
   ORPHAN_OF: 25,
+  /** f64, ms of the monotonic clock; 0 = none. */
+  DEADLINE: 26,
 } as const;
 
 /**

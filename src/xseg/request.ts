@@ -116,6 +116,17 @@ export class Request {
     this.#memory.set64(this.word + R.HINT, value);
   }
 
+  /**
+   * When it is too late to begin with this request, ms of the monotonic clock (sys/clock.ts); 0 = never. A blocker answers ETIME then: the
+   * lock under which it was sent may be another node's by now.
+   */
+  get deadline(): number {
+    return this.#memory.f64[(this.word + R.DEADLINE) / 2];
+  }
+  set deadline(value: number) {
+    this.#memory.f64[(this.word + R.DEADLINE) / 2] = value;
+  }
+
   /** Segment offset of the data, 0 when there is none. */
   get dataOffset(): number {
     return this.#memory.get64(this.word + R.DATA);
@@ -221,6 +232,8 @@ export class Request {
     u32[w + R.V0_SIZE] = 0xffffffff;
     u32[w + R.V0_SIZE + 1] = 0xffffffff;
     u32[w + R.MESSAGE_LENGTH] = 0;
+    u32[w + R.DEADLINE] = 0;
+    u32[w + R.DEADLINE + 1] = 0;
     this.onReply = null;
     this.context = null;
   }

@@ -1,0 +1,78 @@
+/** Locks as the mapper sees them: the operations of blockerm on locks as promises. */
+
+import { decodeJson, encodeJson, type LockInfo } from './json.js';
+import type { LockCheck, LockMail, LockPage } from './locks.js';
+import type { Caller } from './object-client.js';
+import { Flag, Op } from './ops.js';
+
+/** Most bytes of an answer. */
+const CAPACITY = 256 << 10;
+/** Most names of one LOCKCHECK: their losses fit the answer. */
+const NAMES = 512;
+
+/** All reject with a SystemError. See LockService of blockers/driver.ts. */
+export interface LockClient {
+  /** Takes the exclusive lock, at once; fine when this owner has it. @throws EBUSY naming the holder */
+  acquire(target: string): Promise<void>;
+  /** @throws ENOENT when not locked, EPERM when another owner holds it and force is false */
+  release(target: string, force: boolean): Promise<void>;
+  holder(target: string): Promise<LockInfo | null>;
+  check(names: readonly string[]): Promise<LockCheck>;
+  break(target: string): Promise<LockInfo | null>;
+  mail(to: string, mail: LockMail): Promise<void>;
+  list(cursor: string | null, limit: number): Promise<LockPage>;
+}
+
+export class XsegLockClient implements LockClient {
+  readonly #port: Caller;
+  readonly #destination: number;
+
+  /** @param destination port number of blockerm; one that is being restarted is waited for */
+  constructor(port: Caller, destination: number) {
+    this.#port = port;
+    this.#destination = destination;
+  }
+
+  async acquire(target: string): Promise<void> {
+    await this.#call(Op.ACQUIRE, target, Flag.NOSYNC);
+  }
+
+  async release(target: string, force: boolean): Promise<void> {
+    await this.#call(Op.RELEASE, target, force ? Flag.FORCE : 0);
+  }
+
+  async holder(target: string): Promise<LockInfo | null> {
+    return (await this.#call(Op.LOCKINFO, target, 0, null)) as LockInfo | null;
+  }
+
+  async check(names: readonly string[]): Promise<LockCheck> {
+    const lost: LockCheck['lost'][number][] = [];
+    const mail: LockMail[] = [];
+    for (let from = 0; from === 0 || from < names.length; from += NAMES) {
+      const page = (await this.#call(Op.LOCKCHECK, '', 0, { names: names.slice(from, from + NAMES) })) as LockCheck;
+      lost.push(...page.lost);
+      mail.push(...page.mail);
+    }
+    return { lost, mail };
+  }
+
+  async break(target: string): Promise<LockInfo | null> {
+    return (await this.#call(Op.ACQUIRE, target, Flag.FORCE | Flag.NOSYNC, null)) as LockInfo | null;
+  }
+
+  async mail(to: string, mail: LockMail): Promise<void> {
+    await this.#call(Op.LOCKMAIL, to, 0, mail);
+  }
+
+  async list(cursor: string | null, limit: number): Promise<LockPage> {
+    return (await this.#call(Op.LOCKS, '', 0, { cursor, limit })) as unknown as LockPage;
+  }
+
+  /** @param body JSON of the request; absent: neither the request nor its answer has data */
+  async #call(op: Op, target: string, flags: number, body?: object | null): Promise<unknown> {
+    const data = body ? encodeJson(body) : undefined;
+    const request = { op, target, flags, data, size: data?.length ?? 0, capacity: body === undefined ? 0 : CAPACITY };
+    const reply = await this.#port.call(this.#destination, request, { wait: true });
+    return reply.serviced === 0 ? null : decodeJson(reply.data.subarray(0, reply.serviced), 'reply about locks');
+  }
+}

@@ -1,0 +1,32 @@
+/** What is said about locks between peers and between nodes. */
+import type { LockInfo } from './json.js';
+
+/** What nodes tell each other about a lock. */
+export interface LockMail {
+  /**
+   * want: who sends it has the volume open shared and waits for the lock. broken: it took the lock away and waits until nothing of the
+   * old holder can reach the store. gone: the answer to that. A message may come twice, late, or never: it is repeated until what it
+   * asks for has happened, and nothing is done on its word alone (the lock itself is looked at).
+   */
+  readonly kind: 'want' | 'broken' | 'gone';
+  /** The lock's target. */
+  readonly name: string;
+  /** Owner string of the sender: where an answer goes. */
+  readonly from: string;
+  /** Ties `gone` to `broken`. */
+  readonly id: string;
+}
+
+/** The answer to a check of locks. */
+export interface LockCheck {
+  /** Locks that the owner does not hold, and who does. */
+  readonly lost: readonly { readonly name: string; readonly holder: LockInfo | null }[];
+  /** Messages for the owner that came since the last call. */
+  readonly mail: readonly LockMail[];
+}
+
+export interface LockPage {
+  readonly locks: readonly { readonly name: string; readonly owner: string; readonly since: number | null }[];
+  /** Pass to the next call; null at the end. */
+  readonly cursor: string | null;
+}
