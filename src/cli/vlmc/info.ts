@@ -5,7 +5,7 @@ import { Op } from '../../requests/ops.js';
 import { attempt } from '../common/exit.js';
 import { print, printWarning } from '../common/io.js';
 import type { Session } from '../common/session.js';
-import { formatLock } from './lock.js';
+import { formatLock } from './lock-state.js';
 import { checkName } from './names.js';
 import { formatSize } from './size.js';
 import { type V0Options, v0Request, withV0 } from './v0.js';
