@@ -9,8 +9,11 @@ import { decodeInfo, decodeName, encodeName, NAME_STRUCT_SIZE } from './structs.
 
 /** The operations on one store of objects. All reject with a SystemError. */
 export interface ObjectClient {
-  /** `length` bytes from `offset`, zeros past the object's end. @throws ENOENT when the object is missing */
-  read(name: string, offset: number, length: number): Promise<Buffer>;
+  /**
+   * `length` bytes from `offset`, zeros past the object's end. uncached: as another node may have left it.
+   * @throws ENOENT when the object is missing
+   */
+  read(name: string, offset: number, length: number, options?: { uncached?: boolean }): Promise<Buffer>;
   /** Writes in place; creates the object when missing. fua: durable when it resolves. */
   write(name: string, offset: number, bytes: Uint8Array, options?: { fua?: boolean }): Promise<void>;
   /** The range reads as zeros afterwards; a missing object stays missing. */
@@ -30,6 +33,13 @@ export interface ObjectClient {
   list(cursor: string | null, limit: number): Promise<NameListReply>;
   /** Makes these objects durable, or all of the store when null. */
   flush(names: readonly string[] | null): Promise<void>;
+  /** What is kept of objects is looked at again before its next use: other nodes may have changed them. */
+  forget(): Promise<void>;
+  /**
+   * The same store for requests that must not begin late: each carries what `deadline` returns when it is sent (Request.deadline), and is
+   * refused with ETIME, nothing having been done, when the store comes to it after that.
+   */
+  withDeadline(deadline: () => number): ObjectClient;
   /** Takes the exclusive lock `target`, at once. @throws EBUSY naming the holder */
   acquire(target: string): Promise<void>;
   /** @throws ENOENT when not locked, EPERM when another owner holds it and force is false */
@@ -63,28 +73,43 @@ export class XsegObjectClient implements ObjectClient {
   readonly #port: Caller;
   readonly #destination: number;
   readonly #wait: boolean;
+  readonly #deadline: (() => number) | null;
 
   /**
    * @param destination port number of the blocker
    * @param options wait: a blocker that is being restarted is waited for (daemons), instead of failing at once (tools)
    */
-  constructor(port: Caller, destination: number, options: { wait?: boolean } = {}) {
+  constructor(
+    port: Caller,
+    destination: number,
+    options: { wait?: boolean } = {},
+    deadline: (() => number) | null = null,
+  ) {
     this.#port = port;
     this.#destination = destination;
     this.#wait = options.wait ?? false;
+    this.#deadline = deadline;
+  }
+
+  withDeadline(deadline: () => number): ObjectClient {
+    return new XsegObjectClient(this.#port, this.#destination, { wait: this.#wait }, deadline);
   }
 
   #call(op: Op, target: string, more: Omit<CallRequest, 'op' | 'target'> = {}) {
-    const request = { op, target, offset: 0, size: 0, flags: 0, v0Size: NO_V0_SIZE, ...more };
+    const deadline = this.#deadline === null ? 0 : this.#deadline();
+    const request = { op, target, offset: 0, size: 0, flags: 0, v0Size: NO_V0_SIZE, deadline, ...more };
     return this.#port.call(this.#destination, request, { wait: this.#wait });
   }
 
-  async read(name: string, offset: number, length: number): Promise<Buffer> {
-    if (length <= PIECE) return (await this.#call(Op.READ, name, { offset, size: length, capacity: length })).data;
+  async read(name: string, offset: number, length: number, options: { uncached?: boolean } = {}): Promise<Buffer> {
+    const flags = options.uncached ? Flag.UNCACHED : 0;
+    if (length <= PIECE) {
+      return (await this.#call(Op.READ, name, { offset, size: length, flags, capacity: length })).data;
+    }
     const out = Buffer.allocUnsafe(length);
     for (let done = 0; done < length; done += PIECE) {
       const size = Math.min(PIECE, length - done);
-      const reply = await this.#call(Op.READ, name, { offset: offset + done, size, capacity: size });
+      const reply = await this.#call(Op.READ, name, { offset: offset + done, size, flags, capacity: size });
       reply.data.copy(out, done, 0, size);
     }
     return out;
@@ -166,6 +191,10 @@ export class XsegObjectClient implements ObjectClient {
       await this.#call(Op.FLUSH, '', { size: data.length, data });
       from = to;
     }
+  }
+
+  async forget(): Promise<void> {
+    await this.#call(Op.FORGET, '');
   }
 
   async acquire(target: string): Promise<void> {

@@ -12,6 +12,7 @@ import type { OpenOptions } from '../../../src/mapper/map-store.js';
 import { Mapper } from '../../../src/mapper/mapper.js';
 import type { ObjectClient } from '../../../src/requests/object-client.js';
 import type { MapSegment } from '../../../src/requests/structs.js';
+import { monotonicMs } from '../../../src/sys/clock.js';
 import { errnoName, errnoOf, errnos, SystemError } from '../../../src/sys/errno.js';
 import { allocateMemory, freeMemory } from '../../../src/sys/libc.js';
 
@@ -102,6 +103,12 @@ export class DriverClient implements ObjectClient {
     await this.before('flush', names?.join(' ') ?? '*');
     await this.driver.flush(names);
   }
+  async forget(): Promise<void> {
+    await this.before('forget', '');
+  }
+  withDeadline(deadline: () => number): ObjectClient {
+    return new DeadlineClient(this, deadline);
+  }
   async acquire(target: string): Promise<void> {
     await this.before('acquire', target);
     await this.driver.acquire(target);
@@ -112,6 +119,18 @@ export class DriverClient implements ObjectClient {
   }
   async lockHolder(target: string) {
     return this.driver.lockHolder(target);
+  }
+}
+
+/** A client whose requests are refused when they are begun too late, as a blocker does. */
+class DeadlineClient extends DriverClient {
+  constructor(parent: DriverClient, deadline: () => number) {
+    super(parent.driver);
+    this.before = async (operation, name) => {
+      const until = deadline();
+      await parent.before(operation, name);
+      if (until !== 0 && monotonicMs() >= until) throw new SystemError(errnos.ETIME, `${operation} ${name}: too late`);
+    };
   }
 }
 
