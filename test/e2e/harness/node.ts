@@ -220,9 +220,15 @@ export class TestNode {
 
   /** kill -9 of everything of this node. */
   kill(): void {
-    for (const pid of this.pids()) {
+    this.signal('SIGKILL');
+  }
+
+  /** A signal to the processes of some roles; of none: to everything of this node. Processes that are gone are fine. */
+  signal(signal: NodeJS.Signals, ...roles: readonly string[]): void {
+    const pids = roles.length === 0 ? this.pids() : new Set(roles.map((role) => this.rolePid(role)));
+    for (const pid of pids) {
       try {
-        process.kill(pid, 'SIGKILL');
+        process.kill(pid, signal);
       } catch {
         // it was quicker
       }

@@ -1,0 +1,83 @@
+/** Two nodes on one store: two configurations with host names, segments, ports and run directories of their own, one set of directories. */
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { afterAll, afterEach, beforeAll } from 'vitest';
+import { type NodeOptions, TestNode } from './node.js';
+
+export interface NodesOptions extends Omit<NodeOptions, 'maps' | 'blocks' | 'lockDir' | 'hostname'> {
+  /** Locks have a directory of their own, instead of lying beside the maps. */
+  readonly lockDir?: boolean;
+}
+
+/** The directories that both nodes use. */
+export interface SharedStore {
+  readonly dir: string;
+  readonly maps: string;
+  readonly blocks: string;
+  /** undefined: locks are beside the maps. */
+  readonly lockDir: string | undefined;
+}
+
+export interface Nodes {
+  readonly a: TestNode;
+  readonly b: TestNode;
+  readonly store: SharedStore;
+}
+
+/** Host names of the nodes, and what they call themselves in locks: the name and the port of blockerm. */
+export const hosts = { a: 'alpha', b: 'beta' } as const;
+export const owners = { a: `${hosts.a}_1002`, b: `${hosts.b}_1002` } as const;
+
+function makeStore(lockDir: boolean): SharedStore {
+  const dir = mkdtempSync(path.join(os.tmpdir(), 'archipelago-store-'));
+  const store = {
+    dir,
+    maps: path.join(dir, 'maps'),
+    blocks: path.join(dir, 'blocks'),
+    lockDir: lockDir ? path.join(dir, 'locks') : undefined,
+  };
+  for (const part of [store.maps, store.blocks, store.lockDir]) if (part) mkdirSync(part);
+  return store;
+}
+
+/** Two nodes for the tests of the enclosing describe, as useNode. Processes that a test froze are thawed before they are stopped. */
+export function useNodes({ lockDir = false, ...options }: NodesOptions = {}): Nodes {
+  let store: SharedStore | undefined;
+  const running: TestNode[] = [];
+  beforeAll(async () => {
+    store = makeStore(lockDir);
+    for (const hostname of [hosts.a, hosts.b]) running.push(await TestNode.start({ ...options, ...store, hostname }));
+  });
+  afterEach(({ task }) => {
+    if (task.result?.state !== 'fail') return;
+    running.forEach((node, i) => {
+      console.error(`=== node ${i === 0 ? hosts.a : hosts.b}\n${node.logs()}`);
+    });
+  });
+  afterAll(async () => {
+    try {
+      for (const node of running) node.signal('SIGCONT');
+      for (const node of running.splice(0)) await node.dispose();
+    } finally {
+      for (const node of running) node.kill();
+      if (store) rmSync(store.dir, { recursive: true, force: true });
+    }
+  });
+  const get = (i: number): TestNode => {
+    if (!running[i]) throw new Error('the nodes are there only while tests run');
+    return running[i];
+  };
+  return {
+    get a(): TestNode {
+      return get(0);
+    },
+    get b(): TestNode {
+      return get(1);
+    },
+    get store(): SharedStore {
+      if (!store) throw new Error('the store is there only while tests run');
+      return store;
+    },
+  };
+}
