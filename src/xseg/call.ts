@@ -1,5 +1,5 @@
 /** A cold request with its answer as a promise: buffers are copied, a dead server is noticed. */
-import { errnos, SystemError } from '../sys/errno.js';
+import { errnoOf, errnos, SystemError } from '../sys/errno.js';
 import type { Port } from './port.js';
 import type { Request } from './request.js';
 
@@ -14,6 +14,8 @@ export interface CallInit {
   readonly v0Size?: number;
   /** See Request.deadline; default 0. */
   readonly deadline?: number;
+  /** See Request.note; default empty. */
+  readonly note?: string;
   /** Copied into the request's buffer. */
   readonly data?: Uint8Array;
   /** Size of the data buffer for the answer, if larger than `data`, in bytes. */
@@ -77,9 +79,8 @@ export class Calls {
           return offset < 0 ? null : offset;
         }, `data buffers of ${capacity} bytes`);
         request.setData(buffer, capacity);
-        const data = request.data;
-        if (init.data) data.set(init.data);
-        data.fill(0, init.data?.length ?? 0);
+        fillData(request, init);
+        if (init.data && init.capacity !== undefined) request.wantResend();
       }
       request.op = init.op;
       request.target = init.target ?? '';
@@ -88,11 +89,12 @@ export class Calls {
       request.flags = init.flags ?? 0;
       request.v0Size = init.v0Size ?? -1;
       request.deadline = init.deadline ?? 0;
+      if (init.note) request.note = init.note;
     } catch (error) {
       this.#release(request, buffer);
       throw error;
     }
-    return this.#exchange(request, dst, buffer, options);
+    return this.#exchange(request, dst, buffer, init, options);
   }
 
   /** Ends all calls: their port closes. */
@@ -105,11 +107,13 @@ export class Calls {
     this.#port.putRequest(request);
   }
 
-  #exchange(request: Request, dst: number, buffer: number, options: CallOptions): Promise<CallReply> {
+  #exchange(request: Request, dst: number, buffer: number, init: CallInit, options: CallOptions): Promise<CallReply> {
     const { segment } = this.#port;
     return new Promise((resolve, reject) => {
       let watch: NodeJS.Timeout | undefined;
       let timeout: NodeJS.Timeout | undefined;
+      /** Not submitted: the server's queue is full. */
+      let waiting = false;
       const settle = (): void => {
         clearInterval(watch);
         clearTimeout(timeout);
@@ -119,11 +123,19 @@ export class Calls {
       const giveUp = (error: SystemError): void => {
         settle();
         // Withdrawn, or still being worked on: then record and buffer come back with the answer.
-        if (segment.withdraw(request)) this.#release(request, buffer);
+        if (waiting || segment.withdraw(request)) this.#release(request, buffer);
         else request.onReply = (): void => this.#release(request, buffer);
+        waiting = false;
         reject(error);
       };
       request.onReply = (): void => {
+        if (request.mustResend) {
+          // The server died, perhaps while it wrote its answer over what it was asked.
+          fillData(request, init);
+          request.wantResend();
+          submit(Date.now() + SHORTAGE_PATIENCE_MS);
+          return;
+        }
         settle();
         const data = buffer > 0 ? Buffer.from(request.data) : Buffer.alloc(0);
         const { served, serviced, errno, message, op } = request;
@@ -131,25 +143,30 @@ export class Calls {
         if (served) resolve({ serviced, data });
         else reject(new ReplyError(errno, message || `request ${op} to port ${dst} failed`, serviced));
       };
+      const submit = (deadline: number): void => {
+        try {
+          this.#port.submit(request, dst);
+          waiting = false;
+        } catch (error) {
+          waiting = true;
+          const full = errnoOf(error) === errnos.EAGAIN && Date.now() < deadline;
+          if (full) segment.whenAvailable(() => waiting && submit(deadline));
+          else giveUp(error as SystemError);
+        }
+      };
       segment.ref();
       this.#running.add(giveUp);
-      try {
-        this.#port.submit(request, dst);
-      } catch (error) {
-        settle();
-        this.#release(request, buffer);
-        reject(error);
-        return;
-      }
       if (options.timeout !== undefined) {
         const limit = `the peer on port ${dst} did not answer request ${request.op} within ${options.timeout} ms`;
         timeout = setTimeout(() => giveUp(new SystemError(errnos.ETIMEDOUT, limit)), options.timeout);
       }
-      if (options.wait) return;
-      watch = setInterval(() => {
-        if (segment.isServed(dst)) return;
-        giveUp(new SystemError(errnos.ECONNRESET, `the peer on port ${dst} went away during the request`));
-      }, LIVENESS_MS);
+      if (!options.wait) {
+        watch = setInterval(() => {
+          if (segment.isServed(dst)) return;
+          giveUp(new SystemError(errnos.ECONNRESET, `the peer on port ${dst} went away during the request`));
+        }, LIVENESS_MS);
+      }
+      submit(Date.now() + SHORTAGE_PATIENCE_MS);
     });
   }
 
@@ -165,4 +182,11 @@ export class Calls {
       await new Promise<void>((resolve) => this.#port.segment.whenAvailable(resolve));
     }
   }
+}
+
+/** Puts the body into the request's buffer and clears the rest of it. */
+function fillData(request: Request, { data: body }: CallInit): void {
+  const data = request.data;
+  if (body) data.set(body);
+  data.fill(0, body?.length ?? 0);
 }

@@ -291,10 +291,10 @@ export class Dispatcher implements RequestHost {
   }
 
   /** RecoveryHost. */
-  failFor(index: number, message: string): void {
+  failFor(index: number, errno: number, message: string): void {
     const request = this.request(index);
     request.owed = true;
-    request.fail(errnos.EIO, message);
+    request.fail(errno, message);
   }
 
   /** Rings if the owner sleeps. A bell that cannot be rung is left to the next who has something for the port. */

@@ -9,7 +9,7 @@
 
 export const MAGIC_LOW = 0x47455358; // "XSEG"
 export const MAGIC_HIGH = 0x68637261; // "arch"
-export const ABI_VERSION = 4;
+export const ABI_VERSION = 5;
 /** Feature bits a joiner must know; none yet. */
 export const FEATURES = 0;
 
@@ -112,6 +112,8 @@ export const MAX_TARGET = 256;
 export const TARGET_BYTE = 128;
 export const MAX_MESSAGE = 512;
 export const MESSAGE_BYTE = 384;
+export const MAX_NOTE = 120;
+export const NOTE_BYTE = 896;
 
 /** Request fields, in words from the request's record. */
 export const R = {
@@ -139,6 +141,21 @@ export const R = {
   ORPHAN_OF: 25,
   /** f64, ms of the monotonic clock; 0 = none. */
   DEADLINE: 26,
+  /** 1 = was accepted before, by an owner that went without answering. */
+  REDELIVERED: 28,
+  /** See Resend. */
+  RESEND: 29,
+  NOTE_LENGTH: 30,
+} as const;
+
+/** What becomes of an accepted request whose server goes without answering. */
+export const Resend = {
+  /** Its successor gets it as it is. */
+  NO: 0,
+  /** The asker wants to send it anew: the server may have begun to write its answer over the request's data. */
+  WANTED: 1,
+  /** The asker has to: that is what this answer means. */
+  DUE: 2,
 } as const;
 
 /**

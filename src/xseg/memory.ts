@@ -3,6 +3,8 @@
 import { SystemError } from '../sys/errno.js';
 import * as libc from '../sys/libc.js';
 
+/** MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE */
+const MAP_EMPTY = 0x2 | 0x10 | 0x20 | 0x4000;
 const TWO_32 = 0x100000000;
 
 export class SegmentMemory {
@@ -24,8 +26,8 @@ export class SegmentMemory {
   }
 
   /**
-   * Maps `size` bytes of the shared memory behind `fd`. The mapping lives as long as the process: views over it may be anywhere,
-   * and touching one after an unmap would kill the process.
+   * Maps `size` bytes of the shared memory behind `fd`. The mapping lives as long as the process, if nobody calls unmap: views
+   * and system calls of other threads may be anywhere.
    */
   static map(fd: number, size: number): SegmentMemory {
     const base = libc.mmap(0, size, libc.PROT_READ | libc.PROT_WRITE, libc.MAP_SHARED, fd, 0);
@@ -34,6 +36,18 @@ export class SegmentMemory {
       throw new SystemError(errno, `cannot map a segment of ${size} bytes`);
     }
     return new SegmentMemory(base, size);
+  }
+
+  /**
+   * Gives the memory back to the system, where keeping it until the process ends is too long. Empty private pages take its place, so
+   * that a view which is still somewhere reads zeros and harms nobody.
+   */
+  unmap(): void {
+    const protection = libc.PROT_READ | libc.PROT_WRITE;
+    if (libc.mmap(this.base, this.size, protection, MAP_EMPTY, -1, 0) !== this.base) {
+      const errno = libc.errno();
+      throw new SystemError(errno, `cannot give back a segment of ${this.size} bytes`);
+    }
   }
 
   /** Reads a 64-bit field as a number; -1 for all ones (the original's "none"). */

@@ -7,7 +7,8 @@
  * Several processes may be at it at once, and living peers accept and answer meanwhile: the port table's lock lets one at a time
  * take ports away, and each record changes by compare-and-exchange on its state.
  */
-import { H, ORPHAN_OWNER, P, PortState, R, RequestState } from './layout.js';
+import { errnos } from '../sys/errno.js';
+import { H, ORPHAN_OWNER, P, PortState, R, RequestState, Resend } from './layout.js';
 import { lock, lockOwner, unlock } from './lock.js';
 import type { Tables } from './tables.js';
 
@@ -19,6 +20,8 @@ export interface RecoverPortOptions {
 export interface RecoveryResult {
   /** Requests put back into the port's queue for its next owner. */
   requeued: number;
+  /** Requests that their askers send anew (Request.wantResend). */
+  resent: number;
   /** Requests answered with EIO. */
   failed: number;
   /** Records freed that the port had asked or held. */
@@ -33,8 +36,8 @@ export interface RecoveryResult {
 export interface RecoveryHost {
   /** Makes a port's owner look through the request table. */
   notify(port: number): void;
-  /** Answers an accepted request of a dead peer with EIO. */
-  failFor(index: number, message: string): void;
+  /** Answers an accepted request of a dead peer with an error. */
+  failFor(index: number, errno: number, message: string): void;
 }
 
 export class Recovery {
@@ -85,7 +88,7 @@ export class Recovery {
   #releaseRequests(ports: ReadonlySet<number>, options: RecoverPortOptions): RecoveryResult {
     const { memory, geometry, pool } = this.#tables;
     const { u32, i32 } = memory;
-    const result: RecoveryResult = { requeued: 0, failed: 0, freed: 0, waiting: 0, buffers: 0 };
+    const result: RecoveryResult = { requeued: 0, resent: 0, failed: 0, freed: 0, waiting: 0, buffers: 0 };
     const served = new Map<number, boolean>();
     const worksOn = (dst: number): boolean => {
       if (ports.has(dst)) return false;
@@ -125,9 +128,15 @@ export class Recovery {
         return pool.reclaim(index, state, -1);
       } else if (options.fail) {
         if (state === RequestState.SUBMITTED && !change(index, state, RequestState.ACCEPTED)) return false;
-        this.#host.failFor(index, `the peer on port ${dst} died and its requests were failed by recovery`);
+        this.#host.failFor(index, errnos.EIO, `the peer on port ${dst} died and its requests were failed by recovery`);
         result.failed++;
+      } else if (state === RequestState.ACCEPTED && u32[word + R.RESEND] !== Resend.NO) {
+        u32[word + R.REDELIVERED] = 1;
+        u32[word + R.RESEND] = Resend.DUE;
+        this.#host.failFor(index, errnos.EAGAIN, `the peer on port ${dst} went before it answered: send it again`);
+        result.resent++;
       } else if (state === RequestState.ACCEPTED) {
+        u32[word + R.REDELIVERED] = 1;
         if (!change(index, state, RequestState.SUBMITTED)) return false;
         result.requeued++;
       }

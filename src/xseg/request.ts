@@ -8,12 +8,15 @@
 import { errnos, SystemError } from '../sys/errno.js';
 import {
   MAX_MESSAGE,
+  MAX_NOTE,
   MAX_TARGET,
   MESSAGE_BYTE,
+  NOTE_BYTE,
   R,
   REQUEST_BYTES,
   REQUEST_WORDS,
   RequestState,
+  Resend,
   Status,
   TARGET_BYTE,
 } from './layout.js';
@@ -127,6 +130,42 @@ export class Request {
     this.#memory.f64[(this.word + R.DEADLINE) / 2] = value;
   }
 
+  /**
+   * Server's side: was it accepted before, by an owner of this port that went without answering? Then it may have been done, wholly
+   * or in part.
+   */
+  get redelivered(): boolean {
+    return this.#u32[this.word + R.REDELIVERED] !== 0;
+  }
+
+  /**
+   * What a server wrote down about this request, for its successor should it die before it answers; also for its asker, and from its
+   * asker. Empty at first. Latin-1, at most MAX_NOTE characters; it is as good as the memory: the machine's end is its end.
+   */
+  get note(): string {
+    const start = this.#byte + NOTE_BYTE;
+    const length = Math.min(this.#u32[this.word + R.NOTE_LENGTH], MAX_NOTE);
+    return length === 0 ? '' : this.#memory.bytes.toString('latin1', start, start + length);
+  }
+  set note(text: string) {
+    if (text.length > MAX_NOTE) throw new RangeError(`a note of ${text.length} characters; ${MAX_NOTE} fit`);
+    // A note that is half written when its writer dies is none.
+    this.#u32[this.word + R.NOTE_LENGTH] = 0;
+    this.#memory.bytes.write(text, this.#byte + NOTE_BYTE, MAX_NOTE, 'latin1');
+    Atomics.store(this.#u32, this.word + R.NOTE_LENGTH, text.length);
+  }
+
+  /**
+   * Asker's side: send it anew rather than have it redelivered, because its answer is written over its data. Such a request comes back
+   * unserved with `mustResend` when its server goes; the asker restores the data and submits it again.
+   */
+  wantResend(): void {
+    this.#u32[this.word + R.RESEND] = Resend.WANTED;
+  }
+  get mustResend(): boolean {
+    return this.#u32[this.word + R.RESEND] === Resend.DUE;
+  }
+
   /** Segment offset of the data, 0 when there is none. */
   get dataOffset(): number {
     return this.#memory.get64(this.word + R.DATA);
@@ -234,6 +273,9 @@ export class Request {
     u32[w + R.MESSAGE_LENGTH] = 0;
     u32[w + R.DEADLINE] = 0;
     u32[w + R.DEADLINE + 1] = 0;
+    u32[w + R.REDELIVERED] = 0;
+    u32[w + R.RESEND] = 0;
+    u32[w + R.NOTE_LENGTH] = 0;
     this.onReply = null;
     this.context = null;
   }

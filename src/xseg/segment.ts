@@ -17,6 +17,7 @@ import { self } from './owner.js';
 import { Port } from './port.js';
 import type { RecoverPortOptions, RecoveryResult } from './recovery.js';
 import type { Request } from './request.js';
+import { leftBy, PATIENCE_MS } from './settling.js';
 import { parseSpec, type SegmentSpec } from './spec.js';
 import { type PortOwner, Tables } from './tables.js';
 
@@ -165,6 +166,15 @@ export class Segment {
     this.#housekeeping = null;
     // They find their port closed.
     this.#wakeWaiters();
+  }
+
+  /**
+   * Closes the segment and gives its memory back, for a process that joins many in its life (tests, simulators). No system call of
+   * another thread may be at work on a buffer, and nothing of the segment may be used afterwards: it would see zeros.
+   */
+  unmap(): void {
+    this.close();
+    this.memory.unmap();
   }
 
   /** Runs under the port table's lock. */
@@ -343,6 +353,34 @@ export class Segment {
   /** Makes a port's owner look at everything that waits for it. */
   forceScan(number: number): void {
     this.#dispatcher.notify(number);
+  }
+
+  /**
+   * How many requests that dead owners of a port (and of other ports of their processes) had sent are still being worked on by living
+   * peers: a write among them may land at any moment.
+   * @param except what is worked on at this port does not count, e.g. the caller's own
+   */
+  leftBy(number: number, except = -1): number {
+    // What the dead had sent is known as theirs once they are cleaned up after.
+    if (!this.isServed(number)) this.reap();
+    return leftBy(this.tables, number, except);
+  }
+
+  /** Resolves when leftBy is 0. @throws SystemError ETIMEDOUT when a peer does not get on with it for a minute; EINVAL no such port */
+  async nothingLeftBy(number: number, except = -1): Promise<void> {
+    if (!this.tables.hasPort(number)) {
+      throw new SystemError(errnos.EINVAL, `segment ${this.name} has no port ${number}`);
+    }
+    const deadline = Date.now() + PATIENCE_MS;
+    for (let left = this.leftBy(number, except); left > 0; left = this.leftBy(number, except)) {
+      if (Date.now() > deadline) {
+        throw new SystemError(
+          errnos.ETIMEDOUT,
+          `${left} requests of the last owner of port ${number} are still being worked on; see xseg reportall`,
+        );
+      }
+      await new Promise((resolve) => setTimeout(resolve, AVAILABLE_POLL_MS));
+    }
   }
 
   /** Releases segment locks of dead owners (of one port, or all), and repairs what they guard. Returns how many. */

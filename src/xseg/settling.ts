@@ -12,7 +12,7 @@ import { P, R, RequestState } from './layout.js';
 import type { Tables } from './tables.js';
 
 /** A peer that does not answer for this long is stuck; serving on is then better than a node that never comes back. */
-const PATIENCE_MS = 60_000;
+export const PATIENCE_MS = 60_000;
 
 export class Settling {
   /** Resolves when the wait is over. */
@@ -77,4 +77,18 @@ function isOrphanOf(tables: Tables, index: number, port: number, predecessor: nu
   const { u32 } = tables.memory;
   if (u32[word + R.STATE] !== RequestState.ORPHANED) return false;
   return u32[word + R.SRC] === port || (predecessor !== 0 && u32[word + R.ORPHAN_OF] === predecessor);
+}
+
+/**
+ * How many requests that dead owners of this port had sent are still being worked on by living peers.
+ * @param except a port: what is worked on there does not count; -1 = none
+ */
+export function leftBy(tables: Tables, port: number, except: number): number {
+  const predecessor = tables.memory.u32[tables.portWord(port) + P.LAST_PID];
+  let left = 0;
+  for (let index = 0; index < tables.geometry.requests; index++) {
+    if (!isOrphanOf(tables, index, port, predecessor)) continue;
+    if (tables.memory.u32[tables.requestWord(index) + R.DST] !== except) left++;
+  }
+  return left;
 }

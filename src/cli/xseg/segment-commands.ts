@@ -86,10 +86,10 @@ export const segmentCommands: readonly XsegCommand[] = [
         return undefined;
       }
       const result = state.segment.recoverPort(port, { fail: options.has('--fail') });
-      const { requeued, failed, freed, waiting, buffers } = result;
+      const { requeued, resent, failed, freed, waiting, buffers } = result;
       const text =
-        `recovered port ${port}: ${requeued} requests wait for its next owner, ${failed} failed, ${freed} freed, ` +
-        `${waiting} wait for an answer, ${buffers} buffers freed\n`;
+        `recovered port ${port}: ${requeued} requests wait for its next owner, ${resent} are sent again, ` +
+        `${failed} failed, ${freed} freed, ${waiting} wait for an answer, ${buffers} buffers freed\n`;
       if (state.json) await printJson(state.io, { port, ...result });
       else await print(state.io, text);
       return undefined;

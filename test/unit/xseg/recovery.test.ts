@@ -301,7 +301,7 @@ describe('recovery by hand', () => {
     expect(verify(segment)).toEqual([expect.stringContaining('recoverport 3')]);
     const other = joinSegment(segment);
     expect(other.recoverPort(3).freed).toBeGreaterThan(0);
-    expect(other.recoverPort(3)).toEqual({ requeued: 0, failed: 0, freed: 0, waiting: 0, buffers: 0 });
+    expect(other.recoverPort(3)).toEqual({ requeued: 0, resent: 0, failed: 0, freed: 0, waiting: 0, buffers: 0 });
     expect(verify(other)).toEqual([]);
   });
 
