@@ -186,7 +186,11 @@ export class ExportDevice implements BlockDevice {
     }
     // One extent is asked for by room for no more, where the question needs none.
     request.setData(extents, io.reqOne ? Math.max(EXTENT_BYTES, asked?.length ?? 0) : STATUS_BUFFER);
-    if (asked !== null) request.data.set(asked);
+    if (asked !== null) {
+      request.data.set(asked);
+      // The answer is written over it.
+      request.wantResend();
+    }
     request.op = ofHoles ? Op.BLOCK_STATUS : Op.MAPSTATUS;
     request.flags = this.#flags;
     request.hint = ofHoles ? this.#hint : 0;
@@ -238,6 +242,12 @@ export class ExportDevice implements BlockDevice {
 
   #answered(request: Request): void {
     const io = request.context as Io;
+    if (request.mustResend) {
+      this.#port.free(request.dataOffset);
+      this.#port.putRequest(request);
+      this.#starve(io);
+      return;
+    }
     const { served, errno, op } = request;
     const message = served ? '' : request.message;
     if (op !== Op.MAPSTATUS) this.#hint = request.hint;
