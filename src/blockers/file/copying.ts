@@ -2,16 +2,16 @@
  * COPY: a new file gets the source's content and then takes the target's place, so that the target is always either what it was or
  * exactly the copy. The caller has the target to itself.
  */
-import fs, { promises as fsp } from 'node:fs';
+import fs from 'node:fs';
 import path from 'node:path';
 import { errnos, SystemError } from '../../sys/errno.js';
 import { isErrno } from '../errors.js';
 import { missing } from '../names.js';
-import { closeDescriptor, copyContent, syncData } from './copy.js';
+import { copyContent } from './copy.js';
 import { all } from './durability.js';
 import type { Handles } from './handles.js';
-import { openDescriptor } from './opener.js';
 import { candidatePaths, hashedPath } from './paths.js';
+import type { FileSystem } from './system.js';
 import type { TempFiles } from './temp.js';
 
 export interface CopyOptions {
@@ -22,9 +22,11 @@ export interface CopyOptions {
 export class Copying {
   readonly #handles: Handles;
   readonly #temp: TempFiles;
+  readonly #system: FileSystem;
 
   constructor(handles: Handles, temp: TempFiles) {
     this.#handles = handles;
+    this.#system = handles.opener.system;
     this.#temp = temp;
   }
 
@@ -37,7 +39,7 @@ export class Copying {
     try {
       if (present && options.exclusive) throw new SystemError(errnos.EEXIST, `object ${target} exists already`);
       // What the target was may be durable: its replacement must be so before it takes the place.
-      if (present) await syncData(made.fd);
+      if (present) await this.#system.fdatasync(made.fd);
       const file = await this.#place(made.path, target, present?.path ?? null, options.exclusive);
       handles.failed.clear(target);
       handles.directories.mark(path.dirname(file));
@@ -46,7 +48,7 @@ export class Copying {
       if (options.durable) await all([handle.sync(), handles.directories.sync([file])]);
     } catch (error) {
       if (!handles.isOpen(target, made.fd)) {
-        await closeDescriptor(made.fd).finally(() => handles.descriptorClosed());
+        await this.#system.close(made.fd).finally(() => handles.descriptorClosed());
         await this.#temp.remove(made.path);
       }
       throw error;
@@ -59,15 +61,15 @@ export class Copying {
     try {
       const made = await this.#temp.create();
       try {
-        await copyContent(from, made.fd, size);
+        await copyContent(this.#system, from, made.fd, size);
         return made;
       } catch (error) {
-        await closeDescriptor(made.fd);
+        await this.#system.close(made.fd);
         await this.#temp.remove(made.path);
         throw error;
       }
     } finally {
-      await closeDescriptor(from);
+      await this.#system.close(from);
     }
   }
 
@@ -75,7 +77,7 @@ export class Copying {
   async #openSource(source: string): Promise<number> {
     for (const file of candidatePaths(this.#handles.opener.root, source)) {
       try {
-        return await openDescriptor(file, fs.constants.O_RDONLY);
+        return await this.#system.open(file, fs.constants.O_RDONLY, 0);
       } catch (error) {
         if (!isErrno(error, errnos.ENOENT)) throw error;
       }
@@ -90,9 +92,9 @@ export class Copying {
   async #place(from: string, target: string, present: string | null, exclusive: boolean): Promise<string> {
     const file = present ?? hashedPath(this.#handles.opener.root, target);
     if (exclusive) {
-      await this.#retryWithDirectories(file, () => fsp.link(from, file));
+      await this.#retryWithDirectories(file, () => this.#system.link(from, file));
       await this.#temp.remove(from);
-    } else await this.#retryWithDirectories(file, () => fsp.rename(from, file));
+    } else await this.#retryWithDirectories(file, () => this.#system.rename(from, file));
     return file;
   }
 

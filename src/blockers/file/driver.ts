@@ -2,22 +2,24 @@
  * The file driver: a directory of object files, byte-compatible with the original's (ondisk.md 2). Writes go to the page cache and
  * become durable by flush or per write by fua. Everything that changes which file an object is happens with the object to itself.
  */
-import fs, { promises as fsp } from 'node:fs';
+import fs from 'node:fs';
 import path from 'node:path';
 import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
 import type { Driver, DriverCapabilities, ListPage, LockHolder, ObjectInfo, ObjectIo } from '../driver.js';
 import { fileError, isErrno } from '../errors.js';
 import { checkName, missing, nameError } from '../names.js';
-import { truncate } from './copy.js';
+import { readFully } from './copy.js';
 import { Copying } from './copying.js';
 import { all, Predecessor } from './durability.js';
 import type { Handle } from './handle.js';
 import { Handles } from './handles.js';
 import { Hasher } from './hashing.js';
-import { FileIo, fstat } from './io.js';
+import { FileIo } from './io.js';
+import { kernel } from './kernel.js';
 import { listNames } from './listing.js';
 import { FileLocks } from './locks.js';
 import { candidatePaths } from './paths.js';
+import type { FileSystem } from './system.js';
 import { TempFiles } from './temp.js';
 
 /** Files kept open when the settings do not say. */
@@ -44,6 +46,8 @@ export interface FileDriverSettings {
   readonly pithosMigrate?: boolean;
   /** Mode bits that new files and directories do not get. */
   readonly umask?: number;
+  /** What does the system calls; default: the kernel. */
+  readonly system?: FileSystem;
 }
 
 type HotOperation = 'read' | 'write' | 'trim' | 'writeZeroes';
@@ -56,6 +60,7 @@ export class FileDriver implements Driver {
     nativeLocks: false,
     maxIo: MAX_IO,
   };
+  readonly #system: FileSystem;
   readonly #root: string;
   readonly #lockDirectory: string | null;
   readonly #handles: Handles;
@@ -72,11 +77,14 @@ export class FileDriver implements Driver {
 
   /** @throws SystemError EINVAL for an unusable owner string */
   constructor(settings: FileDriverSettings) {
+    const system = settings.system ?? kernel;
+    this.#system = system;
     this.#root = path.resolve(settings.root);
-    this.#predecessor = new Predecessor(this.#root);
+    this.#predecessor = new Predecessor(this.#root, system);
     const lockDirectory = settings.lockDir ? path.resolve(settings.lockDir) : null;
     this.#lockDirectory = lockDirectory === this.#root ? null : lockDirectory;
     this.#handles = new Handles({
+      system,
       root: this.#root,
       umask: settings.umask ?? DEFAULT_UMASK,
       pithosMigrate: settings.pithosMigrate ?? false,
@@ -95,9 +103,9 @@ export class FileDriver implements Driver {
   }
 
   async open(): Promise<void> {
-    await checkDirectory(this.#root, 'store');
-    if (this.#lockDirectory !== null) await checkDirectory(this.#lockDirectory, 'lock');
-    this.#io = new FileIo(this.#root);
+    await checkDirectory(this.#system, this.#root, 'store');
+    if (this.#lockDirectory !== null) await checkDirectory(this.#system, this.#lockDirectory, 'lock');
+    this.#io = new FileIo(this.#system, this.#root);
     await this.#temp.clean();
     if (this.#lockTemp !== this.#temp) await this.#lockTemp.clean();
   }
@@ -259,7 +267,7 @@ export class FileDriver implements Driver {
     await this.#cold(`cannot reset object ${name}`, () =>
       this.#handles.exclusive(name, async () => {
         const handle = await this.#handles.openOwn(name, 'create');
-        await truncate(handle.fd, 0);
+        await this.#system.ftruncate(handle.fd, 0);
         this.#handles.failed.clear(name);
         handle.markDirty();
         if (durable) await this.#makeDurable(handle);
@@ -293,7 +301,7 @@ export class FileDriver implements Driver {
         let found = false;
         for (const file of candidatePaths(this.#root, name)) {
           try {
-            await fsp.unlink(file);
+            await this.#system.unlink(file);
             found = true;
             this.#handles.directories.mark(path.dirname(file));
           } catch (error) {
@@ -324,7 +332,7 @@ export class FileDriver implements Driver {
       this.#handles.exclusive(name, async () => {
         const handle = await this.#handles.openOwn(name, 'write');
         try {
-          await truncate(handle.fd, size);
+          await this.#system.ftruncate(handle.fd, size);
         } finally {
           handle.markDirty();
         }
@@ -341,26 +349,15 @@ export class FileDriver implements Driver {
   async #content(name: string, size: number): Promise<Buffer> {
     const handle = await this.#handles.use(name, 'read');
     try {
-      const length = Math.min(size, (await fstat(handle.fd)).size);
-      const bytes = Buffer.allocUnsafeSlow(length);
-      let done = 0;
-      while (done < length) {
-        const n = await new Promise<number>((resolve, reject) => {
-          fs.read(handle.fd, bytes, done, length - done, done, (error, count) =>
-            error ? reject(error) : resolve(count),
-          );
-        });
-        if (n === 0) break;
-        done += n;
-      }
-      return bytes.subarray(0, done);
+      const length = Math.min(size, (await this.#system.fstat(handle.fd)).size);
+      return await readFully(this.#system, handle.fd, length);
     } finally {
       handle.release();
     }
   }
 
   async list(cursor: string | null, limit: number): Promise<ListPage> {
-    return await this.#brief('cannot list', () => listNames(this.#root, cursor, limit));
+    return await this.#brief('cannot list', () => listNames(this.#system, this.#root, cursor, limit));
   }
 
   async acquire(target: string): Promise<void> {
@@ -376,12 +373,12 @@ export class FileDriver implements Driver {
   }
 }
 
-async function checkDirectory(directory: string, purpose: string): Promise<void> {
+async function checkDirectory(system: FileSystem, directory: string, purpose: string): Promise<void> {
   try {
-    if (!(await fsp.stat(directory)).isDirectory()) {
+    if (!(await system.stat(directory)).isDirectory()) {
       throw new SystemError(errnos.ENOTDIR, `the ${purpose} directory ${directory} is not a directory`);
     }
-    await fsp.access(directory, fs.constants.R_OK | fs.constants.X_OK);
+    await system.access(directory, fs.constants.R_OK | fs.constants.X_OK);
   } catch (error) {
     if (isErrno(error, errnos.ENOENT)) {
       throw new SystemError(errnos.ENOENT, `the ${purpose} directory ${directory} does not exist: make it first`);

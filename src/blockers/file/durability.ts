@@ -5,12 +5,12 @@
  * stays marked as failed, and every flush that covers it fails with EIO, until its content is made anew (reset, copy onto it,
  * delete) or the process restarts and reads what the disk has.
  */
-import fs, { promises as fsp } from 'node:fs';
+import fs from 'node:fs';
 import { errnoName, errnoOf, errnos, SystemError } from '../../sys/errno.js';
-import { syncfs } from '../../sys/libc.js';
 import { fileError, isErrno } from '../errors.js';
 import { directoriesOf } from './paths.js';
-import { Limiter, native, poolThreads } from './pool.js';
+import { Limiter, poolThreads } from './pool.js';
+import type { FileSystem } from './system.js';
 
 /** Half of the pool: cold reads find a thread while a flush runs. */
 const syncs = new Limiter(Math.max(2, poolThreads >> 1));
@@ -68,9 +68,11 @@ class Directory extends Syncable {
   readonly path: string;
   readonly #owner: Map<string, Directory>;
   readonly #open: Opening;
+  readonly #system: FileSystem;
 
-  constructor(path: string, owner: Map<string, Directory>, open: Opening) {
+  constructor(path: string, owner: Map<string, Directory>, system: FileSystem, open: Opening) {
     super();
+    this.#system = system;
     this.path = path;
     this.#owner = owner;
     this.#open = open;
@@ -78,7 +80,7 @@ class Directory extends Syncable {
 
   protected override async perform(): Promise<void> {
     try {
-      await this.#open(() => syncDirectory(this.path));
+      await this.#open(() => syncDirectory(this.#system, this.path));
       if (!this.dirty) this.#owner.delete(this.path);
     } catch (error) {
       // A directory that somebody removed has nothing left to make durable: reported once.
@@ -90,15 +92,15 @@ class Directory extends Syncable {
 }
 
 /** fsync of a directory: its entries survive a power cut. */
-export async function syncDirectory(path: string): Promise<void> {
-  const handle = await fsp.open(path, 'r');
+export async function syncDirectory(system: FileSystem, path: string): Promise<void> {
+  const fd = await system.open(path, fs.constants.O_RDONLY, 0);
   try {
-    await handle.sync();
+    await system.fsync(fd);
   } catch (error) {
     // Some network file systems cannot sync a directory; their servers make entries durable themselves.
     if (!isErrno(error, errnos.EINVAL, errnos.EBADF)) throw error;
   } finally {
-    await handle.close();
+    await system.close(fd);
   }
 }
 
@@ -108,20 +110,22 @@ export async function syncDirectory(path: string): Promise<void> {
  */
 export class Predecessor extends Syncable {
   readonly #root: string;
+  readonly #system: FileSystem;
 
-  constructor(root: string) {
+  constructor(root: string, system: FileSystem) {
     super();
     this.#root = root;
+    this.#system = system;
     this.dirty = true;
   }
 
   protected override async perform(): Promise<void> {
     try {
-      const directory = fs.openSync(this.#root, 'r');
+      const directory = await this.#system.open(this.#root, fs.constants.O_RDONLY, 0);
       try {
-        await native('syncfs', (done) => syncfs.async(directory, done));
+        await this.#system.syncfs(directory);
       } finally {
-        fs.closeSync(directory);
+        await this.#system.close(directory);
       }
     } catch (error) {
       this.dirty = true;
@@ -133,16 +137,18 @@ export class Predecessor extends Syncable {
 /** Directories with entries made, replaced or removed since they were last synced. */
 export class DirtyDirectories {
   readonly #directories = new Map<string, Directory>();
+  readonly #system: FileSystem;
   readonly #open: Opening;
 
-  constructor(open: Opening) {
+  constructor(system: FileSystem, open: Opening) {
+    this.#system = system;
     this.#open = open;
   }
 
   mark(path: string): void {
     let directory = this.#directories.get(path);
     if (!directory) {
-      directory = new Directory(path, this.#directories, this.#open);
+      directory = new Directory(path, this.#directories, this.#system, this.#open);
       this.#directories.set(path, directory);
     }
     directory.dirty = true;

@@ -1,6 +1,6 @@
 /** One open file of the store: its descriptor with the count of those using it, and whether it is dirty. */
-import fs from 'node:fs';
 import { type FailedObjects, Syncable } from './durability.js';
+import type { FileSystem } from './system.js';
 
 /**
  * A descriptor is closed when it is retired and nobody uses it, never before: asynchronous work holds a reference (retain). Work
@@ -25,6 +25,7 @@ export class Handle extends Syncable {
   #references = 0;
   #retired = false;
   #idle: (() => void)[] = [];
+  readonly #system: FileSystem;
   readonly #dirtySet: Set<Handle>;
   readonly #failed: FailedObjects;
   readonly #closed: () => void;
@@ -32,7 +33,7 @@ export class Handle extends Syncable {
 
   constructor(
     file: { name: string; path: string; fd: number; writable: boolean },
-    shared: { dirty: Set<Handle>; failed: FailedObjects; closed: () => void; idle: () => void },
+    shared: { system: FileSystem; dirty: Set<Handle>; failed: FailedObjects; closed: () => void; idle: () => void },
   ) {
     super();
     this.name = file.name;
@@ -40,6 +41,7 @@ export class Handle extends Syncable {
     this.path = file.path;
     this.fd = file.fd;
     this.writable = file.writable;
+    this.#system = shared.system;
     this.#dirtySet = shared.dirty;
     this.#failed = shared.failed;
     this.#closed = shared.closed;
@@ -94,7 +96,8 @@ export class Handle extends Syncable {
 
   #close(): void {
     // Its errors come after everything that was to be durable has been synced: there is nothing left to report them for.
-    fs.close(this.fd, () => this.#closed());
+    const closed = (): void => this.#closed();
+    this.#system.close(this.fd).then(closed, closed);
   }
 
   protected override async perform(): Promise<void> {
@@ -102,9 +105,7 @@ export class Handle extends Syncable {
     if (this.#retired) return;
     this.retain();
     try {
-      await new Promise<void>((resolve, reject) => {
-        fs.fdatasync(this.fd, (error) => (error ? reject(error) : resolve()));
-      });
+      await this.#system.fdatasync(this.fd);
       if (!this.dirty) this.#dirtySet.delete(this);
     } catch (error) {
       if (!this.dirty) this.#dirtySet.delete(this);

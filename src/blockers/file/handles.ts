@@ -15,6 +15,7 @@ import { isErrno } from '../errors.js';
 import { DirtyDirectories, FailedObjects } from './durability.js';
 import { Handle } from './handle.js';
 import { Opener, type OpenMode } from './opener.js';
+import type { FileSystem } from './system.js';
 
 /** Room in a hint for slots; also the most files that can be open. */
 const SLOTS = 16384;
@@ -40,9 +41,10 @@ interface Gate {
 }
 
 export class Handles {
-  readonly directories = new DirtyDirectories((work) => this.retrying(work));
+  readonly directories: DirtyDirectories;
   readonly failed = new FailedObjects();
   readonly opener: Opener;
+  readonly #system: FileSystem;
   readonly #limit: number;
   readonly #dirtyLimit: number;
   readonly #byName = new Map<string, Handle>();
@@ -67,12 +69,15 @@ export class Handles {
    *   everywhere must not pay one for each write
    */
   constructor(settings: {
+    system: FileSystem;
     root: string;
     umask: number;
     pithosMigrate: boolean;
     limit: number;
     dirtyFiles?: number;
   }) {
+    this.#system = settings.system;
+    this.directories = new DirtyDirectories(settings.system, (work) => this.retrying(work));
     this.#limit = Math.min(Math.max(settings.limit, 4), MOST);
     this.#dirtyLimit = Math.min(settings.dirtyFiles ?? descriptorLimit() >> 2, MOST);
     this.opener = new Opener(settings, this.directories);
@@ -178,7 +183,13 @@ export class Handles {
     if (old) this.drop(old);
     const handle = new Handle(
       { name, ...file },
-      { dirty: this.#dirty, failed: this.failed, closed: this.#onClosed, idle: this.#wakeRoomWaiters },
+      {
+        system: this.#system,
+        dirty: this.#dirty,
+        failed: this.failed,
+        closed: this.#onClosed,
+        idle: this.#wakeRoomWaiters,
+      },
     );
     handle.slot = this.#freeSlots.pop() ?? this.#slots.length;
     this.#slots[handle.slot] = handle;
@@ -294,7 +305,7 @@ export class Handles {
   /** False when the handle's file is no longer the object's: then it is dropped. */
   #check(handle: Handle): boolean {
     try {
-      if (fs.fstatSync(handle.fd).nlink === 0) {
+      if (this.#system.links(handle.fd) === 0) {
         handle.forgetDirty();
         this.drop(handle);
         return false;

@@ -1,11 +1,10 @@
 /** Content addressing (ondisk.md 2.4): an object's content is stored once, under its SHA-256. */
 import { createHash, webcrypto } from 'node:crypto';
-import { promises as fsp } from 'node:fs';
 import path from 'node:path';
 import { errnos } from '../../sys/errno.js';
 import { isErrno } from '../errors.js';
 import { checkName } from '../names.js';
-import { closeDescriptor, syncData, writeFully } from './copy.js';
+import { writeFully } from './copy.js';
 import type { Handles } from './handles.js';
 import { hashedPath, isPithosName } from './paths.js';
 import type { TempFiles } from './temp.js';
@@ -68,17 +67,18 @@ export class Hasher {
   /** Makes object `name` with this content, unless it exists already. */
   async #store(name: string, content: Buffer): Promise<void> {
     const { opener, directories } = this.#handles;
+    const { system } = opener;
     const file = hashedPath(opener.root, name);
     const temp = await this.#temp.create();
     try {
       try {
-        await writeFully(temp.fd, content, 0);
-        await syncData(temp.fd);
+        await writeFully(system, temp.fd, content, 0);
+        await system.fdatasync(temp.fd);
       } finally {
-        await closeDescriptor(temp.fd);
+        await system.close(temp.fd);
       }
       await opener.makeDirectories(file);
-      await fsp.link(temp.path, file);
+      await system.link(temp.path, file);
     } catch (error) {
       // Somebody else has just stored the same content.
       if (!isErrno(error, errnos.EEXIST)) throw error;

@@ -6,12 +6,11 @@
  * directly (a hop to the pool costs more than copying 512 KiB), unless they would have to read the page they change, or the kernel
  * has been holding writers back: then the pool does them.
  */
-import fs from 'node:fs';
 import { errnoOf, errnos } from '../../sys/errno.js';
 import * as libc from '../../sys/libc.js';
 import type { ObjectIo } from '../driver.js';
 import type { Handle } from './handle.js';
-import { native } from './pool.js';
+import type { FileSystem } from './system.js';
 
 const { EAGAIN, EINTR, EIO, ENOSYS, EOPNOTSUPP } = errnos;
 
@@ -31,16 +30,12 @@ const COLD_MS = 0.5;
 const COLD_READS = 64;
 const SMALL = 32 * 1024;
 const PAGE = 4096;
-const TWO_TO_32 = 2 ** 32;
-const TMPFS_MAGIC = 0x01021994;
 const ZEROES = 1 << 20;
 
 export class FileIo {
-  /** One struct iovec and a byte to read to: the native calls take addresses, and these are never in use across turns. */
-  readonly #scratch = libc.allocateMemory(PAGE);
-  readonly #iov = new Uint32Array(this.#scratch.bytes.buffer, this.#scratch.bytes.byteOffset, 4);
-  readonly #iovAddress = this.#scratch.address;
-  readonly #probeAddress = this.#scratch.address + 64;
+  readonly #system: FileSystem;
+  /** A byte to read to: the calls take addresses, and this one is never in use across turns. */
+  readonly #scratch = libc.allocateMemory(1);
   #zeroes: Buffer | null = null;
   /** Everything is in memory: plain calls do not block. */
   readonly #memory: boolean;
@@ -51,8 +46,9 @@ export class FileIo {
   #writes = 0;
 
   /** @param root the store's directory: its file system decides how reads are done */
-  constructor(root: string) {
-    this.#memory = fs.statfsSync(root).type === TMPFS_MAGIC;
+  constructor(system: FileSystem, root: string) {
+    this.#system = system;
+    this.#memory = system.isMemory(root);
     this.#nowait = !this.#memory;
   }
 
@@ -69,16 +65,16 @@ export class FileIo {
       this.#readOnPool(handle, io, 0);
       return;
     }
-    const started = blind ? performance.now() : 0;
+    const started = blind ? this.#system.now() : 0;
     let done = 0;
     while (done < length) {
       const n = this.#nowait
-        ? this.#preadNowait(handle.fd, io.address + done, length - done, io.offset + done)
-        : libc.pread(handle.fd, io.address + done, length - done, io.offset + done);
+        ? this.#system.preadCached(handle.fd, io.address + done, length - done, io.offset + done)
+        : this.#system.pread(handle.fd, io.address + done, length - done, io.offset + done);
       if (n > 0) done += n;
       else if (n === 0) break;
       else {
-        const errno = libc.errno();
+        const errno = this.#system.errno();
         if (errno === EINTR) continue;
         if (this.#nowait && (errno === EOPNOTSUPP || errno === ENOSYS)) this.#nowait = false;
         else if (errno !== EAGAIN) {
@@ -89,25 +85,16 @@ export class FileIo {
         return;
       }
     }
-    if (blind && performance.now() - started > COLD_MS) this.#poolReads = COLD_READS;
+    if (blind && this.#system.now() - started > COLD_MS) this.#poolReads = COLD_READS;
     if (done < length) io.bytes.fill(0, done, length);
     io.complete(0);
-  }
-
-  #preadNowait(fd: number, address: number, length: number, offset: number): number {
-    const iov = this.#iov;
-    // The array keeps the low 32 bits.
-    iov[0] = address;
-    iov[1] = address / TWO_TO_32;
-    iov[2] = length;
-    return libc.preadv2(fd, this.#iovAddress, 1, offset, libc.RWF_NOWAIT);
   }
 
   #readOnPool(handle: Handle, io: ObjectIo, from: number): void {
     const { bytes, length, offset } = io;
     let done = from;
     handle.retain();
-    const next = () => fs.read(handle.fd, bytes, done, length - done, offset + done, step);
+    const next = () => this.#system.read(handle.fd, bytes, done, length - done, offset + done, step);
     const step = (error: Error | null, n: number) => {
       if (!error) {
         done += n;
@@ -133,19 +120,19 @@ export class FileIo {
     }
     // Asking the time costs a tenth of a small write: one in sixteen tells as well.
     const timed = length >= SMALL || (++this.#writes & 15) === 0;
-    const started = timed ? performance.now() : 0;
+    const started = timed ? this.#system.now() : 0;
     let done = 0;
     while (done < length) {
-      const n = libc.pwrite(handle.fd, io.address + done, length - done, io.offset + done);
+      const n = this.#system.pwrite(handle.fd, io.address + done, length - done, io.offset + done);
       if (n > 0) done += n;
-      else if (n === 0 || libc.errno() !== EINTR) {
-        const errno = n === 0 ? EIO : libc.errno();
+      else if (n === 0 || this.#system.errno() !== EINTR) {
+        const errno = n === 0 ? EIO : this.#system.errno();
         handle.markDirty();
         io.complete(errno);
         return;
       }
     }
-    if (timed && performance.now() - started > HELD_BACK_MS) this.#poolWrites = HELD_BACK_WRITES;
+    if (timed && this.#system.now() - started > HELD_BACK_MS) this.#poolWrites = HELD_BACK_WRITES;
     handle.markDirty();
     finish(handle, io);
   }
@@ -159,14 +146,14 @@ export class FileIo {
   }
 
   #isCold(fd: number, offset: number): boolean {
-    return this.#preadNowait(fd, this.#probeAddress, 1, offset) === -1;
+    return this.#system.preadCached(fd, this.#scratch.address, 1, offset) === -1;
   }
 
   #writeOnPool(handle: Handle, io: ObjectIo, finish: (handle: Handle, io: ObjectIo) => void): void {
     const { bytes, length, offset } = io;
     let done = 0;
     handle.retain();
-    const next = () => fs.write(handle.fd, bytes, done, length - done, offset + done, step);
+    const next = () => this.#system.write(handle.fd, bytes, done, length - done, offset + done, step);
     const step = (error: Error | null, n: number) => {
       if (!error) {
         done += n;
@@ -188,7 +175,7 @@ export class FileIo {
   async punch(handle: Handle, offset: number, length: number): Promise<void> {
     const mode = libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_KEEP_SIZE;
     if (length === 0 || (await this.#fallocate(handle, mode, offset, length))) return;
-    const { size } = await fstat(handle.fd);
+    const { size } = await this.#system.fstat(handle.fd);
     await this.#writeZeroes(handle, offset, Math.min(length, size - offset));
   }
 
@@ -204,7 +191,7 @@ export class FileIo {
     try {
       for (;;) {
         try {
-          await native('fallocate', (done) => libc.fallocate.async(handle.fd, mode, offset, length, done));
+          await this.#system.fallocate(handle.fd, mode, offset, length);
           return true;
         } catch (error) {
           const errno = errnoOf(error);
@@ -225,7 +212,7 @@ export class FileIo {
     try {
       for (let done = 0; done < length; ) {
         done += await new Promise<number>((resolve, reject) => {
-          fs.write(handle.fd, zeroes, 0, Math.min(ZEROES, length - done), offset + done, (error, n) =>
+          this.#system.write(handle.fd, zeroes, 0, Math.min(ZEROES, length - done), offset + done, (error, n) =>
             error ? reject(error) : resolve(n),
           );
         });
@@ -235,11 +222,4 @@ export class FileIo {
       handle.release();
     }
   }
-}
-
-/** fstat on the thread pool. */
-export function fstat(fd: number): Promise<fs.Stats> {
-  return new Promise((resolve, reject) => {
-    fs.fstat(fd, (error, stats) => (error ? reject(error) : resolve(stats)));
-  });
 }

@@ -2,16 +2,17 @@
  * Lock files (ondisk.md 2.3), so that this node and one that runs the original exclude each other: a complete file with the
  * owner's name is linked to the lock's name, which works for one of them.
  */
-import { promises as fsp } from 'node:fs';
+import fs from 'node:fs';
 import path from 'node:path';
 import { errnos, SystemError } from '../../sys/errno.js';
 import type { LockHolder } from '../driver.js';
 import { fileError, isErrno } from '../errors.js';
 import { checkLockTarget, checkOwner, LOCK_SUFFIX, lockedError, notLockedError, notOwnerError } from '../names.js';
-import { closeDescriptor, syncData, writeFully } from './copy.js';
+import { readFully, writeFully } from './copy.js';
 import type { DirtyDirectories } from './durability.js';
 import type { Opener } from './opener.js';
 import { hashedPath } from './paths.js';
+import type { FileSystem } from './system.js';
 import type { TempFiles } from './temp.js';
 
 /** How often a lock may vanish between a failed link and reading it before this counts as held by somebody. */
@@ -21,6 +22,7 @@ export class FileLocks {
   readonly #owner: string;
   /** Flat directory of the locks, or null: at the hashed path among the objects. */
   readonly #directory: string | null;
+  readonly #system: FileSystem;
   readonly #opener: Opener;
   readonly #directories: DirtyDirectories;
   readonly #temp: TempFiles;
@@ -32,6 +34,7 @@ export class FileLocks {
     checkOwner(settings.owner);
     this.#owner = settings.owner;
     this.#directory = settings.directory;
+    this.#system = parts.opener.system;
     this.#opener = parts.opener;
     this.#directories = parts.directories;
     this.#temp = parts.temp;
@@ -60,10 +63,10 @@ export class FileLocks {
     const temp = await this.#temp.create();
     try {
       try {
-        await writeFully(temp.fd, Buffer.from(this.#owner, 'utf8'), 0);
-        await syncData(temp.fd);
+        await writeFully(this.#system, temp.fd, Buffer.from(this.#owner, 'utf8'), 0);
+        await this.#system.fdatasync(temp.fd);
       } finally {
-        await closeDescriptor(temp.fd);
+        await this.#system.close(temp.fd);
       }
       for (let race = 0; race < RACES; race++) {
         if (await this.#link(temp.path, file)) return null;
@@ -79,7 +82,7 @@ export class FileLocks {
   async #link(from: string, file: string): Promise<boolean> {
     for (;;) {
       try {
-        await fsp.link(from, file);
+        await this.#system.link(from, file);
         return true;
       } catch (error) {
         if (isErrno(error, errnos.EEXIST)) return false;
@@ -95,7 +98,7 @@ export class FileLocks {
       const holder = await this.#read(file);
       if (holder === null) throw notLockedError(target);
       if (!force && holder.owner !== this.#owner) throw notOwnerError(target, holder.owner);
-      await fsp.unlink(file);
+      await this.#system.unlink(file);
       await this.#syncEntry(file);
     } catch (error) {
       if (isErrno(error, errnos.ENOENT)) throw notLockedError(target);
@@ -114,19 +117,19 @@ export class FileLocks {
 
   /** The original pads the content with NULs when it writes with direct I/O. */
   async #read(file: string): Promise<LockHolder | null> {
-    let handle: fsp.FileHandle;
+    let fd: number;
     try {
-      handle = await fsp.open(file, 'r');
+      fd = await this.#system.open(file, fs.constants.O_RDONLY, 0);
     } catch (error) {
       if (isErrno(error, errnos.ENOENT)) return null;
       throw error;
     }
     try {
-      const content = await handle.readFile('utf8');
-      const { mtimeMs } = await handle.stat();
+      const { size, mtimeMs } = await this.#system.fstat(fd);
+      const content = (await readFully(this.#system, fd, size)).toString('utf8');
       return { owner: content.replace(/\0+$/, ''), since: Math.round(mtimeMs) };
     } finally {
-      await handle.close();
+      await this.#system.close(fd);
     }
   }
 

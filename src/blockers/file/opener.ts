@@ -1,11 +1,12 @@
 /** Opens, finds and makes the files of objects: path rules, directories on demand, modes. */
-import fs, { promises as fsp } from 'node:fs';
+import fs from 'node:fs';
 import path from 'node:path';
 import { errnos } from '../../sys/errno.js';
 import { fileError, isErrno } from '../errors.js';
 import { missing } from '../names.js';
 import type { DirtyDirectories } from './durability.js';
 import { candidatePaths, directoriesOf, hashedPath, isPithosName } from './paths.js';
+import type { FileStatus, FileSystem } from './system.js';
 
 const { O_RDWR, O_RDONLY, O_CREAT, O_EXCL } = fs.constants;
 
@@ -18,14 +19,9 @@ export interface OpenedFile {
 /** How a file is opened: `create` makes it when missing, `write` insists on being able to write. */
 export type OpenMode = 'read' | 'write' | 'create';
 
-export function openDescriptor(file: string, flags: number, mode = 0o600): Promise<number> {
-  return new Promise((resolve, reject) => {
-    fs.open(file, flags, mode, (error, fd) => (error ? reject(error) : resolve(fd)));
-  });
-}
-
 export class Opener {
   readonly root: string;
+  readonly system: FileSystem;
   readonly #fileMode: number;
   readonly #directoryMode: number;
   /** The process's own umask takes bits away that the store's umask leaves: put them back after making something. */
@@ -33,8 +29,12 @@ export class Opener {
   readonly #pithosMigrate: boolean;
   readonly #directories: DirtyDirectories;
 
-  constructor(settings: { root: string; umask: number; pithosMigrate: boolean }, directories: DirtyDirectories) {
+  constructor(
+    settings: { system: FileSystem; root: string; umask: number; pithosMigrate: boolean },
+    directories: DirtyDirectories,
+  ) {
     this.root = settings.root;
+    this.system = settings.system;
     this.#fileMode = 0o666 & ~settings.umask;
     this.#directoryMode = 0o777 & ~settings.umask;
     this.#mustChmod = (process.umask() & ~settings.umask & 0o777) !== 0;
@@ -66,7 +66,7 @@ export class Opener {
 
   async #openExisting(name: string, file: string, mode: OpenMode): Promise<OpenedFile | null> {
     try {
-      return { fd: await openDescriptor(file, O_RDWR), path: file, writable: true };
+      return { fd: await this.system.open(file, O_RDWR, 0), path: file, writable: true };
     } catch (error) {
       if (isErrno(error, errnos.ENOENT)) return null;
       if (mode !== 'read' || !isErrno(error, errnos.EROFS, errnos.EACCES, errnos.EPERM)) {
@@ -74,7 +74,7 @@ export class Opener {
       }
     }
     try {
-      return { fd: await openDescriptor(file, O_RDONLY), path: file, writable: false };
+      return { fd: await this.system.open(file, O_RDONLY, 0), path: file, writable: false };
     } catch (error) {
       if (isErrno(error, errnos.ENOENT)) return null;
       throw fileError(`object ${name}: cannot open ${file}`, error);
@@ -97,14 +97,12 @@ export class Opener {
 
   /** Makes a new file with the store's mode, open for reading and writing. @throws the system's error */
   async createFile(file: string): Promise<number> {
-    const fd = await openDescriptor(file, O_RDWR | O_CREAT | O_EXCL, this.#fileMode);
+    const fd = await this.system.open(file, O_RDWR | O_CREAT | O_EXCL, this.#fileMode);
     if (this.#mustChmod) {
       try {
-        await new Promise<void>((resolve, reject) => {
-          fs.fchmod(fd, this.#fileMode, (error) => (error ? reject(error) : resolve()));
-        });
+        await this.system.fchmod(fd, this.#fileMode);
       } catch (error) {
-        fs.close(fd, () => {});
+        await this.system.close(fd).catch(() => {});
         throw error;
       }
     }
@@ -128,18 +126,18 @@ export class Opener {
   /** Makes one directory with the store's mode, if it is not there. */
   async makeDirectory(directory: string): Promise<void> {
     try {
-      await fsp.mkdir(directory, this.#directoryMode);
-      if (this.#mustChmod) await fsp.chmod(directory, this.#directoryMode);
+      await this.system.mkdir(directory, this.#directoryMode);
+      if (this.#mustChmod) await this.system.chmod(directory, this.#directoryMode);
     } catch (error) {
       if (!isErrno(error, errnos.EEXIST)) throw error;
     }
   }
 
   /** Where the object's file is, with its status; null when it is missing. */
-  async find(name: string): Promise<{ path: string; stats: fs.Stats } | null> {
+  async find(name: string): Promise<{ path: string; stats: FileStatus } | null> {
     for (const file of candidatePaths(this.root, name)) {
       try {
-        return { path: file, stats: await fsp.stat(file) };
+        return { path: file, stats: await this.system.stat(file) };
       } catch (error) {
         if (!isErrno(error, errnos.ENOENT)) throw fileError(`object ${name}: cannot stat ${file}`, error);
       }
@@ -153,13 +151,13 @@ export class Opener {
     if (!isPithosName(name) || opened.path === file || !opened.writable) return opened;
     try {
       await this.makeDirectories(file);
-      await fsp.link(opened.path, file);
+      await this.system.link(opened.path, file);
       await this.#directories.syncOne(path.dirname(file));
-      await fsp.unlink(opened.path);
+      await this.system.unlink(opened.path);
     } catch (error) {
       // EEXIST: both paths hold the object; the old one goes on being the one that counts, as in the original.
       if (isErrno(error, errnos.EEXIST, errnos.EROFS, errnos.EACCES, errnos.EPERM)) return opened;
-      fs.close(opened.fd, () => {});
+      await this.system.close(opened.fd).catch(() => {});
       throw fileError(`object ${name}: cannot move ${opened.path} to ${file}`, error);
     }
     this.#directories.mark(path.dirname(opened.path));

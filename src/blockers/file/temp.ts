@@ -3,7 +3,6 @@
  * store (or of the lock directory), so that what a crash leaves is found without walking the tree. No name is used twice.
  */
 import { randomBytes } from 'node:crypto';
-import { promises as fsp } from 'node:fs';
 import path from 'node:path';
 import { errnos } from '../../sys/errno.js';
 import { isErrno } from '../errors.js';
@@ -39,16 +38,20 @@ export class TempFiles {
 
   /** Removes a file that create made, if it is still there. */
   async remove(file: string): Promise<void> {
-    await fsp.rm(file, { force: true });
+    try {
+      await this.#opener.system.unlink(file);
+    } catch (error) {
+      if (!isErrno(error, errnos.ENOENT)) throw error;
+    }
   }
 
   /** Removes what crashes have left. Never fails: leftovers are in nobody's way. */
   async clean(): Promise<void> {
     try {
-      for (const name of await fsp.readdir(this.#directory)) {
+      for (const name of await this.#opener.system.readdir(this.#directory)) {
         const file = path.join(this.#directory, name);
-        const { mtimeMs } = await fsp.stat(file);
-        if (Date.now() - mtimeMs > STALE_MS) await fsp.rm(file, { force: true });
+        const { mtimeMs } = await this.#opener.system.stat(file);
+        if (Date.now() - mtimeMs > STALE_MS) await this.remove(file);
       }
     } catch (error) {
       // No such directory yet, a file gone meanwhile, or a store that cannot be written: all fine.

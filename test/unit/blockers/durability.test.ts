@@ -1,5 +1,5 @@
 /** What a flush syncs, how often, and what it says when syncing fails. */
-import fs, { promises as fsp } from 'node:fs';
+import fs from 'node:fs';
 import { expect, it, onTestFinished, vi } from 'vitest';
 import { fileDriver, filesOf, read, temporaryDirectory, write } from './support.js';
 
@@ -32,16 +32,16 @@ function watchSyncs() {
   return control;
 }
 
-/** Directories that were opened, to be synced. */
+/** Directories that were synced. */
 function watchDirectories(): string[] {
-  const opened: string[] = [];
-  const real = fsp.open.bind(fsp);
-  const spy = vi.spyOn(fsp, 'open').mockImplementation(async (file, flags, mode) => {
-    if (fs.statSync(file as string).isDirectory()) opened.push(file as string);
-    return real(file, flags, mode);
+  const synced: string[] = [];
+  const real = fs.fsync.bind(fs);
+  const spy = vi.spyOn(fs, 'fsync').mockImplementation((fd, callback) => {
+    synced.push(fs.readlinkSync(`/proc/self/fd/${fd}`));
+    real(fd, callback);
   });
   onTestFinished(() => spy.mockRestore());
-  return opened;
+  return synced;
 }
 
 it('writes sync nothing; a flush syncs each dirty file once, and the next one nothing', async () => {

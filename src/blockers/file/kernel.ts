@@ -1,0 +1,166 @@
+/** The file driver's system calls as Linux does them: Node's where it has them, the C library's where it has not. */
+import fs, { promises as fsp } from 'node:fs';
+import koffi from 'koffi';
+import type { Native } from '../../sys/libc.js';
+import * as libc from '../../sys/libc.js';
+import { native } from './pool.js';
+import type { FileStatus, FileSystem, Transferred } from './system.js';
+
+const TMPFS_MAGIC = 0x01021994;
+/** ioctl that makes a file share all extents of another. */
+const FICLONE = 0x40049409;
+const TWO_TO_32 = 2 ** 32;
+
+/**
+ * ioctl with one integer argument: named and variadic integers are passed alike on x86-64 and arm64 Linux, and koffi has no
+ * asynchronous variadic calls.
+ */
+const ioctl = koffi
+  .load('libc.so.6')
+  .func('int ioctl(int fd, unsigned long request, uintptr_t arg)') as unknown as Native<
+  [fd: number, request: number, arg: number],
+  number
+>;
+
+class Kernel implements FileSystem {
+  /** One struct iovec: preadv2 takes its address, and it is never in use across turns. */
+  readonly #iovec = libc.allocateMemory(16);
+  readonly #iov = new Uint32Array(this.#iovec.bytes.buffer, this.#iovec.bytes.byteOffset, 4);
+  readonly #iovAddress = this.#iovec.address;
+
+  errno(): number {
+    return libc.errno();
+  }
+
+  pread(fd: number, address: number, count: number, offset: number): number {
+    return libc.pread(fd, address, count, offset);
+  }
+
+  preadCached(fd: number, address: number, count: number, offset: number): number {
+    const iov = this.#iov;
+    // The array keeps the low 32 bits.
+    iov[0] = address;
+    iov[1] = address / TWO_TO_32;
+    iov[2] = count;
+    return libc.preadv2(fd, this.#iovAddress, 1, offset, libc.RWF_NOWAIT);
+  }
+
+  pwrite(fd: number, address: number, count: number, offset: number): number {
+    return libc.pwrite(fd, address, count, offset);
+  }
+
+  links(fd: number): number {
+    return fs.fstatSync(fd).nlink;
+  }
+
+  now(): number {
+    return performance.now();
+  }
+
+  isMemory(directory: string): boolean {
+    return fs.statfsSync(directory).type === TMPFS_MAGIC;
+  }
+
+  read(fd: number, bytes: Uint8Array, start: number, count: number, offset: number, done: Transferred): void {
+    fs.read(fd, bytes, start, count, offset, done);
+  }
+
+  write(fd: number, bytes: Uint8Array, start: number, count: number, offset: number, done: Transferred): void {
+    fs.write(fd, bytes, start, count, offset, done);
+  }
+
+  open(file: string, flags: number, mode: number): Promise<number> {
+    return new Promise((resolve, reject) => {
+      fs.open(file, flags, mode, (error, fd) => (error ? reject(error) : resolve(fd)));
+    });
+  }
+
+  close(fd: number): Promise<void> {
+    return done((end) => fs.close(fd, end));
+  }
+
+  fstat(fd: number): Promise<FileStatus> {
+    return new Promise((resolve, reject) => {
+      fs.fstat(fd, (error, stats) => (error ? reject(error) : resolve(stats)));
+    });
+  }
+
+  stat(file: string): Promise<FileStatus> {
+    return fsp.stat(file);
+  }
+
+  ftruncate(fd: number, length: number): Promise<void> {
+    return done((end) => fs.ftruncate(fd, length, end));
+  }
+
+  async fallocate(fd: number, mode: number, offset: number, length: number): Promise<void> {
+    await native('fallocate', (end) => libc.fallocate.async(fd, mode, offset, length, end));
+  }
+
+  fdatasync(fd: number): Promise<void> {
+    return done((end) => fs.fdatasync(fd, end));
+  }
+
+  fsync(fd: number): Promise<void> {
+    return done((end) => fs.fsync(fd, end));
+  }
+
+  async syncfs(fd: number): Promise<void> {
+    await native('syncfs', (end) => libc.syncfs.async(fd, end));
+  }
+
+  fchmod(fd: number, mode: number): Promise<void> {
+    return done((end) => fs.fchmod(fd, mode, end));
+  }
+
+  chmod(file: string, mode: number): Promise<void> {
+    return fsp.chmod(file, mode);
+  }
+
+  mkdir(directory: string, mode: number): Promise<void> {
+    return done((end) => fs.mkdir(directory, mode, end));
+  }
+
+  readdir(directory: string): Promise<string[]> {
+    return fsp.readdir(directory);
+  }
+
+  access(file: string, mode: number): Promise<void> {
+    return fsp.access(file, mode);
+  }
+
+  link(file: string, name: string): Promise<void> {
+    return fsp.link(file, name);
+  }
+
+  rename(file: string, name: string): Promise<void> {
+    return fsp.rename(file, name);
+  }
+
+  unlink(file: string): Promise<void> {
+    return fsp.unlink(file);
+  }
+
+  seek(fd: number, offset: number, whence: number): Promise<number> {
+    return native('lseek', (end) => libc.lseek.async(fd, offset, whence, end));
+  }
+
+  async clone(from: number, to: number): Promise<void> {
+    await native('ioctl FICLONE', (end) => ioctl.async(to, FICLONE, from, end));
+  }
+
+  copyRange(from: number, to: number, offset: number, count: number): Promise<number> {
+    // Setting a position touches no disk.
+    libc.lseek(from, offset, 0);
+    libc.lseek(to, offset, 0);
+    return native('copy_file_range', (end) => libc.copyFileRange.async(from, 0, to, 0, count, 0, end));
+  }
+}
+
+function done(start: (end: (error: Error | null) => void) => void): Promise<void> {
+  return new Promise((resolve, reject) => {
+    start((error) => (error ? reject(error) : resolve()));
+  });
+}
+
+export const kernel: FileSystem = new Kernel();

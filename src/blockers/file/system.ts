@@ -1,0 +1,73 @@
+/**
+ * The system calls of the file driver, and nothing else of the system. The driver does all its I/O through one of these, so that a
+ * test can put a modelled disk in the place of the kernel (test/sim) and cut its power; a node has kernel.ts.
+ *
+ * Errors are those of the calls: an `errno` that is negative (libuv's) or positive (NativeError), see errnoOf. Positions and lengths are
+ * in bytes.
+ */
+
+/** What the driver reads of a file's status. */
+export interface FileStatus {
+  readonly size: number;
+  /** Allocated, in units of 512 bytes. */
+  readonly blocks: number;
+  readonly mtimeMs: number;
+  readonly dev: number;
+  readonly ino: number;
+  readonly nlink: number;
+  isDirectory(): boolean;
+}
+
+/** Ends a read or write on the thread pool: the system's error, or null and how many bytes. */
+export type Transferred = (error: Error | null, count: number) => void;
+
+export interface FileSystem {
+  // At once, on this thread: the hot path. They take addresses and answer -1 with errno(), like the C functions.
+
+  /** errno of the last of these calls that answered -1. */
+  errno(): number;
+  pread(fd: number, address: number, count: number, offset: number): number;
+  /** Only what is in the page cache: EAGAIN when the first byte is not, EOPNOTSUPP or ENOSYS when the file system does not tell. */
+  preadCached(fd: number, address: number, count: number, offset: number): number;
+  pwrite(fd: number, address: number, count: number, offset: number): number;
+  /** Names that the open file has; 0: it was deleted or replaced. @throws the system's error */
+  links(fd: number): number;
+  /** Milliseconds from some moment on, for measuring how long a call took. */
+  now(): number;
+  /** Is the directory's file system in memory? @throws the system's error */
+  isMemory(directory: string): boolean;
+
+  // On the thread pool. All reject with the system's error.
+
+  read(fd: number, bytes: Uint8Array, start: number, count: number, offset: number, done: Transferred): void;
+  write(fd: number, bytes: Uint8Array, start: number, count: number, offset: number, done: Transferred): void;
+  /** @param flags of fs.constants */
+  open(file: string, flags: number, mode: number): Promise<number>;
+  close(fd: number): Promise<void>;
+  fstat(fd: number): Promise<FileStatus>;
+  stat(file: string): Promise<FileStatus>;
+  ftruncate(fd: number, length: number): Promise<void>;
+  /** @param mode of fallocate(2) */
+  fallocate(fd: number, mode: number, offset: number, length: number): Promise<void>;
+  /** Content and length. */
+  fdatasync(fd: number): Promise<void>;
+  /** Of a directory: its entries. */
+  fsync(fd: number): Promise<void>;
+  /** Everything of the file system that the descriptor's file is on. */
+  syncfs(fd: number): Promise<void>;
+  fchmod(fd: number, mode: number): Promise<void>;
+  chmod(file: string, mode: number): Promise<void>;
+  mkdir(directory: string, mode: number): Promise<void>;
+  readdir(directory: string): Promise<string[]>;
+  /** @param mode of access(2) */
+  access(file: string, mode: number): Promise<void>;
+  link(file: string, name: string): Promise<void>;
+  rename(file: string, name: string): Promise<void>;
+  unlink(file: string): Promise<void>;
+  /** lseek with SEEK_DATA or SEEK_HOLE; the descriptor's position is nobody's business. */
+  seek(fd: number, offset: number, whence: number): Promise<number>;
+  /** FICLONE: the empty file `to` shares everything of `from`. */
+  clone(from: number, to: number): Promise<void>;
+  /** copy_file_range between the same positions of both, nobody else using either; how many bytes, 0 at the source's end. */
+  copyRange(from: number, to: number, offset: number, count: number): Promise<number>;
+}
