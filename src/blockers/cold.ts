@@ -60,25 +60,25 @@ async function flush(driver: Driver, request: Request): Promise<number> {
 
 /** Runs a cold operation; resolves to what was serviced. @throws SystemError */
 export async function runCold(driver: Driver, request: Request, status: () => object): Promise<number> {
-  const { target, flags, size } = request;
+  const { target, flags, size, deadline } = request;
   switch (request.op) {
     case Op.PING:
       return 0;
     case Op.INFO:
       return await info(driver, request);
     case Op.DELETE:
-      await driver.delete(target);
+      await driver.delete(target, deadline);
       return 0;
     case Op.RESET:
-      await driver.reset(target, (flags & Flag.FUA) !== 0);
+      await driver.reset(target, (flags & Flag.FUA) !== 0, deadline);
       return 0;
     case Op.COPY: {
-      const options = { durable: (flags & Flag.FUA) !== 0, exclusive: (flags & Flag.EXCL) !== 0 };
+      const options = { durable: (flags & Flag.FUA) !== 0, exclusive: (flags & Flag.EXCL) !== 0, deadline };
       await driver.copy(decodeName(request.data, 'COPY'), target, size, options);
       return size;
     }
     case Op.TRUNCATE:
-      await driver.truncate(target, request.offset);
+      await driver.truncate(target, request.offset, deadline);
       return 0;
     case Op.HASH:
       answer(request, encodeName(await driver.hash(target, size)));
@@ -87,6 +87,9 @@ export async function runCold(driver: Driver, request: Request, status: () => ob
       return await list(driver, request);
     case Op.FLUSH:
       return await flush(driver, request);
+    case Op.FORGET:
+      driver.forget();
+      return 0;
     case Op.ACQUIRE:
       await driver.acquire(target);
       return 0;

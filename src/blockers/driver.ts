@@ -32,6 +32,13 @@ export interface ObjectIo {
   readonly fua: boolean;
   /** writeZeroes: keep the space allocated. */
   readonly noHole: boolean;
+  /** read: another node may have changed the object; what is kept of it (an open file, a cache) does not count. */
+  readonly uncached: boolean;
+  /**
+   * ms of the monotonic clock from which on the operation must not begin any more (it ends with ETIME), 0 = none. Whoever calls the
+   * driver has checked it just now; the driver checks again after all that it waits for before it hands the operation to the system.
+   */
+  readonly deadline: number;
   /** Ends the operation: 0, or a positive errno. Reads fill all of `bytes`, zeros past the object's end. */
   complete(errno: number): void;
 }
@@ -65,7 +72,13 @@ export interface LockHolder {
   readonly since: number | null;
 }
 
-/** Locks beyond taking and releasing them: noticing their loss, asking for them, breaking them. */
+/**
+ * Locks beyond taking and releasing them: noticing their loss, asking for them, breaking them.
+ *
+ * A store that knows locks itself fits in: a watch on the lock's object hears of its loss and of mail (a notify), so a check answers from
+ * what the watch has heard as long as the watch is alive, and asks the store when it is not. There breakLock is break_lock and the
+ * blocklisting of the old holder's client, and resolves once the store takes nothing more from that.
+ */
 export interface LockService {
   /**
    * Looks in the store, never in a cache, whether this owner still holds these locks, and reads its mail. Rejects only when the store
@@ -89,6 +102,10 @@ export interface ListPage {
   readonly cursor: string | null;
 }
 
+/**
+ * Where a method takes `deadline` (see ObjectIo.deadline; absent: 0), it rejects with ETIME, and has changed nothing, when the object would
+ * be changed later than that.
+ */
 export interface Driver {
   readonly capabilities: DriverCapabilities;
 
@@ -111,20 +128,31 @@ export interface Driver {
    */
   flush(names: readonly string[] | null): Promise<void>;
 
+  /**
+   * Nothing that is kept of the store (open files, caches) counts any more before it was compared with the store: another node may have
+   * deleted and made anew any object. What begins after the call sees the objects as they are.
+   */
+  forget(): void;
+
   /** Makes the object exist and be empty, whatever it was. durable: its directory entry and size survive a power cut. */
-  reset(name: string, durable: boolean): Promise<void>;
+  reset(name: string, durable: boolean, deadline?: number): Promise<void>;
   /**
    * Makes `target` exactly a copy of `source`, at most `size` bytes, replacing what target was. Sparse stays sparse.
    * @param durable content and directory entry survive a power cut once it resolves
    * @throws ENOENT when the source is missing: never a target of zeros; EEXIST with `exclusive` when target exists
    */
-  copy(source: string, target: string, size: number, options: { durable: boolean; exclusive: boolean }): Promise<void>;
+  copy(
+    source: string,
+    target: string,
+    size: number,
+    options: { durable: boolean; exclusive: boolean; deadline?: number },
+  ): Promise<void>;
   /** Removes the object. @throws ENOENT when missing */
-  delete(name: string): Promise<void>;
+  delete(name: string, deadline?: number): Promise<void>;
   /** @throws ENOENT when missing */
   info(name: string): Promise<ObjectInfo>;
   /** Cuts or extends (with zeros) the object to `size` bytes. @throws ENOENT when missing */
-  truncate(name: string, size: number): Promise<void>;
+  truncate(name: string, size: number, deadline?: number): Promise<void>;
   /**
    * Content-addresses an object (ondisk: blocker hashing): its first `size` bytes without trailing zeros are stored under their
    * SHA-256 in hex, remembered in `<name>_hash`. Resolves to the 64 hex characters.

@@ -1,4 +1,5 @@
 /** Errors of system calls on files, as SystemErrors that say what to do about them. */
+import { monotonicMs } from '../sys/clock.js';
 import { errnoName, errnoOf, errnos, SystemError } from '../sys/errno.js';
 
 const advice = new Map<number, string>([
@@ -12,11 +13,20 @@ const advice = new Map<number, string>([
   [errnos.EIO, 'the disk reports an input/output error: see the kernel log'],
   [errnos.ENOTDIR, 'a file is where a directory belongs'],
   [errnos.EISDIR, 'a directory is where the object belongs'],
+  [errnos.ETIME, 'it came too late to be begun: the lock under which it was sent may be another node’s by now'],
 ]);
 
 /** What to do about an errno, or '' where there is nothing to say. */
 export function adviceFor(errno: number): string {
   return advice.get(errno) ?? '';
+}
+
+/** Has a deadline (ms of the monotonic clock, 0 = none) passed? */
+export const isLate = (deadline: number): boolean => deadline !== 0 && monotonicMs() >= deadline;
+
+/** Asked in the turn in which something is handed to the system. @throws SystemError ETIME when it is too late to begin with it */
+export function checkDeadline(deadline: number): void {
+  if (isLate(deadline)) throw new SystemError(errnos.ETIME, adviceFor(errnos.ETIME));
 }
 
 /** @param what the thing and the attempt, e.g. `object web1: cannot write /srv/…` */

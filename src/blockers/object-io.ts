@@ -11,6 +11,8 @@ export interface OneIo {
   readonly data?: Uint8Array;
   readonly fua?: boolean;
   readonly noHole?: boolean;
+  readonly uncached?: boolean;
+  readonly deadline?: number;
   /** What an operation on the same object left in OneResult. */
   readonly hint?: number;
 }
@@ -45,6 +47,8 @@ export function runIo(
       bytes: memory.bytes.subarray(0, one.length),
       fua: one.fua ?? false,
       noHole: one.noHole ?? false,
+      uncached: one.uncached ?? false,
+      deadline: one.deadline ?? 0,
       complete(errno) {
         if (completed) throw new Error(`${operation} of ${one.name} was completed twice`);
         completed = true;

@@ -11,6 +11,7 @@ export class RequestIo implements ObjectIo {
   address = 0;
   fua = false;
   noHole = false;
+  uncached = false;
   #request: Request | null = null;
   #bytes: Buffer | null = null;
   readonly #finished: (io: RequestIo, op: number, errno: number) => void;
@@ -30,6 +31,7 @@ export class RequestIo implements ObjectIo {
     this.address = request.dataAddress;
     this.fua = (flags & Flag.FUA) !== 0;
     this.noHole = (flags & Flag.NO_HOLE) !== 0;
+    this.uncached = (flags & Flag.UNCACHED) !== 0;
   }
 
   get request(): Request {
@@ -46,6 +48,10 @@ export class RequestIo implements ObjectIo {
   }
   set hint(value: number) {
     this.request.hint = value;
+  }
+
+  get deadline(): number {
+    return this.request.deadline;
   }
 
   isNamed(name: Uint8Array): boolean {

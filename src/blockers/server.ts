@@ -8,6 +8,7 @@ import { errnoName, errnoOf, errnos, messageOf } from '../sys/errno.js';
 import type { Port, Request } from '../xseg/index.js';
 import { RangeTooSmall, runCold } from './cold.js';
 import type { Driver } from './driver.js';
+import { adviceFor, checkDeadline, isLate } from './errors.js';
 import { Lane } from './lane.js';
 import { RequestIo } from './request-io.js';
 
@@ -21,6 +22,7 @@ const expected = new Set<number>([
   errnos.ERANGE,
   errnos.EOPNOTSUPP,
   errnos.EPERM,
+  errnos.ETIME,
 ]);
 
 export interface BlockerOptions {
@@ -102,7 +104,9 @@ export class Blocker {
 
   /** Checks a hot request completely; an unsound one is answered. */
   #isSound(request: Request): boolean {
-    const { op, offset, size, dataLength } = request;
+    const { op, offset, size, dataLength, deadline } = request;
+    // Asked here, in the turn in which the driver begins: also of what has waited in the lane.
+    if (deadline !== 0 && isLate(deadline)) return this.#refuse(request, errnos.ETIME, adviceFor(errnos.ETIME));
     if (!(offset >= 0 && size >= 0 && offset + size <= Number.MAX_SAFE_INTEGER)) {
       return this.#refuse(request, errnos.EINVAL, `range ${offset}+${size} is not one of an object`);
     }
@@ -139,6 +143,7 @@ export class Blocker {
   async #runCold(request: Request): Promise<void> {
     const { op } = request;
     try {
+      checkDeadline(request.deadline);
       if (request.dataLength > 0 && !request.hasValidData) {
         request.fail(errnos.EFAULT, `${opName(op)}: the data is not in the segment`);
         this.#failed[op & 127]++;

@@ -5,7 +5,7 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { errnos, SystemError } from '../../sys/errno.js';
-import { isErrno } from '../errors.js';
+import { checkDeadline, isErrno } from '../errors.js';
 import { missing } from '../names.js';
 import { copyContent } from './copy.js';
 import { all } from './durability.js';
@@ -17,6 +17,7 @@ import type { TempFiles } from './temp.js';
 export interface CopyOptions {
   readonly durable: boolean;
   readonly exclusive: boolean;
+  readonly deadline?: number;
 }
 
 export class Copying {
@@ -30,7 +31,7 @@ export class Copying {
     this.#temp = temp;
   }
 
-  /** @throws ENOENT for a missing source, EEXIST for an existing target with exclusive */
+  /** @throws ENOENT for a missing source, EEXIST for an existing target with exclusive, ETIME after the deadline */
   async copy(source: string, target: string, size: number, options: CopyOptions): Promise<void> {
     const handles = this.#handles;
     const present = await handles.opener.find(target);
@@ -40,7 +41,7 @@ export class Copying {
       if (present && options.exclusive) throw new SystemError(errnos.EEXIST, `object ${target} exists already`);
       // What the target was may be durable: its replacement must be so before it takes the place.
       if (present) await this.#system.fdatasync(made.fd);
-      const file = await this.#place(made.path, target, present?.path ?? null, options.exclusive);
+      const file = await this.#place(made.path, target, present?.path ?? null, options);
       handles.failed.clear(target);
       handles.directories.mark(path.dirname(file));
       const handle = handles.adopt(target, { fd: made.fd, path: file, writable: true });
@@ -87,23 +88,26 @@ export class Copying {
 
   /**
    * Moves a complete file to the target's place; returns where it is now. An object at its old Pithos path stays there: that is
-   * the path that counts. @throws EEXIST with exclusive
+   * the path that counts. @throws EEXIST with exclusive, ETIME
    */
-  async #place(from: string, target: string, present: string | null, exclusive: boolean): Promise<string> {
+  async #place(from: string, target: string, present: string | null, options: CopyOptions): Promise<string> {
+    const { exclusive, deadline = 0 } = options;
     const file = present ?? hashedPath(this.#handles.opener.root, target);
     if (exclusive) {
-      await this.#retryWithDirectories(file, () => this.#system.link(from, file));
+      await this.#retryWithDirectories(file, deadline, () => this.#system.link(from, file));
       await this.#temp.remove(from);
-    } else await this.#retryWithDirectories(file, () => this.#system.rename(from, file));
+    } else await this.#retryWithDirectories(file, deadline, () => this.#system.rename(from, file));
     return file;
   }
 
-  async #retryWithDirectories(file: string, work: () => Promise<void>): Promise<void> {
+  async #retryWithDirectories(file: string, deadline: number, work: () => Promise<void>): Promise<void> {
+    checkDeadline(deadline);
     try {
       await work();
     } catch (error) {
       if (!isErrno(error, errnos.ENOENT)) throw error;
       await this.#handles.opener.makeDirectories(file);
+      checkDeadline(deadline);
       await work();
     }
   }

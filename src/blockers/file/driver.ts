@@ -6,7 +6,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
 import type { Driver, DriverCapabilities, ListPage, LockHolder, ObjectInfo, ObjectIo } from '../driver.js';
-import { fileError, isErrno } from '../errors.js';
+import { checkDeadline, fileError, isErrno } from '../errors.js';
 import { checkName, missing, nameError } from '../names.js';
 import { readFully } from './copy.js';
 import { Copying } from './copying.js';
@@ -138,6 +138,10 @@ export class FileDriver implements Driver {
   }
 
   read(io: ObjectIo): void {
+    if (io.uncached) {
+      void this.#find(io, 'read');
+      return;
+    }
     const handle = this.#handles.recall(io);
     if (handle !== null && this.#io !== null) this.#io.read(handle, io);
     else void this.#find(io, 'read');
@@ -171,7 +175,7 @@ export class FileDriver implements Driver {
       return;
     }
     const changes = operation !== 'read';
-    const found = this.#handles.lookup(name);
+    const found = io.uncached ? null : this.#handles.lookup(name);
     if (found && (operation === 'read' || operation === 'write') && (found.writable || !changes)) {
       io.hint = found.hint;
       if (changes) fileIo.write(found, io, this.#finish);
@@ -182,13 +186,15 @@ export class FileDriver implements Driver {
     let handle: Handle | null = null;
     const creates = operation === 'write' || (operation === 'writeZeroes' && io.noHole);
     try {
-      handle = await this.#handles.use(name, creates ? 'create' : changes ? 'write' : 'read');
+      if (io.uncached && !changes) handle = await this.#handles.openApart(name);
+      else handle = await this.#handles.use(name, creates ? 'create' : changes ? 'write' : 'read', io.deadline);
+      checkDeadline(io.deadline);
       io.hint = handle.hint;
       if (operation === 'read') fileIo.read(handle, io);
       else if (operation === 'write') fileIo.write(handle, io, this.#finish);
       else {
-        if (operation === 'writeZeroes' && io.noHole) await fileIo.zeroRange(handle, io.offset, io.length);
-        else await fileIo.punch(handle, io.offset, io.length);
+        if (operation === 'writeZeroes' && io.noHole) await fileIo.zeroRange(handle, io.offset, io.length, io.deadline);
+        else await fileIo.punch(handle, io.offset, io.length, io.deadline);
         this.#finish(handle, io);
       }
     } catch (error) {
@@ -262,11 +268,16 @@ export class FileDriver implements Driver {
     await all([this.#handles.sync(names), directories.sync(files)]);
   }
 
-  async reset(name: string, durable: boolean): Promise<void> {
+  forget(): void {
+    this.#handles.forget();
+  }
+
+  async reset(name: string, durable: boolean, deadline = 0): Promise<void> {
     checkName(name);
     await this.#cold(`cannot reset object ${name}`, () =>
       this.#handles.exclusive(name, async () => {
-        const handle = await this.#handles.openOwn(name, 'create');
+        const handle = await this.#handles.openOwn(name, 'create', deadline);
+        checkDeadline(deadline);
         await this.#system.ftruncate(handle.fd, 0);
         this.#handles.failed.clear(name);
         handle.markDirty();
@@ -285,7 +296,7 @@ export class FileDriver implements Driver {
     source: string,
     target: string,
     size: number,
-    options: { durable: boolean; exclusive: boolean },
+    options: { durable: boolean; exclusive: boolean; deadline?: number },
   ): Promise<void> {
     checkName(source);
     checkName(target);
@@ -294,12 +305,13 @@ export class FileDriver implements Driver {
     );
   }
 
-  async delete(name: string): Promise<void> {
+  async delete(name: string, deadline = 0): Promise<void> {
     checkName(name);
     await this.#cold(`cannot delete object ${name}`, () =>
       this.#handles.exclusive(name, async (handle) => {
         let found = false;
         for (const file of candidatePaths(this.#root, name)) {
+          if (!found) checkDeadline(deadline);
           try {
             await this.#system.unlink(file);
             found = true;
@@ -326,11 +338,12 @@ export class FileDriver implements Driver {
     });
   }
 
-  async truncate(name: string, size: number): Promise<void> {
+  async truncate(name: string, size: number, deadline = 0): Promise<void> {
     checkName(name);
     await this.#cold(`cannot truncate object ${name}`, () =>
       this.#handles.exclusive(name, async () => {
         const handle = await this.#handles.openOwn(name, 'write');
+        checkDeadline(deadline);
         try {
           await this.#system.ftruncate(handle.fd, size);
         } finally {

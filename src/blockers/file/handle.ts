@@ -20,6 +20,10 @@ export class Handle extends Syncable {
   used = true;
   /** The cache waits for its sync, to close it. */
   evicting = false;
+  /** Somebody has the name to himself (Handles.exclusive). */
+  held = false;
+  /** Another node may have made the name another file's: looked at before the next use; has no hint until then. */
+  stale = false;
   /** Tick of the last check that this is still the object's file (handles.ts). */
   checkedTick = -1;
   #references = 0;

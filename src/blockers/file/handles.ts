@@ -4,9 +4,10 @@
  * A hint is a generation and a slot. Generations of a slot only go up and start from the clock, so a hint from before a restart
  * of this process, or from a file closed since, matches nothing.
  *
- * On a store that several nodes use, another node may delete or replace an object while this one keeps its old file open. A handle
- * is therefore checked (fstat: is the file still linked): once a tick when it is asked for by name, once a second by hint. A volume
- * changes nodes only through its lock; who gets it asks by name first, since hints end with the lease.
+ * On a store that several nodes use, another node may delete or replace an object while this one keeps its old file open. A volume
+ * changes nodes only through its lock, and who gets it says so (forget): every kept file is then stale, and its name is opened anew
+ * before its next use, which on a network file system asks the server and also makes its cached content count no longer. Beside that a
+ * handle is checked (fstat: is the file still linked): once a tick when it is asked for by name, once a second by hint.
  */
 import fs from 'node:fs';
 import { errnos, type SystemError } from '../../sys/errno.js';
@@ -14,7 +15,8 @@ import type { ObjectIo } from '../driver.js';
 import { isErrno } from '../errors.js';
 import { DirtyDirectories, FailedObjects } from './durability.js';
 import { Handle } from './handle.js';
-import { Opener, type OpenMode } from './opener.js';
+import { isSameFile } from './identity.js';
+import { type OpenedFile, Opener, type OpenMode } from './opener.js';
 import type { FileSystem } from './system.js';
 
 /** Room in a hint for slots; also the most files that can be open. */
@@ -58,6 +60,8 @@ export class Handles {
   /** Of these, the ones that are not in a handle yet. */
   #reserved = 0;
   #hand = 0;
+  /** How often everything was forgotten. */
+  #forgotten = 0;
   #roomWaiters: (() => void)[] = [];
   #tick = 0;
   #lastCheck = 0;
@@ -118,7 +122,7 @@ export class Handles {
    * The open file of a name, opening it when need be; waits while somebody has the name to himself.
    * The handle is retained: the caller releases it.
    */
-  async use(name: string, mode: OpenMode): Promise<Handle> {
+  async use(name: string, mode: OpenMode, deadline = 0): Promise<Handle> {
     for (;;) {
       const handle = this.lookup(name);
       if (handle && (handle.writable || mode === 'read')) {
@@ -131,7 +135,7 @@ export class Handles {
         continue;
       }
       return await this.exclusive(name, async () => {
-        const opened = await this.openOwn(name, mode);
+        const opened = await this.openOwn(name, mode, deadline);
         opened.retain();
         return opened;
       });
@@ -149,39 +153,112 @@ export class Handles {
     }
     const gate: Gate = { waiters: [] };
     this.#gates.set(name, gate);
+    const forgotten = this.#forgotten;
     try {
       let handle = this.#byName.get(name) ?? null;
-      if (handle && !this.#check(handle)) handle = null;
+      if (handle && !handle.stale && !this.#check(handle)) handle = null;
       if (handle) {
+        handle.held = true;
         handle.hint = 0;
         await handle.whenIdle();
+        if (handle.stale) handle = await this.#lookAgain(handle);
       }
       return await work(handle);
     } finally {
       this.#gates.delete(name);
       const handle = this.#byName.get(name);
-      if (handle && handle.hint === 0) handle.hint = this.#nextHint(handle.slot);
+      if (handle) {
+        handle.held = false;
+        // What was opened or looked at before that counts no more.
+        if (this.#forgotten !== forgotten) handle.stale = true;
+        if (handle.hint === 0 && !handle.stale) handle.hint = this.#nextHint(handle.slot);
+      }
       for (const wake of gate.waiters) wake();
       this.#wakeRoomWaiters();
     }
   }
 
-  /** Inside exclusive: opens the object's file and makes it the one that later operations find. */
-  async openOwn(name: string, mode: OpenMode): Promise<Handle> {
+  /**
+   * Inside exclusive: opens the object's file and makes it the one that later operations find.
+   * @throws SystemError ETIME when it would have to be created after the deadline
+   */
+  async openOwn(name: string, mode: OpenMode, deadline = 0): Promise<Handle> {
     const present = this.#byName.get(name);
     if (present) {
       if (present.writable || mode === 'read') return present;
       this.drop(present);
     }
-    const file = await this.withDescriptor(() => this.opener.open(name, mode));
+    const file = await this.withDescriptor(() => this.opener.open(name, mode, deadline));
     return this.adopt(name, file);
   }
 
-  /** Inside exclusive: makes an open file the one that later operations on the name find. */
-  adopt(name: string, file: { fd: number; path: string; writable: boolean }): Handle {
-    const old = this.#byName.get(name);
-    if (old) this.drop(old);
-    const handle = new Handle(
+  /**
+   * Opens the object's file for one use, beside what is kept of it, so that what is read is what the store has now. What is kept is
+   * looked at again when it turns out to be another file. The handle is retained and closes when it is released.
+   */
+  async openApart(name: string): Promise<Handle> {
+    let file: OpenedFile;
+    try {
+      file = await this.withDescriptor(() => this.opener.open(name, 'read'));
+    } catch (error) {
+      this.#suspect(this.#byName.get(name));
+      throw error;
+    }
+    const handle = this.#newHandle(name, file);
+    handle.retain();
+    handle.retire();
+    const kept = this.#byName.get(name);
+    if (kept && !kept.stale) {
+      kept.retain();
+      if (!(await isSameFile(this.#system, kept.fd, file.fd))) this.#suspect(kept);
+      kept.release();
+    }
+    return handle;
+  }
+
+  /** Every open file is looked at again before its next use: another node may have deleted or replaced any. */
+  forget(): void {
+    this.#forgotten++;
+    for (const handle of this.#byName.values()) this.#suspect(handle);
+  }
+
+  #suspect(handle: Handle | undefined): void {
+    if (handle === undefined) return;
+    handle.stale = true;
+    handle.hint = 0;
+  }
+
+  /** Inside exclusive: opens the name anew. The file that is open stays if it is still the name's, else the new one takes its place. */
+  async #lookAgain(old: Handle): Promise<Handle | null> {
+    const { name } = old;
+    old.stale = false;
+    let file: OpenedFile | null = null;
+    try {
+      // One descriptor for a moment, whatever the limits: waiting for room here could go round in a circle.
+      file = await this.retrying(() => this.opener.open(name, 'read'));
+    } catch (error) {
+      if (!isErrno(error, errnos.ENOENT)) {
+        old.stale = true;
+        throw error;
+      }
+    }
+    if (file && file.path === old.path && (await isSameFile(this.#system, old.fd, file.fd))) {
+      await this.#system.close(file.fd).catch(() => {});
+      this.#checked(old);
+      return old;
+    }
+    if (this.#check(old)) {
+      // It is linked elsewhere (an old Pithos path): what was written to it is somebody's. A failure is remembered.
+      if (old.needsSync) await old.sync().catch(() => {});
+      this.drop(old);
+    }
+    if (file === null) return null;
+    this.#open++;
+    return this.adopt(name, file);
+  }
+
+  #newHandle(name: string, file: OpenedFile): Handle {
+    return new Handle(
       { name, ...file },
       {
         system: this.#system,
@@ -191,6 +268,14 @@ export class Handles {
         idle: this.#wakeRoomWaiters,
       },
     );
+  }
+
+  /** Inside exclusive: makes an open file the one that later operations on the name find. */
+  adopt(name: string, file: OpenedFile): Handle {
+    const old = this.#byName.get(name);
+    if (old) this.drop(old);
+    const handle = this.#newHandle(name, file);
+    handle.held = true;
     handle.slot = this.#freeSlots.pop() ?? this.#slots.length;
     this.#slots[handle.slot] = handle;
     this.#byName.set(name, handle);
@@ -382,7 +467,7 @@ export class Handles {
     for (let step = 0; step < steps; step++) {
       this.#hand = (this.#hand + 1) % slots.length;
       const handle = slots[this.#hand];
-      if (handle === undefined || !handle.idle || handle.hint === 0 || handle.evicting) continue;
+      if (handle === undefined || !handle.idle || handle.held || handle.evicting) continue;
       if (handle.used) handle.used = false;
       else if (!handle.needsSync) return handle;
       else dirty ??= handle;
@@ -400,7 +485,7 @@ export class Handles {
     } finally {
       victim.evicting = false;
     }
-    if (victim.idle && !victim.needsSync && victim.hint !== 0) this.drop(victim);
+    if (victim.idle && !victim.needsSync && !victim.held) this.drop(victim);
   }
 }
 

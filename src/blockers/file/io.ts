@@ -9,6 +9,7 @@
 import { errnoOf, errnos } from '../../sys/errno.js';
 import * as libc from '../../sys/libc.js';
 import type { ObjectIo } from '../driver.js';
+import { checkDeadline } from '../errors.js';
 import type { Handle } from './handle.js';
 import type { FileSystem } from './system.js';
 
@@ -172,17 +173,17 @@ export class FileIo {
   }
 
   /** Makes the range a hole, up to the file's end; where the file system has none, writes zeros. */
-  async punch(handle: Handle, offset: number, length: number): Promise<void> {
+  async punch(handle: Handle, offset: number, length: number, deadline = 0): Promise<void> {
     const mode = libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_KEEP_SIZE;
     if (length === 0 || (await this.#fallocate(handle, mode, offset, length))) return;
     const { size } = await this.#system.fstat(handle.fd);
-    await this.#writeZeroes(handle, offset, Math.min(length, size - offset));
+    await this.#writeZeroes(handle, offset, Math.min(length, size - offset), deadline);
   }
 
   /** The range becomes allocated zeros; the file may get longer. */
-  async zeroRange(handle: Handle, offset: number, length: number): Promise<void> {
+  async zeroRange(handle: Handle, offset: number, length: number, deadline = 0): Promise<void> {
     if (length === 0 || (await this.#fallocate(handle, libc.FALLOC_FL_ZERO_RANGE, offset, length))) return;
-    await this.#writeZeroes(handle, offset, length);
+    await this.#writeZeroes(handle, offset, length, deadline);
   }
 
   /** False when the file system cannot do it. */
@@ -205,12 +206,14 @@ export class FileIo {
     }
   }
 
-  async #writeZeroes(handle: Handle, offset: number, length: number): Promise<void> {
+  async #writeZeroes(handle: Handle, offset: number, length: number, deadline: number): Promise<void> {
     this.#zeroes ??= Buffer.alloc(ZEROES);
     const zeroes = this.#zeroes;
     handle.retain();
     try {
       for (let done = 0; done < length; ) {
+        // Each piece may wait for a slow disk: what is left is not begun under a lock that may be gone.
+        checkDeadline(deadline);
         done += await new Promise<number>((resolve, reject) => {
           this.#system.write(handle.fd, zeroes, 0, Math.min(ZEROES, length - done), offset + done, (error, n) =>
             error ? reject(error) : resolve(n),

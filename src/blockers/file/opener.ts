@@ -2,7 +2,7 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { errnos } from '../../sys/errno.js';
-import { fileError, isErrno } from '../errors.js';
+import { checkDeadline, fileError, isErrno } from '../errors.js';
 import { missing } from '../names.js';
 import type { DirtyDirectories } from './durability.js';
 import { candidatePaths, directoriesOf, hashedPath, isPithosName } from './paths.js';
@@ -42,8 +42,8 @@ export class Opener {
     this.#directories = directories;
   }
 
-  /** @throws SystemError ENOENT when the object is missing and mode is not `create` */
-  async open(name: string, mode: OpenMode): Promise<OpenedFile> {
+  /** @throws SystemError ENOENT when the object is missing and mode is not `create`, ETIME when it is created after `deadline` */
+  async open(name: string, mode: OpenMode, deadline = 0): Promise<OpenedFile> {
     for (const file of candidatePaths(this.root, name)) {
       const opened = await this.#openExisting(name, file, mode);
       if (opened) return this.#pithosMigrate ? await this.#migrate(name, opened) : opened;
@@ -51,7 +51,7 @@ export class Opener {
     if (mode !== 'create') throw missing(name);
     const file = hashedPath(this.root, name);
     try {
-      const fd = await this.create(file);
+      const fd = await this.create(file, deadline);
       this.#directories.mark(path.dirname(file));
       return { fd, path: file, writable: true };
     } catch (error) {
@@ -83,14 +83,16 @@ export class Opener {
 
   /**
    * Makes a new object file and any directory on its way; the caller marks the file's own directory dirty.
-   * @throws the system's error, EEXIST when it exists
+   * @throws the system's error, EEXIST when it exists; ETIME after the deadline
    */
-  async create(file: string): Promise<number> {
+  async create(file: string, deadline = 0): Promise<number> {
+    checkDeadline(deadline);
     try {
       return await this.createFile(file);
     } catch (error) {
       if (!isErrno(error, errnos.ENOENT)) throw error;
       await this.makeDirectories(file);
+      checkDeadline(deadline);
       return await this.createFile(file);
     }
   }

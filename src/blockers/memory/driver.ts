@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import { errnos, SystemError } from '../../sys/errno.js';
 import type { Driver, DriverCapabilities, ListPage, LockHolder, ObjectInfo, ObjectIo } from '../driver.js';
+import { checkDeadline } from '../errors.js';
 import {
   checkLockTarget,
   checkName,
@@ -47,6 +48,7 @@ export class MemoryDriver implements Driver {
   async open(): Promise<void> {}
   async close(): Promise<void> {}
   async flush(): Promise<void> {}
+  forget(): void {}
 
   #get(name: string): Buffer {
     checkName(name);
@@ -97,13 +99,20 @@ export class MemoryDriver implements Driver {
     this.trim(io);
   }
 
-  async reset(name: string): Promise<void> {
+  async reset(name: string, _durable: boolean, deadline = 0): Promise<void> {
     checkName(name);
+    checkDeadline(deadline);
     this.#store.objects.set(name, EMPTY);
   }
 
-  async copy(source: string, target: string, size: number, options: { exclusive: boolean }): Promise<void> {
+  async copy(
+    source: string,
+    target: string,
+    size: number,
+    options: { exclusive: boolean; deadline?: number },
+  ): Promise<void> {
     checkName(target);
+    checkDeadline(options.deadline ?? 0);
     const bytes = this.#get(source);
     if (options.exclusive && this.#store.objects.has(target)) {
       throw new SystemError(errnos.EEXIST, `object ${target} exists already`);
@@ -111,7 +120,8 @@ export class MemoryDriver implements Driver {
     this.#store.objects.set(target, Buffer.from(bytes.subarray(0, size)));
   }
 
-  async delete(name: string): Promise<void> {
+  async delete(name: string, deadline = 0): Promise<void> {
+    checkDeadline(deadline);
     this.#get(name);
     this.#store.objects.delete(name);
   }
@@ -121,7 +131,8 @@ export class MemoryDriver implements Driver {
     return { size: length, allocated: length };
   }
 
-  async truncate(name: string, size: number): Promise<void> {
+  async truncate(name: string, size: number, deadline = 0): Promise<void> {
+    checkDeadline(deadline);
     const bytes = this.#get(name);
     this.#store.objects.set(name, atLeast(Buffer.from(bytes.subarray(0, size)), size));
   }
