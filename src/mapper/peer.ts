@@ -21,13 +21,20 @@ export const start: RoleStarter<MapperSettings> = async ({ segment, settings, co
   const port = segment.bind(ports.first, { name });
   const alive = (number: number): boolean => segment.portOwner(number)?.alive ?? false;
   const composers = config.roles.filter((role) => role.type === 'vlmcd').map((role) => role.portnoStart);
+  // What a dead composer sent may still be under way, under leases that nobody knows any more.
+  await Promise.all(composers.map((composer) => segment.nothingLeftBy(composer, port.number)));
   const mapper = new Mapper({
     // A blocker that is being restarted is waited for: clients see a pause, no error.
     maps: new XsegObjectClient(port, settings.blockermPort, { wait: true }),
     blocks: new XsegObjectClient(port, settings.blockerbPort, { wait: true }),
     holders: {
       revoke: async (holder, volume) => {
-        await port.call(holder, { op: Op.REVOKE, target: volume });
+        try {
+          await port.call(holder, { op: Op.REVOKE, target: volume });
+        } finally {
+          // A composer that died, or whose successor answers, may have left writes to a blocker that are still being executed.
+          await segment.nothingLeftBy(holder, port.number);
+        }
       },
       alive,
       inherited: composers.filter(alive),
