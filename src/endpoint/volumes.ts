@@ -8,7 +8,9 @@ import {
 } from '../requests/json.js';
 import { Flag, Op } from '../requests/ops.js';
 import { decodeVolumeInfo, VOLUME_INFO_FULL_SIZE, type VolumeInfo } from '../requests/structs.js';
-import type { Port } from '../xseg/index.js';
+import { monotonicMs } from '../sys/clock.js';
+import { errnoOf, errnos } from '../sys/errno.js';
+import { type CallInit, type CallReply, type Port, ReplyError } from '../xseg/index.js';
 
 /** How a volume is asked for. */
 export interface VolumeAddress {
@@ -26,6 +28,13 @@ export const plainAddress = (name: string): VolumeAddress => ({ name, assumeV0: 
 export type VolumeLookup = Pick<Volumes, 'info' | 'snapshotsOf' | 'snapshotOf'>;
 
 const LIST_CAPACITY = 256 << 10;
+/**
+ * How long a peer that died may take to be there again before it is asked in vain, in ms: clients that reconnect after a crash find the
+ * endpoint first. Less than the time a client has for its handshake, so that it gets an answer.
+ */
+const PATIENCE_MS = 8000;
+/** Between two questions to a peer that is not there, in ms. */
+const RETRY_MS = 50;
 
 export class Volumes {
   readonly #port: Port;
@@ -40,7 +49,7 @@ export class Volumes {
 
   /** @throws SystemError ENOENT and the mapper's other errors */
   async info(volume: VolumeAddress): Promise<VolumeInfo> {
-    const reply = await this.#port.call(this.#mapper, {
+    const reply = await this.#ask(this.#mapper, {
       op: Op.INFO,
       target: volume.name,
       flags: volume.assumeV0 ? Flag.ASSUMEV0 : 0,
@@ -70,7 +79,7 @@ export class Volumes {
     let cursor: string | null = null;
     do {
       const request: ListRequest = { cursor, limit: 512, ...which };
-      const reply = await this.#port.call(this.#mapper, {
+      const reply = await this.#ask(this.#mapper, {
         op: Op.LIST,
         data: encodeJson(request),
         capacity: LIST_CAPACITY,
@@ -83,16 +92,31 @@ export class Volumes {
 
   /** Changes the size of a volume, as `vlmc resize` does. @param size bytes; a smaller one is refused */
   async grow(volume: VolumeAddress, size: number): Promise<void> {
-    await this.#port.call(this.#mapper, { op: Op.TRUNCATE, target: volume.name, offset: size });
+    await this.#ask(this.#mapper, { op: Op.TRUNCATE, target: volume.name, offset: size });
   }
 
   /** Flushes the volume and lets its lock go, when its last client is gone. */
   async close(volume: VolumeAddress): Promise<void> {
-    await this.#port.call(this.#composer, {
+    await this.#ask(this.#composer, {
       op: Op.CLOSE,
       target: volume.name,
       flags: Flag.IMPLICIT | (volume.assumeV0 ? Flag.ASSUMEV0 : 0),
       v0Size: volume.v0Size,
     });
+  }
+
+  /** Everything that is asked here may be done twice. @throws SystemError */
+  async #ask(peer: number, init: CallInit): Promise<CallReply> {
+    const limit = monotonicMs() + PATIENCE_MS;
+    for (;;) {
+      try {
+        return await this.#port.call(peer, init);
+      } catch (error) {
+        const away =
+          !(error instanceof ReplyError) && [errnos.ECONNREFUSED, errnos.ECONNRESET].includes(errnoOf(error));
+        if (!away || monotonicMs() >= limit) throw error;
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      }
+    }
   }
 }
