@@ -2,7 +2,7 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { connectNbd, type NbdClient } from '../../src/nbd/index.js';
 import { Ledger, SECTOR } from './harness/ledger.js';
-import { Load, verifyAll } from './harness/load.js';
+import { fill, Load, verifyAll } from './harness/load.js';
 import type { TestNode } from './harness/node.js';
 import { owners, useNodes } from './harness/nodes.js';
 import { OriginalLocks } from './harness/original-locks.js';
@@ -30,11 +30,7 @@ describe('two nodes on one store', () => {
     const ledger = new Ledger(size, 1);
     await rig.a.create('read-base', size);
     const filler = await connect(rig.a, 'read-base');
-    for (let first = 0; first < ledger.sectors; first += 512) {
-      ledger.claim(first, 512);
-      await filler.write(first * SECTOR, ledger.write(first, 512));
-      ledger.answer(first, 512);
-    }
+    await fill(filler, ledger);
     await filler.disconnect();
     await rig.a.vlmc('snapshot', 'read-base', 'read-image');
     // Shared blocks at first: the writer copies up while the reader reads them.

@@ -24,6 +24,8 @@ export class Ledger {
   readonly #sent: Uint32Array;
   /** Number of the last zeroing that was sent. */
   readonly #zeroed: Uint32Array;
+  /** As #answered, of the last write that a flush has made durable. */
+  readonly #durable: Uint32Array;
   readonly #claimed: Uint8Array;
   #number = 0;
 
@@ -34,6 +36,7 @@ export class Ledger {
     this.#answered = new Uint32Array(this.sectors);
     this.#sent = new Uint32Array(this.sectors);
     this.#zeroed = new Uint32Array(this.sectors);
+    this.#durable = new Uint32Array(this.sectors);
     this.#claimed = new Uint8Array(this.sectors);
   }
 
@@ -43,6 +46,7 @@ export class Ledger {
     copy.#answered.set(this.#answered);
     copy.#sent.set(this.#sent);
     copy.#zeroed.set(this.#zeroed);
+    copy.#durable.set(this.#durable);
     copy.#number = this.#number;
     return copy;
   }
@@ -86,6 +90,30 @@ export class Ledger {
   /** A write failed, or was a trim: the sectors may have its content or what they had. */
   release(first: number, count: number): void {
     this.#claimed.fill(0, first, first + count);
+  }
+
+  /** To be called before a flush is sent; what it returns, when the flush was answered. */
+  flush(): () => void {
+    const answered = this.#answered.slice();
+    return () => {
+      for (let i = 0; i < this.sectors; i++) if (answered[i] > this.#durable[i]) this.#durable[i] = answered[i];
+    };
+  }
+
+  /** The writer was cut off: only what was flushed counts as answered from now on, until `settle` has seen what became of the rest. */
+  cut(): void {
+    this.#answered.set(this.#durable);
+    this.#claimed.fill(0);
+  }
+
+  /** What is read now is what later reads must see. @throws as check */
+  settle(since: Since, bytes: Buffer): void {
+    this.check(since, bytes);
+    for (let i = 0; i < since.answered.length; i++) {
+      const sector = since.first + i;
+      const number = bytes.readUInt32LE(i * SECTOR + 12) || this.#zeroed[sector];
+      this.#answered[sector] = Math.max(this.#answered[sector], number);
+    }
   }
 
   /** To be noted before a read is sent. */

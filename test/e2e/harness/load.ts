@@ -118,7 +118,7 @@ export class Load {
     const [offset, length] = [first * SECTOR, count * SECTOR];
     switch (kind) {
       case 'flush':
-        return client.flush();
+        return flush(client, this.#ledger);
       case 'write':
       case 'fua':
         return client.write(offset, this.#ledger.write(first, count), { fua: kind === 'fua' });
@@ -150,11 +150,42 @@ export async function verify(client: NbdClient, ledger: Ledger, first: number, c
   }
 }
 
+/** Flushes; all that was answered before must survive then. */
+export async function flush(client: NbdClient, ledger: Ledger): Promise<void> {
+  const durable = ledger.flush();
+  await client.flush();
+  durable();
+}
+
 /** Reads and checks a whole volume. */
 export async function verifyAll(client: NbdClient, ledger: Ledger): Promise<void> {
   const step = 256;
   for (let first = 0; first < ledger.sectors; first += step) {
     await verify(client, ledger, first, Math.min(step, ledger.sectors - first));
+  }
+}
+
+/**
+ * As verifyAll, after a writer was cut off: what it had flushed must be there, of the rest any of what each sector was sent. What is found
+ * is what the volume holds from then on.
+ */
+export async function settleAll(client: NbdClient, ledger: Ledger): Promise<void> {
+  ledger.cut();
+  const step = 256;
+  for (let first = 0; first < ledger.sectors; first += step) {
+    const count = Math.min(step, ledger.sectors - first);
+    const since = ledger.since(first, count);
+    ledger.settle(since, await client.read(first * SECTOR, count * SECTOR));
+  }
+}
+
+/** Writes every sector of a volume, in requests of `sectors`. */
+export async function fill(client: NbdClient, ledger: Ledger, sectors = 512): Promise<void> {
+  for (let first = 0; first < ledger.sectors; first += sectors) {
+    const count = Math.min(sectors, ledger.sectors - first);
+    ledger.claim(first, count);
+    await client.write(first * SECTOR, ledger.write(first, count));
+    ledger.answer(first, count);
   }
 }
 

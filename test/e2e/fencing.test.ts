@@ -1,0 +1,211 @@
+/**
+ * A lock that is taken away under load: after `vlmc unlock -f` has returned, nothing of the old holder reaches the store, whatever state its
+ * processes are in; the other node goes on; the old one refuses everything until its clients have gone.
+ */
+import { statSync, unlinkSync } from 'node:fs';
+import path from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { connectNbd } from '../../src/nbd/index.js';
+import { Ledger, SECTOR } from './harness/ledger.js';
+import { type Ending, fill, Load, settleAll, verifyAll } from './harness/load.js';
+import { owners, useNodes } from './harness/nodes.js';
+import { OriginalLocks } from './harness/original-locks.js';
+import { differences, fingerprint, type Tree } from './harness/tree.js';
+
+const MiB = 1 << 20;
+const SIZE = 32 * MiB;
+const mix = { write: 60, zero: 5, trim: 5, flush: 4, read: 10 };
+
+interface Unlocked {
+  readonly holder: string | null;
+  readonly confirmed: boolean;
+  readonly waitedMs: number;
+}
+
+describe('a lock that another node breaks under load', () => {
+  const rig = useNodes({ placement: 'one process per role' });
+  const lockFile = (volume: string): string => new OriginalLocks(rig.store.maps, undefined, 'x').path(volume);
+
+  it.each([
+    { state: 'that runs', frozen: null },
+    { state: 'whose mapper stands still', frozen: ['mapperd'] },
+    { state: 'whose composer stands still', frozen: ['vlmcd'] },
+    { state: 'whose blocker of blocks stands still', frozen: ['blockerb'] },
+    { state: 'whose blocker of maps stands still', frozen: ['blockerm'] },
+    { state: 'that stands still as a whole', frozen: [] },
+  ])('not a byte of an old holder $state comes after unlock -f', async ({ frozen }) => {
+    const name = frozen === null ? 'running' : `frozen-${frozen[0] ?? 'node'}`;
+    const volume = `${name}-clone`;
+    const ledger = new Ledger(SIZE, 1);
+    await rig.a.create(`${name}-base`, SIZE);
+    const filler = await connectNbd(rig.a.uri(`${name}-base`));
+    await fill(filler, ledger);
+    await filler.disconnect();
+    await rig.a.vlmc('snapshot', `${name}-base`, `${name}-image`);
+    await rig.a.vlmc('create', volume, '--snap', `${name}-image`);
+
+    const clients = await Promise.all([1, 2, 3].map(() => connectNbd(rig.a.uri(volume))));
+    const load = new Load(clients, ledger, { depth: 32, mix, persistent: true, sectors: 8 }).start();
+    const snapshots = new Snapshots(`${volume}-snapshot`, (snapshot) => rig.a.tryVlmc(['snapshot', volume, snapshot]));
+    await snapshots.reached(1);
+    await load.reached(1000);
+    if (frozen !== null) rig.a.signal('SIGSTOP', ...frozen);
+    const unlocked = await rig.b.vlmcJson<Unlocked>('unlock', '-f', volume);
+    const returned = performance.now();
+    const trees = [fingerprint(rig.store.maps, rig.store.blocks)];
+    const releasedAt = statSync(path.dirname(lockFile(volume)), { bigint: true }).mtimeNs;
+    console.log(
+      `a holder ${name}: unlock -f waited ${Math.round(unlocked.waitedMs)} ms, confirmed: ${unlocked.confirmed}`,
+    );
+    expect(unlocked.holder).toBe(owners.a);
+    expect(unlocked.confirmed).toBe(frozen === null);
+    if (frozen !== null) rig.a.signal('SIGCONT', ...frozen);
+    // Every sub-request that an old holder still has must have met its end by then.
+    while (performance.now() - returned < 3000) {
+      await load.reached(10);
+      trees.push(fingerprint(rig.store.maps, rig.store.blocks));
+    }
+    for (const tree of trees.slice(1)) expect(differences(trees[0], tree)).toEqual([]);
+    expectNothingAfter(releasedAt, trees[0]);
+    const { done, failed } = load.after(returned);
+    expect(done.map(describeEnding)).toEqual([]);
+    expect(failed.length).toBeGreaterThan(100);
+    await snapshots.stop();
+
+    // The other node goes on, while the old one's clients go on trying.
+    const other = await connectNbd(rig.b.uri(volume));
+    await rig.b.vlmc('open', volume);
+    const sent = load.endings.length;
+    await settleAll(other, ledger);
+    const next = new Load([other], ledger, { depth: 16, mix, seed: 7 }).start();
+    await next.reached(1000);
+    await next.stop();
+    await verifyAll(other, ledger);
+    await load.reached(1);
+    const errors = load.endings.slice(sent);
+    expect(errors.filter(({ error }) => !error).map(describeEnding)).toEqual([]);
+    // What a request says that began when all was settled.
+    expect(String(errors.at(-1)?.error)).toMatch(new RegExp(`lock of volume ${volume} was taken`));
+    await load.stop();
+    await Promise.all(clients.map((client) => client.disconnect()));
+    await other.disconnect();
+    await rig.b.vlmc('close', volume);
+
+    const again = await connectNbd(rig.a.uri(volume));
+    await verifyAll(again, ledger);
+    const last = new Load([again], ledger, { depth: 8, mix, seed: 8 }).start();
+    await last.reached(200);
+    await last.stop();
+    await again.disconnect();
+    await rig.a.vlmc('check', volume);
+  });
+});
+
+describe('a lock file that somebody removes', () => {
+  const rig = useNodes();
+  const locks = (): OriginalLocks => new OriginalLocks(rig.store.maps, undefined, 'old_1002');
+
+  it('is missed within a second, and no flush is acknowledged from then on', async () => {
+    const ledger = new Ledger(SIZE, 1);
+    const volume = 'unlinked-volume';
+    await rig.a.create(volume, SIZE);
+    const times: number[] = [];
+    for (let round = 0; round < 20; round++) {
+      const clients = await Promise.all([1, 2].map(() => connectNbd(rig.a.uri(volume))));
+      // Half of the rounds never flush: what notices then is the mapper's own look.
+      const kinds = round % 2 === 0 ? { write: 60, read: 10 } : { write: 60, flush: 2, fua: 2, zero: 2, read: 10 };
+      const load = new Load(clients, ledger, { depth: 4, mix: kinds, persistent: true, seed: round + 1 }).start();
+      await load.reached(50 + 20 * round, 'write');
+      expect(load.endings.filter(({ error }) => error).map(describeEnding)).toEqual([]);
+      unlinkSync(locks().path(volume));
+      const removed = performance.now();
+      await firstError(load);
+      const noticed = load.endings.find(({ error }) => error)?.ended ?? Number.NaN;
+      times.push(noticed - removed);
+      // From then on nothing is done, reads included.
+      await load.reached(50);
+      await load.stop();
+      expect(load.after(noticed + 100).done.map(describeEnding)).toEqual([]);
+      const durable = load.after(removed).done.filter(({ kind }) => kind === 'flush' || kind === 'fua');
+      expect(durable.map(describeEnding)).toEqual([]);
+      expect(locks().look(volume)).toBeNull();
+      await Promise.all(clients.map((client) => client.disconnect()));
+      const reader = await connectNbd(rig.a.uri(volume));
+      await settleAll(reader, ledger);
+      await reader.disconnect();
+    }
+    const sorted = times.toSorted((x, y) => x - y).map(Math.round);
+    console.log(`a removed lock file is missed after ${sorted[10]} ms (median), ${sorted[19]} ms (worst of 20)`);
+    expect(sorted[19]).toBeLessThan(1000);
+  });
+
+  it("may be another node's at once: nothing of the old holder is written after it has noticed", async () => {
+    const ledger = new Ledger(SIZE, 1);
+    const volume = 'stolen-volume';
+    await rig.a.create(volume, SIZE);
+    const clients = await Promise.all([1, 2].map(() => connectNbd(rig.a.uri(volume))));
+    const load = new Load(clients, ledger, { depth: 32, mix, persistent: true }).start();
+    await load.reached(500);
+    // As the original's `vlmc unlock -f` and the open of its node.
+    expect(locks().release(volume, true)).toBe(true);
+    expect(locks().acquire(volume)).toBe(true);
+    await firstError(load);
+    const noticed = performance.now();
+    // What was already sent may still be done.
+    await load.reached(200);
+    const before = fingerprint(rig.store.maps, rig.store.blocks);
+    for (const command of ['snapshot', 'open']) {
+      const outcome = await rig.a.tryVlmc([command, volume, ...(command === 'snapshot' ? ['stolen-snapshot'] : [])]);
+      expect(outcome.code).toBe(255);
+      expect(outcome.stderr).toContain('old_1002');
+    }
+    while (performance.now() - noticed < 1500) await load.reached(10);
+    expect(differences(before, fingerprint(rig.store.maps, rig.store.blocks))).toEqual([]);
+    await load.stop();
+    await Promise.all(clients.map((client) => client.disconnect()));
+    expect(locks().look(volume)).toEqual({ content: 'old_1002', links: 1 });
+    // Without clients the volume is read like any that is locked elsewhere.
+    const reader = await connectNbd(rig.a.uri(volume));
+    await settleAll(reader, ledger);
+    const write = reader.write(0, Buffer.alloc(SECTOR));
+    locks().release(volume);
+    await write;
+    await reader.disconnect();
+  });
+});
+
+/** Snapshots, one after the other, as long as it goes. */
+class Snapshots {
+  readonly #over: Promise<void>;
+  #stopping = false;
+  #made = 0;
+
+  constructor(prefix: string, make: (name: string) => Promise<{ code: number | null }>) {
+    this.#over = (async () => {
+      for (let i = 0; !this.#stopping; i++) if ((await make(`${prefix}-${i}`)).code === 0) this.#made++;
+    })();
+  }
+
+  async reached(count: number): Promise<void> {
+    await expect.poll(() => this.#made).toBeGreaterThanOrEqual(count);
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    await this.#over;
+  }
+}
+
+/** Nothing in a tree changed after a moment (ns since the epoch, by the clock of the file system). */
+function expectNothingAfter(moment: bigint, tree: Tree): void {
+  const late = Number(tree.changed.ctime - moment) / 1e6;
+  if (late > 0) throw new Error(`${tree.changed.path} changed ${late} ms after the lock was released`);
+}
+
+async function firstError(load: Load): Promise<void> {
+  await expect.poll(() => load.endings.some(({ error }) => error), { interval: 10 }).toBe(true);
+}
+
+function describeEnding({ kind, began, ended, error }: Ending): string {
+  return `${kind} ${Math.round(began)}-${Math.round(ended)}: ${error?.message ?? 'done'}`;
+}
