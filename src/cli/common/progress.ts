@@ -5,6 +5,8 @@ import type { Io } from './io.js';
 const INTERVAL_MS = 100;
 /** Work shorter than this shows nothing. */
 const PATIENCE_MS = 1000;
+/** From when on the rate of work is shown: before, it says nothing. */
+const RATE_AFTER_MS = 1000;
 
 export class Progress {
   readonly #io: Io;
@@ -12,20 +14,25 @@ export class Progress {
   #last = 0;
   #shown = false;
   #timer: NodeJS.Timeout | null = null;
+  /** What is counted now, since when, and from where. */
+  #counted = { what: '', since: 0, from: 0 };
 
   constructor(io: Io) {
     this.#io = io;
     this.#enabled = io.stderr.isTTY === true;
   }
 
-  /** Says how far `what` is. @param total 0 = not known */
+  /** Says how far `what` is, and how fast it goes. @param total 0 = not known */
   update(what: string, done: number, total = 0): void {
     if (!this.#enabled) return;
     const now = Date.now();
+    if (what !== this.#counted.what || done < this.#counted.from) this.#counted = { what, since: now, from: done };
     if (now - this.#last < INTERVAL_MS) return;
     this.#last = now;
     const share = total > 0 ? ` of ${total} (${Math.floor((done / total) * 100)}%)` : '';
-    this.#show(`${what}: ${done}${share}`);
+    const elapsed = now - this.#counted.since;
+    const rate = Math.round(((done - this.#counted.from) / elapsed) * 1000);
+    this.#show(`${what}: ${done}${share}${elapsed >= RATE_AFTER_MS && rate > 0 ? `, ${rate}/s` : ''}`);
   }
 
   /** Shows how long `work` takes when it takes long: for work whose inside is another peer's. */

@@ -83,6 +83,15 @@ export class FakeNode {
     this.#handlers.set(`${peer} ${op}`, handler);
   }
 
+  /** Makes a peer answer an operation with EIO where `which` says so, else as before. */
+  refuse(peer: PeerName, op: number, which: (seen: Seen) => boolean): void {
+    const before = this.#handlers.get(`${peer} ${op}`);
+    this.on(peer, op, (seen) => {
+      if (which(seen)) throw new SystemError(errnos.EIO, `${seen.target} is made to fail`);
+      return before?.(seen);
+    });
+  }
+
   /** Requests of an operation that came. */
   asked(peer: PeerName, op: number): Seen[] {
     return this.seen.filter((s) => s.peer === peer && s.op === op);

@@ -1,5 +1,7 @@
 /** Volumes and objects behind the mapper and the blockers of a fake node: enough of them for mapinfo and check. */
 
+import type { Lineage } from '../../../src/mapper/formats/lineage.js';
+import * as v2 from '../../../src/mapper/formats/v2.js';
 import { Flag, Op } from '../../../src/requests/ops.js';
 import { EntryFlag, ResolvedMap } from '../../../src/requests/resolved-map.js';
 import { encodeInfo, encodeVolumeInfo, VOLUME_INFO_SIZE } from '../../../src/requests/structs.js';
@@ -25,6 +27,9 @@ export interface FakeVolume {
   entries: Map<number, { flags: number; object: string }>;
   /** Blocks whose entries cannot be read. */
   damaged: Set<number>;
+  /** Blocks whose entries are read and make no sense. */
+  undecoded: Set<number>;
+  lineage: Lineage | null;
 }
 
 export const BLOCK = 4 << 20;
@@ -33,10 +38,15 @@ export class FakeStore {
   readonly volumes = new Map<string, FakeVolume>();
   /** Length in bytes of each object. */
   readonly objects = new Map<string, number>();
-  readonly mapObjects = new Set<string>();
+  /** When each object was changed, ms since the epoch; long ago where nothing is said. */
+  readonly modified = new Map<string, number>();
+  /** More objects of the maps store, and what is to be read instead of what volumes have there (null: nothing). */
+  readonly raw = new Map<string, Buffer | null>();
   readonly locks = new Map<string, string>();
   /** Called before a LIST of volumes is answered. */
   onList: () => void = () => {};
+  /** Targets of locks of this node that the listing of the maps store does not show. */
+  readonly ownLocks = new Set<string>();
   /** Port that holds the lease of a volume. */
   readonly leases = new Map<string, number>();
 
@@ -54,12 +64,25 @@ export class FakeStore {
       const owner = this.locks.get(target);
       return owner === undefined ? null : { owner, since: null };
     });
-    node.on('maps', Op.LIST, () => ({ names: [...this.mapObjects], cursor: null }));
+    node.on('maps', Op.LIST, () => ({ names: [...this.raw.keys()], cursor: null }));
+    node.on('maps', Op.LOCKS, () => ({
+      locks: [...this.ownLocks].map((name) => ({ name, owner: 'here', since: null })),
+      cursor: null,
+    }));
+    node.on('maps', Op.INFO, ({ target }) => {
+      const size = this.#stored(target).length;
+      return encodeInfo({ size, allocated: size });
+    });
+    node.on('maps', Op.READ, ({ target, offset, size }) => {
+      const reply = Buffer.alloc(size);
+      this.#stored(target).copy(reply, 0, offset, offset + size);
+      return reply;
+    });
     node.on('blocks', Op.LIST, () => ({ names: [...this.objects.keys()], cursor: null }));
     node.on('blocks', Op.INFO, ({ target }) => {
       const size = this.objects.get(target);
       if (size === undefined) throw new SystemError(errnos.ENOENT, `object ${target} does not exist`);
-      return encodeInfo({ size, allocated: size });
+      return encodeInfo({ size, allocated: size, modified: this.modified.get(target) ?? 1 });
     });
     node.on('blocks', Op.DELETE, ({ target }) => {
       if (!this.objects.delete(target)) throw new SystemError(errnos.ENOENT, `object ${target} does not exist`);
@@ -77,6 +100,8 @@ export class FakeStore {
       deleted: false,
       entries: new Map(),
       damaged: new Set(),
+      undecoded: new Set(),
+      lineage: null,
       ...more,
     };
     this.volumes.set(name, volume);
@@ -87,6 +112,41 @@ export class FakeStore {
   put(name: string, block: number, flags: number, object: string, length = 100): void {
     this.volumes.get(name)?.entries.set(block, { flags, object });
     this.objects.set(object, length);
+  }
+
+  /** An object of the maps store. */
+  #stored(name: string): Buffer {
+    const bytes = this.raw.get(name) ?? (this.raw.has(name) ? null : this.#ofVolume(name));
+    if (!bytes) throw new SystemError(errnos.ENOENT, `object ${name} does not exist`);
+    return bytes;
+  }
+
+  #ofVolume(name: string): Buffer | null {
+    const volume = this.volumes.get(name);
+    if (volume?.version === 2) {
+      const { epoch, readOnly, deleted, lineage } = volume;
+      const size = volume.blocks * BLOCK;
+      return v2.encodeHeader({ version: 2, size, blockSize: BLOCK, readOnly, deleted, epoch, lineage });
+    }
+    const data = this.volumes.get(name.slice(0, -17));
+    if (data?.version !== 2 || !name.endsWith(`_${'0'.repeat(16)}`)) return null;
+    const map = this.#map(data);
+    const out = Buffer.alloc(data.blocks * v2.ENTRY_SIZE);
+    for (let i = 0; i < data.blocks; i++) {
+      if (!data.damaged.has(i) && !data.undecoded.has(i)) v2.encodeEntry(map, i, out, i * v2.ENTRY_SIZE);
+    }
+    return out;
+  }
+
+  #map(volume: FakeVolume): ResolvedMap {
+    const map = new ResolvedMap(volume.blocks);
+    for (let i = 0; i < volume.blocks; i++) {
+      const entry = volume.entries.get(i);
+      if (volume.undecoded.has(i)) map.set(i, EntryFlag.DELETED, '(damaged map entry)');
+      else if (entry) map.set(i, entry.flags, entry.object);
+      else map.setZero(i);
+    }
+    return map;
   }
 
   #get(name: string): FakeVolume {
@@ -114,15 +174,10 @@ export class FakeStore {
   #fetch({ target, offset, size, data, flags }: Seen): Buffer {
     const volume = this.#get(target);
     if (volume.version === 0 && (flags & Flag.ASSUMEV0) === 0) throw new SystemError(errnos.EINVAL, 'no map');
-    const map = new ResolvedMap(volume.blocks);
-    for (let i = offset; i < offset + size; i++) {
-      if (volume.damaged.has(i)) break;
-      const entry = volume.entries.get(i);
-      if (entry) map.set(i, entry.flags, entry.object);
-      else map.setZero(i);
-    }
+    let count = 0;
+    while (count < size && !volume.damaged.has(offset + count)) count++;
     if (volume.damaged.has(offset)) throw new SystemError(errnos.EIO, `map object ${target} is damaged`);
-    return map.serialiseChunk(offset, size, data.length);
+    return this.#map(volume).serialiseChunk(offset, count, data.length);
   }
 
   #lease(name: string, port: number) {

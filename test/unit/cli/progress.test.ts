@@ -37,6 +37,18 @@ describe('progress', () => {
     expect(written).toHaveLength(11);
   });
 
+  it('shows the rate of work that takes long, anew for each kind of work', () => {
+    const { io, written } = terminal(true);
+    const progress = new Progress(io);
+    for (let done = 0; done <= 3000; done += 100) {
+      progress.update('reading', done, 6000);
+      vi.advanceTimersByTime(100);
+    }
+    expect(written.at(-1)).toBe('\r\x1b[Kreading: 3000 of 6000 (50%), 1000/s');
+    progress.update('looking', 500);
+    expect(written.at(-1)).toBe('\r\x1b[Klooking: 500');
+  });
+
   it('counts the seconds of work that takes long, and shows nothing of work that does not', async () => {
     const { io, written } = terminal(true);
     const progress = new Progress(io);

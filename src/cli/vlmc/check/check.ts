@@ -1,53 +1,82 @@
 /** `vlmc check`: do maps and objects agree? Reads only, unless --repair. */
-import type { Command } from 'commander';
+import { type Command, InvalidArgumentError } from 'commander';
 import type { VolumeListEntry } from '../../../requests/json.js';
-import { errnos } from '../../../sys/errno.js';
+import { Op } from '../../../requests/ops.js';
+import { errnoOf, errnos } from '../../../sys/errno.js';
 import { attempt, CliError } from '../../common/exit.js';
 import { Problems } from '../../common/program.js';
 import type { Session } from '../../common/session.js';
 import { volumes } from '../info.js';
 import { checkName } from '../names.js';
+import { Epochs } from './epochs.js';
 import { Findings } from './findings.js';
+import { listLeftovers, protectNamed, tellLeftovers } from './maps-store.js';
 import { NameSet, parseObjectName } from './name-set.js';
 import { checkObjects } from './objects.js';
-import { listCandidates, tellStrayMaps } from './orphans.js';
-import { Repair } from './repair.js';
-import { MapSurvey } from './scan.js';
+import { dropMissing, listObjects, tellHashes } from './orphans.js';
+import { Repair, type RepairOptions } from './repair.js';
+import { MapReader, scanMap } from './scan.js';
+import { tellTwins } from './twins.js';
+import { Writers } from './writers.js';
 
 const HELP = `
 What is checked: every map can be read; every object that it names exists (a missing own object reads as zeros, a missing shared one is
-an error) and is no longer than a block; no object that one map writes in place is named by another; no object of a volume's name pattern
-is left that no map names (an orphan: it only takes space).
+an error) and is no longer than a block; no object that one map writes in place is named by another; no epoch in an object's name is ahead of
+what its volume may use; no object of a volume's name pattern is left that no map names (an orphan: it only takes space). What crashes have
+left is told: interrupted deletions and renamings with the way out, maps that were never finished, locks of no volume. All of it
+may run while volumes are in use: what looks wrong is looked at again before it is told.
 
---repair deletes orphans of volumes that are not open anywhere, and changes nothing else.
+--repair deletes orphans of volumes that are not open anywhere and finishes interrupted deletions, and changes nothing else; --dry-run with it
+only tells what would be done.
 
 Examples:
   vlmc check web-root
-  vlmc check --all --repair
+  vlmc check --all --repair --dry-run
   vlmc --json check --all
 
 Exit status: 255 when there are errors or orphans left.`;
+
+/** Objects younger than this are kept by a repair: ten times what the slowest copy-up takes. */
+const DEFAULT_AGE_S = 60;
 
 export function addCheckCommand(program: Command, session: Session): void {
   program
     .command('check [name]')
     .description('check that maps and objects agree, of one volume or all')
     .option('--all', 'all volumes and snapshots')
-    .option('--repair', 'delete orphans where that is safe')
+    .option('--repair', 'delete orphans and finish interrupted deletions, where that is safe')
+    .option('--dry-run', 'with --repair: only tell what it would do')
+    .option(
+      '--age <seconds>',
+      'with --repair: keep objects that were changed within this time',
+      parseAge,
+      DEFAULT_AGE_S,
+    )
     .addHelpText('after', HELP)
     .action((name: string | undefined, options: CheckOptions) => check(session, name, options));
+}
+
+function parseAge(text: string): number {
+  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('It is a number of seconds.');
+  return Number(text);
 }
 
 interface CheckOptions {
   readonly all?: boolean;
   readonly repair?: boolean;
+  readonly dryRun?: boolean;
+  /** Seconds. */
+  readonly age: number;
 }
 
 async function check(session: Session, name: string | undefined, options: CheckOptions): Promise<void> {
   if ((name === undefined) !== (options.all === true)) throw new CliError('give the name of a volume, or --all');
   if (name !== undefined) checkName(name);
-  const findings = new Findings(session);
-  await attempt('vlmc check failed', () => new Check(session, findings, name ?? null).run(options.repair === true));
+  const dryRun = options.dryRun === true;
+  if (dryRun && !options.repair) throw new CliError('--dry-run goes with --repair');
+  const findings = new Findings(session, dryRun);
+  const repair = options.repair ? { dryRun, ageMs: options.age * 1000 } : null;
+  await attempt('vlmc check failed', () => new Check(session, findings, name ?? null).run(repair));
   if (!findings.good) throw new Problems();
 }
 
@@ -56,34 +85,53 @@ class Check {
   readonly #findings: Findings;
   /** The one volume to check, or null: all. */
   readonly #only: string | null;
+  readonly #reader: MapReader;
+  readonly #writers: Writers;
   #objects = 0;
 
   constructor(session: Session, findings: Findings, only: string | null) {
     this.#session = session;
     this.#findings = findings;
     this.#only = only;
+    this.#reader = new MapReader(session, findings);
+    this.#writers = new Writers(session, findings);
   }
 
-  async run(repair: boolean): Promise<void> {
-    const candidates = await listCandidates(this.#session, this.#only);
+  async run(repair: RepairOptions | null): Promise<void> {
+    await this.#lookAfresh();
+    // Objects are listed before maps are read: what is made later is not looked at, and what a map names by then is no orphan.
+    const objects = await listObjects(this.#session, this.#only);
+    await tellHashes(this.#findings, objects);
+    const { candidates } = objects;
     const before = await this.#list();
-    const readable = before.filter((volume) => !volume.deleted && !volume.error);
-    const survey = new MapSurvey(this.#session, this.#findings);
-    survey.incomplete = await this.#tellUnreadable(before);
+    this.#reader.incomplete = await this.#tellUnreadable(before);
     const chosen = this.#choose(before);
-    await this.#survey(survey, readable, candidates);
-    if ((await tellStrayMaps(this.#session, this.#findings, before)) > 0) survey.incomplete = true;
-    await survey.tellConflicts(readable);
-    const after = await this.#list();
-    const steady = fingerprint(before) === fingerprint(after);
-    if (!steady) await this.#note('volumes-changed', 'volumes were made, changed or removed during the check');
+    const epochs = new Epochs(before);
+    await this.#readMaps(before, candidates, epochs);
+    const leftovers = await listLeftovers(this.#session, before);
+    if (!(await protectNamed(this.#session, leftovers, candidates))) this.#reader.incomplete = true;
+    await this.#writers.tell(() => this.#list(), steady);
+    await tellTwins(this.#session, this.#findings, before, this.#only);
+    if (this.#only === null) await tellLeftovers(this.#session, this.#findings, leftovers);
     await this.#tellOrphans(candidates);
-    if (repair && candidates.size > 0) {
-      if (steady && !survey.incomplete) await new Repair(this.#session, this.#findings, after).run(candidates);
-      else await this.#note('not-repaired', 'orphans are kept: not every map could be read as it is now');
-    }
+    const after = await this.#list();
+    await epochs.tell(this.#findings, after);
+    const quiet = steady(before, after);
+    if (!quiet) await this.#findings.note('volumes-changed', 'volumes were made, changed or removed during the check');
+    if (repair) await this.#repair(repair, candidates, after, quiet);
     this.#session.progress.clear();
     await this.#findings.end({ volumes: chosen.map((volume) => volume.name), objects: this.#objects });
+  }
+
+  /** What blockers keep of the stores may be from before another node changed them. */
+  async #lookAfresh(): Promise<void> {
+    for (const store of ['blocks', 'maps'] as const) {
+      try {
+        await this.#session.client.call(store, { op: Op.FORGET, target: '' });
+      } catch (error) {
+        if (errnoOf(error) !== errnos.EOPNOTSUPP) throw error;
+      }
+    }
   }
 
   async #list(): Promise<VolumeListEntry[]> {
@@ -112,52 +160,104 @@ class Check {
   }
 
   /** Reads all maps: those to check first, so that of the others only what they share is looked at. */
-  async #survey(survey: MapSurvey, all: readonly VolumeListEntry[], candidates: NameSet): Promise<void> {
+  async #readMaps(all: readonly VolumeListEntry[], candidates: NameSet, epochs: Epochs): Promise<void> {
     const mine = (volume: VolumeListEntry): boolean => this.#only === null || volume.name === this.#only;
     const focus = new NameSet();
-    for (const volume of all.filter(mine)) {
-      await survey.read(volume, 'error', async (entries) => {
+    for (const volume of all.filter(isReadable).filter(mine)) {
+      await this.#reader.read(volume, 'error', async (entries) => {
         for (const entry of entries) {
           candidates.delete(entry.object);
           if (this.#only !== null) focus.add(entry.object);
-          survey.note(volume, entry);
+          epochs.note(volume, entry);
+          this.#writers.note(volume, entry);
         }
         await checkObjects(this.#session, this.#findings, volume, entries);
         this.#objects += entries.length;
       });
     }
-    for (const volume of all.filter((v) => !mine(v))) {
-      await survey.read(volume, 'note', (entries) => {
+    for (const volume of all.filter(isReadable).filter((v) => !mine(v))) {
+      await this.#reader.read(volume, 'note', (entries) => {
         for (const entry of entries) {
           candidates.delete(entry.object);
-          if (focus.has(entry.object)) survey.note(volume, entry);
+          if (focus.has(entry.object)) this.#writers.note(volume, entry);
+          if (entry.object.startsWith(`${this.#only}_`)) epochs.note(volume, entry);
         }
       });
     }
   }
 
+  /**
+   * What no map named is looked for again in maps as they are now: a volume may have written its entry, or been snapshotted, since. That it is
+   * not open comes first: then nobody is about to name the object.
+   */
   async #tellOrphans(candidates: NameSet): Promise<void> {
-    const locked = new Map<string, boolean>();
+    const locked = await this.#holders(candidates);
+    if (candidates.size > 0) await this.#secondLook(candidates);
     for (const object of candidates) {
       const volume = parseObjectName(object)?.volume ?? null;
-      if (volume !== null && !locked.has(volume)) {
-        locked.set(volume, (await this.#session.client.objects('maps').lockHolder(volume)) !== null);
-      }
-      // A volume in use makes an object before its map names it.
-      const open = volume !== null && locked.get(volume) === true;
-      const message = `object ${object} is named by no map${open ? '; the volume is open, it may be about to be' : ''}`;
-      const kind = open ? 'perhaps-orphan' : 'orphan';
-      await this.#findings.add({ severity: open ? 'note' : 'orphan', kind, volume, object, message });
+      const open = volume !== null && locked.has(volume);
+      const perhaps = open
+        ? '; the volume is open, it may be about to be'
+        : this.#reader.incomplete
+          ? ' that could be read'
+          : null;
+      const severity = perhaps === null ? 'orphan' : 'note';
+      const kind = perhaps === null ? 'orphan' : 'perhaps-orphan';
+      const message = `object ${object} is named by no map${perhaps ?? ''}`;
+      await this.#findings.add({ severity, kind, volume, object, message });
       if (open) candidates.delete(object);
     }
   }
 
-  #note(kind: string, message: string): Promise<void> {
-    return this.#findings.add({ severity: 'note', kind, volume: null, message });
+  /** Volumes of the candidates that are open. */
+  async #holders(candidates: NameSet): Promise<ReadonlySet<string>> {
+    const locked = new Set<string>();
+    for (const volume of candidates.volumes()) {
+      if ((await this.#session.client.objects('maps').lockHolder(volume)) !== null) locked.add(volume);
+    }
+    return locked;
+  }
+
+  async #secondLook(candidates: NameSet): Promise<void> {
+    await this.#lookAfresh();
+    const now = await this.#list();
+    const onDamage = (): void => {
+      this.#reader.incomplete = true;
+    };
+    for (const volume of now.filter(isReadable)) {
+      for await (const piece of scanMap(this.#session, volume, onDamage)) {
+        for (const { object } of piece) if (object !== '') candidates.delete(object);
+      }
+    }
+    const leftovers = await listLeftovers(this.#session, now);
+    if (!(await protectNamed(this.#session, leftovers, candidates))) this.#reader.incomplete = true;
+    await dropMissing(this.#session, candidates);
+  }
+
+  async #repair(
+    options: RepairOptions,
+    orphans: NameSet,
+    now: readonly VolumeListEntry[],
+    quiet: boolean,
+  ): Promise<void> {
+    const { halfDeleted, incomplete } = this.#reader;
+    if (orphans.size === 0 && halfDeleted.size === 0) return;
+    const repair = new Repair(this.#session, this.#findings, now, options);
+    if (orphans.size > 0) {
+      if (quiet && !incomplete) await repair.deleteOrphans(orphans);
+      else await this.#findings.note('not-repaired', 'orphans are kept: not every map could be read as it is now');
+    }
+    await repair.finishDeletions([...halfDeleted].filter((name) => this.#only === null || name === this.#only));
   }
 }
 
-/** What changes with every change of the set of maps; first writes of a volume's own blocks do not count. */
+const isReadable = (volume: VolumeListEntry): boolean => !volume.deleted && !volume.error;
+
+/** Has no volume been made, changed or removed between the lists? First writes of a volume's own blocks do not count. */
+function steady(before: readonly VolumeListEntry[], after: readonly VolumeListEntry[]): boolean {
+  return fingerprint(before) === fingerprint(after);
+}
+
 function fingerprint(all: readonly VolumeListEntry[]): string {
   const rows = all.map((v) => JSON.stringify([v.name, v.size, v.version, v.readOnly, v.epoch, v.deleted, v.error]));
   return rows.sort().join('\n');

@@ -76,6 +76,17 @@ export class NameSet {
     }
   }
 
+  /** The volumes whose objects are in the set. */
+  volumes(): ReadonlySet<string> {
+    const found = new Set<string>();
+    for (const [key, group] of this.#groups) {
+      const used = [...group.values()].some((piece) => piece.some((word) => word !== 0));
+      // The key is `<volume>_<epoch>`.
+      if (used) found.add(key.slice(0, -17));
+    }
+    return found;
+  }
+
   /** The bits of 4096 blocks of a volume and epoch. */
   #piece(key: string, number: number): Uint32Array {
     const group = this.#groups.get(key) ?? new Map<number, Uint32Array>();

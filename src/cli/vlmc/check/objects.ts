@@ -3,11 +3,14 @@
 import type { VolumeListEntry } from '../../../requests/json.js';
 import { errnoOf, errnos, messageOf } from '../../../sys/errno.js';
 import type { Session } from '../../common/session.js';
-import { EntryFlag, type MapEntry } from '../entries.js';
+import { EntryFlag, type MapEntry, mapOf } from '../entries.js';
 import type { Finding, Findings } from './findings.js';
+import { versionOf } from './scan.js';
 
 /** Requests to the blocker at the same time. */
 const PARALLEL = 32;
+
+type Judgement = Omit<Finding, 'volume' | 'block' | 'object'> | null;
 
 /** Looks at the objects of some entries. */
 export async function checkObjects(
@@ -17,18 +20,27 @@ export async function checkObjects(
   entries: readonly MapEntry[],
 ): Promise<void> {
   const blocks = session.client.objects('blocks');
+  const look = async (entry: MapEntry): Promise<Judgement> => {
+    try {
+      return judgeLength((await blocks.info(entry.object)).size, volume.blockSize);
+    } catch (error) {
+      if (errnoOf(error) === errnos.ECONNREFUSED || errnoOf(error) === errnos.ECONNRESET) throw error;
+      return judgeError(error, entry.flags);
+    }
+  };
   let next = 0;
   const worker = async (): Promise<void> => {
     while (next < entries.length) {
-      const entry = entries[next++];
-      let problem: Omit<Finding, 'volume' | 'block' | 'object'> | null;
-      try {
-        problem = judgeLength((await blocks.info(entry.object)).size, volume.blockSize);
-      } catch (error) {
-        if (errnoOf(error) === errnos.ECONNREFUSED || errnoOf(error) === errnos.ECONNRESET) throw error;
-        problem = judgeError(error, entry.flags);
+      let entry: MapEntry | null = entries[next++];
+      // What a deletion has marked need not exist.
+      if (entry.flags & EntryFlag.DELETED) continue;
+      let problem = await look(entry);
+      if (problem) {
+        // The volume may be in use: what counts is the entry as it is now, and its object.
+        entry = await entryNow(session, volume, entry);
+        problem = entry && (await look(entry));
       }
-      if (!problem) continue;
+      if (!entry || !problem) continue;
       const { index: block, object } = entry;
       const message = `block ${block}: object ${object} ${problem.message}`;
       await findings.add({ ...problem, message, volume: volume.name, block, object });
@@ -37,7 +49,18 @@ export async function checkObjects(
   await Promise.all(Array.from({ length: Math.min(PARALLEL, entries.length) }, worker));
 }
 
-type Judgement = Omit<Finding, 'volume' | 'block' | 'object'> | null;
+/** The entry as it is now; null when the block has no object any more, or the volume has gone. */
+async function entryNow(session: Session, volume: VolumeListEntry, seen: MapEntry): Promise<MapEntry | null> {
+  try {
+    for await (const [entry] of mapOf(session.client, volume.name, volume, versionOf(volume)).pieces(seen.index, 1)) {
+      return entry.object === '' || entry.flags & EntryFlag.DELETED ? null : entry;
+    }
+  } catch (error) {
+    const gone = errnoOf(error) === errnos.ENOENT || errnoOf(error) === errnos.EINVAL;
+    if (!gone) throw error;
+  }
+  return null;
+}
 
 function judgeLength(length: number, blockSize: number): Judgement {
   if (length <= blockSize) return null;

@@ -3,18 +3,22 @@
  *
  * Objects are listed before maps are read: what is made later is not looked at, and what a map names by then is no orphan.
  */
-import type { VolumeListEntry } from '../../../requests/json.js';
 import type { XsegObjectClient } from '../../../requests/object-client.js';
+import { errnoOf, errnos } from '../../../sys/errno.js';
 import type { Session } from '../../common/session.js';
-import type { Findings } from './findings.js';
+import { count, type Findings } from './findings.js';
 import { NameSet, parseObjectName } from './name-set.js';
 
 /** Names asked for at once. */
 const PAGE = 4096;
-/** Map-data objects are numbered; a larger number is part of a name that somebody chose. */
-const MAX_MAP_DATA = 2 ** 32;
+/** Requests to the blocker at the same time. */
+const PARALLEL = 32;
+const MEMO = '_hash';
+/** `<object>_hash<owner>_<two letters>`. */
+const TEMPORARY = /_hash.+_[a-z]{2}$/s;
 
-async function* names(store: XsegObjectClient): AsyncGenerator<string> {
+/** All names in a store. */
+export async function* names(store: XsegObjectClient): AsyncGenerator<string> {
   let cursor: string | null = null;
   do {
     const page: { names: string[]; cursor: string | null } = await store.list(cursor, PAGE);
@@ -23,36 +27,77 @@ async function* names(store: XsegObjectClient): AsyncGenerator<string> {
   } while (cursor !== null);
 }
 
-/** The objects of the blocks store that volumes made. @param volume only those of this one */
-export async function listCandidates(session: Session, volume: string | null): Promise<NameSet> {
-  const found = new NameSet();
+export interface ObjectNames {
+  /** Objects that volumes made. */
+  readonly candidates: NameSet;
+  /** Of what there is a remembered hash, among those. */
+  readonly memos: NameSet;
+  /** Temporary files of hashing. */
+  readonly temporary: readonly string[];
+}
+
+/** Lists the blocks store. @param volume only objects of this one */
+export async function listObjects(session: Session, volume: string | null): Promise<ObjectNames> {
+  const candidates = new NameSet();
+  const memos = new NameSet();
+  const temporary: string[] = [];
   let seen = 0;
   for await (const name of names(session.client.objects('blocks'))) {
     session.progress.update('listing objects', ++seen);
     if (volume !== null && !name.startsWith(`${volume}_`)) continue;
-    const parsed = parseObjectName(name);
-    if (parsed && (volume === null || parsed.volume === volume)) found.add(name);
+    const ofVolume = (object: string): boolean => {
+      const parsed = parseObjectName(object);
+      return parsed !== null && (volume === null || parsed.volume === volume);
+    };
+    if (ofVolume(name)) candidates.add(name);
+    else if (name.endsWith(MEMO)) {
+      const object = name.slice(0, -MEMO.length);
+      if (ofVolume(object)) memos.add(object);
+    } else if (TEMPORARY.test(name)) temporary.push(name);
   }
-  return found;
+  return { candidates, memos, temporary };
 }
 
-/**
- * Map data that belongs to no volume in the list: either garbage, or the map of a volume whose name the list does not take for one.
- * @returns how many there are
- */
-export async function tellStrayMaps(
-  session: Session,
-  findings: Findings,
-  volumes: readonly VolumeListEntry[],
-): Promise<number> {
-  const known = new Set(volumes.map((volume) => volume.name));
-  let strays = 0;
-  for await (const name of names(session.client.objects('maps'))) {
-    const match = /^(?:archip_)?(.+)_([0-9a-f]{16})$/s.exec(name);
-    if (!match || (known.has(match[1]) && Number.parseInt(match[2], 16) < MAX_MAP_DATA)) continue;
-    strays++;
-    const message = `${name} in the maps store looks like map data, but there is no volume it belongs to`;
-    await findings.add({ severity: 'note', kind: 'stray-map', volume: null, object: name, message });
+/** Forgets those that are gone by now: their volume was removed meanwhile, or wrote zeros. */
+export async function dropMissing(session: Session, candidates: NameSet): Promise<void> {
+  const blocks = session.client.objects('blocks');
+  const todo = candidates[Symbol.iterator]();
+  let looked = 0;
+  const worker = async (): Promise<void> => {
+    for (let next = todo.next(); !next.done; next = todo.next()) {
+      const object = next.value;
+      session.progress.update('looking at orphans', ++looked, candidates.size);
+      try {
+        await blocks.info(object);
+      } catch (error) {
+        if (errnoOf(error) === errnos.ECONNREFUSED || errnoOf(error) === errnos.ECONNRESET) throw error;
+        if (errnoOf(error) === errnos.ENOENT) candidates.delete(object);
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: PARALLEL }, worker));
+}
+
+/** Tells what hashing left: nothing reads it, nothing is harmed by it. @param exist the objects that there were */
+export async function tellHashes(findings: Findings, found: ObjectNames): Promise<void> {
+  for (const object of found.memos) {
+    if (found.candidates.has(object)) continue;
+    await findings.add({
+      severity: 'note',
+      kind: 'hash-without-object',
+      volume: parseObjectName(object)?.volume ?? null,
+      object: `${object}${MEMO}`,
+      message: `${object}${MEMO} remembers the hash of an object that does not exist`,
+    });
   }
-  return strays;
+  if (found.temporary.length === 0) return;
+  const [object] = found.temporary;
+  await findings.add({
+    severity: 'note',
+    kind: 'temporary-file',
+    volume: null,
+    object,
+    count: found.temporary.length,
+    message: `${count(found.temporary.length, 'temporary file')} of hashing in the blocks store, left by a crash; the first is ${object}`,
+  });
 }

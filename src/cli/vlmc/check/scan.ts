@@ -5,11 +5,19 @@ import { CHUNK_ENTRIES } from '../../../requests/resolved-map.js';
 import { errnoOf, errnos, messageOf } from '../../../sys/errno.js';
 import type { Session } from '../../common/session.js';
 import { EntryFlag, type MapEntry, mapOf } from '../entries.js';
-import type { Findings, Severity } from './findings.js';
-import { NameSet } from './name-set.js';
+import { count, type Findings, type Severity } from './findings.js';
+import { explainDamage, readHeader, type StoredHeader } from './stored.js';
 
 /** Bytes of a map entry: map-data objects are as long as a block, so they hold this much less entries than a block has bytes. */
 const ENTRY_BYTES = 128;
+/** What the mapper calls the object of an entry that it could not decode. */
+const UNDECODED = '(damaged map entry)';
+
+/** How a volume's map is asked for. */
+export const versionOf = (volume: VolumeListEntry): { flags: number; v0Size: number } => ({
+  flags: volume.version === 0 ? Flag.ASSUMEV0 : 0,
+  v0Size: NO_V0_SIZE,
+});
 
 /**
  * The entries of a volume's map, in pieces of at most 4096.
@@ -18,10 +26,9 @@ const ENTRY_BYTES = 128;
 export async function* scanMap(
   session: Session,
   volume: VolumeListEntry,
-  onDamage: (first: number, last: number, error: unknown) => Promise<void>,
+  onDamage: (first: number, last: number, error: unknown) => void,
 ): AsyncGenerator<MapEntry[]> {
-  const version = { flags: volume.version === 0 ? Flag.ASSUMEV0 : 0, v0Size: NO_V0_SIZE };
-  const map = mapOf(session.client, volume.name, volume, version);
+  const map = mapOf(session.client, volume.name, volume, versionOf(volume));
   const unit = Math.min(CHUNK_ENTRIES, Math.max(1, volume.blockSize / ENTRY_BYTES));
   for (let at = 0; at < map.blockCount; ) {
     const end = Math.min((Math.floor(at / CHUNK_ENTRIES) + 1) * CHUNK_ENTRIES, map.blockCount);
@@ -30,32 +37,40 @@ export async function* scanMap(
       for await (const entries of map.pieces(at, end - at)) piece.push(...entries);
       at = end;
     } catch (error) {
+      if (errnoOf(error) === errnos.ECONNREFUSED || errnoOf(error) === errnos.ECONNRESET) throw error;
       const bad = at + piece.length;
       at = Math.min((Math.floor(bad / unit) + 1) * unit, end);
-      await onDamage(bad, at - 1, error);
+      onDamage(bad, at - 1, error);
     }
     session.progress.update(`reading the map of ${volume.name}`, at, map.blockCount);
     if (piece.length > 0) yield piece;
   }
 }
 
-/**
- * Is the entry's object written through this map? Nothing is through a snapshot, whatever its entries say; a map of an old version is
- * read-only here, but not for the original, nor once it is upgraded.
- */
-function writesInPlace(volume: VolumeListEntry, entry: Pick<MapEntry, 'flags'>): boolean {
-  return (entry.flags & EntryFlag.WRITABLE) !== 0 && !(volume.readOnly && volume.version === 2);
+/** Blocks that follow each other, and why their entries cannot be used. */
+interface Damage {
+  readonly first: number;
+  last: number;
+  /** undefined: the mapper did not say. */
+  readonly error?: unknown;
 }
 
-/** What names the maps of all volumes hold, and the names that are in danger. */
-export class MapSurvey {
+/** What reading a map met besides entries. */
+interface Trouble {
+  readonly damage: Damage[];
+  /** Entries that a deletion has marked: how many, and the first block. */
+  marked: number;
+  markedBlock: number;
+}
+
+/** Reads maps and keeps what was wrong with them. */
+export class MapReader {
   readonly #session: Session;
   readonly #findings: Findings;
-  readonly #writable = new NameSet();
-  readonly #shared = new NameSet();
-  readonly #conflicts = new NameSet();
   /** Something could not be read: what no map seems to name may be named there. */
   incomplete = false;
+  /** Volumes whose deletion was begun and not finished. */
+  readonly halfDeleted = new Set<string>();
 
   constructor(session: Session, findings: Findings) {
     this.#session = session;
@@ -65,67 +80,81 @@ export class MapSurvey {
   /**
    * Reads a volume's map.
    * @param severity of what cannot be read
-   * @param onPiece sees the entries that have an object
+   * @param onPiece sees the entries that have an object, those that a deletion has marked among them
    */
   async read(
     volume: VolumeListEntry,
     severity: Severity,
     onPiece: (entries: MapEntry[]) => Promise<void> | void,
   ): Promise<void> {
-    let gone = false;
-    const onDamage = async (first: number, last: number, error: unknown): Promise<void> => {
-      if (gone) return;
-      gone = errnoOf(error) === errnos.ENOENT;
-      this.incomplete = true;
-      const blocks = first === last ? `block ${first}` : `blocks ${first}-${last}`;
-      await this.#findings.add(
-        gone
-          ? { severity: 'note', kind: 'volume-gone', volume: volume.name, message: 'was removed during the check' }
-          : {
-              severity,
-              kind: 'map-unreadable',
-              volume: volume.name,
-              block: first,
-              message: `the map of ${blocks} cannot be read: ${messageOf(error)}`,
-            },
-      );
+    const trouble: Trouble = { damage: [], marked: 0, markedBlock: 0 };
+    const onDamage = (first: number, last: number, error?: unknown): void => {
+      const before = trouble.damage.at(-1);
+      const same = before && before.last + 1 === first && messageOf(before.error) === messageOf(error);
+      if (same) before.last = last;
+      else trouble.damage.push({ first, last, error });
     };
     for await (const piece of scanMap(this.#session, volume, onDamage)) {
-      await onPiece(piece.filter((entry) => entry.object !== ''));
+      await onPiece(piece.filter((entry) => sound(entry, trouble, onDamage)));
     }
+    if (trouble.damage.length > 0 || trouble.marked > 0) await this.#tell(volume, severity, trouble);
   }
 
-  /** Notes who may write an object. @returns false when two maps name it and one of them writes in place */
-  note(volume: VolumeListEntry, entry: MapEntry): boolean {
-    const writes = writesInPlace(volume, entry);
-    const fine = !this.#writable.has(entry.object) && !(writes && this.#shared.has(entry.object));
-    (writes ? this.#writable : this.#shared).add(entry.object);
-    if (!fine) this.#conflicts.add(entry.object);
-    return fine;
+  /** Looks again before it tells: the volume may have been removed, resized or made anew while its map was read. */
+  async #tell(volume: VolumeListEntry, severity: Severity, { damage, marked, markedBlock }: Trouble): Promise<void> {
+    const { name } = volume;
+    const stored = volume.version === 2 ? await readHeader(this.#session, name) : null;
+    if (volume.version === 2 && !stored) {
+      this.incomplete = true;
+      return this.#findings.note('volume-gone', 'was removed during the check', name);
+    }
+    if (stored && (stored.header.size !== volume.size || (volume.readOnly && stored.header.epoch !== volume.epoch))) {
+      this.incomplete = true;
+      return this.#findings.note('volume-changed', 'was resized or made anew during the check: check it again', name);
+    }
+    for (const range of damage) await this.#tellDamage(volume, severity, stored, range);
+    if (marked === 0) return;
+    const running = (await this.#session.client.objects('maps').lockHolder(name)) !== null;
+    if (!running) this.halfDeleted.add(name);
+    const blocks = `${count(marked, 'block')} (from block ${markedBlock}) are marked deleted`;
+    const message = running
+      ? `${blocks}: it is being removed just now, or its removal was cut short`
+      : `${blocks}: its removal was cut short, reads of them fail; vlmc remove ${name} finishes it`;
+    const kind = running ? 'deletion-running' : 'interrupted-deletion';
+    await this.#findings.add({ severity: 'note', kind, volume: name, block: markedBlock, count: marked, message });
   }
 
-  /** Reads the maps again to tell who the two are. There is nothing to do as long as all is well. */
-  async tellConflicts(volumes: readonly VolumeListEntry[]): Promise<void> {
-    if (this.#conflicts.size === 0) return;
-    const users = new Map<string, string[]>();
-    for (const volume of volumes) {
-      for await (const piece of scanMap(this.#session, volume, async () => {})) {
-        for (const { object, flags, index } of piece) {
-          if (!this.#conflicts.has(object)) continue;
-          const list = users.get(object) ?? [];
-          users.set(object, list);
-          list.push(`${volume.name} block ${index}${writesInPlace(volume, { flags }) ? ' (writable)' : ''}`);
-        }
-      }
-    }
-    for (const [object, list] of users) {
-      await this.#findings.add({
-        severity: 'error',
-        kind: 'two-writers',
-        volume: null,
-        object,
-        message: `object ${object} is written in place by one map and named by another: ${list.join(', ')}`,
-      });
-    }
+  async #tellDamage(
+    volume: VolumeListEntry,
+    severity: Severity,
+    stored: StoredHeader | null,
+    { first, last, error }: Damage,
+  ): Promise<void> {
+    const why = stored ? await explainDamage(this.#session, stored, first) : null;
+    // Read well now: it was just being written.
+    if (stored && !why && error === undefined) return;
+    this.incomplete = true;
+    const blocks = first === last ? `block ${first}` : `blocks ${first}-${last}`;
+    const reason = why?.message ?? (error === undefined ? 'its entry is damaged' : messageOf(error));
+    await this.#findings.add({
+      severity,
+      kind: why?.kind ?? 'map-unreadable',
+      volume: volume.name,
+      block: first,
+      count: last - first + 1,
+      ...(why ? { object: why.object } : {}),
+      message: `the map of ${blocks} cannot be read: ${reason}`,
+    });
   }
+}
+
+/** Has the entry an object? What it has instead is counted. */
+function sound(entry: MapEntry, trouble: Trouble, onDamage: (first: number, last: number) => void): boolean {
+  if ((entry.flags & EntryFlag.DELETED) === 0) return entry.object !== '';
+  if (entry.object === UNDECODED) {
+    onDamage(entry.index, entry.index);
+    return false;
+  }
+  if (trouble.marked++ === 0) trouble.markedBlock = entry.index;
+  return entry.object !== '';
 }
