@@ -1,0 +1,90 @@
+/** qemu's monitor protocol: commands and events of a running machine, on a unix socket. */
+import net from 'node:net';
+import { createInterface } from 'node:readline';
+import { expect } from 'vitest';
+
+interface Message {
+  readonly QMP?: object;
+  readonly event?: string;
+  readonly id?: number;
+  readonly return?: unknown;
+  readonly error?: { readonly class: string; readonly desc: string };
+}
+
+export class Monitor {
+  readonly #socket: net.Socket;
+  readonly #waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
+  #next = 1;
+
+  private constructor(socket: net.Socket) {
+    this.#socket = socket;
+    createInterface(socket).on('line', (line) => this.#take(JSON.parse(line) as Message));
+    socket.on('close', () => {
+      for (const { reject } of this.#waiting.values()) reject(new Error('qemu closed its monitor'));
+      this.#waiting.clear();
+    });
+    // The end follows, which tells those who wait.
+    socket.on('error', () => {});
+  }
+
+  /** Connects as soon as qemu listens. @throws when it does not within the time of expect.poll */
+  static async connect(path: string): Promise<Monitor> {
+    const attempt = (): Promise<net.Socket | null> =>
+      new Promise((resolve) => {
+        const socket = net.connect(path, () => resolve(socket)).once('error', () => resolve(null));
+      });
+    let socket: net.Socket | null = null;
+    await expect
+      .poll(async () => {
+        socket ??= await attempt();
+        return socket !== null;
+      })
+      .toBe(true);
+    const monitor = new Monitor(socket as unknown as net.Socket);
+    await monitor.execute('qmp_capabilities');
+    return monitor;
+  }
+
+  /** Runs a command; resolves to what it returned. @throws Error in qemu's words */
+  execute<T>(command: string, parameters: object = {}): Promise<T> {
+    const id = this.#next++;
+    return new Promise<T>((resolve, reject) => {
+      this.#waiting.set(id, { resolve: resolve as (value: unknown) => void, reject });
+      this.#socket.write(`${JSON.stringify({ execute: command, arguments: parameters, id })}\n`);
+    });
+  }
+
+  /** Moves the machine to one that was started with `-incoming URI`; resolves to how long it stood still, in ms. */
+  async migrate(uri: string): Promise<number> {
+    await this.execute('migrate', { uri });
+    let downtime = Number.NaN;
+    await expect
+      .poll(
+        async () => {
+          const state = await this.execute<{ status: string; downtime?: number; 'error-desc'?: string }>(
+            'query-migrate',
+          );
+          if (state.downtime !== undefined) downtime = state.downtime;
+          return state.status === 'failed' ? `failed: ${state['error-desc']}` : state.status;
+        },
+        { timeout: 60_000 },
+      )
+      .toMatch(/completed|failed/);
+    const { status, ...rest } = await this.execute<{ status: string }>('query-migrate');
+    if (status !== 'completed') throw new Error(`migration ${status}: ${JSON.stringify(rest)}`);
+    return downtime;
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+
+  #take({ id, return: value, error }: Message): void {
+    // The greeting and events have no id.
+    const waiting = id === undefined ? undefined : this.#waiting.get(id);
+    if (!waiting) return;
+    this.#waiting.delete(id as number);
+    if (error) waiting.reject(new Error(`${error.class}: ${error.desc}`));
+    else waiting.resolve(value);
+  }
+}
