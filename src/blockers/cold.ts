@@ -5,9 +5,12 @@ import { decodeName, encodeInfo, encodeName } from '../requests/structs.js';
 import { errnos, SystemError } from '../sys/errno.js';
 import type { Request } from '../xseg/index.js';
 import type { Driver } from './driver.js';
+import { locksPage, parseCheck, sendMail } from './lock-requests.js';
 
 /** Most names of one page, whatever is asked for: a page is made in memory. */
 const MAX_PAGE = 4096;
+/** Room that the JSON of any lock's holder fits. */
+const HOLDER_ROOM = 8192;
 
 /** The answer needs a longer buffer: `needed` goes into the reply. */
 export class RangeTooSmall extends SystemError {
@@ -47,6 +50,15 @@ async function list(driver: Driver, request: Request): Promise<number> {
     // A page that is too long for the buffer is made again with fewer names.
     if (page.length <= request.dataLength || most === 1) return answer(request, page);
   }
+}
+
+/** The answer says who had the lock, where the asker has room for it: the original's ACQUIRE has no data. */
+async function breakLock(driver: Driver, request: Request): Promise<number> {
+  const room = request.dataLength;
+  // Asked before: who is told afterwards that the answer does not fit has no other way to hear whose the lock was.
+  if (room > 0 && room < HOLDER_ROOM) throw new RangeTooSmall(HOLDER_ROOM, room);
+  const before = await driver.breakLock(request.target);
+  return room === 0 ? 0 : answer(request, encodeJson(before));
 }
 
 async function flush(driver: Driver, request: Request): Promise<number> {
@@ -91,6 +103,7 @@ export async function runCold(driver: Driver, request: Request, status: () => ob
       driver.forget();
       return 0;
     case Op.ACQUIRE:
+      if ((flags & Flag.FORCE) !== 0) return await breakLock(driver, request);
       await driver.acquire(target);
       return 0;
     case Op.RELEASE:
@@ -98,6 +111,13 @@ export async function runCold(driver: Driver, request: Request, status: () => ob
       return 0;
     case Op.LOCKINFO:
       return answer(request, encodeJson(await driver.lockHolder(target)));
+    case Op.LOCKCHECK:
+      return answer(request, encodeJson(await driver.checkLocks(parseCheck(body(request)))));
+    case Op.LOCKMAIL:
+      await sendMail(driver, target, body(request));
+      return 0;
+    case Op.LOCKS:
+      return answer(request, await locksPage(driver, body(request), request.dataLength));
     case Op.STATUS:
       return answer(request, encodeJson(status()));
     default:

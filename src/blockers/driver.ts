@@ -106,7 +106,7 @@ export interface ListPage {
  * Where a method takes `deadline` (see ObjectIo.deadline; absent: 0), it rejects with ETIME, and has changed nothing, when the object would
  * be changed later than that.
  */
-export interface Driver {
+export interface Driver extends LockService {
   readonly capabilities: DriverCapabilities;
 
   /** Makes the store usable. Rejects with a sentence that names the directory, pool or setting at fault. */

@@ -10,6 +10,7 @@ import { copyTests } from './kit/copies.js';
 import { ioTests } from './kit/io.js';
 import { lockTests } from './kit/locks.js';
 import { modelTests } from './kit/model.js';
+import { nodeTests } from './kit/nodes.js';
 import { objectTests } from './kit/objects.js';
 
 export type { Expectation, KitOptions, KitStore, TestRunner } from './kit/context.js';
@@ -17,5 +18,5 @@ export type { Expectation, KitOptions, KitStore, TestRunner } from './kit/contex
 /** Registers the kit's tests for a driver. */
 export function driverKit(options: KitOptions, runner: TestRunner): void {
   const kit = makeKit(options, runner);
-  for (const register of [ioTests, objectTests, copyTests, lockTests, modelTests]) register(kit);
+  for (const register of [ioTests, objectTests, copyTests, lockTests, nodeTests, modelTests]) register(kit);
 }

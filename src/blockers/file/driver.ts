@@ -4,6 +4,7 @@
  */
 import fs from 'node:fs';
 import path from 'node:path';
+import type { LockCheck, LockMail, LockPage } from '../../requests/locks.js';
 import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
 import type { Driver, DriverCapabilities, ListPage, LockHolder, ObjectInfo, ObjectIo } from '../driver.js';
 import { checkDeadline, fileError, isErrno } from '../errors.js';
@@ -18,6 +19,7 @@ import { FileIo } from './io.js';
 import { kernel } from './kernel.js';
 import { listNames } from './listing.js';
 import { FileLocks } from './locks.js';
+import { Mailbox } from './mail.js';
 import { candidatePaths } from './paths.js';
 import type { FileSystem } from './system.js';
 import { TempFiles } from './temp.js';
@@ -65,6 +67,7 @@ export class FileDriver implements Driver {
   readonly #lockDirectory: string | null;
   readonly #handles: Handles;
   readonly #locks: FileLocks;
+  readonly #mailbox: Mailbox;
   readonly #copying: Copying;
   readonly #hasher: Hasher;
   readonly #temp: TempFiles;
@@ -98,6 +101,7 @@ export class FileDriver implements Driver {
       { owner: settings.uniqueStr, directory: this.#lockDirectory },
       { opener, directories, temp: this.#lockTemp },
     );
+    this.#mailbox = new Mailbox(this.#lockDirectory ?? this.#root, settings.uniqueStr, opener);
     this.#copying = new Copying(this.#handles, this.#temp);
     this.#hasher = new Hasher(this.#handles, this.#temp, (name, size) => this.#content(name, size));
   }
@@ -107,6 +111,7 @@ export class FileDriver implements Driver {
     if (this.#lockDirectory !== null) await checkDirectory(this.#system, this.#lockDirectory, 'lock');
     this.#io = new FileIo(this.#system, this.#root);
     await this.#temp.clean();
+    await this.#mailbox.open();
     if (this.#lockTemp !== this.#temp) await this.#lockTemp.clean();
   }
 
@@ -383,6 +388,25 @@ export class FileDriver implements Driver {
 
   async lockHolder(target: string): Promise<LockHolder | null> {
     return await this.#brief(`cannot read the lock of ${target}`, () => this.#locks.holder(target));
+  }
+
+  async breakLock(target: string): Promise<LockHolder | null> {
+    return await this.#brief(`cannot break the lock of ${target}`, () => this.#locks.break(target));
+  }
+
+  async checkLocks(names: readonly string[]): Promise<LockCheck> {
+    return await this.#brief('cannot look at the locks', async () => {
+      const lost = await this.#locks.check(names);
+      return { lost, mail: await this.#mailbox.receive() };
+    });
+  }
+
+  async sendMail(to: string, mail: LockMail): Promise<void> {
+    await this.#brief(`cannot leave mail for ${to}`, () => this.#mailbox.send(to, mail));
+  }
+
+  async listLocks(cursor: string | null, limit: number): Promise<LockPage> {
+    return await this.#brief('cannot list the locks', () => this.#locks.list(cursor, limit));
   }
 }
 

@@ -1,24 +1,35 @@
 /** The file driver's system calls as Linux does them: Node's where it has them, the C library's where it has not. */
 import fs, { promises as fsp } from 'node:fs';
 import koffi from 'koffi';
+import { errnoOf, errnos } from '../../sys/errno.js';
 import type { Native } from '../../sys/libc.js';
 import * as libc from '../../sys/libc.js';
 import { native } from './pool.js';
 import type { FileStatus, FileSystem, Transferred } from './system.js';
 
 const TMPFS_MAGIC = 0x01021994;
+/** File systems on this machine's own disks and memory: ext, xfs, btrfs, f2fs, zfs, bcachefs, tmpfs, overlay. */
+const LOCAL = new Set([0xef53, 0x58465342, 0x9123683e, 0xf2f52010, 0x2fc12fc1, 0xca451a4e, TMPFS_MAGIC, 0x794c7630]);
+const LOCK_EX_NB = 2 | 4;
 /** ioctl that makes a file share all extents of another. */
 const FICLONE = 0x40049409;
+/** Most bytes of a peek. */
+const PEEK = 4096;
 const TWO_TO_32 = 2 ** 32;
+
+const lib = koffi.load('libc.so.6');
 
 /**
  * ioctl with one integer argument: named and variadic integers are passed alike on x86-64 and arm64 Linux, and koffi has no
  * asynchronous variadic calls.
  */
-const ioctl = koffi
-  .load('libc.so.6')
-  .func('int ioctl(int fd, unsigned long request, uintptr_t arg)') as unknown as Native<
+const ioctl = lib.func('int ioctl(int fd, unsigned long request, uintptr_t arg)') as unknown as Native<
   [fd: number, request: number, arg: number],
+  number
+>;
+
+const flock = lib.func('int flock(int fd, int operation)') as unknown as Native<
+  [fd: number, operation: number],
   number
 >;
 
@@ -27,6 +38,7 @@ class Kernel implements FileSystem {
   readonly #iovec = libc.allocateMemory(16);
   readonly #iov = new Uint32Array(this.#iovec.bytes.buffer, this.#iovec.bytes.byteOffset, 4);
   readonly #iovAddress = this.#iovec.address;
+  #peeked: libc.Memory | null = null;
 
   errno(): number {
     return libc.errno();
@@ -59,6 +71,30 @@ class Kernel implements FileSystem {
 
   isMemory(directory: string): boolean {
     return fs.statfsSync(directory).type === TMPFS_MAGIC;
+  }
+
+  isLocal(directory: string): boolean {
+    return LOCAL.has(fs.statfsSync(directory).type);
+  }
+
+  peek(file: string, most: number): Buffer | null {
+    const fd = libc.open(file, libc.O_RDONLY | libc.O_CLOEXEC, 'uint32_t', 0);
+    if (fd < 0) return null;
+    this.#peeked ??= libc.allocateMemory(PEEK);
+    const { address, bytes } = this.#peeked;
+    const length = libc.pread(fd, address, Math.min(most, PEEK), 0);
+    libc.close(fd);
+    return length < 0 ? null : bytes.subarray(0, length);
+  }
+
+  async tryFlock(fd: number): Promise<boolean> {
+    try {
+      await native('flock', (end) => flock.async(fd, LOCK_EX_NB, end));
+      return true;
+    } catch (error) {
+      if (errnoOf(error) === errnos.EAGAIN) return false;
+      throw error;
+    }
   }
 
   read(fd: number, bytes: Uint8Array, start: number, count: number, offset: number, done: Transferred): void {

@@ -22,6 +22,15 @@ export interface FileStatus {
 export type Transferred = (error: Error | null, count: number) => void;
 
 export interface FileSystem {
+  // Of locks between nodes. A modelled disk, which one node uses, does without.
+
+  /** Takes the advisory lock (flock) of an open file if nobody has it; closing the file gives it back. @throws the system's error */
+  tryFlock?(fd: number): Promise<boolean>;
+  /** Is the directory's file system one of this machine, that answers at once for what it has in memory? @throws the system's error */
+  isLocal?(directory: string): boolean;
+  /** The file's first bytes, at once, good until the next call; null when it cannot be read. */
+  peek?(file: string, most: number): Buffer | null;
+
   // At once, on this thread: the hot path. They take addresses and answer -1 with errno(), like the C functions.
 
   /** errno of the last of these calls that answered -1. */

@@ -1,8 +1,10 @@
 /** The memory driver: objects in this process's memory. For tests of everything above, and for the kit itself; nothing survives. */
 import { createHash } from 'node:crypto';
+import type { LockCheck, LockMail, LockPage } from '../../requests/locks.js';
 import { errnos, SystemError } from '../../sys/errno.js';
 import type { Driver, DriverCapabilities, ListPage, LockHolder, ObjectInfo, ObjectIo } from '../driver.js';
 import { checkDeadline } from '../errors.js';
+import { checkAddressee } from '../mail.js';
 import {
   checkLockTarget,
   checkName,
@@ -18,7 +20,12 @@ import {
 export class MemoryStore {
   readonly objects = new Map<string, Buffer>();
   readonly locks = new Map<string, LockHolder>();
+  /** What is left for an owner, oldest first. */
+  readonly mail = new Map<string, LockMail[]>();
 }
+
+/** Letters kept for an owner that reads none. */
+const MOST_MAIL = 1000;
 
 const EMPTY = Buffer.alloc(0);
 
@@ -45,7 +52,9 @@ export class MemoryDriver implements Driver {
     this.#store = store;
   }
 
-  async open(): Promise<void> {}
+  async open(): Promise<void> {
+    this.#store.mail.delete(this.#owner);
+  }
   async close(): Promise<void> {}
   async flush(): Promise<void> {}
   forget(): void {}
@@ -175,5 +184,39 @@ export class MemoryDriver implements Driver {
   async lockHolder(target: string): Promise<LockHolder | null> {
     checkLockTarget(target);
     return this.#store.locks.get(target) ?? null;
+  }
+
+  async breakLock(target: string): Promise<LockHolder | null> {
+    checkLockTarget(target);
+    const before = this.#store.locks.get(target) ?? null;
+    if (before?.owner !== this.#owner) this.#store.locks.set(target, { owner: this.#owner, since: Date.now() });
+    return before;
+  }
+
+  async checkLocks(names: readonly string[]): Promise<LockCheck> {
+    const lost = names.flatMap((name) => {
+      checkLockTarget(name);
+      const holder = this.#store.locks.get(name) ?? null;
+      return holder?.owner === this.#owner ? [] : [{ name, holder }];
+    });
+    const mail = this.#store.mail.get(this.#owner) ?? [];
+    this.#store.mail.delete(this.#owner);
+    return { lost, mail };
+  }
+
+  async sendMail(to: string, mail: LockMail): Promise<void> {
+    checkAddressee(to);
+    const letters = this.#store.mail.get(to) ?? [];
+    // Nobody may ever read it.
+    this.#store.mail.set(to, [...letters.slice(-MOST_MAIL), mail]);
+  }
+
+  async listLocks(cursor: string | null, limit: number): Promise<LockPage> {
+    const own = [...this.#store.locks].filter(
+      ([name, { owner }]) => owner === this.#owner && (cursor === null || name > cursor),
+    );
+    own.sort(([a], [b]) => (a < b ? -1 : 1));
+    const locks = own.slice(0, limit).map(([name, holder]) => ({ name, ...holder }));
+    return { locks, cursor: locks.length < own.length ? locks[locks.length - 1].name : null };
   }
 }

@@ -15,9 +15,14 @@ driverKit(
     name: 'memory',
     async make(owner): Promise<KitStore> {
       const store = new MemoryStore();
+      const another = async (other: string): Promise<Driver> => {
+        const driver = new MemoryDriver(other, store);
+        await driver.open();
+        return driver;
+      };
       return {
-        driver: new MemoryDriver(owner, store),
-        another: async (other) => new MemoryDriver(other, store),
+        driver: await another(owner),
+        another,
         dispose: async () => {},
       };
     },
