@@ -6,6 +6,7 @@ import { EXTENT_BYTES, ExtentFlag, encodeExtents, type PackedExtent } from '../r
 import { EntryFlag } from '../requests/resolved-map.js';
 import type { Operation } from './operation.js';
 import type { Transfer } from './transfer.js';
+import { Halt } from './volume.js';
 
 /** Blocks looked at in one go: well below a millisecond. */
 const SLICE = 16_384;
@@ -29,6 +30,12 @@ export class BlockStatus {
   /** Goes on at the operation's position. */
   #walk(operation: Operation, extents: PackedExtent[]): void {
     const { volume, request, end } = operation;
+    if (volume.halt !== Halt.NONE) volume.stop(operation);
+    else if (volume.isOver) operation.expire(operation.offset);
+    if (operation.expired) {
+      this.#finish(operation);
+      return;
+    }
     // What could be told before the error is an answer; who asks for the rest gets the error.
     if (operation.errno !== 0) {
       if (extents.length > 0) operation.errno = 0;

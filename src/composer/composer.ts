@@ -4,20 +4,25 @@
  * block-status.ts.
  */
 
-import { EXTENT_BYTES } from '../requests/extents.js';
 import { encodeJson } from '../requests/json.js';
 import { Flag, Op, opName } from '../requests/ops.js';
-import { errnoName, errnoOf, errnos, messageOf } from '../sys/errno.js';
+import { errnoName, errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
 import type { Port, Request } from '../xseg/index.js';
+import { Abandoned } from './abandoned.js';
 import { BlockStatus } from './block-status.js';
 import { Flusher } from './flush.js';
+import { Forwarder } from './forward.js';
 import { Leases } from './leases.js';
 import { MapperClient } from './mapper-client.js';
 import { type Operation, returnOperation, takeOperation } from './operation.js';
+import { refuse } from './refusal.js';
 import { Transfer } from './transfer.js';
 import { UncachedReads } from './uncached.js';
-import { keyText, plainKey, Volume, type VolumeKey } from './volume.js';
+import { Halt, keyText, plainKey, Volume, type VolumeKey } from './volume.js';
 import { leaveWrites, Zeroing } from './zeroing.js';
+
+/** How long a composer that stops waits for others; less than its process allows it (STOP_LIMIT_MS of peer/process.ts). */
+const DRAIN_LIMIT_MS = 10_000;
 
 export interface ComposerOptions {
   readonly port: Port;
@@ -31,7 +36,6 @@ export interface ComposerOptions {
 }
 
 export class Composer {
-  readonly #port: Port;
   readonly #options: ComposerOptions;
   readonly #mapper: MapperClient;
   readonly #leases: Leases;
@@ -40,10 +44,12 @@ export class Composer {
   readonly #flusher: Flusher;
   readonly #uncached: UncachedReads;
   readonly #blockStatus: BlockStatus;
+  readonly #forwarder: Forwarder;
+  readonly #abandoned: Abandoned;
   readonly #volumes = new Map<string, Volume>();
   readonly #byHandle = new Map<number, Volume>();
   readonly #backlog: Request[] = [];
-  readonly #counters = { reads: 0, writes: 0, flushes: 0, trims: 0, failed: 0 };
+  readonly #counters = { reads: 0, writes: 0, flushes: 0, trims: 0, failed: 0, expired: 0 };
   #nextHandle = 1;
   #active = 0;
   #servingBacklog = false;
@@ -52,17 +58,21 @@ export class Composer {
 
   constructor(options: ComposerOptions) {
     this.#options = options;
-    this.#port = options.port;
     this.#mapper = new MapperClient(options.port, options.mapperPort);
     this.#leases = new Leases(this.#mapper, {
       dispatch: (request) => this.handle(request),
-      unused: (volume, gone) => this.#forgetIdle(volume, gone),
+      unused: (volume, gone) => this.#forgetIdle(volume, gone ? 'gone' : 'idle'),
+      flushData: (volume) => this.#flusher.flushData(volume),
+      isAbandoned: (request) => this.#abandoned.has(request),
+      halted: (volume) => this.#transfer.halted(volume),
     });
     this.#transfer = new Transfer(options.port, options.blockerPort, this.#mapper, this.#finishBound);
     this.#zeroing = new Zeroing(options.port, options.blockerPort, this.#mapper, this.#transfer);
     this.#flusher = new Flusher(options.port, options.blockerPort, this.#mapper);
     this.#uncached = new UncachedReads(options.port, options.blockerPort, this.#mapper);
     this.#blockStatus = new BlockStatus(this.#transfer, this.#finishBound);
+    this.#forwarder = new Forwarder(options.port, options.mapperPort, (op, name) => this.#forwarded(op, name));
+    this.#abandoned = new Abandoned(options.port);
   }
 
   /** Takes a request that came to the port; answers it now or later. */
@@ -81,14 +91,24 @@ export class Composer {
       case Op.OPEN:
       case Op.INFO:
       case Op.DELETE:
-        this.#forward(request);
+        this.#forwarder.forward(request);
         break;
       case Op.SNAPSHOT:
-      case Op.CLOSE:
         this.#flushThenForward(request);
+        break;
+      case Op.CLOSE:
+        this.#close(request);
         break;
       case Op.REVOKE:
         this.#revoke(request);
+        break;
+      case Op.RENEW:
+        for (const volume of this.#volumes.values()) this.#leases.renew(volume, request.offset);
+        request.succeed(0);
+        break;
+      case Op.ABANDON:
+        this.#abandoned.take(request);
+        for (const volume of this.#volumes.values()) this.#leases.abandonWaiting(volume);
         break;
       case Op.PING:
         request.succeed(0);
@@ -101,15 +121,41 @@ export class Composer {
     }
   }
 
-  /** Resolves when nothing is in flight and everything is flushed. @throws SystemError the first error of a flush, after all were tried */
-  async drain(): Promise<void> {
-    if (this.#active > 0) {
-      await new Promise<void>((resolve) => {
-        this.#onIdle = resolve;
-      });
-    }
-    const flushes = [...this.#volumes.values()].map((volume) => this.#flusher.flush(volume));
-    for (const result of await Promise.allSettled(flushes)) if (result.status === 'rejected') throw result.reason;
+  /**
+   * Resolves when nothing is in flight and everything is flushed, or cannot be: to sentences about what is left, for the log. It never
+   * rejects, and does not wait for a mapper or blocker that is gone.
+   * @param limitMs for all of it
+   */
+  async drain(limitMs = DRAIN_LIMIT_MS): Promise<string[]> {
+    const left: string[] = [];
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      const message = `not done within ${limitMs / 1000} s`;
+      timer = setTimeout(() => reject(new SystemError(errnos.ETIMEDOUT, message)), limitMs);
+    });
+    const within = async (what: string, work: Promise<void>): Promise<void> => {
+      try {
+        await Promise.race([work, late]);
+      } catch (error) {
+        left.push(`${what}: ${messageOf(error)}`);
+      }
+    };
+    const idle = new Promise<void>((resolve) => {
+      this.#onIdle = resolve;
+    });
+    if (this.#active > 0) await within('operations that run are left to the next composer', idle);
+    const owing = [...this.#volumes.values()].filter(
+      (volume) => volume.lost === null && volume.changed && (volume.owesFlush || volume.mapDirty),
+    );
+    const flushes = owing.map((volume) =>
+      within(
+        `what was written to volume ${volume.key.name} since its last flush may not be durable`,
+        this.#flusher.flush(volume),
+      ),
+    );
+    await Promise.all(flushes);
+    clearTimeout(timer);
+    return left;
   }
 
   status(): object {
@@ -159,7 +205,7 @@ export class Composer {
     }
     const { op } = request;
     const volume = this.#volumeOf(request);
-    const write = op === Op.WRITE || op === Op.TRIM || op === Op.WRITE_ZEROES;
+    const write = isChange(op);
     if (!this.#leases.admit(volume, request, write)) return;
     const { offset, size } = request;
     const refusal = refuse(volume, request, write);
@@ -222,28 +268,59 @@ export class Composer {
       leaveWrites(volume, operation.barrier);
       operation.barrier = -1;
     }
-    const changes = request.op === Op.WRITE || request.op === Op.TRIM || request.op === Op.WRITE_ZEROES;
-    if (changes && (request.flags & Flag.FUA) !== 0 && this.#flusher.owesMap(volume) && operation.errno === 0) {
-      this.#flusher.flushMap(volume).then(
-        () => this.#answer(operation),
-        (error: unknown) => {
-          operation.failed(errnoOf(error), messageOf(error));
-          this.#answer(operation);
-        },
-      );
+    if (volume.halt === Halt.LOST) operation.failed(errnos.EIO, volume.lost ?? '');
+    if (operation.expired) {
+      this.#giveBack(operation);
       return;
+    }
+    if (isChange(request.op)) {
+      if ((request.flags & Flag.FUA) !== 0 && operation.errno === 0) {
+        this.#flusher.flushChange(volume).then(
+          () => this.#answer(operation),
+          (error: unknown) => {
+            operation.failed(errnoOf(error), messageOf(error));
+            this.#answer(operation);
+          },
+        );
+        return;
+      }
+      volume.written = true;
     }
     this.#answer(operation);
   }
 
+  /**
+   * The lease ran out before all of the operation was begun. What was done of it is done again: it is not acknowledged, so nobody knows the
+   * difference. When the mapper has renewed the lease meanwhile it goes on where it stopped.
+   */
+  #giveBack(operation: Operation): void {
+    const { volume, request } = operation;
+    this.#counters.expired++;
+    if (isChange(request.op)) volume.written = true;
+    if (volume.state === 'held' && volume.until !== 0 && !volume.isOver) {
+      operation.resume();
+      this.#begin(operation);
+      return;
+    }
+    this.#leases.expire(volume);
+    // It came before those that wait.
+    volume.waiting.unshift(request);
+    this.#end(operation);
+  }
+
   #answer(operation: Operation): void {
     const { volume, request, errno, message, length } = operation;
-    returnOperation(operation);
     if (errno === 0) request.succeed(request.op === Op.BLOCK_STATUS ? request.size : length);
     else {
       this.#counters.failed++;
       request.fail(errno, message || `volume ${volume.key.name}: ${errnoName(errno)}`);
     }
+    this.#end(operation);
+  }
+
+  #end(operation: Operation): void {
+    const { volume } = operation;
+    returnOperation(operation);
     this.#active--;
     this.#leases.release(volume);
     this.#serveBacklog();
@@ -266,55 +343,63 @@ export class Composer {
   }
 
   #flush(request: Request): void {
-    this.#counters.flushes++;
     const volume = this.#volumeOf(request);
+    if (this.#needsLease(volume, request)) return;
+    this.#counters.flushes++;
     this.#flusher.flush(volume).then(
       () => request.succeed(0),
       (error: unknown) => request.fail(errnoOf(error), messageOf(error)),
     );
   }
 
+  /**
+   * What was written under a lease that was given back is vouched for under one of now: else nobody could tell a volume that was closed
+   * from one whose lock was lost while no mapper ran.
+   */
+  #needsLease(volume: Volume, request: Request): boolean {
+    if (volume.state !== 'none' || volume.lost !== null || !volume.changed || !volume.owesFlush) return false;
+    this.#leases.wait(volume, request);
+    return true;
+  }
+
   #flushThenForward(request: Request): void {
     const volume = this.#volumes.get(keyText(plainKey(request.target)));
     if (!volume) {
-      this.#forward(request);
+      this.#forwarder.forward(request);
       return;
     }
+    if (this.#needsLease(volume, request)) return;
     this.#flusher.flush(volume).then(
-      () => this.#forward(request),
+      () => this.#forwarder.forward(request),
       (error: unknown) => request.fail(errnoOf(error), messageOf(error)),
     );
   }
 
-  /** Passes a request on to the mapper with its own buffer, and its answer back. */
-  #forward(request: Request): void {
-    const sub = this.#port.getRequest();
-    if (!sub) {
-      this.#port.segment.whenAvailable(() => this.#forward(request));
+  /**
+   * CLOSE: the mapper flushes the map, since it lets go of the lock. Of a volume whose lock was lost nothing is flushed: closing it is the
+   * way to go on with it.
+   */
+  #close(request: Request): void {
+    const volume = this.#volumes.get(keyText(plainKey(request.target)));
+    if (!volume || volume.lost !== null) {
+      this.#forwarder.forward(request);
       return;
     }
-    sub.op = request.op;
-    sub.target = request.target;
-    sub.offset = request.offset;
-    sub.size = request.size;
-    sub.flags = request.flags;
-    sub.v0Size = request.v0Size;
-    sub.setData(request.dataOffset, request.dataLength);
-    sub.onReply = (): void => {
-      const { served, serviced, errno, message } = sub;
-      this.#port.putRequest(sub);
-      if (served && (request.op === Op.CLOSE || request.op === Op.DELETE)) {
-        for (const volume of this.#formsOf(request.target)) this.#forgetIdle(volume, request.op === Op.DELETE);
-      }
-      if (served) request.succeed(serviced);
-      else request.fail(errno, message, serviced);
-    };
-    try {
-      this.#port.submit(sub, this.#options.mapperPort);
-    } catch (error) {
-      this.#port.putRequest(sub);
-      if (errnoOf(error) === errnos.EAGAIN) this.#port.segment.whenAvailable(() => this.#forward(request));
-      else request.fail(errnoOf(error), messageOf(error));
+    this.#flusher.flushData(volume).then(
+      () => this.#forwarder.forward(request),
+      (error: unknown) => {
+        if (volume.lost !== null) this.#forwarder.forward(request);
+        else request.fail(errnoOf(error), messageOf(error));
+      },
+    );
+  }
+
+  /** The mapper has done what was passed on. */
+  #forwarded(op: number, name: string): void {
+    if (op !== Op.CLOSE && op !== Op.DELETE && op !== Op.OPEN) return;
+    for (const volume of this.#formsOf(name)) {
+      volume.forgetLoss();
+      if (op !== Op.OPEN) this.#forgetIdle(volume, op === Op.DELETE ? 'gone' : 'closed');
     }
   }
 
@@ -325,13 +410,22 @@ export class Composer {
   #revoke(request: Request): void {
     const name = request.target;
     const volumes = name === '' ? [...this.#volumes.values()] : this.#formsOf(name);
+    const lost = (request.flags & Flag.LOST) !== 0;
+    const reason = lost ? lossReason(request) : '';
     let left = volumes.length;
+    let failure: unknown = null;
+    const done = (volume: Volume, error: unknown): void => {
+      failure ??= error;
+      if (--left === 0) {
+        if (failure === null) request.succeed(0);
+        else request.fail(errnoOf(failure), (failure as Partial<Error>).message ?? '');
+      }
+      this.#forgetIdle(volume, 'idle');
+    };
     if (left === 0) request.succeed(0);
     for (const volume of volumes) {
-      this.#leases.revoke(volume, () => {
-        if (--left === 0) request.succeed(0);
-        this.#forgetIdle(volume, false);
-      });
+      if (lost) this.#leases.lose(volume, reason, () => done(volume, null));
+      else this.#leases.revoke(volume, (request.flags & Flag.FLUSH) !== 0, (error) => done(volume, error));
     }
   }
 
@@ -340,10 +434,15 @@ export class Composer {
     return [...this.#volumes.values()].filter((volume) => volume.key.name === name);
   }
 
-  /** A volume that nobody uses and that owes nothing is forgotten, so that memory follows use. @param gone it exists no more */
-  #forgetIdle(volume: Volume, gone: boolean): void {
+  /**
+   * A volume that nobody uses and that owes nothing is forgotten, so that memory follows use.
+   * @param why closed: the mapper has flushed the map; gone: it exists no more
+   */
+  #forgetIdle(volume: Volume, why: 'idle' | 'closed' | 'gone'): void {
     if (!volume.idle || volume.state !== 'none') return;
-    if (!gone && (volume.dirtyNames.size > 0 || (volume.changed && volume.mapDirty))) return;
+    const owesMap = volume.changed && (volume.written || volume.mapDirty);
+    const owesData = volume.dirtyNames.size > 0 || volume.lost !== null || volume.lossUntold !== null;
+    if ((why === 'idle' && owesMap) || (why !== 'gone' && owesData)) return;
     this.#byHandle.delete(volume.handle);
     const text = keyText(volume.key);
     if (this.#volumes.get(text) === volume) this.#volumes.delete(text);
@@ -360,36 +459,14 @@ export class Composer {
   }
 }
 
-interface Refusal {
-  readonly errno: number;
-  readonly message: string;
-}
+const isChange = (op: number): boolean => op === Op.WRITE || op === Op.TRIM || op === Op.WRITE_ZEROES;
 
-/** Checks a request against the volume before anything of it is done. */
-function refuse(volume: Volume, request: Request, write: boolean): Refusal | null {
-  const { offset, size, op } = request;
-  const { name } = volume.key;
-  const lease = volume.lease!;
-  if (offset + size > volume.size || offset < 0 || size < 0) {
-    return {
-      errno: op === Op.WRITE ? errnos.ENOSPC : errnos.EINVAL,
-      message: `${opName(op)} at ${offset} of ${size} bytes is past the end of volume ${name} (${volume.size} bytes)`,
-    };
-  }
-  if (write && lease.readOnly) {
-    return {
-      errno: errnos.EROFS,
-      message: lease.readOnlyReason ?? `volume ${name} is read-only (a snapshot or image)`,
-    };
-  }
-  if (op === Op.BLOCK_STATUS && (request.dataLength < EXTENT_BYTES || !request.hasValidData)) {
-    return { errno: errnos.EINVAL, message: `BLOCK_STATUS with a data buffer of ${request.dataLength} bytes` };
-  }
-  if ((op === Op.READ || op === Op.WRITE) && (request.dataLength < size || !request.hasValidData) && size > 0) {
-    return {
-      errno: errnos.EINVAL,
-      message: `${opName(op)} of ${size} bytes with a data buffer of ${request.dataLength}`,
-    };
-  }
-  return null;
+/** What the mapper says of a lost lock: text in the data of REVOKE, or nothing. */
+function lossReason(request: Request): string {
+  const { target, size } = request;
+  if (size > 0 && size <= request.dataLength) return request.data.toString('utf8', 0, size);
+  return (
+    `the lock of volume ${target} was taken by another node: what was written here since the last flush may be lost; ` +
+    `close it (all clients disconnect, or vlmc close ${target}) and open it again`
+  );
 }

@@ -1,26 +1,23 @@
 /**
- * FLUSH: makes durable what was acknowledged before. The order is the contract's: data objects first, then the map that names them.
- * Flushes that arrive while one runs share the next one.
+ * FLUSH: makes durable what was acknowledged before. The order is the contract's: data objects first, then the map that names them, and
+ * after a change the mapper says that the lock is still this node's. Flushes that arrive while one runs share the next one.
  */
 import { Op } from '../requests/ops.js';
+import { errnos, SystemError } from '../sys/errno.js';
 import { MAX_ALLOCATION, type Port } from '../xseg/index.js';
 import type { MapperClient } from './mapper-client.js';
+import { Rounds } from './rounds.js';
 import type { Volume } from './volume.js';
 
 /** More names than this are not listed: the blocker then flushes everything, which costs less than the list. */
 const MAX_NAMES = 4096;
 
-interface Round {
-  running: Promise<void>;
-  next: Promise<void> | null;
-}
-
 export class Flusher {
   readonly #port: Port;
   readonly #blocker: number;
   readonly #mapper: MapperClient;
-  readonly #rounds = new WeakMap<Volume, Round>();
-  readonly #mapFlushes = new WeakMap<Volume, Promise<void>>();
+  readonly #data = new Rounds((volume) => this.#flushDataNow(volume));
+  readonly #maps = new Rounds((volume) => this.#flushMapNow(volume));
 
   constructor(port: Port, blockerPort: number, mapper: MapperClient) {
     this.#port = port;
@@ -28,70 +25,67 @@ export class Flusher {
     this.#mapper = mapper;
   }
 
-  /** Resolves when everything acknowledged on this volume before the call is durable. */
-  flush(volume: Volume): Promise<void> {
-    const round = this.#rounds.get(volume);
-    if (!round) return this.#start(volume);
-    // What the running round took may miss the caller's last write: the next one does not.
-    round.next ??= round.running.then(
-      () => this.#start(volume),
-      () => this.#start(volume),
-    );
-    return round.next;
+  /**
+   * Resolves when everything acknowledged on this volume before the call is durable, and the lock was still this node's after that.
+   * @throws SystemError EIO when it was lost, and what blocker and mapper fail with
+   */
+  async flush(volume: Volume): Promise<void> {
+    refuseLost(volume);
+    if (volume.changed && volume.owesFlush) volume.written = true;
+    // No entry waits for its object to be durable first: then both go on at the same time.
+    if (!volume.mapDirty) {
+      const results = await Promise.allSettled([this.flushData(volume), this.flushMap(volume)]);
+      for (const result of results) if (result.status === 'rejected') throw result.reason;
+    } else {
+      await this.flushData(volume);
+      await this.flushMap(volume);
+    }
+    refuseLost(volume);
   }
 
-  #start(volume: Volume): Promise<void> {
-    const running = this.#flush(volume);
-    const round: Round = { running, next: null };
-    this.#rounds.set(volume, round);
-    const done = (): void => {
-      if (this.#rounds.get(volume) === round && !round.next) this.#rounds.delete(volume);
-    };
-    running.then(done, done);
-    return running;
+  /** Resolves when what was written to the volume's objects before is durable, whatever of the map. */
+  async flushData(volume: Volume): Promise<void> {
+    if (this.#data.isRunning(volume) || hasDirty(volume)) await this.#data.run(volume);
   }
 
-  /** Is there a change of the map that is not durable yet, or just becomes so? */
-  owesMap(volume: Volume): boolean {
-    return volume.mapDirty || this.#mapFlushes.has(volume);
+  /** Resolves when all changes of the map so far are durable, and verified. */
+  async flushMap(volume: Volume): Promise<void> {
+    if (this.#maps.isRunning(volume) || volume.mapDirty || volume.written) await this.#maps.run(volume);
   }
 
-  /** Resolves when all changes of the map so far are durable; for FUA writes too. One at a time: none overtakes another. */
-  flushMap(volume: Volume): Promise<void> {
-    const before = this.#mapFlushes.get(volume);
-    if (!volume.mapDirty) return before ?? Promise.resolve();
-    const flushed = (before ?? Promise.resolve()).catch(() => {}).then(() => this.#flushMapNow(volume));
-    this.#mapFlushes.set(volume, flushed);
-    const done = (): void => {
-      if (this.#mapFlushes.get(volume) === flushed) this.#mapFlushes.delete(volume);
-    };
-    flushed.then(done, done);
-    return flushed;
+  /** For FUA changes: the map that they may have changed is durable, and the lock was this node's when they had been made. */
+  async flushChange(volume: Volume): Promise<void> {
+    volume.written = true;
+    await this.#maps.run(volume);
+    if (volume.lost !== null) throw new SystemError(errnos.EIO, volume.lost);
   }
 
   async #flushMapNow(volume: Volume): Promise<void> {
-    if (!volume.mapDirty) return;
+    const { mapDirty, written, lost } = volume;
+    if ((!mapDirty && !written) || lost !== null) return;
     volume.mapDirty = false;
+    volume.written = false;
     try {
-      await this.#mapper.flush(volume.key);
+      await this.#mapper.flush(volume.key, written || volume.lease?.granted === 'exclusive');
     } catch (error) {
       volume.mapDirty = true;
+      volume.written ||= written && volume.lost === null;
       throw error;
     }
   }
 
-  async #flush(volume: Volume): Promise<void> {
+  async #flushDataNow(volume: Volume): Promise<void> {
     const names = takeDirty(volume);
     const all = volume.flushAll || names.length > MAX_NAMES;
     volume.flushAll = false;
+    if ((!all && names.length === 0) || volume.lost !== null) return;
     try {
-      if (all || names.length > 0) await this.#flushObjects(all ? [] : names);
+      await this.#flushObjects(all ? [] : names);
     } catch (error) {
-      for (const name of names) volume.dirtyNames.add(name);
+      if (volume.lost === null) for (const name of names) volume.dirtyNames.add(name);
       volume.flushAll ||= all;
       throw error;
     }
-    await this.flushMap(volume);
   }
 
   async #flushObjects(names: readonly string[]): Promise<void> {
@@ -104,6 +98,17 @@ export class Flusher {
       { wait: true },
     );
   }
+}
+
+const hasDirty = (volume: Volume): boolean =>
+  volume.flushAll || volume.dirtyBlocks.size > 0 || volume.dirtyNames.size > 0;
+
+/** What was acknowledged before the loss may be gone: no flush may say otherwise. */
+function refuseLost(volume: Volume): void {
+  const { lost, lossUntold } = volume;
+  if (lost === null && lossUntold === null) return;
+  volume.lossUntold = null;
+  throw new SystemError(errnos.EIO, lost ?? lossUntold ?? '');
 }
 
 /** Names of all objects written since the last flush; they count as clean from now on. */

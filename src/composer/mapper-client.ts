@@ -58,9 +58,18 @@ export class MapperClient {
     await this.#call(volume.key, { op: Op.MAPZERO, offset, size });
   }
 
-  /** Makes the volume's map durable. */
-  async flush(key: VolumeKey): Promise<void> {
-    await this.#call(key, { op: Op.FLUSH, size: 0 });
+  /**
+   * Makes the volume's map durable.
+   * @param written the volume was changed, so the lock must still be this node's
+   * @throws SystemError EIO when it is not
+   */
+  async flush(key: VolumeKey, written: boolean): Promise<void> {
+    await this.#call(key, { op: Op.FLUSH, size: 0, flags: written ? Flag.WRITTEN : 0 });
+  }
+
+  /** Nobody waits for the volume's lock any more. */
+  async abandon(key: VolumeKey): Promise<void> {
+    await this.#call(key, { op: Op.ABANDON });
   }
 
   #call(key: VolumeKey, init: CallInit): Promise<CallReply> {

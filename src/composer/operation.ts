@@ -1,6 +1,7 @@
 /**
  * One volume request while the composer works on it. Pooled: the hot path allocates none.
  */
+import { errnoOf, errnos, messageOf } from '../sys/errno.js';
 import type { Request } from '../xseg/index.js';
 import type { Volume } from './volume.js';
 
@@ -13,6 +14,8 @@ export class Operation {
   /** Where the transfer goes on. */
   position = 0;
   end = 0;
+  /** The lease ran out before all was done (errno is ETIME then): what is missing is done under another one. */
+  expired = false;
   /** Sub-requests in flight. */
   pending = 0;
   /** First error met. */
@@ -34,6 +37,7 @@ export class Operation {
     this.position = offset;
     this.end = offset + length;
     this.pending = 0;
+    this.expired = false;
     this.errno = 0;
     this.message = '';
     this.barrier = -1;
@@ -44,9 +48,30 @@ export class Operation {
 
   /** Remembers an error; the first one wins. */
   failed(errno: number, message: string): void {
-    if (this.errno !== 0) return;
+    if (this.errno !== 0 && !this.expired) return;
+    this.expired = false;
     this.errno = errno;
     this.message = message;
+  }
+
+  /** Remembers what a call failed with. ETIME says that it was not begun, for its lease had run out. */
+  rejected(error: unknown): void {
+    if (errnoOf(error) === errnos.ETIME) this.expire(this.offset);
+    else this.failed(errnoOf(error), messageOf(error));
+  }
+
+  /** Nothing more of it may be sent under this lease. @param position where it goes on under another one */
+  expire(position: number): void {
+    if (this.errno !== 0 && !this.expired) return;
+    this.expired = true;
+    this.errno = errnos.ETIME;
+    if (position < this.position) this.position = position;
+  }
+
+  /** Goes on under a lease that is good. */
+  resume(): void {
+    this.expired = false;
+    this.errno = 0;
   }
 }
 

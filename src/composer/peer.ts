@@ -3,7 +3,7 @@ import type { ComposerSettings } from '../config/types.js';
 import type { RoleStarter } from '../peer/role.js';
 import { Composer } from './composer.js';
 
-export const start: RoleStarter<ComposerSettings> = async ({ segment, settings, config, ports, name }) => {
+export const start: RoleStarter<ComposerSettings> = async ({ segment, settings, config, ports, name, log }) => {
   const port = segment.bind(ports.first, { name });
   const composer = new Composer({
     port,
@@ -16,7 +16,7 @@ export const start: RoleStarter<ComposerSettings> = async ({ segment, settings, 
   return {
     stop: async (): Promise<void> => {
       try {
-        await composer.drain();
+        for (const sentence of await composer.drain()) log.warn(sentence);
       } finally {
         // What could not be flushed was not promised to be durable; the port must go to its next owner all the same.
         port.close();

@@ -8,13 +8,17 @@
 
 import { Flag, Op } from '../requests/ops.js';
 import { CHUNK_ENTRIES, EntryFlag } from '../requests/resolved-map.js';
+import { monotonicMs } from '../sys/clock.js';
 import { errnoOf, errnos, messageOf } from '../sys/errno.js';
 import type { Port, Request } from '../xseg/index.js';
 import type { MapperClient } from './mapper-client.js';
 import type { Operation } from './operation.js';
+import { Halt, type Volume } from './volume.js';
 
 /** Sub-requests of one operation in flight at a time. */
 const WINDOW = 64;
+/** By how much clocks of two processes may seem to differ, ms. A refusal well before its deadline is no refusal but a store's own error. */
+const CLOCK_SLACK_MS = 500;
 /** Blocks made writable by one MAPW. */
 const CHANGE_BLOCKS = 64;
 
@@ -45,6 +49,7 @@ export class Transfer {
 
   /** Starts (or goes on with) an operation: its map entries first. */
   readonly start = (operation: Operation): void => {
+    if (operation.volume.halt !== Halt.NONE) operation.volume.stop(operation);
     if (operation.errno !== 0) this.#finish(operation);
     else if (this.#prepare(operation)) {
       this.#enter(operation);
@@ -140,7 +145,7 @@ export class Transfer {
       },
       (error: unknown) => {
         // Only who asked has failed: others that wait for one of these blocks may want none of those that are in trouble.
-        operation.failed(errnoOf(error), messageOf(error));
+        operation.rejected(error);
         for (let changed = block; changed < end; changed++) this.#resume(volume.changing, changed, null);
       },
     );
@@ -150,7 +155,7 @@ export class Transfer {
     const operations = waiting.get(key) ?? [];
     waiting.delete(key);
     for (const operation of operations) {
-      if (error !== null) operation.failed(errnoOf(error), messageOf(error));
+      if (error !== null) operation.rejected(error);
       (operation.next ?? this.start)(operation);
     }
   }
@@ -174,6 +179,10 @@ export class Transfer {
     const flags = request.flags & (Flag.FUA | Flag.NO_HOLE);
     const data = request.dataOffset;
     while (operation.position < operation.end && operation.pending < WINDOW && operation.errno === 0) {
+      if (volume.halt !== Halt.NONE) {
+        volume.stop(operation);
+        break;
+      }
       const { position } = operation;
       const block = Math.floor(position / blockSize);
       const within = position - block * blockSize;
@@ -184,6 +193,11 @@ export class Transfer {
         return;
       }
       if (op === Op.READ && map.flags(block) & EntryFlag.ZERO) {
+        // No blocker is asked, who would notice that the lease has run out.
+        if (volume.isOver) {
+          operation.expire(position);
+          break;
+        }
         if (request.flags & Flag.MAY_BE_HOLE && position === operation.offset && isHole(operation)) {
           request.flags |= Flag.HOLE;
           break;
@@ -203,6 +217,7 @@ export class Transfer {
       sub.size = length;
       if (op !== Op.WRITE_ZEROES) sub.setData(at, length);
       sub.hint = volume.hint(block);
+      sub.deadline = volume.until;
       sub.writeTarget(map, block);
       sub.onReply = this.#onReply;
       sub.context = operation;
@@ -221,6 +236,13 @@ export class Transfer {
       operation.position += length;
     }
     if (operation.pending === 0) this.#finish(operation);
+  }
+
+  /** A volume is halted: its operations that wait for a request record end now. */
+  halted(volume: Volume): void {
+    const ending = this.#starved.filter((operation) => operation.volume === volume);
+    for (const operation of ending) this.#starved.splice(this.#starved.indexOf(operation), 1);
+    for (const operation of ending) this.#run(operation);
   }
 
   /** Waits for a request record: of this port (an answer goes on with it), or one that another peer gives back. */
@@ -257,6 +279,10 @@ export class Transfer {
   #subFailed(operation: Operation, sub: Request, block: number): void {
     const { volume } = operation;
     const { errno } = sub;
+    if (errno === errnos.ETIME && sub.deadline !== 0 && monotonicMs() > sub.deadline - CLOCK_SLACK_MS) {
+      operation.expire(block * volume.blockSize + sub.offset);
+      return;
+    }
     if (sub.op === Op.READ && errno === errnos.ENOENT) {
       const map = volume.map!;
       // A missing object is zeros only under an own entry: there a crash came between the entry and the first data. An entry that

@@ -61,7 +61,7 @@ export class UncachedReads {
       if (zero) data.fill(0, at, at + size);
       else {
         try {
-          const init = { op: Op.READ, target, offset, size, capacity: size };
+          const init = { op: Op.READ, target, offset, size, capacity: size, flags: Flag.UNCACHED };
           const reply = await this.#port.call(this.#blocker, init, { wait: true });
           reply.data.copy(data, at, 0, size);
         } catch (error) {

@@ -2,10 +2,12 @@
  * What the composer knows of one volume: its lease, its resolved map, what runs on it, what waits, and which objects were written
  * since the last flush. State only: leases.ts changes the lease, transfer.ts and zeroing.ts run operations.
  *
- *   none ──acquire──► held ──revoke──► draining ──nothing in flight──► none
+ *   none ──acquire──► held ──revoke, or it ran out──► draining ──nothing in flight──► none
  */
 import type { LeaseReply } from '../requests/lease.js';
 import type { ResolvedMap } from '../requests/resolved-map.js';
+import { monotonicMs } from '../sys/clock.js';
+import { errnos } from '../sys/errno.js';
 import type { Request } from '../xseg/index.js';
 import type { Operation } from './operation.js';
 
@@ -23,6 +25,22 @@ export interface VolumeKey {
 export const plainKey = (name: string): VolumeKey => ({ name, assumeV0: false, v0Size: -1 });
 
 export const keyText = (key: VolumeKey): string => (key.assumeV0 ? `${key.name}\0${key.v0Size}` : key.name);
+
+/**
+ * Whether anything of a volume may be sent to the store. EXPIRED: its lease ran out, operations go back and wait for another one. LOST: its
+ * lock is another node's, operations fail.
+ */
+export const Halt = { NONE: 0, EXPIRED: 1, LOST: 2 } as const;
+export type Halt = (typeof Halt)[keyof typeof Halt];
+
+/** Who waits until nothing of a volume is in flight and its lease is dropped. */
+export interface Drain {
+  /** What was written must be durable before; false when it is, or need not be. */
+  flush: boolean;
+  /** Why it could not be made durable, or null. */
+  error: unknown;
+  readonly done: (error: unknown) => void;
+}
 
 export interface ZeroRange {
   /** Blocks first .. end-1. */
@@ -45,6 +63,15 @@ export class Volume {
   map: ResolvedMap | null = null;
   blockSize = 0;
   size = 0;
+  /** Exclusive lease: until when it is good, ms of the monotonic clock; every request to the store carries it. 0: no end is known. */
+  until = 0;
+  /** When the lease was granted, by the same clock. */
+  grantedAt = 0;
+  halt: Halt = Halt.NONE;
+  /** The volume's lock was lost, in a sentence for whoever asks: until it is closed or opened again. */
+  lost: string | null = null;
+  /** The lock was lost and the mapper has granted a new lease: the next flush tells once that what was written before may be gone. */
+  lossUntold: string | null = null;
 
   /** Operations that use the lease. */
   inFlight = 0;
@@ -56,10 +83,13 @@ export class Volume {
   /** Writes that wait until another node lets go of the lock, while reads go on. */
   readonly waitingForLock: Request[] = [];
   acquiringLock = false;
+  /** The mapper was told that nobody waits for the lock any more. */
+  abandoned = false;
   /** When a lease of kind none was last tried to be bettered, ms. */
   triedAt = 0;
-  /** Called when nothing is in flight any more. */
-  onDrained: (() => void)[] = [];
+  drains: Drain[] = [];
+  /** Nothing is in flight, and what was written is being made durable for a drain. */
+  drainFlushing = false;
 
   /** Blocks whose entry is being changed, and who waits for that. */
   readonly changing = new Map<number, Operation[]>();
@@ -81,6 +111,8 @@ export class Volume {
   mapDirty = true;
   /** Something was written or changed by this process. */
   changed = false;
+  /** Something was written or changed since the mapper last said that the lock is still this node's. */
+  written = false;
   /** Nothing is known of what was written before this process: the first flush covers everything. */
   flushAll = true;
 
@@ -129,6 +161,22 @@ export class Volume {
     );
   }
 
+  /** The lease has run out by this process's clock. For what is answered without asking the store, which would notice. */
+  get isOver(): boolean {
+    return this.until !== 0 && monotonicMs() > this.until;
+  }
+
+  /** Was anything written or changed that no flush has covered? */
+  get owesFlush(): boolean {
+    return this.written || this.dirtyBlocks.size > 0 || this.dirtyNames.size > 0;
+  }
+
+  /** Ends an operation of a halted volume: nothing more of it is sent. */
+  stop(operation: Operation): void {
+    if (this.halt === Halt.LOST) operation.failed(errnos.EIO, this.lost ?? '');
+    else operation.expire(operation.position);
+  }
+
   /** What was written to blocks first .. end-1 is known by its objects' names from now on: their entries will be forgotten. */
   keepDirty(first: number, end: number): void {
     for (const block of this.dirtyBlocks) {
@@ -147,5 +195,22 @@ export class Volume {
     this.state = 'none';
     this.lease = null;
     this.map = null;
+    this.until = 0;
+    if (this.halt === Halt.LOST) this.forgetWritten();
+    this.halt = Halt.NONE;
+  }
+
+  /** What was written is no flush's business any more: the lock was lost. */
+  forgetWritten(): void {
+    this.dirtyBlocks.clear();
+    this.dirtyNames.clear();
+    this.written = false;
+    this.changed = false;
+  }
+
+  /** The volume was closed or opened: what became of its lock before is history. */
+  forgetLoss(): void {
+    this.lost = null;
+    this.lossUntold = null;
   }
 }

@@ -8,13 +8,13 @@
 
 import { Flag, Op } from '../requests/ops.js';
 import { CHUNK_ENTRIES, EntryFlag } from '../requests/resolved-map.js';
-import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
+import { errnoOf, errnos, SystemError } from '../sys/errno.js';
 import type { Port } from '../xseg/index.js';
 import type { MapperClient } from './mapper-client.js';
 import type { Operation } from './operation.js';
 import type { Transfer } from './transfer.js';
 import { isOwn } from './transfer.js';
-import type { Volume } from './volume.js';
+import { Halt, type Volume } from './volume.js';
 
 interface Part {
   readonly block: number;
@@ -41,7 +41,7 @@ export class Zeroing {
     this.#run(operation).then(
       () => finish(operation),
       (error: unknown) => {
-        operation.failed(errnoOf(error), messageOf(error));
+        operation.rejected(error);
         finish(operation);
       },
     );
@@ -56,6 +56,7 @@ export class Zeroing {
     const whole = first < wholeEnd;
     const head = [...split(offset, whole ? first * blockSize : end, blockSize)];
     const tail = whole ? [...split(wholeEnd * blockSize, end, blockSize)] : [];
+    requireGoing(volume);
     if (operation.request.flags & Flag.FAST_ZERO) await this.#refuseSlow(volume, [...head, ...tail]);
     for (const part of head) await this.#zeroPart(operation, part);
     if (whole) await this.#zeroBlocks(volume, first, wholeEnd);
@@ -90,6 +91,7 @@ export class Zeroing {
       else if (map.flags(block) & EntryFlag.ZERO || request.op === Op.TRIM) return;
       else await this.#makeOwn(volume, block);
     }
+    requireGoing(volume);
     const generation = volume.generation;
     volume.writes[generation]++;
     try {
@@ -101,6 +103,7 @@ export class Zeroing {
           offset: part.offset,
           size: part.length,
           flags: request.flags & Flag.FUA,
+          deadline: volume.until,
         },
         { wait: true },
       );
@@ -156,6 +159,7 @@ export class Zeroing {
     }
     const offset = first * volume.blockSize;
     try {
+      requireGoing(volume);
       await this.#mapper.makeZero(volume, offset, Math.min(end * volume.blockSize, volume.size) - offset);
     } catch (error) {
       // The objects may still be the volume's, with what was written to them.
@@ -176,6 +180,17 @@ export class Zeroing {
       if (!map.has(block) || (map.flags(block) & EntryFlag.ZERO) === 0 || volume.changing.has(block)) return false;
     }
     return volume.zeroRange(first, end - 1) === undefined;
+  }
+}
+
+/**
+ * Before anything is sent, and before what is known of the map is taken for an answer.
+ * @throws SystemError ETIME when the lease has run out, EIO when the lock was lost
+ */
+function requireGoing(volume: Volume): void {
+  if (volume.halt === Halt.LOST) throw new SystemError(errnos.EIO, volume.lost ?? '');
+  if (volume.halt === Halt.EXPIRED || volume.isOver) {
+    throw new SystemError(errnos.ETIME, `the lease of volume ${volume.key.name} has run out`);
   }
 }
 

@@ -21,7 +21,7 @@ let counter = 0;
 /** A server whose requests of chosen operations wait for the test. */
 class Held {
   /** What each served request was, in order. */
-  readonly log: { op: number; target: string; offset: number; size: number; flags: number }[] = [];
+  readonly log: { op: number; target: string; offset: number; size: number; flags: number; deadline: number }[] = [];
   readonly #held = new Map<number, Request[]>();
   readonly #takers: { op: number; take: (request: Request) => void }[] = [];
   readonly #serve: (request: Request) => void;
@@ -30,8 +30,8 @@ class Held {
     this.#serve = serve;
     port.serve((request) => {
       arrived(request);
-      const { op, target, offset, size, flags } = request;
-      this.log.push({ op, target, offset, size, flags });
+      const { op, target, offset, size, flags, deadline } = request;
+      this.log.push({ op, target, offset, size, flags, deadline });
       const queue = this.#held.get(op);
       if (!queue) {
         serve(request);
@@ -175,8 +175,14 @@ export class Rig {
     await this.client.call(PORTS.composer, { op, target });
   }
 
-  async revoke(target = 'volume'): Promise<void> {
-    await this.#mapperPort.call(PORTS.composer, { op: Op.REVOKE, target });
+  /** @param reason data of the request, for LOST */
+  async revoke(target = 'volume', flags = 0, reason = ''): Promise<void> {
+    await this.#mapperPort.call(PORTS.composer, { op: Op.REVOKE, target, flags, data: Buffer.from(reason) });
+  }
+
+  /** RENEW: the exclusive leases are good until then, ms of the monotonic clock. */
+  async renew(until: number): Promise<void> {
+    await this.#mapperPort.call(PORTS.composer, { op: Op.RENEW, offset: until });
   }
 
   #serveMap(request: Request): void {
