@@ -28,11 +28,15 @@ const ALONE_MS = 5000;
 const RETRY_MS = 3;
 /** Locks looked at in one turn of the event loop, where that takes some microseconds each. */
 const SLICE = 32;
+/** Paths remembered. */
+const MOST_PATHS = 8192;
 
 export class LockFiles {
   readonly #system: FileSystem;
   readonly #root: string;
   readonly #directory: string | null;
+  /** Of the locks asked for lately: they are looked at several times a second. */
+  readonly #paths = new Map<string, string>();
   /** Looking at a file takes microseconds; null: not known yet. */
   #isLocal: boolean | null = null;
   /** Looks at files of a network: leaves threads to the data. */
@@ -47,9 +51,14 @@ export class LockFiles {
 
   /** @throws SystemError EINVAL or ENAMETOOLONG for an unusable target */
   path(target: string): string {
+    const known = this.#paths.get(target);
+    if (known !== undefined) return known;
     checkLockTarget(target);
     const name = target + LOCK_SUFFIX;
-    return this.#directory === null ? hashedPath(this.#root, name) : path.join(this.#directory, name);
+    const file = this.#directory === null ? hashedPath(this.#root, name) : path.join(this.#directory, name);
+    if (this.#paths.size >= MOST_PATHS) this.#paths.clear();
+    this.#paths.set(target, file);
+    return file;
   }
 
   /** Who holds the lock at `file`; null: nobody. */
