@@ -39,10 +39,18 @@ const BOUND_AT = 16;
 const MAX_TIME = 8.64e15;
 const NO_ID = '00'.repeat(ID_BYTES);
 
-/** The lineage of a volume that is made now. @param parent name and lineage of what it is made from */
-export function newLineage(parent: { name: string; lineage: Lineage | null } | null, created = Date.now()): Lineage {
+/**
+ * The lineage of a volume that is made now.
+ * @param parent name and lineage of what it is made from
+ * @param id 32 hex digits that no other volume has
+ */
+export function newLineage(
+  parent: { name: string; lineage: Lineage | null } | null,
+  created = Date.now(),
+  id = randomBytes(ID_BYTES).toString('hex'),
+): Lineage {
   return {
-    id: randomBytes(ID_BYTES).toString('hex'),
+    id,
     created,
     parentId: parent?.lineage?.id ?? null,
     parentName: parent?.name ?? null,

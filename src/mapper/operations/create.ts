@@ -3,6 +3,7 @@
  * follows that of a deleted volume of the same name, so that no object name is ever used for two contents.
  */
 
+import { forOnce, type Once } from '../../requests/once.js';
 import { EntryFlag, ResolvedMap } from '../../requests/resolved-map.js';
 import type { CreateData } from '../../requests/structs.js';
 import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
@@ -22,6 +23,7 @@ import * as v2 from '../formats/v2.js';
 import { type EntryEncoder, noV0, type OpenOptions } from '../map-store.js';
 import { checkTarget } from '../names.js';
 import type { Volume } from '../volume.js';
+import { idFor, noteEpoch, wasMade } from './again.js';
 
 const encodeZero: EntryEncoder = (_i, out, at) => v2.encodeZeroEntry(out, at);
 
@@ -44,11 +46,18 @@ export async function epochForNew(context: MapperContext, name: string, fresh = 
 }
 
 /** Makes a volume of zeros. @param size bytes */
-export async function createBlank(context: MapperContext, volume: Volume, size: number): Promise<void> {
+export async function createBlank(
+  context: MapperContext,
+  volume: Volume,
+  size: number,
+  once: Once = forOnce(),
+): Promise<void> {
   checkNewSize(volume.name, size, DEFAULT_BLOCK_SIZE);
+  if (await wasMade(context, volume.name, once)) return;
   await context.locks.during(volume, async () => {
     const epoch = await epochForNew(context, volume.name);
-    const header = newHeader(size, DEFAULT_BLOCK_SIZE, epoch, newLineage(null));
+    const header = newHeader(size, DEFAULT_BLOCK_SIZE, epoch, newLineage(null, Date.now(), idFor(once)));
+    noteEpoch(once, epoch);
     await context.maps.writeMap(volume.name, header, blockCount(size, DEFAULT_BLOCK_SIZE), encodeZero);
   });
 }
@@ -66,6 +75,7 @@ export async function createFromObjects(
   volume: Volume,
   size: number,
   create: CreateData,
+  once: Once = forOnce(),
 ): Promise<void> {
   const blockSize = create.blockSize || DEFAULT_BLOCK_SIZE;
   if (!validBlockSize(blockSize)) {
@@ -88,9 +98,12 @@ export async function createFromObjects(
     if (object.name === ZERO_NAME) entries.setZero(i);
     else entries.set(i, object.readOnly ? 0 : EntryFlag.WRITABLE, object.name);
   }
+  if (await wasMade(context, volume.name, once)) return;
   await context.locks.during(volume, async () => {
     const epoch = await epochForNew(context, volume.name);
-    const header = newHeader(size, blockSize, epoch, newLineage(null), create.readOnly);
+    const lineage = newLineage(null, Date.now(), idFor(once));
+    const header = newHeader(size, blockSize, epoch, lineage, create.readOnly);
+    noteEpoch(once, epoch);
     await context.maps.writeMap(volume.name, header, count, (i, out, at) => v2.encodeEntry(entries, i, out, at));
   });
 }
@@ -106,7 +119,9 @@ export async function clone(
   parentVolume: Volume,
   size: number,
   options: OpenOptions,
+  once: Once = forOnce(),
 ): Promise<void> {
+  if (await wasMade(context, volume.name, once)) return;
   const parent = await mapOf(context, parentVolume, options);
   const { blockSize } = parent.header;
   if (!parent.header.readOnly) {
@@ -125,8 +140,10 @@ export async function clone(
   }
   const keepCached = parentVolume.map === parent;
   await context.locks.during(volume, async () => {
-    const lineage = newLineage({ name: parentVolume.name, lineage: parent.header.lineage });
+    const from = { name: parentVolume.name, lineage: parent.header.lineage };
+    const lineage = newLineage(from, Date.now(), idFor(once));
     const header = newHeader(newSize, blockSize, await epochForNew(context, volume.name), lineage);
+    noteEpoch(once, header.epoch);
     const tail = await copyTail(context, volume.name, header, parent, newSize);
     const encode: EntryEncoder = (i, out, at) => {
       if (i >= parent.blocks) v2.encodeZeroEntry(out, at);

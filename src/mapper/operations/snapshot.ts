@@ -1,4 +1,5 @@
 /** Snapshots: a read-only map of the volume's objects, which the volume from then on shares with it. No data moves. */
+import { forOnce, type Once } from '../../requests/once.js';
 import { EntryFlag } from '../../requests/resolved-map.js';
 import { type MapperContext, ownMap } from '../context.js';
 import { lateLineage, newLineage } from '../formats/lineage.js';
@@ -6,6 +7,7 @@ import * as v2 from '../formats/v2.js';
 import type { OpenOptions } from '../map-store.js';
 import type { StoredMap } from '../stored-map.js';
 import type { Volume } from '../volume.js';
+import { idFor, noteEpoch, wasMade } from './again.js';
 import { epochForNew } from './create.js';
 
 const KEEP_SHARED = EntryFlag.ARCHIP | EntryFlag.ZERO;
@@ -20,7 +22,9 @@ export async function snapshot(
   volume: Volume,
   target: Volume,
   options: OpenOptions,
+  once: Once = forOnce(),
 ): Promise<void> {
+  if (await wasMade(context, target.name, once)) return;
   await context.locks.during(volume, async () => {
     const map = await ownMap(context, volume, options);
     // The volume is drained: its content is that of now, however long the rest takes.
@@ -31,7 +35,8 @@ export async function snapshot(
       if (volume.written) await context.blocks.flush(null);
       await context.maps.flush(volume.touched);
       await shareEntries(context, volume, map);
-      const lineage = newLineage({ name: volume.name, lineage: map.header.lineage }, created);
+      const lineage = newLineage({ name: volume.name, lineage: map.header.lineage }, created, idFor(once));
+      noteEpoch(once, epoch);
       await context.maps.writeMap(
         target.name,
         { ...map.header, readOnly: true, epoch, lineage },
