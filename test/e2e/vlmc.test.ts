@@ -193,7 +193,7 @@ describe.runIf(programs('qemu-io', 'nbdinfo'))('vlmc', () => {
       expect(outcome.code, describeOutcome(outcome)).toBe(255);
       const found = JSON.parse(outcome.stdout) as Report;
       expect(found.findings.map(({ object }) => object).sort()).toEqual(orphans);
-      const repaired = await node.vlmcJson<Report>('check', '--all', '--repair');
+      const repaired = await node.vlmcJson<Report>('check', '--all', '--repair', '--age', '0');
       expect(repaired).toMatchObject({ good: true, orphans: 2, repaired: 2 });
       expect(await node.vlmc('check', '--all')).toMatch(/: 0 errors, 0 orphans, 0 notes\n$/);
       const { lock } = await node.vlmcJson<{ lock: object | null }>('lock', 'checked-volume', '--show');
