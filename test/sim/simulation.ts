@@ -1,0 +1,241 @@
+/**
+ * The simulator: a node lives over a modelled disk, under a random workload; at chosen changes of the disk the power is cut, and what is
+ * left is the disk of another node, which must find everything that was promised, and goes on. The first node does not notice: a cut is
+ * a copy. All that happens is decided by one seed.
+ */
+import { createHash } from 'node:crypto';
+import { hashedPath } from '../../src/blockers/file/paths.js';
+import { Disk } from './disk.js';
+import { encode, Model, Violation, VolumeModel } from './model.js';
+import { BLOCKS_ROOT, MAPS_ROOT, Node, type NodeSettings } from './node.js';
+import { mix, Random } from './random.js';
+import { checkStore } from './store-check.js';
+import { type Fault, SimulatedSystem } from './system.js';
+import { VirtualTime } from './time.js';
+import { verify } from './verify.js';
+import { unexpected, Workload } from './workload.js';
+
+/** Virtual milliseconds that a system call takes. */
+const CALL_MS = 0.02;
+/** Virtual milliseconds without any system call after which what is waited for never comes. */
+const HANG_MS = 120_000;
+
+export interface SimulationOptions {
+  readonly seed: number;
+  /** Cuts of the first life. */
+  readonly cuts: number;
+  /** Operations of the first life. */
+  readonly operations?: number;
+  /** Leaves out system calls on purpose. */
+  readonly fault?: Fault;
+  /** Only this cut of the first life, to look at it. */
+  readonly only?: number;
+  /** Called with everything that happens. */
+  trace?(line: string): void;
+}
+
+export interface SimulationReport {
+  /** Cuts that were looked at, those of recoveries included. */
+  readonly cuts: number;
+  /** SHA-256 of all that happened, in order. */
+  readonly hash: string;
+}
+
+/** What a run found, with the way to it. */
+export class SimulationFailure extends Error {
+  readonly seed: number;
+  /** Which cut of the first life, -1: none, the first life itself went wrong. */
+  readonly cut: number;
+  /** Cuts that were looked at before. */
+  readonly cuts: number;
+
+  constructor(options: SimulationOptions, cut: number, cuts: number, cause: unknown) {
+    const { seed } = options;
+    const command = `npm run simulate -- --seed ${seed} --cuts ${options.cuts}${cut < 0 ? '' : ` --only ${cut}`}`;
+    super(`seed ${seed}, cut ${cut}: ${unexpected(cause).message}\n  reproduce: ${command}`, { cause });
+    this.seed = seed;
+    this.cut = cut;
+    this.cuts = cuts;
+  }
+}
+
+/** A disk and what may be on it. */
+interface Cut {
+  readonly index: number;
+  readonly disk: Disk;
+  readonly model: Model;
+}
+
+interface World {
+  readonly settings: NodeSettings;
+  readonly blockSizes: readonly number[];
+  readonly unit: number;
+  readonly parallel: number;
+}
+
+export async function simulate(options: SimulationOptions): Promise<SimulationReport> {
+  const simulation = new Simulation(options);
+  return await simulation.run();
+}
+
+class Simulation {
+  readonly #options: SimulationOptions;
+  readonly #time = new VirtualTime();
+  readonly #hash = createHash('sha256');
+  readonly #world: World;
+  #cuts = 0;
+
+  constructor(options: SimulationOptions) {
+    this.#options = options;
+    const random = new Random(options.seed);
+    this.#world = {
+      unit: random.pick([512, 512, 4096]),
+      blockSizes: random.pick([[1024], [4096], [4096, 8192], [8192]]),
+      settings: { fdcache: random.pick([4, 8, 64]), writeThrough: random.chance(0.1) },
+      parallel: random.pick([1, 2, 4, 6]),
+    };
+  }
+
+  async run(): Promise<SimulationReport> {
+    this.#time.install();
+    let index = -1;
+    try {
+      const { disk, model } = this.#blank();
+      const { seed, cuts, only, operations = 30 } = this.#options;
+      const taken = await this.#life(disk, model, seed, { operations, cuts, window: 0 });
+      for (const cut of taken) {
+        if (only !== undefined && cut.index !== only) continue;
+        index = cut.index;
+        await this.#recover(cut, mix(seed, cut.index), true);
+      }
+      return { cuts: this.#cuts, hash: this.#hash.digest('hex') };
+    } catch (error) {
+      throw new SimulationFailure(this.#options, index, this.#cuts, error);
+    } finally {
+      this.#time.uninstall();
+    }
+  }
+
+  #trace(line: string): void {
+    this.#hash.update(line);
+    this.#options.trace?.(line);
+  }
+
+  /** An empty store, but for a volume of an old format under each of its possible names. */
+  #blank(): { disk: Disk; model: Model } {
+    const disk = new Disk();
+    const { unit } = this.#world;
+    const model = new Model(unit);
+    for (const root of [BLOCKS_ROOT, MAPS_ROOT]) disk.mkdir(root);
+    disk.syncAll(disk.root, disk.seq);
+    for (const [name, stored] of [
+      ['old-volume', 'old-volume'],
+      ['older-volume', 'archip_older-volume'],
+    ]) {
+      const values = model.fresh(Math.max(2, Math.ceil(6144 / unit)));
+      const volume = new VolumeModel(name, unit, values, true);
+      volume.frozen = true;
+      model.add(volume);
+      const digest = createHash('sha256').update(name).digest();
+      const map = Buffer.alloc(45);
+      map.writeUInt32LE(1, 0);
+      map.writeBigUInt64LE(BigInt(volume.size), 4);
+      map[12] = 1;
+      digest.copy(map, 13);
+      installObject(disk, MAPS_ROOT, stored, map);
+      installObject(disk, BLOCKS_ROOT, `archip_${digest.toString('hex')}`, encode(values, unit));
+    }
+    return { disk, model };
+  }
+
+  /** What a cut left is looked at, and used again, maybe until the next cut. */
+  async #recover(cut: Cut, seed: number, again: boolean): Promise<void> {
+    this.#cuts++;
+    this.#trace(`cut ${cut.index} of ${cut.disk.paths().length} files`);
+    await checkStore(cut.disk, cut.model);
+    const random = new Random(seed);
+    const cuts = again && random.chance(0.1) ? 1 : 0;
+    const operations = again && random.chance(0.5) ? random.below(6) : 0;
+    const taken = await this.#life(cut.disk, cut.model, seed, { operations, cuts, window: 60, recovers: true });
+    for (const next of taken) await this.#recover(next, mix(seed, next.index), false);
+  }
+
+  /**
+   * A node's life on a disk.
+   * @param plan window: the cuts are among so many changes from the start; 0: among all
+   * @returns the cuts
+   */
+  async #life(
+    disk: Disk,
+    model: Model,
+    seed: number,
+    plan: { operations: number; cuts: number; window: number; recovers?: boolean },
+  ): Promise<Cut[]> {
+    const random = new Random(mix(seed, 1));
+    const cutting = new Random(mix(seed, 2));
+    const taken: Cut[] = [];
+    let now = model;
+    let changes = 0;
+    const system = new SimulatedSystem(disk, new Random(mix(seed, 3)), this.#time, {
+      fault: this.#options.fault,
+      trace: (line) => this.#trace(line),
+      changed: () => {
+        const index = changes++;
+        this.#trace(`change ${index}`);
+        if (taken.length >= plan.cuts) return;
+        // About as many changes come as there are places; the rest of the cuts is taken at the end.
+        const places = plan.window > 0 ? plan.window : plan.operations * 20;
+        if (!cutting.chance(plan.cuts / places)) return;
+        const tear = this.#world.unit < 4096 && cutting.chance(0.5);
+        taken.push({ index, disk: disk.cut(mix(seed, index, 4), tear), model: now.freeze() });
+      },
+    });
+    const { settings, blockSizes, parallel } = this.#world;
+    const node = await this.#drive(system, Node.start(system, settings));
+    const live = async (): Promise<void> => {
+      if (plan.recovers) now = await verify(node, model);
+      const workload = new Workload(node, now, random, {
+        blockSizes,
+        parallel,
+        writeThrough: settings.writeThrough,
+        trace: (line) => this.#trace(line),
+      });
+      await workload.finish();
+      if (plan.operations === 0) return;
+      await workload.run(plan.operations);
+      await workload.readAll();
+      await workload.flushAll();
+    };
+    await this.#drive(system, live());
+    await this.#drive(system, node.stop());
+    return taken;
+  }
+
+  /** Does one waiting system call after the other, and lets time pass, until the work is done. */
+  async #drive<T>(system: SimulatedSystem, work: Promise<T>): Promise<T> {
+    let settled = false;
+    const settle = (): void => {
+      settled = true;
+    };
+    work.then(settle, settle);
+    let idleSince = this.#time.now;
+    for (let idle = 0; ; ) {
+      await new Promise<void>((resolve) => setImmediate(resolve));
+      if (settled) return work;
+      if (system.waiting > 0) {
+        system.step();
+        this.#time.pass(CALL_MS);
+        idleSince = this.#time.now;
+        idle = 0;
+      } else if (++idle > 2) {
+        if (!this.#time.skip() || this.#time.now - idleSince > HANG_MS) {
+          throw new Violation('nothing happens any more, and something is still waited for');
+        }
+      }
+    }
+  }
+}
+
+function installObject(disk: Disk, root: string, name: string, bytes: Uint8Array): void {
+  disk.install(hashedPath(root, name), bytes);
+}

@@ -1,0 +1,302 @@
+/**
+ * The file driver's system calls on a modelled disk. Each call that may wait is put on a list; the simulator picks one of them, in an
+ * order that its seed decides, and only then it happens. A sync covers what was there when it was called, not more.
+ */
+import fs from 'node:fs';
+import type { FileStatus, FileSystem, Transferred } from '../../src/blockers/file/system.js';
+import { errnos } from '../../src/sys/errno.js';
+import * as libc from '../../src/sys/libc.js';
+import { type Disk, fail, type Inode } from './disk.js';
+import { FileInode } from './inode.js';
+import type { Random } from './random.js';
+import type { VirtualTime } from './time.js';
+
+const { O_CREAT, O_EXCL } = fs.constants;
+/** The longest of the hot calls; blocks are small here. */
+const BOUNCE = 1 << 20;
+
+/** Room that native addresses reach: bytes of the disk go through it. */
+const bounce = libc.allocateMemory(BOUNCE);
+
+let nextDevice = 1;
+
+export type CallName = Exclude<keyof FileSystem, 'errno' | 'pread' | 'preadCached' | 'links' | 'now' | 'isMemory'>;
+
+/** Calls that change what a cut leaves though they change nothing that can be read. */
+const SYNCS = new Set<CallName>(['fdatasync', 'fsync', 'syncfs']);
+
+interface Pending {
+  readonly name: CallName;
+  readonly detail: string;
+  /** Does it, and tells the caller. */
+  readonly run: () => () => void;
+}
+
+/** Leaves out a call on purpose: true = it is answered as done, and is not. `file` is the path, or that of the descriptor. */
+export type Fault = (call: CallName, file: string) => boolean;
+
+export interface SystemHooks {
+  /** Called right after a change of the disk, before its caller knows. */
+  changed(call: CallName): void;
+  /** Everything that happens, for comparing two runs. */
+  trace(line: string): void;
+  fault?: Fault;
+}
+
+export class SimulatedSystem implements FileSystem {
+  readonly disk: Disk;
+  readonly #random: Random;
+  readonly #time: VirtualTime;
+  readonly #hooks: SystemHooks;
+  readonly #descriptors = new Map<number, { inode: Inode; file: string }>();
+  /** What the driver finds out about a device it keeps: no two lives may share that. */
+  readonly #device = nextDevice++;
+  #nextDescriptor = 3;
+  #pending: Pending[] = [];
+  #errno = 0;
+
+  constructor(disk: Disk, random: Random, time: VirtualTime, hooks: SystemHooks) {
+    this.disk = disk;
+    this.#random = random;
+    this.#time = time;
+    this.#hooks = hooks;
+  }
+
+  get waiting(): number {
+    return this.#pending.length;
+  }
+
+  /** Picks one of the waiting calls and does it. */
+  step(): void {
+    const at = this.#random.below(this.#pending.length);
+    const call = this.#pending[at];
+    this.#pending[at] = this.#pending[this.#pending.length - 1];
+    this.#pending.pop();
+    this.#hooks.trace(call.detail);
+    const { seq } = this.disk;
+    const answer = call.run();
+    if (this.disk.seq !== seq || SYNCS.has(call.name)) this.#hooks.changed(call.name);
+    answer();
+  }
+
+  #later<T>(name: CallName, file: string, work: () => T): Promise<T> {
+    return new Promise((resolve, reject) => {
+      this.#pending.push({
+        name,
+        detail: `${name} ${plain(file)}`,
+        run: () => {
+          try {
+            const result = work();
+            return () => resolve(result);
+          } catch (error) {
+            return () => reject(error);
+          }
+        },
+      });
+    });
+  }
+
+  /** A call with nothing to return that a fault may leave out. */
+  #change(name: CallName, file: string, work: () => void): Promise<void> {
+    if (this.#hooks.fault?.(name, file)) return this.#later(name, file, () => {});
+    return this.#later(name, file, work);
+  }
+
+  #of(fd: number): { inode: Inode; file: string } {
+    const open = this.#descriptors.get(fd);
+    if (!open) throw fail(errnos.EBADF, `descriptor ${fd}`);
+    return open;
+  }
+
+  #file(fd: number): FileInode {
+    const { inode } = this.#of(fd);
+    if (!(inode instanceof FileInode)) throw fail(errnos.EISDIR, `descriptor ${fd}`);
+    return inode;
+  }
+
+  errno(): number {
+    return this.#errno;
+  }
+
+  pread(fd: number, address: number, count: number, offset: number): number {
+    const n = this.#file(fd).read(bounce.bytes.subarray(0, Math.min(count, BOUNCE)), offset);
+    if (n > 0) libc.memcpy(address, bounce.address, n);
+    return n;
+  }
+
+  preadCached(fd: number, address: number, count: number, offset: number): number {
+    if (this.#random.chance(0.25)) {
+      this.#errno = errnos.EAGAIN;
+      return -1;
+    }
+    return this.pread(fd, address, count, offset);
+  }
+
+  pwrite(fd: number, address: number, count: number, offset: number): number {
+    const { file } = this.#of(fd);
+    if (count > 0) libc.memcpy(bounce.address, address, count);
+    this.disk.write(this.#file(fd), bounce.bytes.subarray(0, count), offset);
+    this.#hooks.trace(`pwrite ${plain(file)} ${offset} ${count}`);
+    this.#hooks.changed('pwrite');
+    return count;
+  }
+
+  links(fd: number): number {
+    return this.#file(fd).nlink;
+  }
+
+  now(): number {
+    return this.#time.now;
+  }
+
+  isMemory(): boolean {
+    return false;
+  }
+
+  read(fd: number, bytes: Uint8Array, start: number, count: number, offset: number, done: Transferred): void {
+    const { file } = this.#of(fd);
+    this.#later('read', file, () => this.#file(fd).read(bytes.subarray(start, start + count), offset)).then(
+      (n) => done(null, n),
+      (error: Error) => done(error, 0),
+    );
+  }
+
+  write(fd: number, bytes: Uint8Array, start: number, count: number, offset: number, done: Transferred): void {
+    const { file } = this.#of(fd);
+    this.#later('write', file, () => {
+      // What is under way may be written in two parts.
+      const n = count >= 1024 && this.#random.chance(0.1) ? Math.floor(count / 1024) * 512 : count;
+      this.disk.write(this.#file(fd), bytes.subarray(start, start + n), offset);
+      return n;
+    }).then(
+      (n) => done(null, n),
+      (error: Error) => done(error, 0),
+    );
+  }
+
+  open(file: string, flags: number): Promise<number> {
+    return this.#later('open', file, () => {
+      const inode =
+        flags & O_CREAT && (flags & O_EXCL || !this.disk.exists(file)) ? this.disk.create(file) : this.disk.find(file);
+      const fd = this.#nextDescriptor++;
+      this.#descriptors.set(fd, { inode, file });
+      return fd;
+    });
+  }
+
+  close(fd: number): Promise<void> {
+    return this.#later('close', this.#of(fd).file, () => void this.#descriptors.delete(fd));
+  }
+
+  fstat(fd: number): Promise<FileStatus> {
+    return this.#later('fstat', this.#of(fd).file, () => status(this.#of(fd).inode, this.#device));
+  }
+
+  stat(file: string): Promise<FileStatus> {
+    return this.#later('stat', file, () => status(this.disk.find(file), this.#device));
+  }
+
+  ftruncate(fd: number, length: number): Promise<void> {
+    return this.#change('ftruncate', this.#of(fd).file, () => this.disk.truncate(this.#file(fd), length));
+  }
+
+  fallocate(fd: number, mode: number, offset: number, length: number): Promise<void> {
+    return this.#change('fallocate', this.#of(fd).file, () => {
+      const file = this.#file(fd);
+      if ((mode & libc.FALLOC_FL_KEEP_SIZE) === 0 && offset + length > file.size)
+        this.disk.truncate(file, offset + length);
+      this.disk.zero(file, offset, length);
+    });
+  }
+
+  fdatasync(fd: number): Promise<void> {
+    const { seq } = this.disk;
+    return this.#change('fdatasync', this.#of(fd).file, () => this.#file(fd).sync(seq));
+  }
+
+  fsync(fd: number): Promise<void> {
+    const { seq } = this.disk;
+    return this.#change('fsync', this.#of(fd).file, () => {
+      const { inode } = this.#of(fd);
+      if (inode instanceof FileInode) inode.sync(seq);
+      else this.disk.syncDirectory(inode, seq);
+    });
+  }
+
+  syncfs(fd: number): Promise<void> {
+    const { seq } = this.disk;
+    return this.#change('syncfs', this.#of(fd).file, () => {
+      const { inode } = this.#of(fd);
+      if (inode.directory) this.disk.syncAll(inode, seq);
+    });
+  }
+
+  fchmod(fd: number): Promise<void> {
+    return this.#later('fchmod', this.#of(fd).file, () => {});
+  }
+
+  chmod(file: string): Promise<void> {
+    return this.#later('chmod', file, () => {});
+  }
+
+  mkdir(directory: string): Promise<void> {
+    return this.#change('mkdir', directory, () => this.disk.mkdir(directory));
+  }
+
+  readdir(directory: string): Promise<string[]> {
+    return this.#later('readdir', directory, () => {
+      const inode = this.disk.find(directory);
+      if (!inode.directory) throw fail(errnos.ENOTDIR, directory);
+      return [...inode.entries.keys()];
+    });
+  }
+
+  access(file: string): Promise<void> {
+    return this.#later('access', file, () => void this.disk.find(file));
+  }
+
+  link(file: string, name: string): Promise<void> {
+    return this.#change('link', name, () => this.disk.link(file, name));
+  }
+
+  rename(file: string, name: string): Promise<void> {
+    return this.#change('rename', name, () => this.disk.rename(file, name));
+  }
+
+  unlink(file: string): Promise<void> {
+    return this.#change('unlink', file, () => this.disk.unlink(file));
+  }
+
+  seek(fd: number, offset: number, whence: number): Promise<number> {
+    return this.#later('seek', this.#of(fd).file, () => {
+      const { size } = this.#file(fd);
+      if (offset >= size) throw fail(errnos.ENXIO, 'seek');
+      return whence === libc.SEEK_DATA ? offset : size;
+    });
+  }
+
+  clone(_from: number, to: number): Promise<void> {
+    return this.#later('clone', this.#of(to).file, () => {
+      throw fail(errnos.EOPNOTSUPP, 'clone');
+    });
+  }
+
+  copyRange(from: number, to: number, offset: number, count: number): Promise<number> {
+    return this.#later('copyRange', this.#of(to).file, () => {
+      const half = count >= 1024 && this.#random.chance(0.3) ? Math.ceil(count / 1024) * 512 : count;
+      const bytes = Buffer.alloc(half);
+      const n = this.#file(from).read(bytes, offset);
+      if (n > 0) this.disk.write(this.#file(to), bytes.subarray(0, n), offset);
+      return n;
+    });
+  }
+}
+
+/** A path without what differs from run to run. */
+const plain = (file: string): string => file.replace(/(\.archipelago-tmp)\/.*/, '$1').replace(/^.*\//, '');
+
+function status(inode: Inode, dev: number): FileStatus {
+  const { nlink, id } = inode;
+  const [size, blocks] = inode.directory ? [0, 0] : [inode.size, inode.allocated / 512];
+  return { size, blocks, mtimeMs: 0, dev, ino: id, nlink, isDirectory: () => inode.directory };
+}

@@ -1,0 +1,306 @@
+/** Random operations on the volumes of a model, several at a time, and what each of them promises. */
+import { Flag } from '../../src/requests/ops.js';
+import { type Change, decode, encode, type Model, Violation, VolumeModel } from './model.js';
+import type { Node } from './node.js';
+import type { Random } from './random.js';
+
+/** Most volumes and snapshots at a time. */
+const MOST_VOLUMES = 7;
+const MOST_UNITS_OF_WRITE = 12;
+
+export interface WorkloadSettings {
+  readonly blockSizes: readonly number[];
+  /** Every acknowledged write is durable. */
+  readonly writeThrough: boolean;
+  /** Most operations at a time. */
+  readonly parallel: number;
+  /** Called with each operation's name when it begins. */
+  trace(line: string): void;
+}
+
+type Operation = () => Promise<void>;
+
+export class Workload {
+  readonly #node: Node;
+  readonly #model: Model;
+  readonly #random: Random;
+  readonly #settings: WorkloadSettings;
+
+  constructor(node: Node, model: Model, random: Random, settings: WorkloadSettings) {
+    this.#node = node;
+    this.#model = model;
+    this.#random = random;
+    this.#settings = settings;
+  }
+
+  /** Runs so many operations. @throws Violation, and whatever an operation fails with: none may */
+  async run(count: number): Promise<void> {
+    const running = new Set<Promise<void>>();
+    for (let begun = 0, tries = 0; begun < count && tries < count * 20; tries++) {
+      const operation = this.#choose();
+      if (!operation) {
+        if (running.size > 0) await Promise.race(running);
+        continue;
+      }
+      begun++;
+      const run = operation().finally(() => running.delete(run));
+      running.add(run);
+      // What fails is thrown below; until then it is nobody's.
+      run.catch(() => {});
+      if (running.size >= this.#settings.parallel) await Promise.race(running);
+    }
+    await Promise.all(running);
+  }
+
+  /** Ends what a cut left half done, as an administrator would. */
+  async finish(): Promise<void> {
+    for (const change of [...this.#model.changes]) {
+      if (change.kind !== 'remove') continue;
+      await this.#node.remove(change.name);
+      this.#model.changes.delete(change);
+    }
+  }
+
+  async flushAll(): Promise<void> {
+    for (const volume of this.#model.volumes.values()) if (!volume.changing) await this.#flush(volume);
+  }
+
+  /** Reads everything. @throws Violation */
+  async readAll(): Promise<void> {
+    for (const volume of this.#model.volumes.values()) await this.#read(volume, 0, volume.cells.length);
+  }
+
+  #choose(): Operation | null {
+    const random = this.#random;
+    const volumes = [...this.#model.volumes.values()];
+    const dice = random.below(100);
+    if (volumes.length === 0) return this.#create();
+    const volume = random.pick(volumes);
+    if (dice < 52) return this.#data(volume, dice);
+    if (dice < 62) return this.#use(volume, 'flush', () => this.#flush(volume));
+    if (dice < 70) return this.#whole(volume, 'read', () => this.#read(volume, 0, volume.cells.length));
+    if (dice < 79) return this.#snapshot(volume);
+    if (dice < 84) return this.#clone(volume);
+    if (dice < 87) return this.#remove(volume);
+    if (dice < 89) return this.#rename(volume);
+    if (dice < 94) return this.#resize(volume);
+    if (dice < 96) return this.#upgrade(volume);
+    if (dice < 98) return this.#alone(volume, 'close', () => this.#close(volume));
+    return this.#create();
+  }
+
+  #name(): string | null {
+    const { volumes, names, changes } = this.#model;
+    if (volumes.size + changes.size >= MOST_VOLUMES) return null;
+    const taken = new Set<string>(volumes.keys());
+    for (const change of changes) {
+      if (change.kind === 'make') taken.add(change.volume.name);
+      else taken.add(change.name);
+      if (change.kind === 'rename') taken.add(change.target);
+    }
+    // Names are used again: what a volume of that name left must not come back.
+    const old = [...names].filter((name) => !taken.has(name));
+    return old.length > 0 && this.#random.chance(0.5) ? this.#random.pick(old) : `volume-${names.size}`;
+  }
+
+  /** An operation that others on the volume may run beside. */
+  #use(volume: VolumeModel, what: string, work: Operation): Operation | null {
+    if (volume.changing) return null;
+    return async () => {
+      const line = `> ${what} ${volume.name}`;
+      this.#settings.trace(line);
+      volume.users++;
+      try {
+        await work();
+        this.#settings.trace(`done ${line}`);
+      } finally {
+        volume.users--;
+      }
+    };
+  }
+
+  #whole(volume: VolumeModel, what: string, work: Operation): Operation | null {
+    return volume.cells.length === 0 ? null : this.#use(volume, what, work);
+  }
+
+  /** An operation that has the volume to itself. */
+  #alone(volume: VolumeModel, what: string, work: Operation): Operation | null {
+    if (volume.changing || volume.users > 0) return null;
+    return async () => {
+      const line = `> ${what} ${volume.name}`;
+      this.#settings.trace(line);
+      volume.changing = true;
+      try {
+        await work();
+        this.#settings.trace(`done ${line}`);
+      } finally {
+        volume.changing = false;
+      }
+    };
+  }
+
+  /** Makes a change of the list of volumes, which a cut may find done or not. */
+  async #during(change: Change, work: Operation): Promise<void> {
+    this.#model.changes.add(change);
+    if (change.kind === 'make') this.#model.names.add(change.volume.name);
+    if (change.kind === 'snapshot') this.#model.names.add(change.name);
+    if (change.kind === 'rename') this.#model.names.add(change.target);
+    await work();
+    this.#model.changes.delete(change);
+  }
+
+  #data(volume: VolumeModel, dice: number): Operation | null {
+    if (volume.readOnly || volume.changing) return null;
+    const random = this.#random;
+    const units = volume.cells.length;
+    const first = random.below(units);
+    const count = Math.min(units - first, 1 + random.below(random.chance(0.3) ? MOST_UNITS_OF_WRITE : 3));
+    if (!volume.isFree(first, first + count)) return null;
+    const fua = random.chance(0.2);
+    const durable = fua || this.#settings.writeThrough;
+    const [at, length, flags] = [first * volume.unit, count * volume.unit, fua ? Flag.FUA : 0];
+    const what = (kind: string): string => `${kind}${fua ? ' fua' : ''} ${first}+${count}`;
+    if (dice < 36) {
+      const values = this.#model.fresh(count);
+      return this.#use(volume, what('write'), async () => {
+        volume.begin(first, values);
+        await this.#node.write(volume.name, at, encode(values, volume.unit), flags);
+        volume.end(first, count, durable);
+      });
+    }
+    const zeros = new Array<number>(count).fill(0);
+    if (dice < 44) {
+      return this.#use(volume, what('zero'), async () => {
+        volume.begin(first, zeros);
+        await this.#node.writeZeroes(volume.name, at, length, flags | (random.chance(0.5) ? Flag.NO_HOLE : 0));
+        volume.end(first, count, durable);
+      });
+    }
+    return this.#use(volume, what('trim'), async () => {
+      volume.begin(first, zeros);
+      await this.#node.trim(volume.name, at, length, flags);
+      const read = await this.#node.read(volume.name, at, length);
+      volume.endTrim(first, decode(read, volume.unit, volume.name), durable);
+    });
+  }
+
+  async #flush(volume: VolumeModel): Promise<void> {
+    const capture = volume.capture();
+    await this.#node.flush(volume.name);
+    volume.flushed(capture);
+  }
+
+  async #close(volume: VolumeModel): Promise<void> {
+    const capture = volume.capture();
+    await this.#node.close(volume.name);
+    volume.flushed(capture);
+  }
+
+  async #read(volume: VolumeModel, first: number, count: number): Promise<void> {
+    const capture = volume.capture().slice(first, first + count);
+    const bytes = await this.#node.read(volume.name, first * volume.unit, count * volume.unit);
+    volume.checkRead(first, decode(bytes, volume.unit, volume.name), capture, 'a read of');
+  }
+
+  #create(): Operation | null {
+    const name = this.#name();
+    if (name === null) return null;
+    const { unit } = this.#model;
+    const units = Math.ceil(16384 / unit) - this.#random.below(Math.min(8, 16384 / unit - 1));
+    const volume = new VolumeModel(name, unit, new Array<number>(units).fill(0));
+    const usual = this.#random.chance(0.2);
+    const blockSize = this.#random.pick(this.#settings.blockSizes);
+    const change: Change = { kind: 'make', volume };
+    return async () => {
+      this.#settings.trace(`> create ${name}`);
+      await this.#during(change, () =>
+        usual ? this.#node.createBlank(name, volume.size) : this.#node.create(name, volume.size, blockSize),
+      );
+      this.#model.add(volume);
+    };
+  }
+
+  /** A snapshot may be taken under writes: each is in it or not, but what was acknowledged before is. */
+  #snapshot(volume: VolumeModel): Operation | null {
+    const name = this.#name();
+    if (name === null || volume.changing || volume.frozen) return null;
+    const from = volume.capture();
+    const change: Change = { kind: 'snapshot', source: volume.name, name, from };
+    return this.#use(volume, `snapshot ${name} of`, async () => {
+      await this.#during(change, async () => {
+        await this.#node.snapshot(volume.name, name);
+        // Not before it was read is it known which of the writes under way it has.
+        const bytes = await this.#node.read(name, 0, volume.size);
+        const values = decode(bytes, volume.unit, name);
+        volume.checkRead(0, values, from, `the snapshot ${name} of`);
+        volume.flushed(from);
+        this.#model.add(new VolumeModel(name, volume.unit, values, true));
+      });
+    });
+  }
+
+  #clone(parent: VolumeModel): Operation | null {
+    const name = this.#name();
+    if (name === null || !parent.readOnly || parent.frozen || parent.changing) return null;
+    const more = this.#random.chance(0.3) ? this.#random.below(8) : 0;
+    const values = [...parent.cells.map(({ values }) => values[0]), ...new Array<number>(more).fill(0)];
+    const volume = new VolumeModel(name, parent.unit, values);
+    return this.#use(parent, `clone ${name} of`, async () => {
+      await this.#during({ kind: 'make', volume }, () => this.#node.clone(name, parent.name, volume.size));
+      this.#model.add(volume);
+    });
+  }
+
+  #remove(volume: VolumeModel): Operation | null {
+    if (this.#model.volumes.size < 3 || volume.frozen) return null;
+    return this.#alone(volume, 'remove', async () => {
+      await this.#during({ kind: 'remove', name: volume.name }, async () => {
+        await this.#node.remove(volume.name);
+        this.#model.volumes.delete(volume.name);
+      });
+    });
+  }
+
+  #rename(volume: VolumeModel): Operation | null {
+    const target = this.#name();
+    if (target === null || volume.frozen) return null;
+    return this.#alone(volume, `rename to ${target}`, async () => {
+      const { name } = volume;
+      await this.#during({ kind: 'rename', name, target }, async () => {
+        await this.#node.rename(name, target);
+        this.#model.volumes.delete(name);
+        volume.name = target;
+        this.#model.add(volume);
+      });
+    });
+  }
+
+  #resize(volume: VolumeModel): Operation | null {
+    if (volume.readOnly) return null;
+    const units = 1 + this.#random.below(Math.ceil(24576 / volume.unit));
+    if (units === volume.cells.length) return null;
+    return this.#alone(volume, `resize to ${units}`, async () => {
+      await this.#during({ kind: 'resize', name: volume.name, units }, async () => {
+        await this.#node.resize(volume.name, units * volume.unit);
+        volume.resize(units);
+      });
+    });
+  }
+
+  #upgrade(volume: VolumeModel): Operation | null {
+    if (!volume.frozen) return null;
+    return this.#alone(volume, 'upgrade', async () => {
+      await this.#during({ kind: 'upgrade', name: volume.name }, async () => {
+        await this.#node.upgrade(volume.name);
+        volume.frozen = false;
+        volume.readOnly = false;
+      });
+    });
+  }
+}
+
+/** For messages: what an operation that fails must not do. */
+export const unexpected = (error: unknown): Violation =>
+  error instanceof Violation
+    ? error
+    : new Violation(error instanceof Error ? (error.stack ?? error.message) : String(error));
