@@ -44,11 +44,14 @@ export class ControlServer {
   readonly #server: net.Server;
   readonly #sockets = new Set<net.Socket>();
 
-  private constructor(path: string, handler: ControlHandler) {
+  private constructor(path: string, handler: ControlHandler, onAlone: () => void) {
     this.path = path;
     this.#server = net.createServer((socket) => {
       this.#sockets.add(socket);
-      socket.on('close', () => this.#sockets.delete(socket));
+      socket.on('close', () => {
+        this.#sockets.delete(socket);
+        if (this.alone) onAlone();
+      });
       socket.on('error', () => socket.destroy());
       readMessages(socket, (message) => void answer(socket, message, handler));
     });
@@ -56,16 +59,17 @@ export class ControlServer {
 
   /**
    * Listens, mode 0660. A socket file that is there is replaced: take a pidfile first.
+   * @param onAlone called when the last connection has ended
    * @throws SystemError
    */
-  static async listen(path: string, handler: ControlHandler): Promise<ControlServer> {
+  static async listen(path: string, handler: ControlHandler, onAlone = (): void => {}): Promise<ControlServer> {
     if (Buffer.byteLength(path) > MAX_SOCKET_PATH) {
       throw new SystemError(
         errnos.ENAMETOOLONG,
         `${path} is too long for a socket (${MAX_SOCKET_PATH} bytes); shorten RUN_DIR`,
       );
     }
-    const control = new ControlServer(path, handler);
+    const control = new ControlServer(path, handler, onAlone);
     fs.rmSync(path, { force: true });
     await new Promise<void>((resolve, reject) => {
       control.#server.once('error', (error) => {
@@ -74,6 +78,11 @@ export class ControlServer {
       listenWithMode(control.#server, { path }, 0o660, resolve);
     });
     return control;
+  }
+
+  /** Nobody is connected. */
+  get alone(): boolean {
+    return this.#sockets.size === 0;
   }
 
   /** Ends all connections once what was written is on its way, and removes the socket. */

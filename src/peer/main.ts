@@ -54,14 +54,18 @@ async function main(): Promise<void> {
   process.on('unhandledRejection', fail);
   if (values.supervised) void host.closed.then(() => process.exit(0));
 
-  await host.listen();
   if (values.supervised) {
-    process.send?.('listening');
+    // A supervisor that died before it started a role: no other knows of this process. Its socket may be a successor's already.
+    const useless = (): never => process.exit(0);
+    await host.listen(useless);
+    if (!process.connected) useless();
+    process.send?.('listening', (error: Error | null) => error && useless());
     // The roles are asked for in a moment: have their parts loaded by then. What fails is told when they are.
     const types = config.roles.filter(({ name }) => group.includes(name)).map(({ type }) => type);
     for (const type of new Set(types)) loadStarter(type).catch(() => undefined);
     return;
   }
+  await host.listen();
   try {
     for (const role of group) await host.start(role);
   } catch (error) {

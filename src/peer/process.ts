@@ -65,12 +65,21 @@ export class RoleProcess {
     return this.#closed;
   }
 
-  /** Opens the control socket. @throws SystemError */
-  async listen(): Promise<void> {
+  /**
+   * Opens the control socket.
+   * @param onUseless called when nobody is connected to it any more and no role runs: without a pidfile no later supervisor finds it
+   * @throws SystemError
+   */
+  async listen(onUseless = (): void => {}): Promise<void> {
     const { config, group } = this.#options;
-    this.#control = await ControlServer.listen(controlSocketOf(config, group), (op, params) =>
-      this.#answer(op, params),
-    );
+    const answer = (op: string, params: Message): Promise<unknown> => this.#answer(op, params);
+    const alone = (): void => {
+      // A start that is under way decides first.
+      void this.#inTurn(async () => undefined).then(() => {
+        if (this.#hosted.size === 0 && this.#control?.alone) onUseless();
+      });
+    };
+    this.#control = await ControlServer.listen(controlSocketOf(config, group), answer, alone);
   }
 
   async #answer(op: string, params: Message): Promise<unknown> {

@@ -28,6 +28,18 @@ export async function untilQuiet(node: TestNode): Promise<void> {
   }
 }
 
+/** What is in the segment now, for the report of a hang. */
+export function segmentOf(node: TestNode): string {
+  try {
+    const segment = Segment.join(`posix:${node.segment}:`);
+    const all = report(segment);
+    segment.close();
+    return JSON.stringify(all, null, 1);
+  } catch (error) {
+    return String(error);
+  }
+}
+
 const tool = (node: TestNode, name: string, ...args: string[]): Promise<Outcome> =>
   attempt(process.execPath, [
     path.join(bin, name),

@@ -34,15 +34,16 @@ export function pidOf(node: TestNode, name: string): number | null {
   }
 }
 
-/** kill -9 of these roles' processes and of the supervisor. @returns whether there is no supervisor now */
-export function killProcesses(node: TestNode, names: readonly string[]): void {
-  const pids = new Set(names.map((name) => pidOf(node, name)));
+/** kill -9 of these roles' processes and of the supervisor, all at once; resolves when they are gone. */
+export async function killProcesses(node: TestNode, names: readonly string[]): Promise<void> {
+  const pids = new Set(names.map((name) => pidOf(node, name)).filter((pid) => pid !== null));
   for (const pid of pids) {
     try {
-      if (pid !== null) process.kill(pid, 'SIGKILL');
+      process.kill(pid, 'SIGKILL');
     } catch (error) {
       // It may have been killed by its supervisor meanwhile.
       if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
     }
   }
+  while (node.pids().some((pid) => pids.has(pid))) await new Promise((resolve) => setTimeout(resolve, 2));
 }

@@ -4,7 +4,7 @@ import { TestNode } from '../e2e/harness/node.js';
 import type { Placement } from '../e2e/harness/placements.js';
 import { describeOutcome } from '../e2e/harness/run.js';
 import type { Random } from '../fuzz/random.js';
-import { sizes, untilQuiet, verifyContent, verifyProcesses, verifySegment, verifyStore } from './checks.js';
+import { segmentOf, sizes, untilQuiet, verifyContent, verifyProcesses, verifySegment, verifyStore } from './checks.js';
 import { Fleet } from './fleet.js';
 import { chooseTargets, killProcesses, pidOf } from './kills.js';
 import { WrongData } from './model.js';
@@ -63,7 +63,7 @@ export class Stint {
     const killed: string[] = [];
     for (let strikes = this.#random.pick([1, 1, 1, 2, 3]); strikes > 0; strikes--) {
       const targets = chooseTargets(this.#random, this.#targets);
-      this.#strike(targets);
+      await this.#strike(targets);
       killed.push(targets.join('+'));
       const wait = strikes > 1 ? this.#random.below(MOST_BETWEEN_MS) : 0;
       if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait));
@@ -86,13 +86,13 @@ export class Stint {
     };
   }
 
-  #strike(targets: readonly string[]): void {
+  async #strike(targets: readonly string[]): Promise<void> {
     this.#note(`kill ${targets.join(' ')}`);
     for (const name of targets) {
       const client = /^client(\d+)$/.exec(name);
       if (client) this.#fleet.killActor(Number(client[1]));
     }
-    killProcesses(
+    await killProcesses(
       this.node,
       targets.filter((name) => !name.startsWith('client')),
     );
@@ -110,7 +110,8 @@ export class Stint {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<never>((_, reject) => {
       timer = setTimeout(() => {
-        reject(new Error(`${when}: ${this.#fleet.waiting} requests have no answer after ${HANG_MS} ms`));
+        const where = segmentOf(this.node);
+        reject(new Error(`${when}: ${this.#fleet.waiting} requests have no answer after ${HANG_MS} ms\n${where}`));
       }, HANG_MS);
     });
     try {

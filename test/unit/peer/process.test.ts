@@ -19,6 +19,7 @@ let events: string[];
 let contexts: Map<string, RoleContext>;
 let failing: string | null;
 let counter = 0;
+let useless: number;
 
 beforeEach(async () => {
   dir = fs.mkdtempSync(path.join(os.tmpdir(), 'process-'));
@@ -31,6 +32,7 @@ beforeEach(async () => {
   events = [];
   contexts = new Map();
   failing = null;
+  useless = 0;
   host = new RoleProcess({
     config,
     group: ['mapperd', 'vlmcd', 'nbd'],
@@ -49,7 +51,9 @@ beforeEach(async () => {
       };
     },
   });
-  await host.listen();
+  await host.listen(() => {
+    useless++;
+  });
 });
 
 afterEach(async () => {
@@ -75,6 +79,28 @@ describe('a process of roles', () => {
     expect(contexts.get('vlmcd')?.segment).toBe(segment);
     contexts.get('vlmcd')?.log.info('hello');
     expect(fs.readFileSync(path.join(dir, 'vlmcd.log'), 'utf8')).toMatch(/INFO {2}vlmcd\[\d+\]: hello\n$/);
+  });
+
+  test('tells that it is of no use when its supervisor goes and no role runs', async () => {
+    const first = await ControlClient.connect(controlSocketOf(config, ['mapperd', 'vlmcd', 'nbd']));
+    await first.call('start', { role: 'vlmcd' });
+    const second = await ControlClient.connect(controlSocketOf(config, ['mapperd', 'vlmcd', 'nbd']));
+    await second.call('status');
+    first.end();
+    await second.call('stop', { role: 'vlmcd' });
+    expect(useless).toBe(0);
+    second.end();
+    await expect.poll(() => useless).toBe(1);
+  });
+
+  test('is not told so while a role runs', async () => {
+    const client = await ControlClient.connect(controlSocketOf(config, ['mapperd', 'vlmcd', 'nbd']));
+    await client.call('start', { role: 'vlmcd' });
+    client.end();
+    const again = await ControlClient.connect(controlSocketOf(config, ['mapperd', 'vlmcd', 'nbd']));
+    await again.call('status');
+    expect(useless).toBe(0);
+    again.end();
   });
 
   test('has a pidfile for each role that runs, and stops them in reverse', async () => {
