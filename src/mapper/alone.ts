@@ -8,12 +8,17 @@
 import type { MapperContext } from './context.js';
 import type { Volume } from './volume.js';
 
-/** Works alone on some volumes, without leases on them, and together with readers on others. */
+/**
+ * Works alone on some volumes, without leases on them, and together with readers on others.
+ * @param work gets the volumes, and whether all who had leases live and answered
+ * @param flags of REVOKE
+ */
 export async function withAlone<T>(
-  context: MapperContext,
+  context: Pick<MapperContext, 'volumes' | 'leases'>,
   alone: string[],
   read: string[],
-  work: (volumes: Volume[]) => Promise<T>,
+  work: (volumes: Volume[], answered: boolean) => Promise<T>,
+  flags = 0,
 ): Promise<T> {
   const names = [...alone, ...read];
   const inUse: Volume[] = [];
@@ -23,10 +28,11 @@ export async function withAlone<T>(
     const changed = new Set(inUse.slice(0, alone.length));
     try {
       for (const volume of sorted) if (changed.has(volume)) leave.push(await volume.intent.enter(true));
-      for (const volume of changed) await context.leases.revoke(volume);
+      let answered = true;
+      for (const volume of changed) if (!(await context.leases.revoke(volume, { flags }))) answered = false;
       for (const volume of sorted) leave.push(await volume.gate.enter(changed.has(volume)));
       for (const volume of changed) volume.generation = context.volumes.newGeneration();
-      return await work(inUse);
+      return await work(inUse, answered);
     } finally {
       for (const exit of leave.reverse()) exit();
     }

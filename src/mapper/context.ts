@@ -5,7 +5,7 @@ import type { Leases } from './leases.js';
 import type { Locks } from './locks.js';
 import type { MapStore, OpenOptions } from './map-store.js';
 import type { SnapshotIndex } from './snapshot-index.js';
-import type { StoredMap } from './stored-map.js';
+import type { MapReader, StoredMap } from './stored-map.js';
 import type { Volume, Volumes } from './volume.js';
 
 /** Where messages go that are no request's answer. */
@@ -15,14 +15,17 @@ export interface MapperLog {
 }
 
 export interface MapperContext {
+  /** The maps store; a change by an operation that works on volumes is refused when the lock of one is lost. */
   readonly maps: MapStore;
-  /** The blocks store. */
+  /** The blocks store, likewise. */
   readonly blocks: ObjectClient;
   readonly locks: Locks;
   readonly leases: Leases;
   readonly volumes: Volumes;
   readonly snapshots: SnapshotIndex;
   readonly log: MapperLog;
+  /** What the volume's map is read by: past every cache while nothing keeps other nodes from changing it. */
+  reader(volume: Volume): MapReader;
 }
 
 /** Requests to a store that one operation has in flight at the same time. */
@@ -36,7 +39,7 @@ export function noSuchVolume(name: string): SystemError {
 export async function mapOf(context: MapperContext, volume: Volume, options: OpenOptions): Promise<StoredMap> {
   const cached = volume.cached(options);
   if (cached) return cached;
-  const { map } = await context.maps.lookup(volume.name, options);
+  const { map } = await context.maps.lookup(volume.name, options, context.reader(volume));
   if (!map) throw noSuchVolume(volume.name);
   return map;
 }

@@ -37,10 +37,15 @@ export async function makeWritable(
     if (todo.length === 0) return;
     volume.written = true;
     const epochs = new Map<number, number>();
+    // The lock is looked at while the objects are made; what took long is looked at again.
+    const verified = context.locks.verify(volume);
+    verified.catch(() => {});
     await forEachLimited(todo, PARALLEL, async (i) => {
       epochs.set(i, await makeObject(context, volume, map, i, map.blockLength(i)));
     });
-    await writeOwnEntries(context, volume, map, todo, epochs);
+    await verified;
+    if (!context.locks.isFresh(volume)) await context.locks.verify(volume);
+    await writeOwnEntries(context, volume, map, todo, epochs, true);
   });
 }
 
@@ -104,6 +109,7 @@ async function writeOwnEntries(
   map: StoredMap,
   blocks: readonly number[],
   epochs: ReadonlyMap<number, number>,
+  guarded = false,
 ): Promise<void> {
   for (let from = 0; from < blocks.length; ) {
     let to = from + 1;
@@ -112,7 +118,17 @@ async function writeOwnEntries(
       v2.encodeNamedEntry(out, at, OWN, newObjectName(volume.name, epochs.get(i)!, i));
     };
     const { blockSize } = map.header;
-    await context.maps.writeEntries(map.stored, blockSize, blocks[from], to - from, encode, volume.touched);
+    const count = to - from;
+    await context.maps.writeEntries(
+      map.stored,
+      blockSize,
+      blocks[from],
+      count,
+      encode,
+      volume.touched,
+      undefined,
+      guarded,
+    );
     for (let k = from; k < to; k++) map.entries.setOwn(blocks[k], OWN, volume.name, epochs.get(blocks[k])!);
     from = to;
   }
@@ -197,6 +213,7 @@ export async function cutBlock(
   }
   if (size <= length) return;
   if (flags & EntryFlag.WRITABLE) {
+    await context.locks.verify(volume);
     await context.blocks.truncate(name, length);
     await context.blocks.flush([name]);
     return;

@@ -2,40 +2,118 @@
  * The exclusive lock of a volume in the store, which keeps other nodes out: taken without waiting, released by whoever took it,
  * so that a failed operation leaves nothing locked that it locked itself.
  */
+import type { LockClient } from '../requests/lock-client.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
+import type { Clock } from './clock.js';
+import type { MapperLog } from './context.js';
+import type { LockChecks } from './locking/checks.js';
+import { refuseLost } from './locking/lost.js';
+import type { LockRegistry } from './locking/registry.js';
+import { clockTime } from './locking/times.js';
 import type { MapStore } from './map-store.js';
 import type { Volume } from './volume.js';
 
-/** Local time for people, `2026-03-01 10:04`. @param since ms since the epoch */
-export function clockTime(since: number): string {
-  const date = new Date(since);
-  const two = (n: number): string => String(n).padStart(2, '0');
-  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${two(date.getHours())}:${two(date.getMinutes())}`;
+/** How old a look at the lock may be that was begun for a change of the map, in ms. */
+const FRESH_MS = 100;
+
+/** EBUSY, and who has the lock. */
+export class LockedElsewhere extends SystemError {
+  /** Owner string; null when it is not known. */
+  readonly holder: string | null;
+  constructor(message: string, holder: string | null, cause?: unknown) {
+    super(errnos.EBUSY, message, { cause });
+    this.name = 'LockedElsewhere';
+    this.holder = holder;
+  }
+}
+
+export interface LocksOptions {
+  /** The maps store, without fences. */
+  readonly maps: MapStore;
+  readonly client: LockClient;
+  readonly checks: LockChecks;
+  readonly registry: LockRegistry;
+  readonly clock: Clock;
+  readonly log: MapperLog;
+  /** Makes both stores look again at what they keep: another node may have changed the volume. */
+  readonly forget: () => Promise<void>;
+  /** A lock was taken: it is to be watched from now on. */
+  readonly taken: () => void;
 }
 
 export class Locks {
-  readonly #maps: MapStore;
+  readonly #options: LocksOptions;
+  readonly client: LockClient;
 
-  constructor(maps: MapStore) {
-    this.#maps = maps;
+  constructor(options: LocksOptions) {
+    this.#options = options;
+    this.client = options.client;
   }
 
   /**
    * Takes the lock of a volume unless this mapper has it. What was cached without it is dropped.
    * @returns whether it was taken now
-   * @throws SystemError EBUSY with the holder, since when, and what to do
+   * @throws LockedElsewhere with the holder, since when, and what to do; LostLock
    */
   async acquire(volume: Volume): Promise<boolean> {
-    if (volume.locked) return false;
+    refuseLost(volume);
+    if (volume.locked && !volume.releasing) return false;
+    return volume.locking.exclusive(async () => {
+      refuseLost(volume);
+      if (volume.locked) return false;
+      await this.#take(volume);
+      return true;
+    });
+  }
+
+  async #take(volume: Volume): Promise<void> {
+    const { client, clock, forget, taken } = this.#options;
+    const { name } = volume;
+    if (volume.breaking) {
+      const text = `the lock of volume ${name} was ${volume.breaking.holder}'s and is just being broken`;
+      throw new LockedElsewhere(text, volume.breaking.holder);
+    }
+    const began = clock.now();
+    if (began < volume.yieldUntil) {
+      throw new LockedElsewhere(`volume ${name} was just handed over to a node that asked for it`, null);
+    }
     try {
-      await this.#maps.objects.acquire(volume.name);
+      await client.acquire(name);
     } catch (error) {
       if (errnoOf(error) !== errnos.EBUSY) throw error;
-      throw await this.#busy(volume.name, error);
+      throw await this.#busy(name, error);
+    }
+    try {
+      await forget();
+    } catch (error) {
+      await client.release(name, false).catch(() => {});
+      throw error;
     }
     volume.locked = true;
+    volume.tenure++;
+    volume.checkedAt = began;
+    volume.takenAt = clock.now();
     volume.map = null;
-    return true;
+    taken();
+  }
+
+  /** Looks in the store whether the lock is still this node's. @throws LostLock; SystemError when the store cannot be asked */
+  verify(volume: Volume): Promise<void> {
+    return this.#options.checks.verify(volume);
+  }
+
+  /** Whether that was found so just now. */
+  isFresh(volume: Volume): boolean {
+    return this.#options.clock.now() - volume.checkedAt < FRESH_MS;
+  }
+
+  /** Notes how the volume is now for the next mapper; that it cannot be noted is logged. */
+  async note(volume: Volume): Promise<void> {
+    await this.#options.registry.note(volume).catch((error) => {
+      this.#options.log.warn(
+        `volume ${volume.name}: a restart of the mapper will not know of its lock: ${messageOf(error)}`,
+      );
+    });
   }
 
   /**
@@ -43,17 +121,35 @@ export class Locks {
    * was already taken away is no error: it is gone, as wanted.
    */
   async release(volume: Volume): Promise<void> {
+    const { maps, client } = this.#options;
     if (!volume.locked) return;
-    await this.#maps.flush(volume.touched);
-    try {
-      await this.#maps.objects.release(volume.name, false);
-    } catch (error) {
-      if (errnoOf(error) !== errnos.ENOENT && errnoOf(error) !== errnos.EPERM) throw error;
-    }
-    volume.locked = false;
-    volume.opened = false;
-    volume.written = false;
-    volume.map = null;
+    await maps.flush(volume.touched);
+    await volume.locking.exclusive(async () => {
+      if (!volume.locked) return;
+      volume.releasing = true;
+      try {
+        await client.release(volume.name, false);
+      } catch (error) {
+        if (errnoOf(error) !== errnos.ENOENT && errnoOf(error) !== errnos.EPERM) throw error;
+      } finally {
+        volume.releasing = false;
+      }
+      volume.locked = false;
+      volume.tenure++;
+      volume.written = false;
+      volume.writers.clear();
+      volume.strangers = false;
+      volume.map = null;
+    });
+    await this.note(volume);
+  }
+
+  /** Releases the lock, and nothing keeps the volume open on this node any more. */
+  async end(volume: Volume): Promise<void> {
+    await this.release(volume);
+    volume.open = null;
+    volume.byHand = false;
+    await this.note(volume);
   }
 
   /**
@@ -76,25 +172,22 @@ export class Locks {
 
   /** Releases after a failure: the caller gets that failure, not what goes wrong here. */
   async #abandon(volume: Volume): Promise<void> {
-    await this.#maps.flush(volume.touched).catch(() => volume.touched.clear());
+    await this.#options.maps.flush(volume.touched).catch(() => volume.touched.clear());
     await this.release(volume).catch(() => {});
   }
 
-  async #busy(volume: string, cause: unknown): Promise<SystemError> {
+  async #busy(volume: string, cause: unknown): Promise<LockedElsewhere> {
     try {
-      const holder = await this.#maps.objects.lockHolder(volume);
+      const holder = await this.#options.client.holder(volume);
       if (holder) {
         const since = holder.since === null ? '' : ` since ${clockTime(holder.since)}`;
         const host = holder.owner.replace(/_\d+$/, '');
-        return new SystemError(
-          errnos.EBUSY,
-          `volume ${volume} is locked by ${holder.owner}${since}; run vlmc unlock -f ${volume} once ${host} is down`,
-          { cause },
-        );
+        const text = `volume ${volume} is locked by ${holder.owner}${since}; run vlmc unlock -f ${volume} once ${host} is down`;
+        return new LockedElsewhere(text, holder.owner, cause);
       }
     } catch {
       // The holder is only for the message; the store's own follows.
     }
-    return new SystemError(errnos.EBUSY, `volume ${volume} is locked: ${messageOf(cause)}`, { cause });
+    return new LockedElsewhere(`volume ${volume} is locked: ${messageOf(cause)}`, null, cause);
   }
 }

@@ -11,7 +11,7 @@ import * as v0 from './formats/v0.js';
 import * as v1 from './formats/v1.js';
 import * as v2 from './formats/v2.js';
 import { LEGACY_PREFIX } from './names.js';
-import { StoredMap } from './stored-map.js';
+import { type MapReader, StoredMap } from './stored-map.js';
 
 /** How a request wants a map without any signature read. */
 export interface OpenOptions {
@@ -35,35 +35,46 @@ export type EntryEncoder = (i: number, out: Buffer, at: number) => void;
 
 const allZero = (bytes: Buffer): boolean => bytes.every((byte) => byte === 0);
 
+/** Runs before each change of a map: whether it may be changed. */
+export type ChangeGuard = () => Promise<void>;
+
 export class MapStore {
   readonly objects: ObjectClient;
-  readonly #flushing = new WeakMap<Set<string>, Promise<void>>();
+  readonly #guard: ChangeGuard | null;
+  readonly #flushing: WeakMap<Set<string>, Promise<void>>;
 
-  constructor(objects: ObjectClient) {
+  /**
+   * @param guard awaited before each change
+   * @param family a store over the same objects: flushes of one set follow each other whichever of the two runs them
+   */
+  constructor(objects: ObjectClient, guard: ChangeGuard | null = null, family?: MapStore) {
     this.objects = objects;
+    this.#guard = guard;
+    this.#flushing = family ? family.#flushing : new WeakMap();
   }
 
   /**
    * Looks a volume up by its name, then by its legacy name.
+   * @param reader by which the map is read, now and later
    * @throws SystemError EINVAL (not a map), EIO (damaged), EOPNOTSUPP (unknown version)
    */
-  async lookup(volume: string, options: OpenOptions): Promise<Lookup> {
-    const plain = await this.open(volume, options);
+  async lookup(volume: string, options: OpenOptions, reader: MapReader = this.objects): Promise<Lookup> {
+    const plain = await this.open(volume, options, reader);
     if (plain && !plain.header.deleted) return { map: plain, tombstone: null };
     const tombstone = plain?.header ?? null;
     if (volume.startsWith(LEGACY_PREFIX)) return { map: null, tombstone };
-    const legacy = await this.open(LEGACY_PREFIX + volume, options);
+    const legacy = await this.open(LEGACY_PREFIX + volume, options, reader);
     return { map: legacy && !legacy.header.deleted ? legacy : null, tombstone };
   }
 
   /** The map whose header object is called so, deleted or not; null when there is none or its creation was cut short. */
-  async open(stored: string, options: OpenOptions): Promise<StoredMap | null> {
+  async open(stored: string, options: OpenOptions, reader: MapReader = this.objects): Promise<StoredMap | null> {
     let head: Buffer;
     let length: number;
     let modified: number | undefined;
     try {
-      head = await this.objects.read(stored, 0, HEADER_READ);
-      ({ size: length, modified } = await this.objects.info(stored));
+      head = await reader.read(stored, 0, HEADER_READ);
+      ({ size: length, modified } = await reader.info(stored));
     } catch (error) {
       if (errnoOf(error) === errnos.ENOENT) return null;
       throw error;
@@ -71,14 +82,14 @@ export class MapStore {
     const legacy = stored.startsWith(LEGACY_PREFIX);
     if (v2.isV2(head)) {
       const header = v2.decodeHeader(stored, head.subarray(0, Math.min(length, HEADER_READ)));
-      return new StoredMap(this.objects, stored, header, { legacy, modified });
+      return new StoredMap(reader, stored, header, { legacy, modified });
     }
     if (v1.isV1(head, length)) {
-      return new StoredMap(this.objects, stored, v1.decodeHeader(stored, head), { legacy, modified });
+      return new StoredMap(reader, stored, v1.decodeHeader(stored, head), { legacy, modified });
     }
     // A crash can leave the object without its content; no map is like that.
     if (length <= HEADER_READ && allZero(head)) return null;
-    if (options.assumeV0) return this.#openV0(stored, length, options.v0Size, legacy, modified);
+    if (options.assumeV0) return this.#openV0(reader, stored, length, options.v0Size, legacy, modified);
     if (v1.startsLikeV1(head)) throw damaged(stored, `${length} bytes are not a v1 map of the size that it says`);
     throw new SystemError(
       errnos.EINVAL,
@@ -87,6 +98,7 @@ export class MapStore {
   }
 
   async #openV0(
+    reader: MapReader,
     stored: string,
     length: number,
     v0Size: number,
@@ -97,7 +109,7 @@ export class MapStore {
     const pieces: Buffer[] = [];
     let count = 0;
     for (let at = 0; at < length; at += PIECE) {
-      const piece = await this.objects.read(stored, at, Math.min(PIECE, length - at));
+      const piece = await reader.read(stored, at, Math.min(PIECE, length - at));
       pieces.push(piece);
       const found = v0.countEntries(piece);
       count += found.count;
@@ -109,11 +121,12 @@ export class MapStore {
       v0.decodeEntry(entries, i, pieces[Math.floor(i / perPiece)], (i % perPiece) * v0.ENTRY_SIZE);
     }
     const header = v0.makeHeader(stored, count, v0Size);
-    return new StoredMap(this.objects, stored, header, { legacy, v0Size, modified, entries });
+    return new StoredMap(reader, stored, header, { legacy, v0Size, modified, entries });
   }
 
   /** Writes a v2 header in place, durably: with its lineage it is one sector, so the old or the new one is there after a crash. */
   async writeHeader(stored: string, header: MapHeader): Promise<void> {
+    await this.#guard?.();
     await this.objects.write(stored, 0, v2.encodeHeader(header));
     await this.objects.flush([stored]);
   }
@@ -121,6 +134,7 @@ export class MapStore {
   /**
    * Writes entries in place, in pieces of at most 512 KiB. Not durable before a flush of the objects it adds to `touched`.
    * @param before called before each piece, to have what encode needs
+   * @param guarded the caller has made sure that the map may be changed
    */
   async writeEntries(
     stored: string,
@@ -130,11 +144,13 @@ export class MapStore {
     encode: EntryEncoder,
     touched: Set<string>,
     before?: (first: number, count: number) => Promise<void>,
+    guarded = false,
   ): Promise<void> {
     for (const run of v2.entryRuns(stored, blockSize, first, count, CHUNK_ENTRIES)) {
       await before?.(run.first, run.count);
       const bytes = Buffer.alloc(run.count * v2.ENTRY_SIZE);
       for (let k = 0; k < run.count; k++) encode(run.first + k, bytes, k * v2.ENTRY_SIZE);
+      if (!guarded) await this.#guard?.();
       touched.add(run.object);
       await this.objects.write(run.object, run.offset, bytes);
     }

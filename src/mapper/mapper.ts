@@ -5,16 +5,24 @@
 
 import type { ListRequest, MapStatusRequest, VolumeListReply, VolumeStat } from '../requests/json.js';
 import type { LeaseReply, LeaseRequest } from '../requests/lease.js';
+import type { LockClient } from '../requests/lock-client.js';
 import type { ObjectClient } from '../requests/object-client.js';
+import { forOnce, type Once } from '../requests/once.js';
 import type { CreateData, MapSegment, VolumeInfo } from '../requests/structs.js';
-import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
+import { errnos, messageOf, SystemError } from '../sys/errno.js';
 import { withAlone } from './alone.js';
+import { type Clock, realClock } from './clock.js';
 import { type MapperContext, type MapperLog, mapOf, ownMap } from './context.js';
+import { Contexts } from './contexts.js';
 import { makeWritable, makeZero } from './copy-up.js';
-import { grant, lockAnd, writableMap } from './granting.js';
+import { grant, keeping, writableMap } from './granting.js';
 import { type LeaseHolders, Leases } from './leases.js';
-import { Locks } from './locks.js';
-import { MapStore, noV0, type OpenOptions } from './map-store.js';
+import type { UnlockReply } from './locking/breaking.js';
+import { LostLock, refuseLost } from './locking/lost.js';
+import { LockRegistry } from './locking/registry.js';
+import { Locking } from './locking/service.js';
+import { Abandoned } from './locking/waiting.js';
+import { noV0, type OpenOptions } from './map-store.js';
 import { checkNewName, checkTarget, LEGACY_PREFIX, plainName } from './names.js';
 import { clone, createBlank, createFromObjects } from './operations/create.js';
 import { list, stat } from './operations/inspect.js';
@@ -27,109 +35,164 @@ import { listSnapshots } from './operations/snapshots.js';
 import { upgrade } from './operations/upgrade.js';
 import { blocksOf, segmentsOf } from './ranges.js';
 import { SnapshotIndex } from './snapshot-index.js';
-import { type Volume, Volumes } from './volume.js';
-
-/** How often a lease that waits for a lock tries to get it. */
-const LOCK_POLL_MS = 500;
+import { type LockWait, type Volume, Volumes } from './volume.js';
 
 export interface MapperOptions {
   /** The maps store and the blocks store. */
   maps: ObjectClient;
   blocks: ObjectClient;
+  /** Locks and messages between nodes, in the maps store. */
+  locks: LockClient;
+  /** This node's owner string in locks. */
+  owner: string;
   holders: LeaseHolders;
   log: MapperLog;
   /** How long a lease for writing waits for a lock of another node, in milliseconds. */
   lockWaitMs: number;
+  /** What outlives the mapper of its locks; default: nothing does. */
+  registry?: LockRegistry;
+  clock?: Clock;
 }
 
-/** Why a request was given up unanswered: the mapper stops. */
-export class Stopping extends SystemError {
-  constructor() {
-    super(errnos.ECANCELED, 'the mapper is stopping');
-    this.name = 'Stopping';
-  }
+export interface MapperStatus {
+  volumes: number;
+  locked: number;
+  lost: number;
+  leases: number;
+  waits: number;
+  checkedMsAgo: number | null;
 }
 
 export class Mapper {
-  readonly #context: MapperContext;
-  readonly #lockWaitMs: number;
+  readonly #contexts: Contexts;
+  readonly #log: MapperLog;
+  readonly #clock: Clock;
   readonly #volumes = new Volumes();
-  readonly #stopping = new AbortController();
-  #predecessorFlushed: Promise<void> | null = null;
+  readonly #leases: Leases;
+  readonly #locking: Locking;
 
   constructor(options: MapperOptions) {
-    const maps = new MapStore(options.maps);
-    this.#context = {
+    const { maps, blocks, log, owner, clock = realClock, registry = LockRegistry.volatile() } = options;
+    const volumes = this.#volumes;
+    const leases = new Leases(options.holders);
+    const locking = new Locking({
+      client: options.locks,
+      owner,
       maps,
-      blocks: options.blocks,
-      locks: new Locks(maps),
-      leases: new Leases(options.holders),
-      volumes: this.#volumes,
-      snapshots: new SnapshotIndex(maps),
-      log: options.log,
-    };
-    this.#lockWaitMs = options.lockWaitMs;
+      blocks,
+      volumes,
+      leases,
+      registry,
+      clock,
+      log,
+      patienceMs: options.lockWaitMs,
+    });
+    const snapshots = new SnapshotIndex(locking.maps);
+    const base = { locks: locking.locks, leases, volumes, snapshots, log };
+    this.#contexts = new Contexts(base, { maps, blocks, family: locking.maps }, locking.checks, clock);
+    this.#log = log;
+    this.#clock = clock;
+    this.#leases = leases;
+    this.#locking = locking;
+  }
+
+  /**
+   * Takes over from an earlier mapper, and looks after the locks from now on. Requests may come at once. Without it nothing happens that
+   * is not asked for: lost locks are noticed where they matter, messages are not read.
+   */
+  start(): void {
+    this.#locking.start();
   }
 
   /** Makes a volume of `size` bytes of zeros. @throws SystemError EINVAL, ENAMETOOLONG, EEXIST, EBUSY */
-  async create(name: string, size: number): Promise<void> {
+  async create(name: string, size: number, once: Once = forOnce()): Promise<void> {
     checkNewName(name);
-    return this.#change([name], ([volume]) => createBlank(this.#context, volume, size));
+    return this.#change([name], ([volume], context) => createBlank(context, volume, size, once));
   }
 
   /** X_CREATE: makes a map of objects that exist. */
-  async createFromObjects(name: string, size: number, data: CreateData): Promise<void> {
+  async createFromObjects(name: string, size: number, data: CreateData, once: Once = forOnce()): Promise<void> {
     checkNewName(name);
-    return this.#change([name], ([volume]) => createFromObjects(this.#context, volume, size, data));
+    return this.#change([name], ([volume], context) => createFromObjects(context, volume, size, data, once));
   }
 
   /** Makes a volume with the content of a snapshot. @param size bytes, 0 = the parent's */
-  async clone(name: string, parent: string, size: number, options: OpenOptions = noV0): Promise<void> {
+  async clone(
+    name: string,
+    parent: string,
+    size: number,
+    options: OpenOptions = noV0,
+    once: Once = forOnce(),
+  ): Promise<void> {
     checkNewName(name);
     checkTarget(parent);
     if (name === parent) throw new SystemError(errnos.EINVAL, `volume ${name} cannot be its own parent`);
-    return this.#change([name], ([volume, parentVolume]) => clone(this.#context, volume, parentVolume, size, options), [
-      parent,
-    ]);
+    return this.#change(
+      [name],
+      ([volume, parentVolume], context) => clone(context, volume, parentVolume, size, options, once),
+      [parent],
+    );
   }
 
   /** Makes `target` a read-only copy of the volume as it is now. */
-  async snapshot(name: string, target: string, options: OpenOptions = noV0): Promise<void> {
+  async snapshot(name: string, target: string, options: OpenOptions = noV0, once: Once = forOnce()): Promise<void> {
     checkNewName(target);
-    return this.#change([name, target], ([volume, to]) => snapshot(this.#context, volume, to, options));
+    return this.#change([name, target], ([volume, to], context) => snapshot(context, volume, to, options, once));
   }
 
-  async remove(name: string, options: OpenOptions = noV0): Promise<void> {
-    return this.#change([name], ([volume]) => remove(this.#context, volume, options));
+  async remove(name: string, options: OpenOptions = noV0, once: Once = forOnce()): Promise<void> {
+    return this.#change([name], ([volume], context) => remove(context, volume, options, once));
   }
 
-  async rename(name: string, target: string, options: OpenOptions = noV0): Promise<void> {
+  async rename(name: string, target: string, options: OpenOptions = noV0, once: Once = forOnce()): Promise<void> {
     checkNewName(target);
-    return this.#change([name, target], ([volume, to]) => rename(this.#context, volume, to, options));
+    return this.#change([name, target], ([volume, to], context) => rename(context, volume, to, options, once));
   }
 
   async resize(name: string, size: number, force: boolean, options: OpenOptions = noV0): Promise<void> {
-    return this.#change([name], ([volume]) => resize(this.#context, volume, size, force, options));
+    return this.#change([name], ([volume], context) => resize(context, volume, size, force, options));
   }
 
   /** Makes a v0 or v1 map, or one with a legacy name, a v2 map; the only operation that changes such maps besides remove. */
   async upgrade(name: string, options: OpenOptions = noV0): Promise<void> {
-    return this.#change([name], ([volume]) => upgrade(this.#context, volume, options));
+    return this.#change([name], ([volume], context) => upgrade(context, volume, options));
   }
 
-  /** Takes the volume's lock for this node and keeps it until close; a map that must be upgraded first needs none. */
-  async open(name: string, options: OpenOptions = noV0): Promise<void> {
+  /**
+   * Opens the volume on this node until close. Exclusive: takes the lock at once and keeps it; a map that must be upgraded first needs none.
+   * Shared: takes no lock, and gives one that is held to another node that asks for it.
+   * @throws LockedElsewhere when another node holds it (exclusive); SystemError ENOENT
+   */
+  async open(name: string, options: OpenOptions = noV0, shared = false): Promise<void> {
     checkTarget(name);
-    await this.#volumes.use(name, (volume) =>
-      volume.gate.shared(() =>
-        volume.leasing.exclusive(async () => {
-          const { frozenReason } = await mapOf(this.#context, volume, options);
-          if (frozenReason !== null) return;
-          await lockAnd(this.#context, volume, () => ownMap(this.#context, volume, options));
-          volume.opened = true;
-        }),
-      ),
-    );
+    await this.#volumes.use(name, async (volume) => {
+      const context = this.#contexts.of([volume]);
+      const { frozenReason } = await mapOf(context, volume, options);
+      if (frozenReason !== null) return;
+      const { lost } = volume;
+      await this.#locking.losses.forgive(volume);
+      try {
+        await volume.gate.shared(() =>
+          volume.leasing.exclusive(async () => {
+            if (!shared) await this.#hold(volume, () => ownMap(this.#contexts.of([volume]), volume, options));
+            volume.open = shared ? 'shared' : 'exclusive';
+          }),
+        );
+      } catch (error) {
+        // Whoever used it before must not go on because somebody else's attempt failed.
+        if (lost && !volume.lost && !volume.locked) this.#locking.losses.mark(volume, lost);
+        throw error;
+      }
+      await this.#locking.locks.note(volume);
+    });
+  }
+
+  /** Takes the lock, or makes sure that it is held. */
+  async #hold(volume: Volume, work: () => Promise<unknown>): Promise<void> {
+    const { locks } = this.#locking;
+    const taken = await locks.acquire(volume);
+    if (!taken) await locks.verify(volume);
+    await keeping(this.#contexts.of([volume]), volume, taken, work);
   }
 
   /**
@@ -138,17 +201,50 @@ export class Mapper {
    */
   async close(name: string, implicit = false): Promise<void> {
     checkTarget(name);
-    return withAlone(this.#context, [name], [], async ([volume]) => {
-      if (implicit && volume.opened) await this.#context.maps.flush(volume.touched);
-      else await this.#letGo(volume);
+    const { locks, losses } = this.#locking;
+    await this.#volumes.use(name, async (volume) => {
+      await losses.forgive(volume);
+      await withAlone(this.#base, [name], [], async () => {
+        if (implicit && volume.kept) await this.#locking.maps.flush(volume.touched);
+        else await this.#locking.letGo(volume);
+        if (!implicit) await locks.end(volume);
+      });
+      await losses.forgive(volume);
+      await locks.note(volume);
     });
+  }
+
+  /** Takes the lock of that name, which need not be a volume's, and keeps it until unlock or close. @throws LockedElsewhere */
+  async lock(name: string): Promise<void> {
+    checkTarget(name);
+    await this.#volumes.use(name, async (volume) => {
+      await volume.gate.shared(() => volume.leasing.exclusive(() => this.#hold(volume, async () => {})));
+      volume.byHand = true;
+      await this.#locking.locks.note(volume);
+    });
+  }
+
+  /**
+   * Releases the lock of that name, after a flush of what was written under it; with `force` breaks another node's, and waits until nothing
+   * of that node can reach the store.
+   * @throws SystemError ENOENT when nobody holds it; EPERM naming the holder
+   */
+  async unlock(name: string, force: boolean): Promise<UnlockReply> {
+    checkTarget(name);
+    return this.#locking.unlock(name, force);
+  }
+
+  /** Nobody waits any more for the lock of the volume on behalf of the port. */
+  abandon(name: string, port: number): void {
+    const volume = this.#volumes.get(name);
+    if (volume) this.#locking.waits.abandon(volume, port);
   }
 
   /** What INFO tells: size, block size, format and lineage, from the header alone. @throws SystemError ENOENT */
   async describe(name: string, options: OpenOptions = noV0): Promise<VolumeInfo> {
     checkTarget(name);
     return this.#read(name, async (volume) => {
-      const map = await mapOf(this.#context, volume, options);
+      const map = await mapOf(this.#contexts.of([volume]), volume, options);
       const { size, blockSize, version, epoch } = map.header;
       return { size, blockSize, readOnly: map.immutable, version, epoch, created: map.created, parent: map.parent };
     });
@@ -156,7 +252,7 @@ export class Mapper {
 
   async stat(name: string, options: OpenOptions = noV0, allocated = false): Promise<VolumeStat> {
     checkTarget(name);
-    return this.#read(name, (volume) => stat(this.#context, volume, options, allocated));
+    return this.#read(name, (volume) => stat(this.#contexts.of([volume]), volume, options, allocated));
   }
 
   /** LIST. @throws SystemError ENOENT when there is no volume of which the snapshots are asked for */
@@ -164,11 +260,11 @@ export class Mapper {
     const { snapshotsOf } = request;
     if (snapshotsOf !== undefined) {
       checkTarget(snapshotsOf);
-      const { header } = await this.#read(snapshotsOf, (volume) => mapOf(this.#context, volume, noV0));
+      const { header } = await this.#read(snapshotsOf, (volume) => mapOf(this.#contexts.of([volume]), volume, noV0));
       // Finding them may take long in a large store: whoever changes the volume does not wait for that.
-      return listSnapshots(this.#context, snapshotsOf, header, request);
+      return listSnapshots(this.#base, snapshotsOf, header, request);
     }
-    return list(this.#context, request.cursor, request.limit, request.deleted ?? false);
+    return list(this.#base, request.cursor, request.limit, request.deleted ?? false);
   }
 
   /**
@@ -185,17 +281,34 @@ export class Mapper {
     isGone: () => boolean = () => false,
   ): Promise<LeaseReply> {
     checkTarget(name);
-    const deadline = Date.now() + this.#lockWaitMs;
-    for (;;) {
-      const { reply, busy } = await this.#volumes.use(name, (volume) =>
-        volume.intent.shared(() => volume.leasing.exclusive(() => grant(this.#context, volume, port, options))),
-      );
-      if (reply.granted !== 'none' || !request.write) return reply;
-      const left = deadline - Date.now();
-      // Only a holder may let go in time; a full or read-only store is the answer now.
-      if (left <= 0 || isGone() || errnoOf(busy) !== errnos.EBUSY) throw busy;
-      await this.#pause(Math.min(left, LOCK_POLL_MS));
-    }
+    const { ready, waits } = this.#locking;
+    await ready;
+    return this.#volumes.use(name, async (volume) => {
+      let granted: LeaseReply | null = null;
+      const attempt = async (wait: LockWait): Promise<unknown> => {
+        if (wait.abandoned) throw new Abandoned(name);
+        const { reply, busy, taken } = await volume.intent.shared(() =>
+          volume.leasing.exclusive(() => grant(this.#contexts.of([volume]), volume, port, options)),
+        );
+        if (wait.abandoned) {
+          if (taken) this.#giveUp(volume);
+          throw new Abandoned(name);
+        }
+        if (reply.granted === 'none' && request.write) return busy;
+        granted = reply;
+        return null;
+      };
+      await waits.during(volume, port, attempt, isGone);
+      if (granted === null) throw new SystemError(errnos.EIO, `volume ${name}: no lease, and no reason`);
+      return granted;
+    });
+  }
+
+  /** A lock that was just taken is for nobody: releases it unless it is used by now. */
+  #giveUp(volume: Volume): void {
+    withAlone(this.#base, [volume.name], [], async () => {
+      if (!volume.kept) await this.#locking.letGo(volume);
+    }).catch((error) => this.#log.warn(`volume ${volume.name} stays locked: ${messageOf(error)}`));
   }
 
   /**
@@ -212,7 +325,8 @@ export class Mapper {
   ): Promise<MapSegment[]> {
     checkTarget(name);
     return this.#read(name, async (volume) => {
-      const map = await mapOf(this.#context, volume, options);
+      const map = await mapOf(this.#contexts.of([volume]), volume, options);
+      refuseLost(volume);
       const { first, end } = blocksOf(volume.name, map, offset, size, most);
       if (volume.map === map) await map.check(first, end - first);
       else await map.checkOnly(first, end - first);
@@ -235,9 +349,10 @@ export class Mapper {
   ): Promise<MapSegment[]> {
     checkTarget(name);
     return this.#read(name, async (volume) => {
-      const map = await writableMap(this.#context, volume, port, options);
+      const context = this.#contexts.of([volume]);
+      const map = await writableMap(context, volume, port, options);
       const { first, end } = blocksOf(volume.name, map, offset, size, most);
-      await makeWritable(this.#context, volume, map, first, end);
+      await makeWritable(context, volume, map, first, end);
       return segmentsOf(map, offset, size);
     });
   }
@@ -246,14 +361,15 @@ export class Mapper {
   async mapZero(name: string, offset: number, size: number, port: number, options: OpenOptions = noV0): Promise<void> {
     checkTarget(name);
     await this.#read(name, async (volume) => {
-      const map = await writableMap(this.#context, volume, port, options);
+      const context = this.#contexts.of([volume]);
+      const map = await writableMap(context, volume, port, options);
       const { first, end } = blocksOf(volume.name, map, offset, size);
       const { blockSize, size: volumeSize } = map.header;
       const stop = offset + size;
       if (offset % blockSize !== 0 || (stop % blockSize !== 0 && stop !== volumeSize)) {
         throw new SystemError(errnos.EINVAL, `volume ${name}: bytes ${offset} to ${stop} are not whole blocks`);
       }
-      await makeZero(this.#context, volume, map, first, end);
+      await makeZero(context, volume, map, first, end);
     });
   }
 
@@ -271,7 +387,8 @@ export class Mapper {
   ): Promise<Buffer> {
     checkTarget(name);
     return this.#read(name, async (volume) => {
-      const map = await mapOf(this.#context, volume, options);
+      const map = await mapOf(this.#contexts.of([volume]), volume, options);
+      refuseLost(volume);
       if (!(first >= 0 && first < map.blocks && count > 0)) {
         throw new SystemError(errnos.EINVAL, `volume ${name}: block ${first} of ${map.blocks}`);
       }
@@ -296,86 +413,84 @@ export class Mapper {
     checkTarget(name);
     const subject = async (volume: Volume, opened = options): Promise<Subject> => ({
       volume,
-      map: await mapOf(this.#context, volume, opened),
+      map: await mapOf(this.#contexts.of([volume]), volume, opened),
     });
     if (request.what !== 'diff' || request.from === name) {
-      return this.#read(name, async (volume) =>
-        mapStatus(await subject(volume), request.what, null, offset, size, room),
-      );
+      return this.#read(name, async (volume) => {
+        refuseLost(volume);
+        return mapStatus(await subject(volume), request.what, null, offset, size, room);
+      });
     }
     checkTarget(request.from);
     // A size that the request gives is that of the volume itself.
     const fromOptions = { ...options, v0Size: -1 };
-    return withAlone(this.#context, [], [name, request.from], async ([volume, from]) => {
+    return withAlone(this.#base, [], [name, request.from], async ([volume, from]) => {
+      refuseLost(volume);
       const reference = await subject(from, fromOptions);
       checkEpoch(reference, request.epoch);
       return mapStatus(await subject(volume), 'diff', reference, offset, size, room);
     });
   }
 
-  /** FLUSH: what was written of the volume's map survives a power cut afterwards. */
-  async flush(name: string): Promise<void> {
+  /**
+   * FLUSH: what was written of the volume's map survives a power cut afterwards.
+   * @param written the asker has changed the volume, its map or just its data, so the lock must still be this node's
+   * @throws LostLock
+   */
+  async flush(name: string, written = false): Promise<void> {
     checkTarget(name);
-    await this.#flushPredecessor();
-    await this.#volumes.use(name, (volume) => this.#context.maps.flush(volume.touched));
-  }
-
-  /** A mapper before this one may have died with map entries written and not flushed: the first flush covers everything. */
-  #flushPredecessor(): Promise<void> {
-    this.#predecessorFlushed ??= this.#context.maps.objects.flush(null).catch((error) => {
-      this.#predecessorFlushed = null;
-      throw error;
+    const { locks, maps } = this.#locking;
+    await this.#locking.flushPredecessor();
+    await this.#volumes.use(name, async (volume) => {
+      refuseLost(volume);
+      const { losses } = volume;
+      const changed = written || volume.written;
+      await maps.flush(volume.touched);
+      // A lock that is not held was given up in order, after a flush of everything: then there is nothing to lose.
+      if (changed && volume.locked) await locks.verify(volume);
+      if (volume.losses !== losses) throw new LostLock(volume);
     });
-    return this.#predecessorFlushed;
-  }
-
-  /** Waits, unless the mapper stops. @throws Stopping */
-  async #pause(ms: number): Promise<void> {
-    const { signal } = this.#stopping;
-    await new Promise<void>((resolve) => {
-      const done = (): void => {
-        clearTimeout(timer);
-        signal.removeEventListener('abort', done);
-        resolve();
-      };
-      const timer = setTimeout(done, ms);
-      signal.addEventListener('abort', done);
-      if (signal.aborted) done();
-    });
-    if (signal.aborted) throw new Stopping();
   }
 
   /** Ends the waiting for locks, with Stopping: what waits is for the next mapper. */
   endWaiting(): void {
-    this.#stopping.abort();
+    this.#locking.waits.stop();
   }
 
   /**
-   * Flushes everything and releases the locks, but those of volumes that a living composer goes on using without this mapper: the
-   * next one takes them over. What cannot be flushed is logged and stays locked.
+   * Flushes everything and releases the locks, but those that are kept, and those of volumes that a living composer goes on using without
+   * this mapper: the next one takes them over. What cannot be flushed is logged and stays locked.
    */
   async stop(): Promise<void> {
     const letGo = (volume: Volume): Promise<void> =>
-      this.#context.leases.inUse(volume) ? this.#context.maps.flush(volume.touched) : this.#letGo(volume);
+      volume.kept || this.#leases.inUse(volume)
+        ? this.#locking.maps.flush(volume.touched)
+        : this.#locking.letGo(volume);
     for (const { name } of this.#volumes.all()) {
       await this.#volumes
         .use(name, (volume) => volume.gate.exclusive(() => letGo(volume)))
-        .catch((error) => this.#context.log.warn(`volume ${name} stays locked: ${messageOf(error)}`));
+        .catch((error) => this.#log.warn(`volume ${name} stays locked: ${messageOf(error)}`));
     }
+    this.#locking.stop();
   }
 
-  /** Counts for STATUS. */
-  status(): { volumes: number; locked: number; leases: number } {
+  /** Counts for STATUS; checkedMsAgo: since when the store last said whether the locks are this node's, null: never. */
+  status(): MapperStatus {
     const all = this.#volumes.all();
-    const leases = all.reduce((sum, volume) => sum + volume.leases.size, 0);
-    return { volumes: all.length, locked: all.filter((volume) => volume.locked).length, leases };
+    const { answeredAt } = this.#locking.checks;
+    return {
+      volumes: all.length,
+      locked: all.filter((volume) => volume.locked).length,
+      lost: all.filter((volume) => volume.lost).length,
+      leases: all.reduce((sum, volume) => sum + volume.leases.size, 0),
+      waits: this.#locking.waits.count,
+      checkedMsAgo: Number.isFinite(answeredAt) ? Math.round(this.#clock.now() - answeredAt) : null,
+    };
   }
 
-  async #letGo(volume: Volume): Promise<void> {
-    if (!volume.locked) return;
-    await this.#flushPredecessor();
-    if (volume.written) await this.#context.blocks.flush(null);
-    await this.#context.locks.release(volume);
+  /** For what concerns no volume in particular, or many. */
+  get #base(): MapperContext {
+    return this.#contexts.none;
   }
 
   #read<T>(name: string, work: (volume: Volume) => Promise<T>): Promise<T> {
@@ -383,7 +498,11 @@ export class Mapper {
   }
 
   /** An operation that changes maps. @param names of the maps it changes @param read names of maps it reads, given after them */
-  async #change<T>(names: string[], work: (volumes: Volume[]) => Promise<T>, read: string[] = []): Promise<T> {
+  async #change<T>(
+    names: string[],
+    work: (volumes: Volume[], context: MapperContext) => Promise<T>,
+    read: string[] = [],
+  ): Promise<T> {
     for (const name of names) {
       checkTarget(name);
       if (name.startsWith(LEGACY_PREFIX)) {
@@ -394,6 +513,8 @@ export class Mapper {
     if (new Set(names).size < names.length) {
       throw new SystemError(errnos.EINVAL, `volume ${names[0]}: both names are the same`);
     }
-    return withAlone(this.#context, names, read, work);
+    return withAlone(this.#base, names, read, (volumes) =>
+      work(volumes, this.#contexts.of(volumes.slice(0, names.length))),
+    );
   }
 }

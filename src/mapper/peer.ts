@@ -1,12 +1,16 @@
 /** The mapper as a role of a node: its port, its start and its end. */
-import type { MapperSettings } from '../config/types.js';
+import type { Config, MapperSettings } from '../config/types.js';
 import type { RoleStarter } from '../peer/role.js';
+import { XsegLockClient } from '../requests/lock-client.js';
 import { XsegObjectClient } from '../requests/object-client.js';
 import { Op, opName } from '../requests/ops.js';
 import { mapReplySize } from '../requests/structs.js';
 import { errnoName, errnoOf, errnos, messageOf } from '../sys/errno.js';
 import type { Request } from '../xseg/index.js';
-import { Mapper, Stopping } from './mapper.js';
+import type { MapperLog } from './context.js';
+import { LockRegistry } from './locking/registry.js';
+import { Stopping } from './locking/waiting.js';
+import { Mapper } from './mapper.js';
 import { TooManyBlocks } from './ranges.js';
 import { perform } from './requests.js';
 
@@ -23,23 +27,37 @@ export const start: RoleStarter<MapperSettings> = async ({ segment, settings, co
   const composers = config.roles.filter((role) => role.type === 'vlmcd').map((role) => role.portnoStart);
   // What a dead composer sent may still be under way, under leases that nobody knows any more.
   await Promise.all(composers.map((composer) => segment.nothingLeftBy(composer, port.number)));
+  const mapperLog: MapperLog = { warn: (message) => log.warn(message), info: (message) => log.info(message) };
+  const renewing = new Set<number>();
   const mapper = new Mapper({
     // A blocker that is being restarted is waited for: clients see a pause, no error.
     maps: new XsegObjectClient(port, settings.blockermPort, { wait: true }),
     blocks: new XsegObjectClient(port, settings.blockerbPort, { wait: true }),
     holders: {
-      revoke: async (holder, volume) => {
+      revoke: async (holder, volume, flags) => {
         try {
-          await port.call(holder, { op: Op.REVOKE, target: volume });
+          await port.call(holder, { op: Op.REVOKE, target: volume, flags });
         } finally {
           // A composer that died, or whose successor answers, may have left writes to a blocker that are still being executed.
           await segment.nothingLeftBy(holder, port.number);
         }
       },
+      renew: (holder, until) => {
+        // One at a time: a composer that hangs is not sent more and more.
+        if (renewing.has(holder)) return;
+        renewing.add(holder);
+        port
+          .call(holder, { op: Op.RENEW, offset: Math.floor(until) })
+          .catch((error) => log.debug({ err: error }, 'a lease could not be renewed'))
+          .finally(() => renewing.delete(holder));
+      },
       alive,
       inherited: composers.filter(alive),
     },
-    log: { warn: (message) => log.warn(message), info: (message) => log.info(message) },
+    locks: new XsegLockClient(port, settings.blockermPort),
+    owner: ownerOf(config, settings, mapperLog),
+    registry: config.runDir ? LockRegistry.load(config.runDir, mapperLog) : LockRegistry.volatile(),
+    log: mapperLog,
     lockWaitMs: settings.lockWait * 1000,
   });
 
@@ -90,6 +108,7 @@ export const start: RoleStarter<MapperSettings> = async ({ segment, settings, co
     }
   };
 
+  mapper.start();
   port.serve((request) => {
     const drains = drainOps.has(request.op);
     // What comes while it stops is left to the port's next owner, unless an operation still waits for a composer to drain.
@@ -113,3 +132,13 @@ export const start: RoleStarter<MapperSettings> = async ({ segment, settings, co
     status,
   };
 };
+
+/** The owner string of this node's locks: that of the blocker which takes them. */
+function ownerOf(config: Config, settings: MapperSettings, log: MapperLog): string {
+  const blocker = config.roles.find((role) => role.portnoStart === settings.blockermPort);
+  if (blocker?.type === 'file_blocker' || blocker?.type === 'rados_blocker') return blocker.uniqueStr;
+  log.warn(
+    `port ${settings.blockermPort} is no blocker's of this node: other nodes cannot be asked for locks, nor answered; correct blockerm_port`,
+  );
+  return '';
+}

@@ -35,6 +35,8 @@ export interface MapperRequest {
   readonly data: Buffer;
   /** The asker is gone. */
   readonly orphaned: boolean;
+  /** See requests/once.ts. */
+  note: string;
 }
 
 const nothing = Buffer.alloc(0);
@@ -58,16 +60,16 @@ export async function perform(mapper: Mapper, request: MapperRequest, status: ()
       await makeVolume(mapper, request, options);
       return nothing;
     case Op.CREATE:
-      await mapper.createFromObjects(target, size, decodeCreate(request.data));
+      await mapper.createFromObjects(target, size, decodeCreate(request.data), request);
       return nothing;
     case Op.SNAPSHOT:
-      await mapper.snapshot(target, decodeName(request.data, 'SNAPSHOT'), options);
+      await mapper.snapshot(target, decodeName(request.data, 'SNAPSHOT'), options, request);
       return nothing;
     case Op.RENAME:
-      await mapper.rename(target, decodeName(request.data, 'RENAME'), options);
+      await mapper.rename(target, decodeName(request.data, 'RENAME'), options, request);
       return nothing;
     case Op.DELETE:
-      await mapper.remove(target, options);
+      await mapper.remove(target, options, request);
       return nothing;
     case Op.TRUNCATE:
       await mapper.resize(target, offset, (request.flags & Flag.FORCE) !== 0, options);
@@ -76,10 +78,22 @@ export async function perform(mapper: Mapper, request: MapperRequest, status: ()
       await mapper.upgrade(target, options);
       return nothing;
     case Op.OPEN:
-      await mapper.open(target, options);
+      await mapper.open(target, options, (request.flags & Flag.SHARED) !== 0);
       return nothing;
     case Op.CLOSE:
       await mapper.close(target, (request.flags & Flag.IMPLICIT) !== 0);
+      return nothing;
+    case Op.ACQUIRE:
+      await mapper.lock(target);
+      return nothing;
+    case Op.RELEASE: {
+      const force = (request.flags & Flag.FORCE) !== 0;
+      const reply = encodeJson(await mapper.unlock(target, force));
+      // Whoever brings no room wants no answer but that it is done.
+      return force && request.dataLength >= reply.length ? reply : nothing;
+    }
+    case Op.ABANDON:
+      mapper.abandon(target, request.src);
       return nothing;
     case Op.INFO:
       return infoReply(request, await mapper.describe(target, options));
@@ -110,7 +124,7 @@ export async function perform(mapper: Mapper, request: MapperRequest, status: ()
         options,
       );
     case Op.FLUSH:
-      await mapper.flush(target);
+      await mapper.flush(target, (request.flags & Flag.WRITTEN) !== 0);
       return nothing;
     case Op.HASH:
       throw new SystemError(errnos.EOPNOTSUPP, `volume ${target}: hashing whole volumes is not supported`);
@@ -122,8 +136,8 @@ export async function perform(mapper: Mapper, request: MapperRequest, status: ()
 /** CLONE without a parent makes a volume of zeros, as the original's. */
 async function makeVolume(mapper: Mapper, request: MapperRequest, options: OpenOptions): Promise<void> {
   const { parent, size } = decodeClone(request.data);
-  if (parent === '') await mapper.create(request.target, size);
-  else await mapper.clone(request.target, parent, size, options);
+  if (parent === '') await mapper.create(request.target, size, request);
+  else await mapper.clone(request.target, parent, size, options, request);
 }
 
 function openOptions(request: MapperRequest): OpenOptions {

@@ -14,6 +14,9 @@ import * as v2 from './formats/v2.js';
 /** In place of the object name of an entry that cannot be decoded. */
 const DAMAGED_NAME = '(damaged map entry)';
 
+/** What reading a map needs of the maps store. */
+export type MapReader = Pick<ObjectClient, 'read' | 'info'>;
+
 export class StoredMap {
   /** Name of the header object; differs from the volume's for legacy names. */
   readonly stored: string;
@@ -24,17 +27,17 @@ export class StoredMap {
   readonly modified: number | null;
   header: MapHeader;
   readonly entries: ResolvedMap;
-  readonly #objects: ObjectClient;
+  readonly #objects: MapReader;
   /** Numbers of the chunks that were read. */
   readonly #loaded = new Set<number>();
   readonly #loading = new Map<number, Promise<void>>();
 
   /**
-   * @param objects the maps store
+   * @param objects the maps store; what is read of a map that nothing keeps others from changing must not be kept by it
    * @param entries complete, for a v0 map
    */
   constructor(
-    objects: ObjectClient,
+    objects: MapReader,
     stored: string,
     header: MapHeader,
     options: { legacy?: boolean; v0Size?: number; modified?: number; entries?: ResolvedMap } = {},

@@ -1,10 +1,39 @@
 /**
  * What the mapper keeps of a volume that is in use: its gates, whether this node holds its lock, the cached map, who leases it.
- * A volume is kept while somebody works on it, it is locked, or it is leased; without lock or lease nothing is cached.
+ * A volume is kept while somebody works on it, it is locked, leased, open, or its lock was lost; without lock or lease nothing is cached.
  */
 import { Gate, RangeLocks } from './gate.js';
 import type { OpenOptions } from './map-store.js';
 import type { StoredMap } from './stored-map.js';
+
+/** How long a lock is good for after a check that found it this node's began, in ms: the longest that nothing is heard of a loss. */
+export const VALID_MS = 3000;
+
+/** That and how the lock was lost. */
+export interface LostMark {
+  /** Who held it then; null when nobody did. */
+  readonly holder: string | null;
+  /** ms since the epoch. */
+  readonly at: number;
+}
+
+/** This node broke another's lock and waits until nothing of that one can reach the store. */
+export interface Break {
+  /** Ties the answer to the question. */
+  readonly id: string;
+  readonly holder: string;
+  /** Until when it is waited for an answer, ms of the monotonic clock. */
+  until: number;
+}
+
+/** A lease that waits for the lock. */
+export interface LockWait {
+  /** Who asked for it. */
+  readonly port: number;
+  abandoned: boolean;
+  /** Ends its pause. */
+  wake: () => void;
+}
 
 export class Volume {
   readonly name: string;
@@ -18,10 +47,33 @@ export class Volume {
   readonly blocks = new RangeLocks();
   /** One epoch bump at a time. */
   readonly bumping = new Gate();
-  /** This mapper holds the volume's lock in the store. */
+  /** One at a time: taking, releasing and breaking the lock in the store. */
+  readonly locking = new Gate();
+  /** This mapper holds the volume's lock in the store, as far as it knows. */
   locked = false;
-  /** Somebody asked for the lock by OPEN: it is kept when the last client goes, until CLOSE. */
-  opened = false;
+  /** Changes whenever the lock is taken, given up or lost: what is told of an earlier tenure counts for nothing. */
+  tenure = 0;
+  /** The lock is just being released: that the store no longer has it is no loss. */
+  releasing = false;
+  /** When the last check began that found the lock this node's, ms of the monotonic clock. */
+  checkedAt = Number.NEGATIVE_INFINITY;
+  /** When it was taken, likewise. */
+  takenAt = Number.NEGATIVE_INFINITY;
+  /** OPEN was asked for. exclusive: the lock is kept when the last client goes, until CLOSE; shared: it goes to whoever wants it. */
+  open: 'exclusive' | 'shared' | null = null;
+  /** The lock was taken by hand: kept until CLOSE or RELEASE. */
+  byHand = false;
+  /** The lock was lost: everything fails until CLOSE or OPEN. */
+  lost: LostMark | null = null;
+  /** How often it was lost: what was begun before a loss never goes on. */
+  losses = 0;
+  /** Resolves when nothing that was begun before the last loss is under way any more. */
+  drained: Promise<void> = Promise.resolve();
+  breaking: Break | null = null;
+  /** Until when another node that asked for the lock is let go first, ms of the monotonic clock. */
+  yieldUntil = Number.NEGATIVE_INFINITY;
+  handingOver = false;
+  readonly waits = new Set<LockWait>();
   /** The map, good as long as the volume is locked or the map is immutable. */
   map: StoredMap | null = null;
   /** Ports that lease the map. */
@@ -34,6 +86,10 @@ export class Volume {
   readonly touched = new Set<string>();
   /** Data may have been written since the volume was locked. */
   written = false;
+  /** Ports that may have written since then. */
+  readonly writers = new Set<number>();
+  /** Others may have written, too: composers of an earlier mapper. */
+  strangers = false;
   /** Changes with every change that a lease must not outlive. */
   generation = 0;
   users = 0;
@@ -49,8 +105,19 @@ export class Volume {
     return options.assumeV0 && options.v0Size === map.v0Size ? map : null;
   }
 
+  /** The lock stays when the last client goes. */
+  get kept(): boolean {
+    return this.byHand || this.open === 'exclusive';
+  }
+
+  /** Until when the lock counts as held without being looked at again, ms of the monotonic clock. */
+  get validUntil(): number {
+    return this.checkedAt + VALID_MS;
+  }
+
   get idle(): boolean {
-    return this.users === 0 && !this.locked && this.leases.size === 0 && this.touched.size === 0;
+    const known = this.locked || this.open !== null || this.lost !== null || this.breaking !== null;
+    return this.users === 0 && !known && this.leases.size === 0 && this.touched.size === 0;
   }
 }
 
@@ -80,6 +147,11 @@ export class Volumes {
   /** A number no volume had as its generation. */
   newGeneration(): number {
     return this.#generation++;
+  }
+
+  /** The volume, if anything is known of it. */
+  get(name: string): Volume | undefined {
+    return this.#volumes.get(name);
   }
 
   /** The volumes in use now. */

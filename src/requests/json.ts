@@ -109,6 +109,15 @@ export interface VolumeStat {
   allocated?: { own: number; other: number; missing: number };
   /** Owner of the volume's lock and when it was taken (ms since the epoch), null when not locked. */
   lock: LockInfo | null;
+  /** How the volume is open on this node, by OPEN. */
+  open: 'exclusive' | 'shared' | null;
+  /** This node keeps the lock because it was asked to by hand. */
+  byHand: boolean;
+  /**
+   * This node lost the lock, at ms since the epoch, to the holder (an owner string; null: nobody held it when that was seen): it refuses
+   * everything of the volume until CLOSE or OPEN. Else null.
+   */
+  lost: { holder: string | null; at: number } | null;
 }
 
 /** Reply of LOCKINFO, or null: not locked. */

@@ -50,7 +50,10 @@ export async function stat(
     created: map.created,
     blocks,
     ...(allocated ? { allocated: space } : {}),
-    lock: await context.maps.objects.lockHolder(volume.name),
+    lock: await context.locks.client.holder(volume.name),
+    open: volume.open,
+    byHand: volume.byHand,
+    lost: volume.lost,
   };
 }
 

@@ -2,14 +2,17 @@
  * Deleting a volume: its own objects go, shared and foreign ones stay, and so do its header and entries, marked, because the
  * epoch must not be used again (ondisk 6).
  */
+import { begun, encodeNote, forOnce, type Once } from '../../requests/once.js';
 import { EntryFlag } from '../../requests/resolved-map.js';
 import { errnos, SystemError } from '../../sys/errno.js';
 import { type MapperContext, mapOf } from '../context.js';
 import { deleteObjects } from '../copy-up.js';
+import { lateLineage } from '../formats/lineage.js';
 import * as v2 from '../formats/v2.js';
 import type { OpenOptions } from '../map-store.js';
 import type { StoredMap } from '../stored-map.js';
 import type { Volume } from '../volume.js';
+import { remainsOf } from './again.js';
 import { upgrade } from './upgrade.js';
 
 const OWN = EntryFlag.WRITABLE | EntryFlag.ARCHIP;
@@ -19,7 +22,21 @@ const OWN = EntryFlag.WRITABLE | EntryFlag.ARCHIP;
  * it can be repeated. Missing objects are fine (defect D18). The lock is released in the end.
  * @throws SystemError ENOENT, EBUSY, EROFS (v0 map), or what kept objects from being deleted: the volume then still exists
  */
-export async function remove(context: MapperContext, volume: Volume, options: OpenOptions): Promise<void> {
+export async function remove(
+  context: MapperContext,
+  volume: Volume,
+  options: OpenOptions,
+  once: Once = forOnce(),
+): Promise<void> {
+  const noted = begun(once.note);
+  // What stands there instead was made later, and nobody asked to delete that.
+  const done = noted !== null && (await remainsOf(context, volume.name, noted.id)) !== 'the volume';
+  if (!done) await removeNow(context, volume, options, once);
+  await context.locks.end(volume);
+  volume.map = null;
+}
+
+async function removeNow(context: MapperContext, volume: Volume, options: OpenOptions, once: Once): Promise<void> {
   await context.locks.during(volume, async () => {
     let map = await mapOf(context, volume, options);
     if (map.header.version === 0) {
@@ -33,13 +50,17 @@ export async function remove(context: MapperContext, volume: Volume, options: Op
       await upgrade(context, volume, options);
       map = await mapOf(context, volume, options);
     }
+    const { epoch } = map.header;
+    if (map.header.lineage === null) {
+      map.header = { ...map.header, lineage: lateLineage() };
+      await context.maps.writeHeader(map.stored, map.header);
+    }
+    once.note = encodeNote({ id: map.header.lineage!.id, epoch });
     for (const run of v2.entryRuns(map.stored, map.header.blockSize, 0, map.blocks, v2.RUN_ENTRIES)) {
       await removeRun(context, volume, map, run.first, run.count);
     }
     await context.maps.writeHeader(map.stored, { ...map.header, deleted: true });
   });
-  await context.locks.release(volume);
-  volume.map = null;
 }
 
 async function removeRun(

@@ -2,13 +2,16 @@
  * Renaming: a new map that names the same objects, then the old one goes. At no time, crash or not, may two live maps write to
  * one object: so the entries lose WRITABLE before the second map appears and get it back when the first is gone.
  */
+import { begun, encodeNote, forOnce, type Once } from '../../requests/once.js';
 import { EntryFlag } from '../../requests/resolved-map.js';
-import { messageOf } from '../../sys/errno.js';
+import { errnos, messageOf, SystemError } from '../../sys/errno.js';
 import { type MapperContext, ownMap } from '../context.js';
+import { lateLineage } from '../formats/lineage.js';
 import * as v2 from '../formats/v2.js';
-import type { OpenOptions } from '../map-store.js';
+import { noV0, type OpenOptions } from '../map-store.js';
 import type { StoredMap } from '../stored-map.js';
 import type { Volume } from '../volume.js';
+import { remainsOf, wasMade } from './again.js';
 import { epochForNew } from './create.js';
 import { runHasWritable } from './snapshot.js';
 
@@ -25,35 +28,85 @@ export async function rename(
   volume: Volume,
   target: Volume,
   options: OpenOptions,
+  once: Once = forOnce(),
 ): Promise<void> {
   const { maps, locks } = context;
-  await locks.during(volume, async () => {
-    const map = await ownMap(context, volume, options);
-    await locks.during(target, async () => {
-      const epoch = await epochForNew(context, target.name);
-      if (volume.written) await context.blocks.flush(null);
-      await maps.flush(volume.touched);
-      await map.check(0, map.blocks);
-      const writable = runHasWritable(map, 0, map.blocks);
-      if (writable) {
-        map.header = { ...map.header, epoch: map.header.epoch + 1 };
-        await maps.writeHeader(map.stored, map.header);
-        await writeAll(context, map, map.stored, SHARED, volume.touched);
-      }
-      const header = { ...map.header, epoch };
-      await maps.writeMap(target.name, header, map.blocks, (i, out, at) =>
-        v2.encodeEntry(map.entries, i, out, at, SHARED),
-      );
-      context.snapshots.made(target.name);
-      await maps.writeHeader(map.stored, { ...map.header, deleted: true });
-      if (writable) await writeAll(context, map, target.name, ALL, target.touched);
+  if (!(await wasRenamed(context, volume, target, once))) {
+    await locks.during(volume, async () => {
+      const map = await ownMap(context, volume, options);
+      await locks.during(target, async () => {
+        if (await isCopied(context, map, target, once)) await maps.objects.flush([target.name]);
+        else await copy(context, volume, map, target, once);
+        context.snapshots.made(target.name);
+        await maps.writeHeader(map.stored, { ...map.header, deleted: true });
+        await writeAll(context, map, target.name, ALL, target.touched);
+      });
+      await maps.removeMapData(map.stored, map.header, map.blocks).catch((error) => {
+        context.log.warn(`volume ${volume.name} was renamed; its old map data is left over: ${messageOf(error)}`);
+      });
     });
-    await maps.removeMapData(map.stored, map.header, map.blocks).catch((error) => {
-      context.log.warn(`volume ${volume.name} was renamed; its old map data is left over: ${messageOf(error)}`);
-    });
-  });
-  await locks.release(volume);
+  }
+  await locks.end(volume);
   volume.map = null;
+}
+
+/** Makes the second map. Neither may write in place to what both name. */
+async function copy(context: MapperContext, volume: Volume, map: StoredMap, target: Volume, once: Once): Promise<void> {
+  const { maps } = context;
+  const epoch = await epochForNew(context, target.name);
+  if (volume.written) await context.blocks.flush(null);
+  await maps.flush(volume.touched);
+  await map.check(0, map.blocks);
+  const writable = runHasWritable(map, 0, map.blocks);
+  const lineage = map.header.lineage ?? lateLineage();
+  if (writable || map.header.lineage === null) {
+    map.header = { ...map.header, lineage, epoch: map.header.epoch + (writable ? 1 : 0) };
+    await maps.writeHeader(map.stored, map.header);
+  }
+  once.note = encodeNote({ id: lineage.id, epoch });
+  if (writable) await writeAll(context, map, map.stored, SHARED, volume.touched);
+  await maps.writeMap(target.name, { ...map.header, epoch }, map.blocks, (i, out, at) =>
+    v2.encodeEntry(map.entries, i, out, at, SHARED),
+  );
+}
+
+/** Whether an interrupted run of the request did it, to the point where only the volume's new name is left. */
+async function wasRenamed(context: MapperContext, volume: Volume, target: Volume, once: Once): Promise<boolean> {
+  const noted = begun(once.note);
+  if (noted === null || (await remainsOf(context, volume.name, noted.id)) === 'the volume') return false;
+  if (await wasMade(context, target.name, once)) return true;
+  throw new SystemError(
+    errnos.ESTALE,
+    `volume ${volume.name}: its renaming to ${target.name} was interrupted, and both names were used for something else since`,
+  );
+}
+
+/**
+ * Whether an interrupted run of the request made the second map, complete, and neither was changed since.
+ * @throws SystemError EEXIST when one was: who writes to which is for the administrator to say
+ */
+async function isCopied(context: MapperContext, map: StoredMap, target: Volume, once: Once): Promise<boolean> {
+  const noted = begun(once.note);
+  if (noted === null) return false;
+  const { map: made } = await context.maps.lookup(target.name, noV0);
+  if (!made || made.header.lineage?.id !== noted.id || map.header.lineage?.id !== noted.id) return false;
+  if (await haveSameEntries(map, made)) return true;
+  throw new SystemError(
+    errnos.EEXIST,
+    `the renaming of ${map.stored} to ${target.name} was interrupted, and one of them was written since: both exist; remove one, then try again`,
+  );
+}
+
+async function haveSameEntries(map: StoredMap, other: StoredMap): Promise<boolean> {
+  if (map.header.size !== other.header.size) return false;
+  await map.check(0, map.blocks);
+  await other.check(0, other.blocks);
+  for (let i = 0; i < map.blocks; i++) {
+    const flags = map.entries.flags(i) & ALL;
+    if (flags !== (other.entries.flags(i) & ALL) || flags & EntryFlag.WRITABLE) return false;
+    if (!(flags & EntryFlag.ZERO) && !map.entries.hasSameName(i, other.entries)) return false;
+  }
+  return true;
 }
 
 /** Writes the entries that are writable in memory, with only `keep` of their flags, durably. */

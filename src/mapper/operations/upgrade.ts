@@ -25,7 +25,7 @@ export async function upgrade(context: MapperContext, volume: Volume, options: O
       return;
     }
     // An original node would lock the legacy name: keep it out as well.
-    await context.maps.objects.acquire(map.stored).catch((error) => {
+    await context.locks.client.acquire(map.stored).catch((error) => {
       throw new SystemError(errnos.EBUSY, `map ${map.stored} is locked: ${(error as Error).message}`, { cause: error });
     });
     try {
@@ -33,7 +33,7 @@ export async function upgrade(context: MapperContext, volume: Volume, options: O
       await removeObject(context.maps.objects, map.stored);
       if (map.header.version === 2) await context.maps.removeMapData(map.stored, map.header, map.blocks);
     } finally {
-      await context.maps.objects.release(map.stored, false);
+      await context.locks.client.release(map.stored, false);
     }
   });
 }

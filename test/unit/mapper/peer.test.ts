@@ -58,7 +58,12 @@ async function rig(): Promise<Rig> {
     start({
       name: 'mapperd',
       settings: { blockerbPort: BLOCKERB, blockermPort: BLOCKERM, lockWait: 1 } as MapperSettings,
-      config: { roles: [{ type: 'vlmcd', portnoStart: COMPOSER }] } as unknown as Config,
+      config: {
+        roles: [
+          { type: 'vlmcd', portnoStart: COMPOSER },
+          { type: 'file_blocker', portnoStart: BLOCKERM, uniqueStr: `node1_${BLOCKERM}` },
+        ],
+      } as unknown as Config,
       segment,
       ports: { first: MAPPER, last: MAPPER },
       log,

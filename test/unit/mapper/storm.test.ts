@@ -99,6 +99,8 @@ it('all end, with an answer, and the maps agree with each other', async () => {
           for (let at = 0; at < size; at += BLOCK) await readVolume(node, name, at, Math.min(BLOCK, size - at));
         }
         node.holders.clear();
+        // What was opened stays locked when the mapper stops.
+        for (const name of NAMES) await node.mapper.close(name);
         await node.mapper.stop();
         expect(node.warnings).toEqual([]);
         await checkInvariants(node, []);

@@ -9,7 +9,9 @@ import { FileDriver } from '../../../src/blockers/file/index.js';
 import { MemoryDriver, MemoryStore } from '../../../src/blockers/memory/index.js';
 import { ZERO_NAME } from '../../../src/mapper/formats/header.js';
 import type { OpenOptions } from '../../../src/mapper/map-store.js';
-import { Mapper } from '../../../src/mapper/mapper.js';
+import { Mapper, type MapperOptions } from '../../../src/mapper/mapper.js';
+import type { LockClient } from '../../../src/requests/lock-client.js';
+import type { LockMail } from '../../../src/requests/locks.js';
 import type { ObjectClient } from '../../../src/requests/object-client.js';
 import type { MapSegment } from '../../../src/requests/structs.js';
 import { monotonicMs } from '../../../src/sys/clock.js';
@@ -50,6 +52,8 @@ export class DriverClient implements ObjectClient {
           bytes,
           fua: false,
           noHole: false,
+          uncached: false,
+          deadline: 0,
           complete: (errno) =>
             errno === 0 ? resolve() : reject(new SystemError(errno, `${method} ${name}: ${errnoName(errno)}`)),
         });
@@ -105,6 +109,7 @@ export class DriverClient implements ObjectClient {
   }
   async forget(): Promise<void> {
     await this.before('forget', '');
+    this.driver.forget();
   }
   withDeadline(deadline: () => number): ObjectClient {
     return new DeadlineClient(this, deadline);
@@ -134,13 +139,55 @@ class DeadlineClient extends DriverClient {
   }
 }
 
+/** A driver's locks as a client. */
+export class DriverLocks implements LockClient {
+  /** Called before each operation; may throw to make it fail. */
+  before: (operation: string, name: string) => void | Promise<void> = () => {};
+  readonly #objects: DriverClient;
+
+  constructor(objects: DriverClient) {
+    this.#objects = objects;
+  }
+
+  async #do<T>(operation: string, name: string, work: (driver: Driver) => Promise<T>): Promise<T> {
+    await this.before(operation, name);
+    await this.#objects.before(operation, name);
+    return work(this.#objects.driver);
+  }
+
+  acquire(target: string): Promise<void> {
+    return this.#do('acquire', target, (driver) => driver.acquire(target));
+  }
+  release(target: string, force: boolean): Promise<void> {
+    return this.#do('release', target, (driver) => driver.release(target, force));
+  }
+  holder(target: string) {
+    return this.#do('holder', target, (driver) => driver.lockHolder(target));
+  }
+  check(names: readonly string[]) {
+    return this.#do('check', names.join(' '), (driver) => driver.checkLocks(names));
+  }
+  break(target: string) {
+    return this.#do('break', target, (driver) => driver.breakLock(target));
+  }
+  mail(to: string, mail: LockMail) {
+    return this.#do(`mail ${mail.kind}`, mail.name, (driver) => driver.sendMail(to, mail));
+  }
+  list(cursor: string | null, limit: number) {
+    return this.#do('list locks', '', (driver) => driver.listLocks(cursor, limit));
+  }
+}
+
 export interface Node {
   mapper: Mapper;
+  locks: DriverLocks;
   maps: DriverClient;
   blocks: DriverClient;
   warnings: string[];
   /** What REVOKE does; a port without an entry is dead. */
-  holders: Map<number, (volume: string) => Promise<void>>;
+  holders: Map<number, (volume: string, flags: number) => Promise<void>>;
+  /** Until when each port's exclusive leases are good, as it was told last. */
+  renewed: Map<number, number>;
 }
 
 export interface Stores {
@@ -150,33 +197,52 @@ export interface Stores {
 
 export const memoryStores = (): Stores => ({ maps: new MemoryStore(), blocks: new MemoryStore() });
 
-export function makeNode(maps: DriverClient, blocks: DriverClient, inherited: number[] = [], lockWaitMs = 0): Node {
+export function makeNode(
+  maps: DriverClient,
+  blocks: DriverClient,
+  inherited: number[] = [],
+  lockWaitMs = 0,
+  more: Partial<MapperOptions> = {},
+): Node {
   const warnings: string[] = [];
+  const renewed = new Map<number, number>();
+  const locks = new DriverLocks(maps);
   const holders: Node['holders'] = new Map();
   const mapper = new Mapper({
     maps,
     blocks,
+    locks,
+    owner: 'node1_1002',
     lockWaitMs,
+    ...more,
     log: { warn: (message) => warnings.push(message), info: () => {} },
     holders: {
       inherited,
       alive: (port) => holders.has(port),
-      revoke: async (port, volume) => {
+      renew: (port, until) => renewed.set(port, until),
+      revoke: async (port, volume, flags) => {
         const holder = holders.get(port);
         if (!holder) throw new SystemError(errnos.ECONNREFUSED, `nobody at port ${port}`);
-        await holder(volume);
+        await holder(volume, flags);
       },
     },
   });
-  return { mapper, maps, blocks, warnings, holders };
+  return { mapper, locks, maps, blocks, warnings, holders, renewed };
 }
 
 /** A node on stores in memory. @param owner its name in locks */
-export function memoryNode(stores: Stores = memoryStores(), owner = 'node1_1002', inherited: number[] = []): Node {
+export function memoryNode(
+  stores: Stores = memoryStores(),
+  owner = 'node1_1002',
+  inherited: number[] = [],
+  more: Partial<MapperOptions> = {},
+): Node {
   return makeNode(
     new DriverClient(new MemoryDriver(owner, stores.maps)),
     new DriverClient(new MemoryDriver(owner, stores.blocks)),
     inherited,
+    more.lockWaitMs ?? 0,
+    { owner, ...more },
   );
 }
 

@@ -1,0 +1,143 @@
+/**
+ * What a mapper does about the locks that an earlier one of this node left. Those it knows to be in use count as held, though nothing
+ * is done by them before they were looked at; what another node took meanwhile is lost. Those that nobody uses are released, when what was
+ * written under them is durable.
+ */
+import { randomUUID } from 'node:crypto';
+import { errnoOf, errnos, messageOf } from '../../sys/errno.js';
+import type { Clock } from '../clock.js';
+import type { MapperContext, MapperLog } from '../context.js';
+import type { Volume } from '../volume.js';
+import type { Breaking } from './breaking.js';
+import type { Losses } from './losses.js';
+import type { LockRegistry } from './registry.js';
+
+/** Locks of one page. */
+const PAGE = 256;
+/**
+ * How long the composers may take to give back what an earlier mapper granted, in ms. Later they have nothing any more: its leases have
+ * run out.
+ */
+const PATIENCE_MS = 3500;
+
+export interface AdoptionOptions {
+  readonly context: Pick<MapperContext, 'volumes' | 'leases' | 'locks'>;
+  readonly registry: LockRegistry;
+  readonly breaking: Breaking;
+  readonly losses: Losses;
+  readonly clock: Clock;
+  readonly log: MapperLog;
+  /** Makes durable whatever was written before, by anybody of this node. */
+  readonly flushAll: () => Promise<void>;
+}
+
+export class Adoption {
+  readonly #options: AdoptionOptions;
+  /** Volumes that composers used under the earlier mapper, or may have. */
+  readonly #held: string[] = [];
+  readonly #hadComposers: boolean;
+
+  constructor(options: AdoptionOptions) {
+    this.#options = options;
+    this.#hadComposers = options.context.leases.inherited.length > 0;
+  }
+
+  /** Notes what is known of volumes before any request is served. */
+  begin(): void {
+    const { context, registry, losses } = this.#options;
+    for (const [name, record] of [...registry.records]) {
+      void context.volumes.use(name, async (volume) => {
+        volume.open = record.open;
+        volume.byHand = record.byHand;
+        const { breaking } = record;
+        if (breaking) volume.breaking = { id: randomUUID(), ...breaking };
+        if (record.lost) losses.mark(volume, record.lost);
+        else if (record.held) {
+          volume.locked = true;
+          volume.tenure++;
+          // Others may have written through this node before the mapper ended.
+          volume.written = true;
+          volume.strangers = true;
+          this.#held.push(name);
+        }
+      });
+    }
+  }
+
+  /** Resolves when no composer goes on by leases of an earlier mapper. */
+  async reclaim(): Promise<void> {
+    const { clock, context, log } = this.#options;
+    if (!this.#hadComposers) return;
+    let late = false;
+    await new Promise<void>((resolve) => {
+      const cancel = clock.after(PATIENCE_MS, () => {
+        late = true;
+        resolve();
+      });
+      void context.leases.revokeInherited().then(() => {
+        cancel();
+        resolve();
+      });
+    });
+    if (late) log.warn('a composer does not answer; what it was allowed to do has run out');
+  }
+
+  /** Goes on with what was begun, takes the other locks back and releases what nobody uses. To be called after reclaim. */
+  async finish(): Promise<void> {
+    const { breaking, context, log, registry } = this.#options;
+    for (const [name, record] of [...registry.records]) if (record.breaking) this.#resume(name, breaking);
+    let flushed: Promise<void> | null = null;
+    const flush = (): Promise<void> => (flushed ??= this.#options.flushAll());
+    const failed = (name: string) => (error: unknown) =>
+      log.warn(`the lock of ${name}, left by an earlier mapper, is not released: ${messageOf(error)}`);
+    if (!this.#hadComposers) {
+      for (const name of this.#held) await this.#releaseUnused(name, flush).catch(failed(name));
+    }
+    let cursor: string | null = null;
+    do {
+      const page = await context.locks.client.list(cursor, PAGE);
+      for (const { name } of page.locks) await this.#takeBack(name, flush).catch(failed(name));
+      cursor = page.cursor;
+    } while (cursor !== null);
+  }
+
+  #resume(name: string, breaking: Breaking): void {
+    void this.#options.context.volumes
+      .use(name, (volume) => breaking.resume(volume))
+      .catch((error) => this.#options.log.warn(`breaking the lock of ${name}: ${messageOf(error)}`));
+  }
+
+  /** A lock that was held for clients of a composer that lives no more. */
+  #releaseUnused(name: string, flush: () => Promise<void>): Promise<void> {
+    const { locks } = this.#options.context;
+    return this.#alone(name, async (volume) => {
+      if (!volume.locked || volume.kept || volume.leases.size > 0) return;
+      await locks.verify(volume);
+      await flush();
+      await locks.release(volume);
+    });
+  }
+
+  async #takeBack(name: string, flush: () => Promise<void>): Promise<void> {
+    const { locks } = this.#options.context;
+    await this.#alone(name, async (volume) => {
+      if (volume.locked || volume.lost || volume.breaking) return;
+      try {
+        await locks.acquire(volume);
+      } catch (error) {
+        // Somebody was quicker.
+        if (errnoOf(error) === errnos.EBUSY) return;
+        throw error;
+      }
+      await flush();
+      await locks.release(volume);
+      this.#options.log.info(`took back and released the lock of ${name}, which an earlier mapper left`);
+    });
+  }
+
+  #alone(name: string, work: (volume: Volume) => Promise<void>): Promise<void> {
+    return this.#options.context.volumes.use(name, (volume) =>
+      volume.gate.exclusive(() => volume.leasing.exclusive(() => work(volume))),
+    );
+  }
+}

@@ -1,0 +1,156 @@
+/**
+ * Breaking another node's lock (vlmc unlock -f). The lock is this node's from then on, and it is used for nothing until nothing of the
+ * old holder can reach the store: that one says so, or its time is over. Only then it is released.
+ */
+import { randomUUID } from 'node:crypto';
+import type { LockClient } from '../../requests/lock-client.js';
+import { errnos, messageOf, SystemError } from '../../sys/errno.js';
+import type { Clock } from '../clock.js';
+import type { MapperLog } from '../context.js';
+import type { Break, Volume } from '../volume.js';
+
+/** How often the old holder is told, in ms. */
+const TELL_MS = 300;
+/**
+ * How long it has, in ms, from the moment it no longer holds the lock: 3 s until its leases have run out (VALID_MS), and what its
+ * kernel is executing then.
+ */
+export const PATIENCE_MS = 5000;
+
+/** What RELEASE with FORCE answers. */
+export interface UnlockReply {
+  /** The owner string that had the lock; null when it was this node's. */
+  readonly holder: string | null;
+  /** It said that nothing of it is under way any more; otherwise its time was waited out. */
+  readonly confirmed: boolean;
+  readonly waitedMs: number;
+}
+
+export interface BreakingOptions {
+  readonly client: LockClient;
+  /** This node's owner string. */
+  readonly owner: string;
+  readonly clock: Clock;
+  readonly log: MapperLog;
+  readonly note: (volume: Volume) => Promise<void>;
+  /** Whether the lock in the store is this node's. */
+  readonly isOurs: (name: string) => Promise<boolean>;
+  /** Mail is to be read from now on. */
+  readonly begun: () => void;
+}
+
+export class Breaking {
+  readonly #options: BreakingOptions;
+  /** Ends the waiting for an answer, by the volume's name. */
+  readonly #answers = new Map<string, { id: string; answered: () => void }>();
+  readonly #running = new Map<string, Promise<UnlockReply>>();
+
+  constructor(options: BreakingOptions) {
+    this.#options = options;
+  }
+
+  /** The old holder has ended. */
+  gone(volume: Volume, id: string): void {
+    const waiting = this.#answers.get(volume.name);
+    if (waiting?.id === id) waiting.answered();
+  }
+
+  /**
+   * Breaks the lock, which this mapper does not hold, waits and releases it.
+   * @throws SystemError ENOENT when nobody holds it
+   */
+  run(volume: Volume): Promise<UnlockReply> {
+    return this.#shared(volume, () => this.#break(volume));
+  }
+
+  /** Goes on with what an earlier mapper of this node began, if it came to that. */
+  async resume(volume: Volume): Promise<void> {
+    const { breaking } = volume;
+    if (!breaking) return;
+    await this.#shared(volume, async () => {
+      if (await this.#options.isOurs(volume.name)) return this.#wait(volume, breaking);
+      volume.breaking = null;
+      await this.#options.note(volume);
+      return { holder: null, confirmed: true, waitedMs: 0 };
+    });
+  }
+
+  #shared(volume: Volume, work: () => Promise<UnlockReply>): Promise<UnlockReply> {
+    let running = this.#running.get(volume.name);
+    if (!running) {
+      running = work().finally(() => this.#running.delete(volume.name));
+      this.#running.set(volume.name, running);
+    }
+    return running;
+  }
+
+  async #break(volume: Volume): Promise<UnlockReply> {
+    const { client, clock, note } = this.#options;
+    const { name } = volume;
+    const broken = await volume.locking.exclusive(async () => {
+      if (volume.locked) throw new SystemError(errnos.EBUSY, `volume ${name} was just locked by this node`);
+      const before = await client.holder(name);
+      if (!before) throw new SystemError(errnos.ENOENT, `volume ${name} is not locked`);
+      // Noted before it is done: a mapper that dies in between must not give the lock to anybody too early.
+      const breaking: Break = { id: randomUUID(), holder: before.owner, until: clock.now() + 2 * PATIENCE_MS };
+      volume.breaking = breaking;
+      await note(volume);
+      try {
+        const previous = await client.break(name);
+        const holder = previous?.owner ?? null;
+        const waits = holder !== null && holder !== this.#options.owner;
+        volume.breaking = {
+          id: breaking.id,
+          holder: holder ?? before.owner,
+          until: clock.now() + (waits ? PATIENCE_MS : 0),
+        };
+        await note(volume);
+        return volume.breaking;
+      } catch (error) {
+        volume.breaking = null;
+        await note(volume);
+        throw error;
+      }
+    });
+    return this.#wait(volume, broken);
+  }
+
+  async #wait(volume: Volume, broken: Break): Promise<UnlockReply> {
+    const { client, clock, log, note, owner, begun } = this.#options;
+    const { name } = volume;
+    const from = clock.now();
+    begun();
+    let confirmed = false;
+    let answered = (): void => {};
+    const answer = new Promise<void>((resolve) => (answered = resolve)).then(() => {
+      confirmed = true;
+    });
+    this.#answers.set(name, { id: broken.id, answered });
+    let complained = false;
+    try {
+      while (!confirmed && clock.now() < broken.until) {
+        await client.mail(broken.holder, { kind: 'broken', name, from: owner, id: broken.id }).catch((error) => {
+          if (!complained) log.info(`${broken.holder} cannot be told that its lock was broken: ${messageOf(error)}`);
+          complained = true;
+        });
+        let cancel = (): void => {};
+        const pause = new Promise<void>((resolve) => {
+          cancel = clock.after(Math.max(0, Math.min(TELL_MS, broken.until - clock.now())), resolve);
+        });
+        await Promise.race([answer, pause]);
+        cancel();
+      }
+    } finally {
+      this.#answers.delete(name);
+    }
+    await volume.locking.exclusive(async () => {
+      await client.release(name, false).catch((error) => {
+        log.warn(`the lock of ${name}, which was broken, could not be released: ${messageOf(error)}`);
+      });
+      volume.breaking = null;
+    });
+    await note(volume);
+    const holder = broken.holder === owner ? null : broken.holder;
+    return { holder, confirmed: confirmed || holder === null, waitedMs: Math.round(clock.now() - from) };
+  }
+}

@@ -1,0 +1,181 @@
+/**
+ * Everything about locks between nodes, put together: taking and checking them, their loss, mail, breaking, handing over, and what an
+ * earlier mapper left.
+ */
+import type { LockClient } from '../../requests/lock-client.js';
+import type { ObjectClient } from '../../requests/object-client.js';
+import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
+import { withAlone } from '../alone.js';
+import type { Clock } from '../clock.js';
+import type { MapperLog } from '../context.js';
+import type { Leases } from '../leases.js';
+import { Locks } from '../locks.js';
+import { MapStore } from '../map-store.js';
+import type { Volume, Volumes } from '../volume.js';
+import { Adoption } from './adoption.js';
+import { Breaking, type UnlockReply } from './breaking.js';
+import { LockChecks } from './checks.js';
+import { FencedObjects } from './fenced.js';
+import { HandOver } from './hand-over.js';
+import { Losses } from './losses.js';
+import { Mailbox } from './mailbox.js';
+import type { LockRegistry } from './registry.js';
+import { LockWaits } from './waiting.js';
+import { LockWatch } from './watch.js';
+
+export interface LockingOptions {
+  readonly client: LockClient;
+  /** This node's owner string. */
+  readonly owner: string;
+  readonly maps: ObjectClient;
+  readonly blocks: ObjectClient;
+  readonly volumes: Volumes;
+  readonly leases: Leases;
+  readonly registry: LockRegistry;
+  readonly clock: Clock;
+  readonly log: MapperLog;
+  /** How long a lease for writing waits for a lock of another node, in ms. */
+  readonly patienceMs: number;
+}
+
+export class Locking {
+  readonly #options: LockingOptions;
+  readonly checks: LockChecks;
+  readonly locks: Locks;
+  readonly losses: Losses;
+  readonly waits: LockWaits;
+  /** The maps store without fences. */
+  readonly maps: MapStore;
+  readonly #watch: LockWatch;
+  readonly #breaking: Breaking;
+  #ready: Promise<void> = Promise.resolve();
+  #predecessorFlushed: Promise<void> | null = null;
+
+  constructor(options: LockingOptions) {
+    const { client, owner, volumes, leases, registry, clock, log, blocks } = options;
+    this.#options = options;
+    const note = (volume: Volume): Promise<void> => this.locks.note(volume);
+    this.losses = new Losses({ volumes, leases, clock, log, note });
+    const mailbox = new Mailbox({
+      volumes,
+      owner,
+      client,
+      checks: () => this.checks,
+      want: (name) => handOver.want(name),
+      gone: (volume, id) => this.#breaking.gone(volume, id),
+      ready: () => this.#ready,
+    });
+    this.checks = new LockChecks(client, clock, {
+      lost: (volume, holder) => this.losses.lose(volume, holder),
+      mail: (mail) => mailbox.receive(mail),
+    });
+    this.maps = new MapStore(new FencedObjects(options.maps, [], this.checks, clock));
+    this.#watch = new LockWatch({ volumes, checks: this.checks, leases, clock, log });
+    const wake = (): void => this.#watch.wake();
+    this.locks = new Locks({
+      maps: this.maps,
+      client,
+      checks: this.checks,
+      registry,
+      clock,
+      log,
+      forget: async () => {
+        await Promise.all([options.maps.forget(), blocks.forget()]);
+      },
+      taken: wake,
+    });
+    const isOurs = (name: string): Promise<boolean> => this.checks.isOurs(name);
+    this.#breaking = new Breaking({ client, owner, clock, log, note, isOurs, begun: wake });
+    this.waits = new LockWaits({ client, owner, clock, patienceMs: options.patienceMs });
+    const handOver = new HandOver({
+      context: { volumes, leases, locks: this.locks },
+      clock,
+      log,
+      settle: (volume, flushed) => this.settle(volume, flushed && volume.writers.size > 0 && !volume.strangers),
+    });
+  }
+
+  /** Resolves when nobody goes on by leases of an earlier mapper: then new ones may be granted. */
+  get ready(): Promise<void> {
+    return this.#ready;
+  }
+
+  /** Takes over from an earlier mapper, and looks after the locks from now on. Requests may be served at once. */
+  start(): void {
+    const { volumes, leases, registry, clock, log } = this.#options;
+    const adoption = new Adoption({
+      context: { volumes, leases, locks: this.locks },
+      registry,
+      breaking: this.#breaking,
+      losses: this.losses,
+      clock,
+      log,
+      flushAll: async () => {
+        await this.#options.blocks.flush(null);
+        await this.flushPredecessor();
+      },
+    });
+    adoption.begin();
+    this.#watch.start();
+    this.#ready = adoption.reclaim();
+    this.#ready
+      .then(() => adoption.finish())
+      .catch((error) => log.warn(`locks that an earlier mapper left: ${messageOf(error)}`));
+  }
+
+  stop(): void {
+    this.#watch.stop();
+  }
+
+  /** A mapper before this one may have died with map entries written and not flushed: the first flush covers everything. */
+  flushPredecessor(): Promise<void> {
+    this.#predecessorFlushed ??= this.#options.maps.flush(null).catch((error) => {
+      this.#predecessorFlushed = null;
+      throw error;
+    });
+    return this.#predecessorFlushed;
+  }
+
+  /** Makes durable what was written of the volume. @param flushed its data is */
+  async settle(volume: Volume, flushed = false): Promise<void> {
+    await this.flushPredecessor();
+    if (volume.written && !flushed) await this.#options.blocks.flush(null);
+    await this.maps.flush(volume.touched);
+  }
+
+  /** Flushes and gives the lock back if this mapper has it. The caller is alone on the volume. */
+  async letGo(volume: Volume): Promise<void> {
+    if (!volume.locked) return;
+    await this.settle(volume);
+    await this.locks.release(volume);
+  }
+
+  /**
+   * Releases the lock; with `force` breaks another node's, and waits until nothing of that one can reach the store.
+   * @throws SystemError ENOENT when nobody holds it; EPERM naming the holder
+   */
+  async unlock(name: string, force: boolean): Promise<UnlockReply> {
+    const own: UnlockReply = { holder: null, confirmed: true, waitedMs: 0 };
+    return this.#options.volumes.use(name, async (volume) => {
+      // Whether the lock is still this node's must be known first; if not, the loss is noted.
+      if (volume.locked) await this.locks.verify(volume).catch(ignoreLoss);
+      if (volume.locked) {
+        await withAlone(this.#options, [name], [], async () => {
+          await this.letGo(volume);
+          await this.locks.end(volume);
+        });
+        return own;
+      }
+      if (volume.breaking) return this.#breaking.run(volume);
+      if (!force || (await this.checks.isOurs(name))) {
+        await volume.locking.exclusive(() => this.#options.client.release(name, false));
+        return own;
+      }
+      return this.#breaking.run(volume);
+    });
+  }
+}
+
+function ignoreLoss(error: unknown): void {
+  if (!(error instanceof SystemError) || errnoOf(error) !== errnos.EIO) throw error;
+}

@@ -1,0 +1,95 @@
+/**
+ * While locks are held, looks in the store whether they still are, lets the composers know until when they may go on, and reads the
+ * mail. With no lock there is nothing to look at, and nothing is done.
+ */
+import { messageOf } from '../../sys/errno.js';
+import type { Clock } from '../clock.js';
+import type { MapperLog } from '../context.js';
+import type { Leases } from '../leases.js';
+import { VALID_MS, type Volumes } from '../volume.js';
+import type { LockChecks } from './checks.js';
+
+/** How often the mail is read, in ms. */
+export const MAIL_MS = 100;
+/** How often every held lock is looked at, in ms: its loss must be noticed within a second. */
+export const LOOK_MS = 300;
+/** For how long after the loss of a lock whoever broke it may still ask about it, in ms. */
+const ASKED_MS = 15_000;
+
+export interface LockWatchOptions {
+  readonly volumes: Volumes;
+  readonly checks: LockChecks;
+  readonly leases: Leases;
+  readonly clock: Clock;
+  readonly log: MapperLog;
+}
+
+export class LockWatch {
+  readonly #options: LockWatchOptions;
+  #started = false;
+  #stopped = false;
+  /** Calls off what is planned; null when nothing is. */
+  #cancel: (() => void) | null = null;
+  #looking = false;
+  #lookedAt = Number.NEGATIVE_INFINITY;
+  #failing = false;
+
+  constructor(options: LockWatchOptions) {
+    this.#options = options;
+  }
+
+  start(): void {
+    this.#started = true;
+    this.wake();
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    this.#cancel?.();
+    this.#cancel = null;
+  }
+
+  /** There may be something to look at now. */
+  wake(): void {
+    if (!this.#started || this.#stopped || this.#looking || this.#cancel) return;
+    if (!this.#isNeeded()) return;
+    this.#cancel = this.#options.clock.after(MAIL_MS, () => {
+      this.#cancel = null;
+      void this.#look();
+    });
+  }
+
+  #isNeeded(): boolean {
+    const now = Date.now();
+    for (const { locked, breaking, lost } of this.#options.volumes.all()) {
+      if (locked || breaking || (lost && now - lost.at < ASKED_MS)) return true;
+    }
+    return false;
+  }
+
+  async #look(): Promise<void> {
+    const { checks, clock, leases, log, volumes } = this.#options;
+    this.#looking = true;
+    const now = clock.now();
+    const due = now - this.#lookedAt >= LOOK_MS - MAIL_MS / 2;
+    const held = due ? volumes.all().filter(({ locked }) => locked) : [];
+    try {
+      await checks.look(held);
+      if (this.#failing) log.info('the store answers again: locks are looked at');
+      this.#failing = false;
+      if (due) {
+        this.#lookedAt = now;
+        leases.renew(
+          held.filter(({ locked }) => locked),
+          now + VALID_MS,
+        );
+      }
+    } catch (error) {
+      if (!this.#failing)
+        log.warn(`the locks cannot be looked at, so nothing is written until they can: ${messageOf(error)}`);
+      this.#failing = true;
+    }
+    this.#looking = false;
+    this.wake();
+  }
+}
