@@ -5,13 +5,23 @@ import { Op } from '../../requests/ops.js';
 import { attempt } from '../common/exit.js';
 import { print, printWarning } from '../common/io.js';
 import type { Session } from '../common/session.js';
-import { formatLock } from './lock-state.js';
+import { formatAge, formatLock, formatLost, type HolderInfo, holderInfo, type UseHere } from './lock-state.js';
 import { checkName } from './names.js';
 import { formatSize } from './size.js';
 import { type V0Options, v0Request, withV0 } from './v0.js';
 
 /** Volumes asked for at once. */
 const PAGE = 256;
+/** Locks asked for at the same time. */
+const PARALLEL = 32;
+
+const LIST_HELP = `
+With --json each volume also has its lock, as lock --show tells it.
+
+Examples:
+  vlmc list --long
+  vlmc --json list | jq -r '.volumes[].name'
+  vlmc --json list | jq -r '.volumes[] | select(.lock.host == "node2") | .name'`;
 
 export function addInfoCommands(program: Command, session: Session): void {
   withV0(program.command('info <name>'))
@@ -26,7 +36,7 @@ export function addInfoCommands(program: Command, session: Session): void {
     .option('-l, --long', 'with size in bytes, block size, map version, kind, time of making and parent')
     .option('--snapshots-of <volume>', 'just the snapshots that were taken of this volume')
     .option('--deleted', 'deleted volumes too (their headers stay, so that names of objects never repeat)')
-    .addHelpText('after', '\nExamples:\n  vlmc list --long\n  vlmc --json list | jq .volumes[].name')
+    .addHelpText('after', LIST_HELP)
     .action((options: ListOptions) => list(session, options));
 }
 
@@ -40,14 +50,14 @@ async function info(session: Session, name: string, options: InfoOptions): Promi
   const stat = await attempt('vlmc info failed', () =>
     session.progress.during(
       `looking at the objects of ${name}`,
-      session.client.json<VolumeStat>('mapper', Op.STAT, name, { allocated }, v0Request(options)),
+      session.client.json<VolumeStat & UseHere>('mapper', Op.STAT, name, { allocated }, v0Request(options)),
     ),
   );
   await session.result(stat, formatInfo(name, stat));
 }
 
 /** The text of `vlmc info`; the first line is the original's. */
-export function formatInfo(name: string, stat: VolumeStat): string {
+export function formatInfo(name: string, stat: VolumeStat & UseHere): string {
   const { blocks, allocated } = stat;
   const bytes = (value: number): string => `${value} (${formatSize(value)})`;
   const inBlocks = (count: number): string => `${count} blocks, ${formatSize(count * stat.blockSize)}`;
@@ -59,7 +69,7 @@ export function formatInfo(name: string, stat: VolumeStat): string {
     ['epoch', String(stat.epoch)],
     ['flags', stat.readOnly ? `READONLY${reason}` : 'writable'],
     ['parent', stat.parent ?? 'not known'],
-    ['lock', formatLock(stat.lock)],
+    ['lock', lockWords(stat)],
     ['zero', inBlocks(blocks.zero)],
     ['own', inBlocks(blocks.own)],
     ['shared', inBlocks(blocks.shared)],
@@ -72,9 +82,16 @@ export function formatInfo(name: string, stat: VolumeStat): string {
     rows.push(['allocated', `${bytes(allocated.own)} own, ${bytes(allocated.other)} shared`]);
     if (allocated.missing > 0) rows.push(['missing objects', `${allocated.missing}; vlmc check ${name} tells which`]);
   }
+  if (stat.lost) rows.push(['lost', formatLost(name, stat.lost)]);
   if (typeof stat.created === 'number') rows.push(['created', formatTime(stat.created)]);
   const lines = rows.map(([key, value]) => `  ${`${key}:`.padEnd(17)}${value}`);
   return [`Volume ${name}: size: ${stat.size}`, ...lines].join('\n');
+}
+
+/** Who has the lock, and how the volume is open here. */
+function lockWords({ lock, open }: VolumeStat & UseHere): string {
+  const age = lock && lock.since !== null ? ` (${formatAge(Math.max(0, Date.now() - lock.since))})` : '';
+  return `${formatLock(lock)}${age}${open ? `; open ${open} here` : ''}`;
 }
 
 /** Local time with the zone, as other tools take it: `2026-11-19 03:00:05+01:00`. @param time ms since the epoch */
@@ -122,11 +139,29 @@ async function list(session: Session, options: ListOptions): Promise<void> {
     }
   });
   all.sort((a, b) => (a.name < b.name ? -1 : 1));
-  if (session.json) await session.result({ volumes: all });
+  if (session.json) await session.result({ volumes: await attempt('vlmc list failed', () => withLocks(session, all)) });
   else if (options.long) await session.result(null, formatList(all));
   for (const volume of all) {
     if (volume.error && !session.json) printWarning(session.io, `${volume.name}: ${volume.error}`);
   }
+}
+
+/** The volumes with who holds the lock of each. */
+async function withLocks(
+  session: Session,
+  all: readonly VolumeListEntry[],
+): Promise<(VolumeListEntry & { lock: HolderInfo | null })[]> {
+  const maps = session.client.objects('maps');
+  const locks = new Map<string, HolderInfo | null>();
+  let next = 0;
+  const worker = async (): Promise<void> => {
+    while (next < all.length) {
+      const { name } = all[next++];
+      locks.set(name, holderInfo(session, await maps.lockHolder(name)));
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(PARALLEL, all.length) }, worker));
+  return all.map((volume) => ({ ...volume, lock: locks.get(volume.name) ?? null }));
 }
 
 /** The table of `vlmc list --long`; empty when there are no volumes. */

@@ -18,6 +18,8 @@ export interface LostLock {
 /** What the mapper's STAT tells of a volume's use on this node, beside its lock. */
 export interface UseHere {
   readonly open?: OpenHere;
+  /** The lock is kept here because of vlmc lock. */
+  readonly byHand?: boolean;
   readonly lost?: LostLock | null;
 }
 
@@ -34,6 +36,7 @@ export interface LockState {
   readonly lock: HolderInfo | null;
   /** null: not open here, or the mapper could not be asked. */
   readonly open: OpenHere;
+  readonly byHand: boolean;
   readonly lost: LostLock | null;
 }
 
@@ -54,8 +57,8 @@ export function holderInfo(session: Session, lock: LockInfo | null): HolderInfo 
  */
 export async function lockState(session: Session, name: string): Promise<LockState> {
   const lock = holderInfo(session, await session.client.objects('maps').lockHolder(name));
-  const { open = null, lost = null } = await useHere(session, name);
-  return { lock, open, lost };
+  const { open = null, byHand = false, lost = null } = await useHere(session, name);
+  return { lock, open, byHand, lost };
 }
 
 async function useHere(session: Session, name: string): Promise<UseHere> {
@@ -77,13 +80,14 @@ export function formatLock(lock: LockInfo | null): string {
 }
 
 /** All of it: one line, and more where this node has something to do with the volume. */
-export function formatState(name: string, { lock, open, lost }: LockState): string {
+export function formatState(name: string, { lock, open, byHand, lost }: LockState): string {
   const lines = [formatLock(lock)];
   if (lock) {
     const age = lock.ageMs === null ? '' : `, for ${formatAge(lock.ageMs)}`;
     lines.push(`  host:  ${lock.host}${lock.here ? ' (this node)' : ''}${age}`);
   }
-  if (open) lines.push(`  here:  open ${open}`);
+  const here = [open && `open ${open}`, byHand && 'locked by hand'].filter(Boolean).join(', ');
+  if (here !== '') lines.push(`  here:  ${here}`);
   if (lost) lines.push(`  lost:  ${formatLost(name, lost)}`);
   return lines.join('\n');
 }

@@ -103,12 +103,13 @@ describe('lock --show', () => {
 
   it('is one document with --json', async () => {
     lockedBy('here_1002');
-    node.on('mapper', Op.STAT, () => ({ open: 'shared', lost: null }));
+    node.on('mapper', Op.STAT, () => ({ open: 'shared', byHand: true, lost: null }));
     const { out } = await node.vlmc('--json', 'lock', 'volume1', '--show');
     expect(JSON.parse(out)).toEqual({
       name: 'volume1',
       lock: { owner: 'here_1002', since, host: 'here', ageMs: expect.any(Number), here: true },
       open: 'shared',
+      byHand: true,
       lost: null,
     });
   });

@@ -233,6 +233,15 @@ describe('info and list', () => {
     expect(out).toMatch(/missing objects: +1;/);
   });
 
+  it('info tells how the volume is open here, and that its lock was lost', async () => {
+    const lock = { owner: 'node2_1002', since: Date.now() - 7_200_000 };
+    const lost = { holder: 'node2_1002', at: Date.UTC(2026, 10, 21) };
+    node.on('mapper', Op.STAT, () => ({ ...stat, lock, open: 'shared', lost }));
+    const { out } = await node.vlmc('info', 'volume1');
+    expect(out).toMatch(/lock: +locked by node2_1002 since \S+ \(2 h\); open shared here\n/);
+    expect(out).toMatch(/lost: +the lock was taken by node2_1002 at 2026-11-21T00:00:00.000Z/);
+  });
+
   it('info --json gives all of it, and --no-allocated spares the blocker', async () => {
     node.on('mapper', Op.STAT, () => stat);
     expect(JSON.parse((await node.vlmc('--json', 'info', 'volume1', '--no-allocated')).out)).toEqual(stat);
@@ -293,6 +302,18 @@ describe('info and list', () => {
       [''],
     ]);
     expect(err).toBe('broken1: the map is damaged\n');
+  });
+
+  it('list --json tells who holds each volume', async () => {
+    node.on('mapper', Op.LIST, page);
+    node.on('maps', Op.LOCKINFO, ({ target }) => (target === 'volume1' ? { owner: 'node2_1002', since: null } : null));
+    const { volumes } = JSON.parse((await node.vlmc('list', '--json')).out);
+    expect(volumes.map((v: { lock: { host: string } | null }) => v.lock?.host ?? null)).toEqual([
+      null,
+      null,
+      'node2',
+      null,
+    ]);
   });
 
   it('list --json is one document', async () => {

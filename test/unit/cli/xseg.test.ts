@@ -145,7 +145,7 @@ describe('the segment', () => {
 
     const recovered = await run('recoverport', '5', '--fail');
     expect(recovered.status).toBe(0);
-    expect(recovered.out).toMatch(/^recovered port 5: 0 requests wait for its next owner, 0 failed/);
+    expect(recovered.out).toMatch(/^recovered port 5: 0 requests wait for its next owner, .*0 failed/);
     expect((await run('verify')).out).not.toMatch(/recoverport 5/);
 
     expect(await run('verify-fix')).toEqual({
