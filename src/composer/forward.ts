@@ -1,4 +1,6 @@
 /** Requests that are the mapper's: passed on with their own buffers, and their answers back. */
+import { newNote } from '../requests/once.js';
+import { Op } from '../requests/ops.js';
 import { errnoOf, errnos, messageOf } from '../sys/errno.js';
 import type { Port, Request } from '../xseg/index.js';
 
@@ -28,10 +30,15 @@ export class Forwarder {
     sub.flags = request.flags;
     sub.v0Size = request.v0Size;
     sub.setData(request.dataOffset, request.dataLength);
+    // Should this composer die, its successor passes the request on once more: the mapper knows it again by this.
+    if (request.op === Op.SNAPSHOT && request.note === '') request.note = newNote();
+    sub.note = request.note;
     sub.onReply = (): void => {
       const { served, serviced, errno, message } = sub;
       this.#port.putRequest(sub);
-      if (served) {
+      // A predecessor passed it on already, and what was to be gone is gone.
+      const done = request.op === Op.DELETE && request.redelivered && errno === errnos.ENOENT;
+      if (served || done) {
         this.#served(request.op, request.target);
         request.succeed(serviced);
       } else request.fail(errno, message, serviced);
