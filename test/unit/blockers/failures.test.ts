@@ -75,15 +75,29 @@ describe.skipIf(!root)('a read-only file system', () => {
     const source = temporaryDirectory();
     const writer = await fileDriver(source);
     await write(writer, 'kept-object', 0, Buffer.from('kept'));
-    await writer.close();
+    await writer.acquire('locked');
     const directory = mounted('--bind', source);
     execFileSync('mount', ['-o', 'remount,bind,ro', directory]);
     const driver = await fileDriver(directory);
+    await writer.sendMail('test_1000', { kind: 'want', name: 'locked', from: 'other_1000', id: 'read' });
+    await writer.close();
     expect((await read(driver, 'kept-object', 0, 4)).toString()).toBe('kept');
     await expect(write(driver, 'kept-object', 0, Buffer.from('x'))).rejects.toMatchObject({ code: 'EROFS' });
     await expect(write(driver, 'new-object', 0, Buffer.from('x'))).rejects.toMatchObject({ code: 'EROFS' });
     await expect(driver.delete('kept-object')).rejects.toMatchObject({ code: 'EROFS' });
     await expect(driver.acquire('volume1')).rejects.toMatchObject({ code: 'EROFS' });
+    expect(await driver.checkLocks(['volume1', 'locked'])).toMatchObject({
+      lost: [{ name: 'volume1', holder: null }],
+      mail: [{ id: 'read' }],
+    });
+    expect((await driver.listLocks(null, 10)).locks).toMatchObject([{ name: 'locked' }]);
+    const mail = { kind: 'want', name: 'volume1', from: 'test_1000', id: '1' } as const;
+    await expect(driver.sendMail('other_1000', mail)).rejects.toMatchObject({
+      code: 'EROFS',
+      message: expect.stringMatching(/other_1000.*read-only/),
+    });
+    await expect(driver.breakLock('volume1')).rejects.toMatchObject({ code: 'EROFS' });
+    await expect(driver.release('locked', false)).rejects.toMatchObject({ code: 'EROFS' });
     await expect(driver.truncate('kept-object', 0)).rejects.toMatchObject({
       code: 'EROFS',
       message: expect.stringContaining('kept-object'),
