@@ -3,7 +3,7 @@
  * stores and how to reach those who lease maps; requests and ports are requests.ts and peer.ts.
  */
 
-import type { ListRequest, MapStatusRequest, VolumeListReply, VolumeStat } from '../requests/json.js';
+import type { ListRequest, LockState, MapStatusRequest, VolumeListReply, VolumeStat } from '../requests/json.js';
 import type { LeaseReply, LeaseRequest } from '../requests/lease.js';
 import type { LockClient } from '../requests/lock-client.js';
 import type { ObjectClient } from '../requests/object-client.js';
@@ -232,6 +232,14 @@ export class Mapper {
   async unlock(name: string, force: boolean): Promise<UnlockReply> {
     checkTarget(name);
     return this.#locking.unlock(name, force);
+  }
+
+  /** LOCKINFO: who holds the lock of that name, and how it is used here. No map is read: there need not be one. */
+  async lockState(name: string): Promise<LockState> {
+    checkTarget(name);
+    const lock = await this.#locking.holder(name);
+    const { open = null, byHand = false, lost = null } = this.#volumes.get(name) ?? {};
+    return { lock, open, byHand, lost };
   }
 
   /** Nobody waits any more for the lock of the volume on behalf of the port. */

@@ -92,6 +92,8 @@ export async function perform(mapper: Mapper, request: MapperRequest, status: ()
       // Whoever brings no room wants no answer but that it is done.
       return force && request.dataLength >= reply.length ? reply : nothing;
     }
+    case Op.LOCKINFO:
+      return encodeJson(await mapper.lockState(target));
     case Op.ABANDON:
       mapper.abandon(target, request.src);
       return nothing;

@@ -120,7 +120,10 @@ export interface VolumeStat {
   lost: { holder: string | null; at: number } | null;
 }
 
-/** Reply of LOCKINFO, or null: not locked. */
+/** Reply of the mapper's LOCKINFO: the lock of a name, which need not be a volume's, and what this node has to do with it. */
+export type LockState = Pick<VolumeStat, 'lock' | 'open' | 'byHand' | 'lost'>;
+
+/** Reply of a blocker's LOCKINFO, or null: not locked. */
 export interface LockInfo {
   owner: string;
   since: number | null;

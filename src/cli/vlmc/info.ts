@@ -5,7 +5,7 @@ import { Op } from '../../requests/ops.js';
 import { attempt } from '../common/exit.js';
 import { print, printWarning } from '../common/io.js';
 import type { Session } from '../common/session.js';
-import { formatAge, formatLock, formatLost, type HolderInfo, holderInfo, type UseHere } from './lock-state.js';
+import { formatAge, formatLock, formatLost, type HolderInfo, holderInfo } from './lock-state.js';
 import { checkName } from './names.js';
 import { formatSize } from './size.js';
 import { type V0Options, v0Request, withV0 } from './v0.js';
@@ -50,14 +50,14 @@ async function info(session: Session, name: string, options: InfoOptions): Promi
   const stat = await attempt('vlmc info failed', () =>
     session.progress.during(
       `looking at the objects of ${name}`,
-      session.client.json<VolumeStat & UseHere>('mapper', Op.STAT, name, { allocated }, v0Request(options)),
+      session.client.json<VolumeStat>('mapper', Op.STAT, name, { allocated }, v0Request(options)),
     ),
   );
   await session.result(stat, formatInfo(name, stat));
 }
 
 /** The text of `vlmc info`; the first line is the original's. */
-export function formatInfo(name: string, stat: VolumeStat & UseHere): string {
+export function formatInfo(name: string, stat: VolumeStat): string {
   const { blocks, allocated } = stat;
   const bytes = (value: number): string => `${value} (${formatSize(value)})`;
   const inBlocks = (count: number): string => `${count} blocks, ${formatSize(count * stat.blockSize)}`;
@@ -89,7 +89,7 @@ export function formatInfo(name: string, stat: VolumeStat & UseHere): string {
 }
 
 /** Who has the lock, and how the volume is open here. */
-function lockWords({ lock, open }: VolumeStat & UseHere): string {
+function lockWords({ lock, open }: VolumeStat): string {
   const age = lock && lock.since !== null ? ` (${formatAge(Math.max(0, Date.now() - lock.since))})` : '';
   return `${formatLock(lock)}${age}${open ? `; open ${open} here` : ''}`;
 }

@@ -1,27 +1,11 @@
 /** Who holds a volume's lock, and what this node has to do with it: for lock --show, info and list. */
-import type { LockInfo, VolumeStat } from '../../requests/json.js';
+import { decodeJson, type LockInfo, type LockState as StoredState } from '../../requests/json.js';
 import { Op } from '../../requests/ops.js';
 import { errnoOf, errnos } from '../../sys/errno.js';
 import type { Session } from '../common/session.js';
 
-/** How this node has a volume open: by vlmc open, or kept by hand (vlmc lock). */
-export type OpenHere = 'exclusive' | 'shared' | null;
-
-/** This node's mapper lost the lock to another node: the volume fails everything until it is closed or opened again. */
-export interface LostLock {
-  /** Who took it, an owner string; null when nobody held it when that was seen. */
-  readonly holder: string | null;
-  /** ms since the epoch. */
-  readonly at: number;
-}
-
-/** What the mapper's STAT tells of a volume's use on this node, beside its lock. */
-export interface UseHere {
-  readonly open?: OpenHere;
-  /** The lock is kept here because of vlmc lock. */
-  readonly byHand?: boolean;
-  readonly lost?: LostLock | null;
-}
+/** Room for the answer of LOCKINFO. */
+const CAPACITY = 4096;
 
 export interface HolderInfo extends LockInfo {
   /** The owner string without its port number: the node's host name. */
@@ -32,12 +16,12 @@ export interface HolderInfo extends LockInfo {
   readonly here: boolean;
 }
 
-export interface LockState {
+/** How this node's mapper lost a lock. */
+type LostLock = NonNullable<StoredState['lost']>;
+
+/** The lock of a name, and what this node has to do with it. */
+export interface LockState extends Omit<StoredState, 'lock'> {
   readonly lock: HolderInfo | null;
-  /** null: not open here, or the mapper could not be asked. */
-  readonly open: OpenHere;
-  readonly byHand: boolean;
-  readonly lost: LostLock | null;
 }
 
 /** The host in an owner string `<host>_<port>`. */
@@ -52,24 +36,20 @@ export function holderInfo(session: Session, lock: LockInfo | null): HolderInfo 
 }
 
 /**
- * Asks blockerm for the holder, and the mapper, if it runs and knows the volume, for the rest.
- * @throws SystemError when blockerm cannot tell
+ * Asks the mapper; while it does not run, blockerm, which knows the holder alone.
+ * @throws SystemError when neither can tell
  */
 export async function lockState(session: Session, name: string): Promise<LockState> {
-  const lock = holderInfo(session, await session.client.objects('maps').lockHolder(name));
-  const { open = null, byHand = false, lost = null } = await useHere(session, name);
-  return { lock, open, byHand, lost };
-}
-
-async function useHere(session: Session, name: string): Promise<UseHere> {
-  // A lock needs no volume, and its holder can be told without a mapper.
-  const harmless = new Set([errnos.ENOENT, errnos.ECONNREFUSED, errnos.EINVAL, errnos.EOPNOTSUPP, errnos.EIO]);
+  const { client } = session;
+  let state: StoredState;
   try {
-    return await session.client.json<VolumeStat & UseHere>('mapper', Op.STAT, name, { allocated: false });
+    const reply = await client.call('mapper', { op: Op.LOCKINFO, target: name, capacity: CAPACITY });
+    state = decodeJson(reply.data.subarray(0, reply.serviced), 'LOCKINFO reply') as unknown as StoredState;
   } catch (error) {
-    if (harmless.has(errnoOf(error))) return {};
-    throw error;
+    if (errnoOf(error) !== errnos.ECONNREFUSED) throw error;
+    state = { lock: await client.objects('maps').lockHolder(name), open: null, byHand: false, lost: null };
   }
+  return { ...state, lock: holderInfo(session, state.lock) };
 }
 
 /** `locked by node1_1002 since 2024-05-01T10:04:00.000Z`, or `not locked`. */

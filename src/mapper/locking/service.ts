@@ -2,6 +2,7 @@
  * Everything about locks between nodes, put together: taking and checking them, their loss, mail, breaking, handing over, and what an
  * earlier mapper left.
  */
+import type { LockInfo } from '../../requests/json.js';
 import type { LockClient } from '../../requests/lock-client.js';
 import type { ObjectClient } from '../../requests/object-client.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
@@ -141,6 +142,11 @@ export class Locking {
     await this.flushPredecessor();
     if (volume.written && !flushed) await this.#options.blocks.flush(null);
     await this.maps.flush(volume.touched);
+  }
+
+  /** Who holds the lock of that name in the store. */
+  holder(name: string): Promise<LockInfo | null> {
+    return this.#options.client.holder(name);
   }
 
   /** Flushes and gives the lock back if this mapper has it. The caller is alone on the volume. */
