@@ -158,8 +158,8 @@ describe.each(cases)('$what', (test) => {
   });
 
   it('killed at any two steps is done once', async () => {
-    for (let k = 0, more = true; more; k += 2) {
-      for (let l = 0, left = true; left; l += 3) {
+    for (let k = 0, more = true; more; k += 3) {
+      for (let l = 0, left = true; left; l += 5) {
         const stores = memoryStores();
         await prepare(stores);
         const once: Once = { note: '' };
