@@ -31,7 +31,6 @@ export class BlockStatus {
   #walk(operation: Operation, extents: PackedExtent[]): void {
     const { volume, request, end } = operation;
     if (volume.halt !== Halt.NONE) volume.stop(operation);
-    else if (volume.isOver) operation.expire(operation.offset);
     if (operation.expired) {
       this.#finish(operation);
       return;
@@ -63,6 +62,8 @@ export class BlockStatus {
       else extents.push({ length, flags });
       operation.position += length;
     }
+    // Nobody was asked who would notice that the lease has run out.
+    if (volume.isOver) operation.expire(operation.offset);
     this.#answer(operation, extents);
   }
 

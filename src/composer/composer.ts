@@ -8,7 +8,7 @@ import { encodeJson } from '../requests/json.js';
 import { Flag, Op, opName } from '../requests/ops.js';
 import { errnoName, errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
 import type { Port, Request } from '../xseg/index.js';
-import { Abandoned } from './abandoned.js';
+import { markAbandoned } from './abandoned.js';
 import { BlockStatus } from './block-status.js';
 import { Flusher } from './flush.js';
 import { Forwarder } from './forward.js';
@@ -45,7 +45,6 @@ export class Composer {
   readonly #uncached: UncachedReads;
   readonly #blockStatus: BlockStatus;
   readonly #forwarder: Forwarder;
-  readonly #abandoned: Abandoned;
   readonly #volumes = new Map<string, Volume>();
   readonly #byHandle = new Map<number, Volume>();
   readonly #backlog: Request[] = [];
@@ -63,7 +62,6 @@ export class Composer {
       dispatch: (request) => this.handle(request),
       unused: (volume, gone) => this.#forgetIdle(volume, gone ? 'gone' : 'idle'),
       flushData: (volume) => this.#flusher.flushData(volume),
-      isAbandoned: (request) => this.#abandoned.has(request),
       halted: (volume) => this.#transfer.halted(volume),
     });
     this.#transfer = new Transfer(options.port, options.blockerPort, this.#mapper, this.#finishBound);
@@ -72,7 +70,6 @@ export class Composer {
     this.#uncached = new UncachedReads(options.port, options.blockerPort, this.#mapper);
     this.#blockStatus = new BlockStatus(this.#transfer, this.#finishBound);
     this.#forwarder = new Forwarder(options.port, options.mapperPort, (op, name) => this.#forwarded(op, name));
-    this.#abandoned = new Abandoned(options.port);
   }
 
   /** Takes a request that came to the port; answers it now or later. */
@@ -107,7 +104,7 @@ export class Composer {
         request.succeed(0);
         break;
       case Op.ABANDON:
-        this.#abandoned.take(request);
+        markAbandoned(this.#options.port, request);
         for (const volume of this.#volumes.values()) this.#leases.abandonWaiting(volume);
         break;
       case Op.PING:

@@ -112,12 +112,11 @@ function refuseLost(volume: Volume): void {
 }
 
 /** Names of all objects written since the last flush; they count as clean from now on. */
-function takeDirty(volume: Volume): string[] {
-  const names = [...volume.dirtyNames];
-  volume.dirtyNames.clear();
-  for (const block of volume.dirtyBlocks) {
-    if (volume.map?.has(block)) names.push(volume.map.objectName(block));
-  }
-  volume.dirtyBlocks.clear();
-  return names.filter((name) => name !== '');
+function takeDirty({ map, dirtyNames, dirtyBlocks }: Volume): string[] {
+  const names = new Set(dirtyNames);
+  dirtyNames.clear();
+  for (const block of dirtyBlocks) if (map?.has(block)) names.add(map.objectName(block));
+  dirtyBlocks.clear();
+  names.delete('');
+  return [...names];
 }

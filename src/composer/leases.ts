@@ -7,6 +7,7 @@ import { ResolvedMap } from '../requests/resolved-map.js';
 import { monotonicMs } from '../sys/clock.js';
 import { errnoOf, errnos, messageOf } from '../sys/errno.js';
 import type { Request } from '../xseg/index.js';
+import { isAbandoned } from './abandoned.js';
 import type { MapperClient } from './mapper-client.js';
 import { Halt, type Volume } from './volume.js';
 
@@ -22,8 +23,6 @@ export interface LeaseUser {
   unused(volume: Volume, gone: boolean): void;
   /** Makes durable what was written to the volume's objects. @throws SystemError */
   flushData(volume: Volume): Promise<void>;
-  /** Does nobody wait for the answer any more? */
-  isAbandoned(request: Request): boolean;
   /** The volume is halted: what waits for something else than an answer is looked at. */
   halted(volume: Volume): void;
 }
@@ -49,7 +48,7 @@ export class Leases {
     if (volume.map) return true;
     // Locked by another node: reads go on uncached, and now and then try to better the lease.
     if (write) {
-      if (this.#user.isAbandoned(request)) {
+      if (isAbandoned(request)) {
         abandon(request);
         return false;
       }
@@ -151,7 +150,7 @@ export class Leases {
     const { waitingForLock } = volume;
     const left = waitingForLock.splice(0);
     for (const request of left) {
-      if (this.#user.isAbandoned(request)) abandon(request);
+      if (isAbandoned(request)) abandon(request);
       else waitingForLock.push(request);
     }
     if (waitingForLock.length === left.length || waitingForLock.length > 0 || !volume.acquiringLock) return;

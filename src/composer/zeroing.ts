@@ -88,8 +88,10 @@ export class Zeroing {
       if (volume.zeroRange(block, block)) await volume.zeroing;
       else if (!map.has(block)) await this.#fetch(volume, block);
       // A trim is a hint: it does not make a copy of a shared block. Zeros that were asked for are written.
-      else if (map.flags(block) & EntryFlag.ZERO || request.op === Op.TRIM) return;
-      else await this.#makeOwn(volume, block);
+      else if (map.flags(block) & EntryFlag.ZERO || request.op === Op.TRIM) {
+        requireGood(volume);
+        return;
+      } else await this.#makeOwn(volume, block);
     }
     requireGoing(volume);
     const generation = volume.generation;
@@ -132,7 +134,10 @@ export class Zeroing {
   }
 
   async #zeroBlocks(volume: Volume, first: number, end: number): Promise<void> {
-    if (this.#isZero(volume, first, end)) return;
+    if (this.#isZero(volume, first, end)) {
+      requireGood(volume);
+      return;
+    }
     const range = { first, end, waiters: [] as Operation[] };
     volume.zeroRanges.push(range);
     const turn = volume.zeroing.then(() => this.#zeroInTurn(volume, first, end));
@@ -183,16 +188,20 @@ export class Zeroing {
   }
 }
 
-/**
- * Before anything is sent, and before what is known of the map is taken for an answer.
- * @throws SystemError ETIME when the lease has run out, EIO when the lock was lost
- */
+/** Before anything is sent. @throws SystemError ETIME when the lease has run out, EIO when the lock was lost */
 function requireGoing(volume: Volume): void {
   if (volume.halt === Halt.LOST) throw new SystemError(errnos.EIO, volume.lost ?? '');
-  if (volume.halt === Halt.EXPIRED || volume.isOver) {
-    throw new SystemError(errnos.ETIME, `the lease of volume ${volume.key.name} has run out`);
-  }
+  if (volume.halt === Halt.EXPIRED) throw ranOut(volume);
 }
+
+/** Before the map alone is taken for an answer: no blocker is asked then, who would notice that the lease has run out. */
+function requireGood(volume: Volume): void {
+  requireGoing(volume);
+  if (volume.isOver) throw ranOut(volume);
+}
+
+const ranOut = ({ key }: Volume): SystemError =>
+  new SystemError(errnos.ETIME, `the lease of volume ${key.name} has run out`);
 
 /** A write of a generation is over; wakes the zeroing that waits for the last one. */
 export function leaveWrites(volume: Volume, generation: number): void {

@@ -9,6 +9,7 @@ import { Flag, Op } from '../requests/ops.js';
 import type { VolumeInfo } from '../requests/structs.js';
 import { errnoOf, errnos, messageOf } from '../sys/errno.js';
 import type { Port, Request } from '../xseg/index.js';
+import { type Abandonment, NOBODY } from './abandonment.js';
 import type { SegmentBuffer, SegmentBuffers } from './buffers.js';
 import { type ContextRequests, FIXED_CONTEXTS } from './contexts.js';
 import type { VolumeAddress } from './volumes.js';
@@ -64,6 +65,7 @@ export interface DeviceHost {
   readonly composerPort: number;
   readonly mapperPort: number;
   readonly buffers: SegmentBuffers;
+  readonly abandonment: Abandonment;
 }
 
 /** What one device serves, and whom it tells. */
@@ -96,6 +98,10 @@ export class ExportDevice implements BlockDevice {
   readonly #writeFlags: number;
   /** The composer's handle for the volume: it finds it again without the name. */
   #hint = 0;
+  /** Which requests are this device's, by their records; shared with all others. */
+  readonly #senders: Int32Array;
+  readonly #id: number;
+  #abandoned = false;
   readonly #starved: Io[] = [];
   #listening = false;
   readonly #onReply = (request: Request): void => this.#answered(request);
@@ -105,6 +111,8 @@ export class ExportDevice implements BlockDevice {
     this.#host = host;
     this.#port = host.port;
     this.#options = options;
+    this.#senders = host.abandonment.senders;
+    this.#id = host.abandonment.join();
     this.volume = volume;
     this.#name = Buffer.from(volume.name, 'utf8');
     this.#flags = volume.assumeV0 ? Flag.ASSUMEV0 : 0;
@@ -204,15 +212,27 @@ export class ExportDevice implements BlockDevice {
     request.setTargetBytes(this.#name);
     request.onReply = this.#onReply;
     request.context = io;
+    if (to === this.#host.composerPort) this.#senders[request.index] = this.#id;
     try {
       this.#port.submit(request, to);
     } catch (error) {
+      this.#senders[request.index] = NOBODY;
       if (io.command === IoCommand.BLOCK_STATUS) this.#port.free(request.dataOffset);
       this.#port.putRequest(request);
       if (errnoOf(error) === errnos.EAGAIN) return false;
       io.complete(errnoOf(error), messageOf(error));
     }
+    if (this.#abandoned) this.#host.abandonment.tell(this.#id);
     return true;
+  }
+
+  /**
+   * The client is gone: what waits for a lock ends, nothing of it is written later. What runs goes on, and what waits for a record is sent
+   * first: the client may have closed its side only, and read on.
+   */
+  abandon(): void {
+    this.#abandoned = true;
+    this.#host.abandonment.tell(this.#id);
   }
 
   #starve(io: Io): void {
@@ -242,6 +262,7 @@ export class ExportDevice implements BlockDevice {
 
   #answered(request: Request): void {
     const io = request.context as Io;
+    this.#senders[request.index] = NOBODY;
     if (request.mustResend) {
       this.#port.free(request.dataOffset);
       this.#port.putRequest(request);

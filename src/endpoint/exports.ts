@@ -6,6 +6,7 @@ import type { Logger } from 'pino';
 import type { BlockDevice, Client, ClientTls, DeviceInfo, ExportProvider } from '../nbd/index.js';
 import { errnoName, errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
 import type { Port } from '../xseg/index.js';
+import { Abandonment } from './abandonment.js';
 import { SegmentBuffers } from './buffers.js';
 import { Contexts } from './contexts.js';
 import { describeVolume, kindOf } from './describe.js';
@@ -59,6 +60,7 @@ export class Exports implements ExportProvider {
   readonly #resolver: Resolver;
   readonly #contexts: Contexts;
   readonly #buffers: SegmentBuffers;
+  readonly #abandonment: Abandonment;
   readonly #open = new Map<ExportDevice, Opened>();
   #changes = 0;
 
@@ -68,6 +70,7 @@ export class Exports implements ExportProvider {
     this.#resolver = new Resolver(options);
     this.#contexts = new Contexts({ volumes, resolver: this.#resolver, log });
     this.#buffers = new SegmentBuffers(options.port);
+    this.#abandonment = new Abandonment(options.port, options.composerPort);
   }
 
   async list(): Promise<{ name: string; description?: string }[]> {
@@ -118,7 +121,7 @@ export class Exports implements ExportProvider {
     } while (asked !== this.#changes);
     const { volume } = what;
     const device = new ExportDevice(
-      { ...this.#options, buffers: this.#buffers },
+      { ...this.#options, buffers: this.#buffers, abandonment: this.#abandonment },
       {
         volume,
         ...this.#describe(what),

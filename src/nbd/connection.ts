@@ -121,6 +121,11 @@ export class Connection implements TransportEvents {
     void this.#closed.then(() => clearTimeout(moment));
   }
 
+  /** Looks whether a client is gone that is not read. */
+  look(): void {
+    this.#transmission?.look();
+  }
+
   /** Closes now. What is in the device is awaited, its answers are dropped. */
   destroy(error?: Error): void {
     if (this.#upgrading === null) this.#transport.destroy(error);

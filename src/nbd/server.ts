@@ -22,6 +22,9 @@ import type { Transport } from './transport.js';
 import { hasDescriptor, RawTransport } from './transport-raw.js';
 import { StreamTransport } from './transport-stream.js';
 
+/** How often it is looked whether clients are gone that are not read, in ms. */
+const LOOK_MS = 1000;
+
 /** How a server behaves. */
 export interface NbdServerOptions {
   /** Over DEFAULT_LIMITS. */
@@ -67,6 +70,7 @@ export class NbdServer extends EventEmitter<NbdServerEvents> {
   readonly #connections = new Map<number, Connection>();
   readonly #admission: Admission;
   readonly #idleWatch: IdleWatch;
+  readonly #look: NodeJS.Timeout;
   readonly #keepalive: Keepalive;
   #nextId = 1;
   #tls: TlsAcceptor | null = null;
@@ -83,6 +87,9 @@ export class NbdServer extends EventEmitter<NbdServerEvents> {
     this.#keepalive = options.keepalive ?? DEFAULT_KEEPALIVE;
     this.#admission = new Admission(this.#limits.connections, this.#log);
     this.#idleWatch = new IdleWatch(this.#limits.idleMs, () => this.#connections.values(), this.#log);
+    this.#look = setInterval(() => {
+      for (const connection of this.#connections.values()) connection.look();
+    }, LOOK_MS).unref();
     if (options.tls !== undefined) this.setTls(options.tls);
     const poller = new Poller(options.busyPollUs ?? 50);
     this.#context = {
@@ -233,6 +240,7 @@ export class NbdServer extends EventEmitter<NbdServerEvents> {
   async close(options: { graceful?: boolean; timeoutMs?: number } = {}): Promise<void> {
     this.#stopping = true;
     this.#idleWatch.stop();
+    clearInterval(this.#look);
     for (const listener of this.#listeners.keys()) listener.close();
     this.#listeners.clear();
     const connections = [...this.#connections.values()];

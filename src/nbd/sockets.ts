@@ -14,6 +14,7 @@ import {
   IPPROTO_TCP,
   type Memory,
   POLLHUP,
+  POLLRDHUP,
   poll,
   SO_ACCEPTCONN,
   SO_DOMAIN,
@@ -91,11 +92,23 @@ function unixPath(bytes: Buffer): string {
 
 /** Whether nothing can come from the peer of a connection or reach it any more: it was reset, or both sides have ended. */
 export function isHungUp(fd: number): boolean {
+  // This one is told without being asked for.
+  return (polled(fd, 0) & POLLHUP) !== 0;
+}
+
+/** Whether the peer of a connection sends no more or is gone, whatever of it is not read yet. */
+export function hasLeft(fd: number): boolean {
+  return (polled(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP)) !== 0;
+}
+
+/** What poll tells of a descriptor now. @param events asked for */
+function polled(fd: number, events: number): number {
   const { address, bytes } = scratch();
-  // A struct pollfd that asks for no event: this one is told in any case.
+  // A struct pollfd.
   bytes.writeInt32LE(fd, 0);
-  bytes.writeInt32LE(0, 4);
-  return poll(address, 1, 0) > 0 && (bytes.readInt16LE(6) & POLLHUP) !== 0;
+  bytes.writeInt16LE(events, 4);
+  bytes.writeInt16LE(0, 6);
+  return poll(address, 1, 0) > 0 ? bytes.readInt16LE(6) : 0;
 }
 
 /** A socket's descriptor; -1 when it has none that can be had. */

@@ -116,6 +116,14 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
     this.#pump();
   }
 
+  /**
+   * To be called now and then: while the socket is not read, for want of what those hold who wait in the device, nobody else tells that
+   * the client is gone.
+   */
+  look(): void {
+    if (this.#paused && this.#inDevice > 0 && !this.#closed && this.#transport.hasLeft()) this.#device.abandon?.();
+  }
+
   // What the poller asks
 
   /** Whether polling the socket makes sense now. */
@@ -187,8 +195,11 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
     this.#intake.startTurn();
     while (!this.#ending) {
       stop = this.#intake.run();
-      if (stop === Stop.END) this.#stop();
-      else if (stop === Stop.STALLED) {
+      if (stop === Stop.END) {
+        // Answers to a client that said goodbye matter to nobody.
+        if (this.#inDevice > 0) this.#device.abandon?.();
+        this.#stop();
+      } else if (stop === Stop.STALLED) {
         // Sending may free what the intake waits for.
         this.#device.kick?.();
         if (!this.#replies.flush()) break;

@@ -22,6 +22,7 @@ import {
   setsockopt,
 } from '../sys/libc.js';
 import type { IoBuffer } from './device.js';
+import { hasLeft } from './sockets.js';
 import { LINGER_MS, type Transport, type TransportEvents } from './transport.js';
 import { HEADERS_SIZE, MAX_IOVECS, STAGE_START, WireMemory } from './wire-memory.js';
 
@@ -152,6 +153,10 @@ export class RawTransport implements Transport {
 
   resume(): void {
     if (this.#fd >= 0) this.#socket.resume();
+  }
+
+  hasLeft(): boolean {
+    return this.#fd >= 0 && hasLeft(this.#fd);
   }
 
   reserve(length: number): number {

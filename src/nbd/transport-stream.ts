@@ -4,7 +4,7 @@ import type net from 'node:net';
 import type { Duplex } from 'node:stream';
 import { errnos, SystemError } from '../sys/errno.js';
 import type { IoBuffer } from './device.js';
-import { descriptorOf, isHungUp } from './sockets.js';
+import { descriptorOf, hasLeft, isHungUp } from './sockets.js';
 import { LINGER_MS, type Transport, type TransportEvents } from './transport.js';
 import { HEADERS_SIZE, STAGE_SIZE, STAGE_START } from './wire-memory.js';
 
@@ -122,6 +122,12 @@ export class StreamTransport implements Transport {
     this.#wanted = true;
     // Later, so that the owner's own call ends before readable() comes.
     setImmediate(() => this.#offer());
+  }
+
+  hasLeft(): boolean {
+    if (this.#ended || this.#gone) return true;
+    const fd = descriptorOf(this.#stream as net.Socket);
+    return fd >= 0 && hasLeft(fd);
   }
 
   reserve(length: number): number {

@@ -45,6 +45,8 @@ export interface Transport {
   /** No readable() until resume(): the client is held back by its socket. */
   pause(): void;
   resume(): void;
+  /** Whether the peer sends no more or is gone, as far as that can be told while paused: what it sent before may be unread still. */
+  hasLeft(): boolean;
 
   /** Room for `length` header bytes in this batch: their offset in headersView, or -1 when the batch is full. */
   reserve(length: number): number;

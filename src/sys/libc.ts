@@ -149,6 +149,8 @@ export const poll = bind<[fds: number, count: number, timeoutMs: number], number
 );
 /** Both directions of the connection are over. */
 export const POLLHUP = 0x10;
+/** The peer sends no more, whatever of it is not read yet. */
+export const POLLRDHUP = 0x2000;
 export const dup2 = bind<[from: number, to: number], number>('int dup2(int from, int to)');
 
 export const mkfifo = bind<[path: string, mode: number], number>('int mkfifo(const char *path, uint32_t mode)');

@@ -1,5 +1,6 @@
 /** A volume as a block device: flags and errors on their way, extents, and what happens when records, buffers or queues run out. */
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { Abandonment } from '../../../src/endpoint/abandonment.js';
 import { SegmentBuffers } from '../../../src/endpoint/buffers.js';
 import type { ContextRequests } from '../../../src/endpoint/contexts.js';
 import { deviceInfo, ExportDevice } from '../../../src/endpoint/export-device.js';
@@ -42,7 +43,13 @@ function deviceOf(port: Port, options: FakeOptions = {}): ExportDevice {
   const volumeInfo = { size, blockSize: BLOCK, readOnly: false, version: 2, epoch: 1, created: null, parent: null };
   const info = deviceInfo(volumeInfo, { readOnly: false, allowResize: true, description: null });
   return new ExportDevice(
-    { port, composerPort: FAKE_COMPOSER, mapperPort: FAKE_MAPPER, buffers: new SegmentBuffers(port) },
+    {
+      port,
+      composerPort: FAKE_COMPOSER,
+      mapperPort: FAKE_MAPPER,
+      buffers: new SegmentBuffers(port),
+      abandonment: new Abandonment(port, FAKE_COMPOSER),
+    },
     {
       volume: named('first-volume'),
       info,

@@ -282,6 +282,9 @@ export class FakeTransport implements Transport {
     this.#used = 0;
     return true;
   }
+  hasLeft(): boolean {
+    return this.isEnded;
+  }
   hasUnread(): boolean {
     return this.#incoming.length > 0;
   }
