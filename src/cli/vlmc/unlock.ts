@@ -102,6 +102,10 @@ async function release(session: Session, name: string, force: boolean): Promise<
   const what = force && !own ? `waiting until nothing of ${host} can reach ${name}` : `unlocking ${name}`;
   const request = { op: Op.RELEASE, target: name, flags: force ? Flag.FORCE : 0, capacity: 4096 };
   const reply = await session.progress.during(what, client.call('mapper', request)).catch((error) => {
+    if (errnoOf(error) === errnos.EPERM && holder !== null) {
+      const why = `volume ${name} is ${formatLock(holder)}, not by this node; vlmc unlock -f ${name} once ${host} is down`;
+      throw new CliError(`vlmc unlock failed: ${why}`, errnos.EPERM, { cause: error });
+    }
     if (!force || errnoOf(error) !== errnos.ECONNREFUSED) throw error;
     throw new CliError(
       `vlmc unlock failed: ${messageOf(error)}: it is the mapper that waits until nothing of ${host} can reach the store`,
