@@ -2,6 +2,7 @@
 import type { ObjectClient } from '../requests/object-client.js';
 import { errnos, SystemError } from '../sys/errno.js';
 import type { Leases } from './leases.js';
+import { dropLegacyMap } from './leftover.js';
 import type { Locks } from './locks.js';
 import type { MapStore, OpenOptions } from './map-store.js';
 import type { SnapshotIndex } from './snapshot-index.js';
@@ -52,6 +53,7 @@ export async function ownMap(context: MapperContext, volume: Volume, options: Op
   const map = await mapOf(context, volume, options);
   const reason = map.frozenReason;
   if (reason !== null) throw new SystemError(errnos.EROFS, frozenMessage(volume.name, reason));
+  if (volume.map !== map) await dropLegacyMap(context.maps, volume.name, map);
   volume.map = map;
   return map;
 }

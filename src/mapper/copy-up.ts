@@ -153,6 +153,9 @@ export async function makeZero(
       const { blockSize } = map.header;
       await context.maps.writeEntries(map.stored, blockSize, run.first, run.count, encodeZero, volume.touched);
       for (let i = run.first; i < run.first + run.count; i++) map.entries.setZero(i);
+      if (dropped.length === 0) continue;
+      // An entry that names no object any more must not come back: the next snapshot would share what is not there.
+      await context.maps.flush(volume.touched);
       await deleteObjects(context, volume.name, dropped).catch((error) => {
         context.log.warn(`volume ${volume.name}: an object of a zeroed block is left over: ${messageOf(error)}`);
       });

@@ -9,6 +9,7 @@ import { type MapperContext, mapOf } from '../context.js';
 import { deleteObjects } from '../copy-up.js';
 import { lateLineage } from '../formats/lineage.js';
 import * as v2 from '../formats/v2.js';
+import { dropLegacyMap } from '../leftover.js';
 import type { OpenOptions } from '../map-store.js';
 import type { StoredMap } from '../stored-map.js';
 import type { Volume } from '../volume.js';
@@ -50,6 +51,7 @@ async function removeNow(context: MapperContext, volume: Volume, options: OpenOp
       await upgrade(context, volume, options);
       map = await mapOf(context, volume, options);
     }
+    if (volume.map !== map) await dropLegacyMap(context.maps, volume.name, map);
     const { epoch } = map.header;
     if (map.header.lineage === null) {
       map.header = { ...map.header, lineage: lateLineage() };

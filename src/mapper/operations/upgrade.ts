@@ -5,7 +5,8 @@
 import { errnos, SystemError } from '../../sys/errno.js';
 import { type MapperContext, noSuchVolume } from '../context.js';
 import * as v2 from '../formats/v2.js';
-import { type OpenOptions, removeObject } from '../map-store.js';
+import { dropLegacyMap, removeStored } from '../leftover.js';
+import type { OpenOptions } from '../map-store.js';
 import type { StoredMap } from '../stored-map.js';
 import type { Volume } from '../volume.js';
 
@@ -18,7 +19,10 @@ export async function upgrade(context: MapperContext, volume: Volume, options: O
   await context.locks.during(volume, async () => {
     const { map, tombstone } = await context.maps.lookup(volume.name, options);
     if (!map) throw noSuchVolume(volume.name);
-    if (map.frozenReason === null) return;
+    if (map.frozenReason === null) {
+      await dropLegacyMap(context.maps, volume.name, map);
+      return;
+    }
     volume.map = null;
     if (!map.legacy) {
       await write(context, map, map.stored, 0);
@@ -30,8 +34,7 @@ export async function upgrade(context: MapperContext, volume: Volume, options: O
     });
     try {
       await write(context, map, volume.name, tombstone ? tombstone.epoch + 1 : Math.max(1, map.header.epoch));
-      await removeObject(context.maps.objects, map.stored);
-      if (map.header.version === 2) await context.maps.removeMapData(map.stored, map.header, map.blocks);
+      await removeStored(context.maps, map);
     } finally {
       await context.locks.client.release(map.stored, false);
     }
