@@ -344,7 +344,10 @@ export class Composer {
     if (this.#needsLease(volume, request)) return;
     this.#counters.flushes++;
     this.#flusher.flush(volume).then(
-      () => request.succeed(0),
+      () => {
+        this.#forgetIdle(volume, 'idle');
+        request.succeed(0);
+      },
       (error: unknown) => request.fail(errnoOf(error), messageOf(error)),
     );
   }
@@ -436,7 +439,7 @@ export class Composer {
    * @param why closed: the mapper has flushed the map; gone: it exists no more
    */
   #forgetIdle(volume: Volume, why: 'idle' | 'closed' | 'gone'): void {
-    if (!volume.idle || volume.state !== 'none') return;
+    if (!volume.idle || volume.state !== 'none' || this.#flusher.isRunning(volume)) return;
     const owesMap = volume.changed && (volume.written || volume.mapDirty);
     const owesData = volume.dirtyNames.size > 0 || volume.lost !== null || volume.lossUntold !== null;
     if ((why === 'idle' && owesMap) || (why !== 'gone' && owesData)) return;

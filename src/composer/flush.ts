@@ -18,6 +18,12 @@ export class Flusher {
   readonly #mapper: MapperClient;
   readonly #data = new Rounds((volume) => this.#flushDataNow(volume));
   readonly #maps = new Rounds((volume) => this.#flushMapNow(volume));
+  /**
+   * Nothing is known of what was written before this process, to whatever volume: the first flush covers everything. null: there was none, or
+   * it failed.
+   */
+  #everything: Promise<void> | null = null;
+  #isEverythingFlushed = false;
 
   constructor(port: Port, blockerPort: number, mapper: MapperClient) {
     this.#port = port;
@@ -43,9 +49,14 @@ export class Flusher {
     refuseLost(volume);
   }
 
+  /** Is anything of the volume being made durable? What of it fails is owed again. */
+  isRunning(volume: Volume): boolean {
+    return this.#data.isRunning(volume) || this.#maps.isRunning(volume);
+  }
+
   /** Resolves when what was written to the volume's objects before is durable, whatever of the map. */
   async flushData(volume: Volume): Promise<void> {
-    if (this.#data.isRunning(volume) || hasDirty(volume)) await this.#data.run(volume);
+    if (this.#data.isRunning(volume) || this.#owesData(volume)) await this.#data.run(volume);
   }
 
   /** Resolves when all changes of the map so far are durable, and verified. */
@@ -74,21 +85,46 @@ export class Flusher {
     }
   }
 
+  #owesData(volume: Volume): boolean {
+    return !this.#isEverythingFlushed || volume.dirtyBlocks.size > 0 || volume.dirtyNames.size > 0;
+  }
+
   async #flushDataNow(volume: Volume): Promise<void> {
     const names = takeDirty(volume);
-    const all = volume.flushAll || names.length > MAX_NAMES;
-    volume.flushAll = false;
-    if ((!all && names.length === 0) || volume.lost !== null) return;
+    if (volume.lost !== null) return;
     try {
-      await this.#flushObjects(all ? [] : names);
+      if (this.#isEverythingFlushed) await this.#flushObjects(names);
+      else await this.#flushEverything(names);
     } catch (error) {
       if (volume.lost === null) for (const name of names) volume.dirtyNames.add(name);
-      volume.flushAll ||= all;
+      throw error;
+    }
+  }
+
+  /** The first flush. What was written to these objects before the call is durable as well. */
+  async #flushEverything(names: readonly string[]): Promise<void> {
+    if (this.#everything !== null) {
+      await this.#everything;
+      await this.#flushObjects(names);
+      return;
+    }
+    this.#everything = this.#sync([]);
+    try {
+      await this.#everything;
+      this.#isEverythingFlushed = true;
+    } catch (error) {
+      this.#everything = null;
       throw error;
     }
   }
 
   async #flushObjects(names: readonly string[]): Promise<void> {
+    if (names.length === 0) return;
+    await this.#sync(names.length > MAX_NAMES ? [] : names);
+  }
+
+  /** @param names none: everything */
+  async #sync(names: readonly string[]): Promise<void> {
     const data = Buffer.from(names.join('\n'), 'utf8');
     // A name with a line break in it would be taken for two.
     const fits = data.length <= MAX_ALLOCATION && !names.some((name) => name.includes('\n'));
@@ -99,9 +135,6 @@ export class Flusher {
     );
   }
 }
-
-const hasDirty = (volume: Volume): boolean =>
-  volume.flushAll || volume.dirtyBlocks.size > 0 || volume.dirtyNames.size > 0;
 
 /** What was acknowledged before the loss may be gone: no flush may say otherwise. */
 function refuseLost(volume: Volume): void {

@@ -113,8 +113,6 @@ export class Volume {
   changed = false;
   /** Something was written or changed since the mapper last said that the lock is still this node's. */
   written = false;
-  /** Nothing is known of what was written before this process: the first flush covers everything. */
-  flushAll = true;
 
   /** Goes up with every change of an entry: a hint learnt before a change may be another object's. */
   mapVersion = 0;
