@@ -1,0 +1,287 @@
+/**
+ * vlmc check on a real store: everything that damage and crashes can leave is told as what it is, what the repair does is done and nothing else
+ * is touched, and volumes in use raise no false alarm.
+ */
+import { appendFileSync, existsSync, readFileSync, rmSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
+import { afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { qemuIo, qemuRead } from './harness/clients.js';
+import { useNode } from './harness/node.js';
+import { programs } from './harness/requirements.js';
+import { ended, start } from './harness/run.js';
+import { dataObjectName, entry, lockAs, mapDataName, objectPath, putObject } from './harness/store.js';
+
+const MiB = 1 << 20;
+const ENTRY = 128;
+
+interface Finding {
+  severity: string;
+  kind: string;
+  volume: string | null;
+  block?: number;
+  count?: number;
+  object?: string;
+  message: string;
+  repaired?: boolean;
+}
+
+interface Report {
+  volumes: string[];
+  objects: number;
+  errors: number;
+  orphans: number;
+  notes: number;
+  repaired: number;
+  wouldRepair?: number;
+  good: boolean;
+  findings: Finding[];
+}
+
+describe.runIf(programs('qemu-io'))('vlmc check', () => {
+  const rig = useNode();
+
+  async function check(...words: string[]): Promise<Report & { code: number | null; kinds: string[] }> {
+    const { code, stdout } = await rig.node.tryVlmc(['check', '--json', ...words]);
+    const report = JSON.parse(stdout) as Report;
+    return { ...report, code, kinds: report.findings.map(({ severity, kind }) => `${severity} ${kind}`).sort() };
+  }
+
+  /** A volume with own and shared blocks and a snapshot, that is not open. */
+  async function make(name: string): Promise<void> {
+    const { node } = rig;
+    await qemuIo(await node.create(name, 32 * MiB), 'write -P 1 0 12M', 'flush');
+    await node.vlmc('snapshot', name, `${name}-snap`);
+    await qemuIo(node.uri(name), 'write -P 2 0 4k', 'write -P 2 16M 4k', 'flush');
+    await node.vlmc('close', name);
+  }
+
+  const blockFile = (volume: string, epoch: number, block: number): string =>
+    objectPath(rig.node.blocks, dataObjectName(volume, epoch, block));
+  const mapFile = (name: string): string => objectPath(rig.node.maps, name);
+  /** Nobody has changed it for an hour. */
+  const age = (file: string): void => utimesSync(file, Date.now() / 1000 - 3600, Date.now() / 1000 - 3600);
+
+  beforeAll(() => make('checked'));
+
+  // What a test damaged must not show in the next one, also when it failed.
+  afterEach(async () => {
+    const { node } = rig;
+    for (const name of (await node.vlmc('list')).split('\n')) {
+      if (name === '' || /^checked(-snap)?$/.test(name)) continue;
+      rmSync(mapFile(name), { force: true });
+      rmSync(mapFile(mapDataName(name)), { force: true });
+    }
+    const { findings } = await check('--all');
+    for (const { object } of findings) {
+      if (object === undefined) continue;
+      rmSync(objectPath(node.blocks, object), { force: true });
+      if (!object.startsWith('checked_')) rmSync(mapFile(object), { force: true });
+    }
+  });
+
+  it('finds nothing in a store that is as it should be', async () => {
+    expect(await check('--all')).toMatchObject({ code: 0, good: true, kinds: [] });
+  });
+
+  it('tells damaged objects, each with its volume and block', async () => {
+    await make('damaged');
+    appendFileSync(blockFile('damaged', 2, 4), Buffer.alloc(5 * MiB));
+    rmSync(blockFile('damaged', 1, 1));
+    rmSync(blockFile('damaged', 2, 0));
+    const { code, kinds, findings } = await check('damaged');
+    expect({ code, kinds }).toEqual({
+      code: 255,
+      kinds: ['error missing-object', 'error object-too-long', 'note missing-own-object'],
+    });
+    expect(findings.map(({ block }) => block).sort()).toEqual([0, 1, 4]);
+    expect((await check('damaged-snap')).kinds).toEqual(['error missing-object']);
+    // A short object is as good as a long one.
+    truncateSync(blockFile('checked', 1, 2), 100);
+    expect((await check('checked')).kinds).toEqual([]);
+  });
+
+  it('tells damaged maps: cut short, missing, nonsense', async () => {
+    await make('map-damage');
+    const file = mapFile(mapDataName('map-damage'));
+    const whole = readFileSync(file);
+    truncateSync(file, 5 * ENTRY);
+    expect(await check('map-damage')).toMatchObject({
+      code: 255,
+      findings: [{ kind: 'map-data-short', block: 5, count: 3 }],
+    });
+    rmSync(file);
+    const { errors, findings } = await check('map-damage');
+    expect({ errors, first: findings[0] }).toMatchObject({
+      errors: 1,
+      first: { kind: 'map-data-missing', block: 0, count: 8 },
+    });
+    // Whose map cannot be read, whose objects are not called orphans.
+    expect(findings.slice(1).map(({ kind }) => kind)).toEqual(['perhaps-orphan', 'perhaps-orphan']);
+    writeFileSync(file, whole.fill(0xff, 2 * ENTRY, 3 * ENTRY));
+    expect(await check('map-damage')).toMatchObject({ findings: [{ kind: 'map-entry-damaged', block: 2, count: 1 }] });
+  });
+
+  it('tells an object of two writers and names that a write would use again', async () => {
+    await make('clashing');
+    await rig.node.vlmc('create', 'clash-two', '--size', '32M');
+    const map = readFileSync(mapFile(mapDataName('clash-two')));
+    entry({ flags: 3, name: dataObjectName('clashing', 2, 4) }).copy(map, 0);
+    entry({ flags: 2, name: dataObjectName('clashing', 2, 7) }).copy(map, ENTRY);
+    writeFileSync(mapFile(mapDataName('clash-two')), map);
+    putObject(rig.node.blocks, dataObjectName('clashing', 2, 7), 'x');
+    const { kinds, findings } = await check('--all');
+    expect(kinds).toEqual(['error epoch-behind', 'error two-writers']);
+    expect(findings.find(({ kind }) => kind === 'two-writers')?.message).toMatch(
+      /clash-two block 0 \(writable\).*clashing block 4 \(writable\)|clashing block 4 \(writable\).*clash-two block 0 \(writable\)/,
+    );
+  });
+
+  it('finishes a deletion that was cut short, with --repair only', async () => {
+    const { node } = rig;
+    await make('half-gone');
+    const map = readFileSync(mapFile(mapDataName('half-gone')));
+    map[0] |= 8;
+    writeFileSync(mapFile(mapDataName('half-gone')), map);
+    rmSync(blockFile('half-gone', 2, 0));
+    expect(await check('--all')).toMatchObject({ code: 0, kinds: ['note interrupted-deletion'] });
+    expect(await check('--all', '--repair', '--dry-run')).toMatchObject({ repaired: 0, wouldRepair: 1 });
+    expect(await node.vlmc('list')).toMatch(/^half-gone$/m);
+    expect(await check('--all', '--repair')).toMatchObject({ code: 0, repaired: 1 });
+    expect(await node.vlmc('list')).not.toMatch(/^half-gone$/m);
+    expect(existsSync(blockFile('half-gone', 2, 4))).toBe(false);
+    await qemuRead(node.uri('half-gone-snap'), 'read -P 1 0 12M');
+    await node.vlmc('remove', 'half-gone-snap');
+    // What only the snapshot named is an orphan now, and goes once it is old enough or told to.
+    expect(await check('--all', '--repair', '--age', '0')).toMatchObject({ code: 0, orphans: 3, repaired: 3 });
+    expect(await check('--all')).toMatchObject({ code: 0, kinds: [] });
+  });
+
+  it('tells a renaming that was cut short, and removing either name ends it without loss', async () => {
+    const { node } = rig;
+    await make('old-name');
+    // What a crash before the old header goes leaves: both maps, no entry writable, the old one's epoch raised.
+    const [head, map] = [readFileSync(mapFile('old-name')), readFileSync(mapFile(mapDataName('old-name')))];
+    for (let at = 0; at < map.length; at += ENTRY) map[at] &= ~1;
+    writeFileSync(mapFile(mapDataName('old-name')), map);
+    putObject(node.maps, 'new-name', head);
+    putObject(node.maps, mapDataName('new-name'), map);
+    // The same lineage in both needs the same epoch, which its checksum covers; new writes of the old name would clash.
+    await node.vlmc('snapshot', 'old-name', 'old-name-snap2');
+    const twins = await check('--all');
+    expect(twins).toMatchObject({ code: 0, kinds: ['note interrupted-rename'] });
+    expect(twins.findings[0].message).toMatch(/same content\. .*vlmc remove new-name, or vlmc remove old-name$/);
+    await node.vlmc('remove', 'old-name');
+    await qemuIo(node.uri('new-name'), 'read -P 2 0 4k', 'read -P 1 4k 4092k', 'read -P 2 16M 4k', 'write -P 3 0 4k');
+    expect(await check('--all')).toMatchObject({ code: 0, kinds: [] });
+  });
+
+  it('tells maps that were never finished and locks of no volume; nothing they name is deleted', async () => {
+    const { node } = rig;
+    const object = dataObjectName('checked', 1, 7);
+    age(putObject(node.blocks, object, 'of a snapshot that is being made'));
+    const stray = putObject(node.maps, mapDataName('unfinished'), entry({ flags: 2, name: object }));
+    const lock = lockAs(node.maps, 'lock-of-nothing', 'node9_1002');
+    age(lock);
+    const report = await check('--all', '--repair');
+    expect(report).toMatchObject({ code: 0, repaired: 0, kinds: ['note lock-without-volume', 'note stray-map'] });
+    rmSync(stray);
+    rmSync(lock);
+    expect(await check('--all', '--repair')).toMatchObject({ code: 0, repaired: 1 });
+    expect(existsSync(objectPath(node.blocks, object))).toBe(false);
+  });
+
+  it('never touches what others may own, and keeps what is young', async () => {
+    const { node } = rig;
+    const hash = 'ab'.repeat(32);
+    const kept = [
+      putObject(node.blocks, hash, 'an image'),
+      putObject(node.blocks, `${hash}_hash`, hash),
+      putObject(node.blocks, 'somebody-elses-object', 'x'),
+      putObject(node.blocks, dataObjectName('never-heard-of', 1, 1), 'x'),
+    ];
+    for (const file of kept) age(file);
+    const young = putObject(node.blocks, dataObjectName('checked', 1, 6), 'x');
+    const { code, findings } = await check('--all', '--repair');
+    expect(code).toBe(255);
+    const reasons = findings
+      .filter(({ kind }) => kind === 'orphans-kept')
+      .map(({ volume, message }) => `${volume}: ${message}`);
+    expect(reasons.sort()).toEqual([
+      expect.stringMatching(/^checked: orphans kept: 1 changed within the last 60 s/),
+      expect.stringMatching(/^never-heard-of: orphans kept: there is no header/),
+    ]);
+    expect([...kept, young].filter((file) => existsSync(file))).toEqual([...kept, young]);
+    age(young);
+    await check('checked', '--repair');
+    expect(existsSync(young)).toBe(false);
+    for (const file of kept) rmSync(file);
+  });
+
+  it('an open volume keeps its orphans, and check takes no lock', async () => {
+    const { node } = rig;
+    await node.vlmc('open', 'checked');
+    const file = putObject(node.blocks, dataObjectName('checked', 2, 6), 'x');
+    age(file);
+    expect(await check('checked', '--repair')).toMatchObject({ code: 0, kinds: ['note perhaps-orphan'] });
+    expect(existsSync(file)).toBe(true);
+    await node.vlmc('close', 'checked');
+    const { lock } = await node.vlmcJson<{ lock: object | null }>('lock', 'checked', '--show');
+    expect(lock).toBeNull();
+    expect(await check('checked', '--repair')).toMatchObject({ code: 0, repaired: 1 });
+    await qemuIo(node.uri('checked'), 'read -P 2 0 4k', 'write -P 4 24M 4k', 'read -P 4 24M 4k');
+    await node.vlmc('close', 'checked');
+  });
+
+  it('raises no false alarm while volumes are written, trimmed, snapshotted, cloned, resized, renamed and removed', async () => {
+    const { node } = rig;
+    await node.vlmc('create', 'busy-disk', '--size', '64M');
+    const commands = Array.from({ length: 400 }, (_, i) => {
+      const at = `${(i * 7) % 16}`;
+      return ['-c', i % 3 === 2 ? `discard ${Number(at) * 4}M 4M` : `write -P ${1 + (i % 200)} ${Number(at) * 4}M 64k`];
+    }).flat();
+    let busy = true;
+    const churn = (async (): Promise<number> => {
+      let rounds = 0;
+      for (; busy; rounds++) {
+        await node.vlmc('snapshot', 'busy-disk', `busy-snap-${rounds}`);
+        await node.vlmc('create', `busy-clone-${rounds}`, '--snap', `busy-snap-${rounds}`);
+        await qemuIo(node.uri(`busy-clone-${rounds}`), 'write -P 9 0 8M');
+        await node.vlmc('resize', `busy-clone-${rounds}`, '--size', '20M', '--force');
+        await node.vlmc('rename', `busy-clone-${rounds}`, `busy-other-${rounds}`);
+        await node.vlmc('remove', `busy-other-${rounds}`);
+      }
+      return rounds;
+    })();
+    const writer = (async (): Promise<void> => {
+      while (busy) {
+        expect(
+          await ended(start('qemu-io', ['-f', 'raw', ...commands, node.uri('busy-disk')], { stdio: 'ignore' })),
+        ).toEqual({
+          code: 0,
+          signal: null,
+        });
+      }
+    })();
+    const alarms: Finding[] = [];
+    try {
+      for (let look = 0; look < 6; look++) {
+        const { findings } = await check('--all');
+        alarms.push(...findings.filter(({ severity }) => severity !== 'note'));
+      }
+    } finally {
+      busy = false;
+    }
+    expect(await churn).toBeGreaterThan(0);
+    await writer;
+    expect(alarms).toEqual([]);
+  });
+
+  it('ends with 255 and the reason when a role is missing, and finds nothing wrong because of it', async () => {
+    const { node } = rig;
+    await node.archipelago('stop', 'blockerb');
+    const outcome = await node.tryVlmc(['check', '--all']);
+    expect(outcome).toMatchObject({ code: 255, stdout: '' });
+    expect(outcome.stderr).toMatch(/^vlmc check failed: blockerb is not running/);
+    await node.archipelago('start', 'blockerb');
+    expect((await check('checked')).code).toBe(0);
+  });
+});
