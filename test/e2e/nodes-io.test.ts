@@ -144,14 +144,14 @@ describe('two nodes on one store', () => {
     last.destroy();
     await never;
     await gone(rig.b, 'gone-volume', 0);
-    const before = fingerprint(rig.store.blocks);
+    const before = fingerprint([rig.store.blocks]);
     await rig.a.vlmc('close', 'gone-volume');
     // Whoever waited would have the lock within its next two attempts; these commands take longer.
     for (let i = 0; i < 6; i++) {
       await rig.b.vlmc('lock', 'gone-volume', '--show');
       expect(look('gone-volume')).toBeUndefined();
     }
-    expect(differences(before, fingerprint(rig.store.blocks))).toEqual([]);
+    expect(differences(before, fingerprint([rig.store.blocks]))).toEqual([]);
   });
 });
 

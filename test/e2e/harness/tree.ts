@@ -13,14 +13,14 @@ export interface Tree {
   readonly changed: { readonly path: string; readonly ctime: bigint };
 }
 
-/** All below some directories, except mail. Missing directories are empty. */
-export function fingerprint(...directories: (string | undefined)[]): Tree {
+/** All below some directories, except mail and these paths, which may be files or directories; what is below such a directory counts. */
+export function fingerprint(directories: readonly string[], except: ReadonlySet<string> = new Set()): Tree {
   const entries = new Map<string, string>();
   let changed = { path: '', ctime: 0n };
   const visit = (file: string, top: boolean): void => {
     const stat = lstatSync(file, { bigint: true });
     // The top directory changes when the directory of mail comes into being.
-    if (!top) {
+    if (!top && !except.has(file)) {
       const hash = stat.isFile() ? createHash('sha256').update(readFileSync(file)).digest('hex') : '-';
       entries.set(file, `${stat.isFile() ? stat.size : '-'} ${stat.mtimeNs} ${stat.ctimeNs} ${hash}`);
       if (stat.ctimeNs > changed.ctime) changed = { path: file, ctime: stat.ctimeNs };
@@ -28,7 +28,7 @@ export function fingerprint(...directories: (string | undefined)[]): Tree {
     if (!stat.isDirectory()) return;
     for (const name of readdirSync(file)) if (name !== MAIL) visit(path.join(file, name), false);
   };
-  for (const directory of directories) if (directory) visit(directory, true);
+  for (const directory of directories) visit(directory, true);
   return { entries, changed };
 }
 
