@@ -83,7 +83,6 @@ export class FileDriver implements Driver {
     const system = settings.system ?? kernel;
     this.#system = system;
     this.#root = path.resolve(settings.root);
-    this.#predecessor = new Predecessor(this.#root, system);
     const lockDirectory = settings.lockDir ? path.resolve(settings.lockDir) : null;
     this.#lockDirectory = lockDirectory === this.#root ? null : lockDirectory;
     this.#handles = new Handles({
@@ -94,6 +93,7 @@ export class FileDriver implements Driver {
       limit: settings.fdcache ?? DEFAULT_FDCACHE,
       dirtyFiles: settings.dirtyFiles,
     });
+    this.#predecessor = new Predecessor(this.#root, system, (work) => this.#handles.retrying(work));
     const { opener, directories } = this.#handles;
     this.#temp = new TempFiles(this.#root, opener);
     this.#lockTemp = this.#lockDirectory === null ? this.#temp : new TempFiles(this.#lockDirectory, opener);
@@ -293,7 +293,7 @@ export class FileDriver implements Driver {
 
   async #makeDurable(handle: Handle): Promise<void> {
     // At the same time: on a journaling file system one commit then serves them all.
-    await all([handle.sync(), this.#handles.directories.sync([handle.path])]);
+    await all([this.#predecessor.sync(), handle.sync(), this.#handles.directories.sync([handle.path])]);
     this.#handles.failed.check([handle.name]);
   }
 
@@ -306,7 +306,10 @@ export class FileDriver implements Driver {
     checkName(source);
     checkName(target);
     await this.#cold(`cannot copy object ${source} to ${target}`, () =>
-      this.#handles.exclusive(target, () => this.#copying.copy(source, target, size, options)),
+      this.#handles.exclusive(target, () =>
+        // What leads to the target may be a predecessor's.
+        all([options.durable && this.#predecessor.sync(), this.#copying.copy(source, target, size, options)]),
+      ),
     );
   }
 
@@ -360,7 +363,10 @@ export class FileDriver implements Driver {
 
   async hash(name: string, size: number): Promise<string> {
     checkName(`${name}_hash`);
-    return await this.#cold(`cannot hash object ${name}`, () => this.#hasher.hash(name, size));
+    return await this.#cold(`cannot hash object ${name}`, async () => {
+      await this.#predecessor.sync();
+      return await this.#hasher.hash(name, size);
+    });
   }
 
   /** At most `size` bytes of the object's content. */

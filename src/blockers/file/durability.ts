@@ -12,8 +12,10 @@ import { directoriesOf } from './paths.js';
 import { Limiter, poolThreads } from './pool.js';
 import type { FileSystem } from './system.js';
 
-/** Half of the pool: cold reads find a thread while a flush runs. */
+/** Half of the pool: cold reads find a thread while a flush runs. Whoever has a place waits for nothing but the disk. */
 const syncs = new Limiter(Math.max(2, poolThreads >> 1));
+/** Directories open at the same time to be synced. */
+const openDirectories = new Limiter(Math.max(2, poolThreads));
 
 /**
  * Something that can be dirty and synced. sync() covers every change marked before the call; callers share one run where
@@ -24,8 +26,8 @@ export abstract class Syncable {
   #running: Promise<void> | null = null;
   #queued: Promise<void> | null = null;
 
-  /** The system call; `dirty` is already false, and a change during the call sets it again. */
-  protected abstract perform(): Promise<void>;
+  /** Makes it durable: the system call runs in `sync`, which waits for its turn and then makes `dirty` false; a change sets it again. */
+  protected abstract perform(sync: (call: () => Promise<void>) => Promise<void>): Promise<void>;
 
   get needsSync(): boolean {
     return this.dirty || this.#running !== null;
@@ -48,27 +50,39 @@ export abstract class Syncable {
 
   #start(): Promise<void> {
     if (!this.dirty) return Promise.resolve();
-    const run = syncs
-      .run(() => {
-        this.dirty = false;
-        return this.perform();
-      })
-      .finally(() => {
-        this.#running = null;
-      });
+    const run = this.perform(this.#sync).finally(() => {
+      this.#running = null;
+    });
     this.#running = run;
     return run;
   }
+
+  readonly #sync = (call: () => Promise<void>): Promise<void> =>
+    syncs.run(() => {
+      this.dirty = false;
+      return call();
+    });
 }
 
 /** Runs work that opens a file, and again when descriptors have run out and some could be closed. */
-type Opening = (work: () => Promise<void>) => Promise<void>;
+type Opening = (work: () => Promise<number>) => Promise<number>;
+
+/** A sync that failed has lost what only the kernel knows: it is an error for good, until the process starts again. */
+function lostError(what: string, error: unknown): SystemError {
+  return new SystemError(
+    errnos.EIO,
+    `${what} may be lost: syncing failed with ${errnoName(errnoOf(error))}; check the disk and its file system, then restart the blocker`,
+    { cause: error },
+  );
+}
 
 class Directory extends Syncable {
   readonly path: string;
   readonly #owner: Map<string, Directory>;
   readonly #open: Opening;
   readonly #system: FileSystem;
+
+  #failure: SystemError | null = null;
 
   constructor(path: string, owner: Map<string, Directory>, system: FileSystem, open: Opening) {
     super();
@@ -78,58 +92,80 @@ class Directory extends Syncable {
     this.#open = open;
   }
 
-  protected override async perform(): Promise<void> {
-    try {
-      await this.#open(() => syncDirectory(this.#system, this.path));
-      if (!this.dirty) this.#owner.delete(this.path);
-    } catch (error) {
-      // A directory that somebody removed has nothing left to make durable: reported once.
-      if (isErrno(error, errnos.ENOENT)) this.#owner.delete(this.path);
-      else this.dirty = true;
-      throw fileError(`cannot make directory ${this.path} durable`, error);
-    }
+  protected override perform(sync: (call: () => Promise<void>) => Promise<void>): Promise<void> {
+    // Opening may have to wait for others to be synced and closed: not with a place among the syncs.
+    return openDirectories.run(async () => {
+      try {
+        if (this.#failure) throw this.#failure;
+        const fd = await this.#open(() => this.#system.open(this.path, fs.constants.O_RDONLY, 0));
+        try {
+          await sync(() => this.#fsync(fd));
+        } finally {
+          await this.#system.close(fd);
+        }
+        if (!this.dirty) this.#owner.delete(this.path);
+      } catch (error) {
+        // A directory that somebody removed has nothing left to make durable: reported once.
+        if (isErrno(error, errnos.ENOENT)) this.#owner.delete(this.path);
+        else this.dirty = true;
+        throw fileError(`cannot make directory ${this.path} durable`, error);
+      }
+    });
   }
-}
 
-/** fsync of a directory: its entries survive a power cut. */
-export async function syncDirectory(system: FileSystem, path: string): Promise<void> {
-  const fd = await system.open(path, fs.constants.O_RDONLY, 0);
-  try {
-    await system.fsync(fd);
-  } catch (error) {
-    // Some network file systems cannot sync a directory; their servers make entries durable themselves.
-    if (!isErrno(error, errnos.EINVAL, errnos.EBADF)) throw error;
-  } finally {
-    await system.close(fd);
+  /** fsync: the directory's entries survive a power cut. */
+  async #fsync(fd: number): Promise<void> {
+    try {
+      await this.#system.fsync(fd);
+    } catch (error) {
+      // Some network file systems cannot sync a directory; their servers make entries durable themselves.
+      if (isErrno(error, errnos.EINVAL, errnos.EBADF)) return;
+      this.#failure = lostError(`changes of directory ${this.path}`, error);
+      throw this.#failure;
+    }
   }
 }
 
 /**
  * What a process that used the store before this one acknowledged and did not sync: it was killed, and only the kernel knows which
- * pages those are. The first flush writes the whole file system; a clean end leaves nothing, so that costs little then.
+ * pages those are. The first flush or durable change writes the whole file system; a clean end leaves nothing, so that costs little
+ * then.
  */
 export class Predecessor extends Syncable {
   readonly #root: string;
   readonly #system: FileSystem;
+  readonly #open: Opening;
+  #failure: SystemError | null = null;
 
-  constructor(root: string, system: FileSystem) {
+  constructor(root: string, system: FileSystem, open: Opening) {
     super();
     this.#root = root;
     this.#system = system;
+    this.#open = open;
     this.dirty = true;
   }
 
-  protected override async perform(): Promise<void> {
+  protected override async perform(sync: (call: () => Promise<void>) => Promise<void>): Promise<void> {
     try {
-      const directory = await this.#system.open(this.#root, fs.constants.O_RDONLY, 0);
+      if (this.#failure) throw this.#failure;
+      const directory = await this.#open(() => this.#system.open(this.#root, fs.constants.O_RDONLY, 0));
       try {
-        await this.#system.syncfs(directory);
+        await sync(() => this.#syncfs(directory));
       } finally {
         await this.#system.close(directory);
       }
     } catch (error) {
       this.dirty = true;
       throw fileError(`cannot make durable what was written to ${this.#root} before this process`, error);
+    }
+  }
+
+  async #syncfs(directory: number): Promise<void> {
+    try {
+      await this.#system.syncfs(directory);
+    } catch (error) {
+      this.#failure = lostError(`what was written to ${this.#root} before this process`, error);
+      throw this.#failure;
     }
   }
 }
@@ -182,7 +218,7 @@ export class DirtyDirectories {
 }
 
 /** Waits for all, then rejects with the first failure: nothing is still running when it returns. */
-export async function all(promises: readonly Promise<unknown>[]): Promise<void> {
+export async function all(promises: readonly (Promise<unknown> | false)[]): Promise<void> {
   for (const outcome of await Promise.allSettled(promises)) if (outcome.status === 'rejected') throw outcome.reason;
 }
 

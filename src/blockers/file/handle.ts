@@ -104,7 +104,11 @@ export class Handle extends Syncable {
     this.#system.close(this.fd).then(closed, closed);
   }
 
-  protected override async perform(): Promise<void> {
+  protected override perform(sync: (call: () => Promise<void>) => Promise<void>): Promise<void> {
+    return sync(() => this.#fdatasync());
+  }
+
+  async #fdatasync(): Promise<void> {
     // Deleted or replaced while it waited for its turn: there is nothing left to make durable, and maybe no descriptor.
     if (this.#retired) return;
     this.retain();

@@ -49,7 +49,10 @@ export class Hasher {
     if (known !== null) return known;
     const content = withoutTrailingZeros(await this.#read(name, size));
     const digest = await sha256(content);
-    if ((await this.#handles.opener.find(digest)) === null) await this.#store(digest, content);
+    const stored = await this.#handles.opener.find(digest);
+    // Who stored it may be doing so now, or have been killed at it: the memo must not be durable before what it names.
+    if (stored) await this.#handles.directories.syncOne(path.dirname(stored.path));
+    else await this.#store(digest, content);
     await this.#store(memo, Buffer.from(digest, 'latin1'));
     return digest;
   }

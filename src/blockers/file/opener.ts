@@ -58,6 +58,8 @@ export class Opener {
       // Another node or process was faster: it is there now.
       if (isErrno(error, errnos.EEXIST)) {
         const opened = await this.#openExisting(name, file, mode);
+        // Whether that one has made it durable is not known here.
+        this.#directories.mark(path.dirname(file));
         if (opened) return opened;
       }
       throw fileError(`object ${name}: cannot create ${file}`, error);

@@ -1,6 +1,7 @@
 /** What a blocker that was killed had acknowledged and not synced: only the kernel knows of it, so the first flush syncs all. */
 import fs from 'node:fs';
 import { beforeEach, expect, it, vi } from 'vitest';
+import type { FileDriver } from '../../../src/blockers/file/index.js';
 import { fileDriver, temporaryDirectory, write } from './support.js';
 
 const syncs = vi.hoisted(() => ({ paths: [] as string[], result: null as number | null }));
@@ -41,14 +42,37 @@ it.each([
   },
 );
 
-it('a failure is an error of the flush, and the next flush tries again', async () => {
+it('a failure is an error of every flush and durable change from then on: nobody knows whose writes were lost', async () => {
   const root = temporaryDirectory();
   const driver = await fileDriver(root);
+  await write(driver, 'own-object', 0, Buffer.from('x'));
   syncs.result = -1;
-  await expect(driver.flush(null)).rejects.toMatchObject({ code: 'EIO', message: expect.stringContaining(root) });
+  const lost = { code: 'EIO', message: expect.stringContaining(root) };
+  await expect(driver.flush(null)).rejects.toMatchObject(lost);
   syncs.result = null;
-  await driver.flush(['some-object']);
-  expect(syncs.paths).toEqual([root, root]);
+  await expect(driver.flush(['some-object'])).rejects.toMatchObject(lost);
+  await expect(write(driver, 'own-object', 0, Buffer.from('y'), { fua: true })).rejects.toMatchObject({ code: 'EIO' });
+  expect(syncs.paths).toEqual([root]);
+  const successor = await fileDriver(root);
+  await successor.flush(null);
+});
+
+it.each([
+  ['a FUA write', (driver: FileDriver) => write(driver, 'left-object', 0, Buffer.from('y'), { fua: true })],
+  ['a durable reset', (driver: FileDriver) => driver.reset('left-object', true)],
+  [
+    'a durable copy',
+    (driver: FileDriver) => driver.copy('left-object', 'new-object', 10, { durable: true, exclusive: false }),
+  ],
+  ['a hash', (driver: FileDriver) => driver.hash('left-object', 10)],
+])('%s makes durable what leads to it, though a killed predecessor made that', async (_what, change) => {
+  const root = temporaryDirectory();
+  await write(await fileDriver(root), 'left-object', 0, Buffer.from('acknowledged'));
+  const driver = await fileDriver(root);
+  await change(driver);
+  expect(syncs.paths).toEqual([root]);
+  await change(driver);
+  expect(syncs.paths).toEqual([root]);
 });
 
 it('closing flushes what this process wrote, no more', async () => {
