@@ -304,6 +304,23 @@ describe('renamings that were cut short', () => {
   });
 });
 
+describe('lost locks', () => {
+  it('are told with the way out', async () => {
+    node.on('mapper', Op.STATUS, () => ({ role: 'mapperd', lost: 1 }));
+    const lost = { holder: 'node2_1002', at: 1_700_000_000_000 };
+    node.on('mapper', Op.LOCKINFO, ({ target }) => ({
+      lock: null,
+      open: null,
+      byHand: false,
+      lost: target === 'volume1' ? lost : null,
+    }));
+    const { kinds, report } = await check('--all');
+    expect(kinds).toEqual(['note lock-lost']);
+    expect(messages(report)).toContain('vlmc close volume1');
+    expect((await check('snap-1')).kinds).toEqual([]);
+  });
+});
+
 describe('leftovers in the maps store', () => {
   it('map data that was never finished is one note, and what it names is no orphan', async () => {
     const wanted = objectName('volume1', 1, 5);

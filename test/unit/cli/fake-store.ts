@@ -51,6 +51,7 @@ export class FakeStore {
   readonly leases = new Map<string, number>();
 
   constructor(node: FakeNode) {
+    node.on('mapper', Op.STATUS, () => ({ role: 'mapperd', lost: 0 }));
     node.on('mapper', Op.LIST, (seen) => this.#list(seen));
     node.on('mapper', Op.INFO, ({ target }) => encodeVolumeInfo(this.#info(target)).subarray(0, VOLUME_INFO_SIZE));
     node.on('mapper', Op.MAPFETCH, (seen) => this.#fetch(seen));

@@ -10,6 +10,7 @@ import { volumes } from '../info.js';
 import { checkName } from '../names.js';
 import { Epochs } from './epochs.js';
 import { Findings } from './findings.js';
+import { tellLost } from './lost.js';
 import { listLeftovers, protectNamed, tellLeftovers } from './maps-store.js';
 import { NameSet, parseObjectName } from './name-set.js';
 import { checkObjects } from './objects.js';
@@ -113,6 +114,7 @@ class Check {
     await this.#writers.tell(() => this.#list(), steady);
     await tellTwins(this.#session, this.#findings, before, this.#only);
     if (this.#only === null) await tellLeftovers(this.#session, this.#findings, leftovers);
+    await tellLost(this.#session, this.#findings, chosen);
     await this.#tellOrphans(candidates);
     const after = await this.#list();
     await epochs.tell(this.#findings, after);
