@@ -7,6 +7,7 @@ import { randomUUID } from 'node:crypto';
 import { errnoOf, errnos, messageOf } from '../../sys/errno.js';
 import type { Clock } from '../clock.js';
 import type { MapperContext, MapperLog } from '../context.js';
+import { plainName } from '../names.js';
 import type { Volume } from '../volume.js';
 import type { Breaking } from './breaking.js';
 import type { Losses } from './losses.js';
@@ -120,6 +121,15 @@ export class Adoption {
 
   async #takeBack(name: string, flush: () => Promise<void>): Promise<void> {
     const { locks } = this.#options.context;
+    const plain = plainName(name);
+    if (plain !== name) {
+      // Of an upgrade that was cut short, and that may be going on now under the gate of the volume.
+      await this.#alone(plain, async () => {
+        await locks.client.acquire(name);
+        await locks.client.release(name, false);
+      });
+      return;
+    }
     await this.#alone(name, async (volume) => {
       if (volume.locked || volume.lost || volume.breaking) return;
       try {
