@@ -129,19 +129,28 @@ export class Ledger {
     }
   }
 
+  /** What is wrong with the bytes of a sector, of which a write had been answered; null: nothing. */
   #problem(sector: number, answered: number, bytes: Buffer): string | null {
+    const number = bytes.readUInt32LE(12);
+    const whole = number === 0 ? ZEROS : Buffer.alloc(SECTOR, this.#stamp(sector, number));
+    if (bytes.equals(whole)) return this.#stampProblem(sector, answered, bytes);
+    // A read and a write at the same time see each other half done.
+    const overlapped = this.#sent[sector] > answered;
+    for (let at = 0; at < SECTOR; at += STAMP) {
+      const problem = this.#stampProblem(sector, answered, bytes.subarray(at, at + STAMP));
+      if (problem) return `${problem} (from byte ${at} on)`;
+    }
+    return overlapped ? null : `has write ${number} in its beginning only`;
+  }
+
+  #stampProblem(sector: number, answered: number, bytes: Buffer): string | null {
     const lost = `write ${answered} was answered (the last sent is ${this.#sent[sector]})`;
-    if (bytes.readUInt32LE(0) === 0) {
-      if (!bytes.equals(ZEROS)) return 'begins as zeros and does not go on as such';
+    const [magic, volume, at, number] = [0, 4, 8, 12].map((offset) => bytes.readUInt32LE(offset));
+    if (magic === 0 && volume === 0 && at === 0 && number === 0) {
       return answered === 0 || this.#zeroed[sector] >= answered ? null : `is zeros, but ${lost}`;
     }
-    const number = bytes.readUInt32LE(12);
-    if (!bytes.equals(Buffer.alloc(SECTOR, this.#stamp(sector, number)))) {
-      const [magic, volume, at] = [0, 4, 8].map((offset) => bytes.readUInt32LE(offset));
-      if (magic !== MAGIC) return `has bytes that nobody wrote: ${bytes.toString('hex', 0, STAMP)}`;
-      if (volume !== this.#volume || at !== sector) return `has what was written to sector ${at} of volume ${volume}`;
-      return `has write ${number} in its beginning only`;
-    }
+    if (magic !== MAGIC) return `has bytes that nobody wrote: ${bytes.toString('hex', 0, STAMP)}`;
+    if (volume !== this.#volume || at !== sector) return `has what was written to sector ${at} of volume ${volume}`;
     if (number < answered) return `has write ${number}, but ${lost}`;
     return number > this.#sent[sector] ? `has write ${number}, which was never sent` : null;
   }

@@ -57,7 +57,7 @@ describe('the ledger', () => {
     expect(read).toThrow(/sector 3/);
     bytes.fill(0, 3 * SECTOR, 4 * SECTOR);
     bytes[SECTOR + 4095] ^= 1;
-    expect(read).toThrow(/sector 1 .*in its beginning only/);
+    expect(read).toThrow(/sector 1 .*has write .* \(from byte 4080 on\)/);
     bytes[SECTOR + 4095] ^= 1;
     bytes[SECTOR] ^= 1;
     expect(read).toThrow(/sector 1 .*nobody wrote/);
@@ -67,6 +67,22 @@ describe('the ledger', () => {
     later.claim(1, 1);
     later.write(1, 1).copy(bytes, SECTOR);
     expect(read).toThrow(/never sent/);
+  });
+
+  it('lets a read see half of a write that is under way at the same time, and of no other', () => {
+    const { ledger, bytes, write, read } = volume();
+    const old = write(2);
+    ledger.claim(2, 1);
+    const next = ledger.write(2, 1);
+    old.copy(bytes, 2 * SECTOR);
+    next.copy(bytes, 2 * SECTOR, 0, 512);
+    read();
+    const since = ledger.since(0, SECTORS);
+    ledger.answer(2, 1);
+    ledger.check(since, bytes);
+    expect(read).toThrow(/has write 1, but write 2 was answered .*from byte 512 on/);
+    bytes.fill(0, 2 * SECTOR + 512, 3 * SECTOR);
+    expect(read).toThrow(/is zeros, but write 2 was answered/);
   });
 
   it('knows zeros that were asked for from zeros that were not', () => {
