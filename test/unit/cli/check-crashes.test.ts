@@ -318,6 +318,11 @@ describe('lost locks', () => {
     expect(kinds).toEqual(['note lock-lost']);
     expect(messages(report)).toContain('vlmc close volume1');
     expect((await check('snap-1')).kinds).toEqual([]);
+    // The mapper refuses to tell its map: that is no damage, and what it names is not called an orphan.
+    node.refuse('mapper', Op.MAPFETCH, ({ target }) => target === 'volume1');
+    const refused = await check('--all');
+    expect(refused).toMatchObject({ status: 0 });
+    expect(refused.kinds).toEqual(['note lock-lost', 'note map-not-read', 'note perhaps-orphan']);
   });
 });
 

@@ -1,6 +1,7 @@
 /** Volumes that this node has lost: their lock was taken by another node, and they refuse everything here until somebody acts. */
 import { decodeJson, type LockState, type VolumeListEntry } from '../../../requests/json.js';
 import { Op } from '../../../requests/ops.js';
+import { errnoOf, errnos } from '../../../sys/errno.js';
 import type { Session } from '../../common/session.js';
 import { formatLost } from '../lock-state.js';
 import type { Findings } from './findings.js';
@@ -14,15 +15,26 @@ export async function tellLost(
   findings: Findings,
   volumes: readonly VolumeListEntry[],
 ): Promise<void> {
-  const ask = async (op: Op, target: string, capacity: number): Promise<Record<string, unknown> | null> => {
-    const { data, serviced } = await session.client.call('mapper', { op, target, capacity });
-    return serviced > 0 ? decodeJson(data.subarray(0, serviced), 'answer of the mapper') : null;
-  };
-  const status = await ask(Op.STATUS, '', STATUS_CAPACITY);
-  if (!status?.lost) return;
+  const { data, serviced } = await session.client.call('mapper', {
+    op: Op.STATUS,
+    target: '',
+    capacity: STATUS_CAPACITY,
+  });
+  if (serviced === 0 || !decodeJson(data.subarray(0, serviced), 'status of the mapper')?.lost) return;
   for (const { name, deleted } of volumes) {
-    if (deleted) continue;
-    const state = (await ask(Op.LOCKINFO, name, STATE_CAPACITY)) as LockState | null;
-    if (state?.lost) await findings.note('lock-lost', formatLost(name, state.lost), name);
+    const lost = deleted ? null : await lostLock(session, name);
+    if (lost) await findings.note('lock-lost', formatLost(name, lost), name);
+  }
+}
+
+/** How this node lost the lock of the volume; null when it did not. */
+export async function lostLock(session: Session, name: string): Promise<LockState['lost']> {
+  try {
+    const request = { op: Op.LOCKINFO, target: name, capacity: STATE_CAPACITY };
+    const { data, serviced } = await session.client.call('mapper', request);
+    return (decodeJson(data.subarray(0, serviced), 'LOCKINFO reply') as LockState | null)?.lost ?? null;
+  } catch (error) {
+    if (errnoOf(error) !== errnos.EOPNOTSUPP) throw error;
+    return null;
   }
 }

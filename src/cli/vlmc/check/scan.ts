@@ -6,6 +6,7 @@ import { errnoOf, errnos, messageOf } from '../../../sys/errno.js';
 import type { Session } from '../../common/session.js';
 import { EntryFlag, type MapEntry, mapOf } from '../entries.js';
 import { count, type Findings, type Severity } from './findings.js';
+import { lostLock } from './lost.js';
 import { explainDamage, readHeader, type StoredHeader } from './stored.js';
 
 /** Bytes of a map entry: map-data objects are as long as a block, so they hold this much less entries than a block has bytes. */
@@ -111,6 +112,11 @@ export class MapReader {
     if (stored && (stored.header.size !== volume.size || (volume.readOnly && stored.header.epoch !== volume.epoch))) {
       this.incomplete = true;
       return this.#findings.note('volume-changed', 'was resized or made anew during the check: check it again', name);
+    }
+    // The mapper tells nothing of a volume that it lost.
+    if (damage.length > 0 && (await lostLock(this.#session, name))) {
+      this.incomplete = true;
+      return this.#findings.note('map-not-read', 'its map is not read: this node has lost the lock', name);
     }
     for (const range of damage) await this.#tellDamage(volume, severity, stored, range);
     if (marked === 0) return;
