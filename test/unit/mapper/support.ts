@@ -23,6 +23,8 @@ export class DriverClient implements ObjectClient {
   /** Called before each operation; may throw to make it fail. */
   before: (operation: string, name: string) => void | Promise<void> = () => {};
   readonly driver: Driver;
+  /** The clock that deadlines are of. */
+  now: () => number = monotonicMs;
 
   constructor(driver: Driver) {
     this.driver = driver;
@@ -134,7 +136,7 @@ class DeadlineClient extends DriverClient {
     this.before = async (operation, name) => {
       const until = deadline();
       await parent.before(operation, name);
-      if (until !== 0 && monotonicMs() >= until) throw new SystemError(errnos.ETIME, `${operation} ${name}: too late`);
+      if (until !== 0 && parent.now() >= until) throw new SystemError(errnos.ETIME, `${operation} ${name}: too late`);
     };
   }
 }
