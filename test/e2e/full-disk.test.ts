@@ -2,41 +2,22 @@
  * A store that cannot take any more, on small file systems of their own: a full disk is ENOSPC to the client and nothing else, a
  * read-only directory fails writes and not reads, and both are over once the cause is.
  */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import os from 'node:os';
+import { rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { qemuIo, sha256, tryQemuIo } from './harness/clients.js';
 import { Model } from './harness/model.js';
 import { TestNode, useNode } from './harness/node.js';
 import { programs, root } from './harness/requirements.js';
 import { describeOutcome, run } from './harness/run.js';
+import { useSmallDisk } from './harness/small-disk.js';
 
 const MiB = 1 << 20;
 const usable = programs('qemu-io', 'nbdcopy') && root('mounting a small tmpfs');
 
-/** A tmpfs of `size` with maps/ and blocks/, for the tests of the enclosing describe. */
-function useTmpfs(size: string): { readonly path: string } {
-  let directory = '';
-  beforeAll(async () => {
-    directory = mkdtempSync(path.join(os.tmpdir(), 'archipelago-disk-'));
-    await run('mount', ['-t', 'tmpfs', '-o', `size=${size},mode=755`, 'archipelago-test', directory]);
-    for (const store of ['maps', 'blocks']) mkdirSync(path.join(directory, store));
-  });
-  afterAll(async () => {
-    await run('umount', [directory]);
-    rmSync(directory, { recursive: true });
-  });
-  return {
-    get path(): string {
-      return directory;
-    },
-  };
-}
-
 describe.runIf(usable)('a full disk', () => {
-  const disk = useTmpfs('64m');
-  const rig = useNode(() => ({ maps: path.join(disk.path, 'maps'), blocks: path.join(disk.path, 'blocks') }));
+  const disk = useSmallDisk('size=64m');
+  const rig = useNode(() => ({ maps: disk.store('maps'), blocks: disk.store('blocks') }));
   const model = new Model(256 * MiB);
 
   it('is ENOSPC to the client, and what was written before stays', async () => {
@@ -86,10 +67,10 @@ describe.runIf(usable)('a full disk', () => {
 });
 
 describe.runIf(usable)('a read-only store', () => {
-  const disk = useTmpfs('64m');
+  const disk = useSmallDisk('size=64m');
   const stores = (): { maps: string; blocks: string } => ({
-    maps: path.join(disk.path, 'maps'),
-    blocks: path.join(disk.path, 'blocks'),
+    maps: disk.store('maps'),
+    blocks: disk.store('blocks'),
   });
 
   it('serves reads, refuses writes with an error, and is writable again after a restart', async () => {
