@@ -74,6 +74,11 @@ export class FileDriver implements Driver {
   readonly #lockTemp: TempFiles;
   readonly #predecessor: Predecessor;
   #io: FileIo | null = null;
+  /**
+   * On a server's file system every write is durable before it is acknowledged (as the original did everywhere). Else this machine's
+   * cache would send it some time later: when the lock may have been taken away, and another node written the same place.
+   */
+  #writeThrough = false;
   /** Cold operations and hot ones that had to wait: close waits for them. */
   #running = 0;
   #drained: (() => void)[] = [];
@@ -109,6 +114,7 @@ export class FileDriver implements Driver {
   async open(): Promise<void> {
     await checkDirectory(this.#system, this.#root, 'store');
     if (this.#lockDirectory !== null) await checkDirectory(this.#system, this.#lockDirectory, 'lock');
+    this.#writeThrough = this.#system.holdsWrites?.(this.#root) ?? false;
     this.#io = new FileIo(this.#system, this.#root);
     await this.#temp.clean();
     await this.#mailbox.open();
@@ -214,7 +220,7 @@ export class FileDriver implements Driver {
 
   /** Ends a change: durable first where that is asked for. */
   readonly #finish = (handle: Handle, io: ObjectIo): void => {
-    if (io.fua) void this.#finishDurably(handle, io);
+    if (io.fua || this.#writeThrough) void this.#finishDurably(handle, io);
     else io.complete(0);
   };
 

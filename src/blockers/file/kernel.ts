@@ -10,6 +10,8 @@ import type { FileStatus, FileSystem, Transferred } from './system.js';
 const TMPFS_MAGIC = 0x01021994;
 /** File systems on this machine's own disks and memory: ext, xfs, btrfs, f2fs, zfs, bcachefs, tmpfs, overlay. */
 const LOCAL = new Set([0xef53, 0x58465342, 0x9123683e, 0xf2f52010, 0x2fc12fc1, 0xca451a4e, TMPFS_MAGIC, 0x794c7630]);
+/** File systems of a server: NFS, SMB (two kinds), FUSE (which may be one), 9p, AFS. Cluster file systems give back what they hold. */
+const REMOTE = new Set([0x6969, 0xff534d42, 0xfe534d42, 0x517b, 0x65735546, 0x01021997, 0x5346414f]);
 const LOCK_EX_NB = 2 | 4;
 /** ioctl that makes a file share all extents of another. */
 const FICLONE = 0x40049409;
@@ -75,6 +77,10 @@ class Kernel implements FileSystem {
 
   isLocal(directory: string): boolean {
     return LOCAL.has(fs.statfsSync(directory).type);
+  }
+
+  holdsWrites(directory: string): boolean {
+    return REMOTE.has(fs.statfsSync(directory).type);
   }
 
   peek(file: string, most: number): Buffer | null {

@@ -28,6 +28,8 @@ export interface FileSystem {
   tryFlock?(fd: number): Promise<boolean>;
   /** Is the directory's file system one of this machine, that answers at once for what it has in memory? @throws the system's error */
   isLocal?(directory: string): boolean;
+  /** Do writes stay on this machine for a while that a server, which other nodes use, has not seen? @throws the system's error */
+  holdsWrites?(directory: string): boolean;
   /** The file's first bytes, at once, good until the next call; null when it cannot be read. */
   peek?(file: string, most: number): Buffer | null;
 

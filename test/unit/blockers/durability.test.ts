@@ -1,6 +1,7 @@
 /** What a flush syncs, how often, and what it says when syncing fails. */
 import fs from 'node:fs';
 import { expect, it, onTestFinished, vi } from 'vitest';
+import { kernel } from '../../../src/blockers/file/kernel.js';
 import { fileDriver, filesOf, read, temporaryDirectory, write } from './support.js';
 
 /** Every fdatasync goes through this: what was synced, and held back or failed on demand. */
@@ -61,6 +62,18 @@ it('writes sync nothing; a flush syncs each dirty file once, and the next one no
   expect(syncs.synced).toHaveLength(2);
   await driver.flush(['first-object', 'missing-object']);
   expect(syncs.synced).toHaveLength(3);
+});
+
+it('on a server’s file system a write is durable before it is acknowledged: its cache must not write later, without the lock', async () => {
+  const remote = vi.spyOn(kernel, 'holdsWrites').mockReturnValue(true);
+  onTestFinished(() => remote.mockRestore());
+  const driver = await fileDriver(temporaryDirectory());
+  const syncs = watchSyncs();
+  const { hint } = await write(driver, 'first-object', 0, Buffer.from('a'));
+  expect(syncs.synced).toHaveLength(1);
+  await write(driver, 'first-object', 0, Buffer.from('b'), { hint });
+  expect(syncs.synced).toHaveLength(2);
+  expect(driver.status()).toMatchObject({ dirtyFiles: 0, dirtyDirectories: 0 });
 });
 
 it('the flush after a new object syncs its directory and every directory made for it', async () => {
