@@ -1,6 +1,6 @@
 /** The volumes and snapshots of a node as they must be, and the client processes that use them. */
 import { ActorProcess } from './actor-process.js';
-import type { Disk, Operation, Reading } from './model.js';
+import { type Disk, type Operation, type Reading, WrongData } from './model.js';
 import type { Control, Outcome, Work } from './protocol.js';
 
 export interface Volume {
@@ -103,37 +103,41 @@ export class Fleet {
 
   /** Sends a change and keeps the books. @throws Refused */
   async change(index: number, volume: Volume, work: Extract<Work, { tag: number }>): Promise<void> {
-    const actor = await this.#actors[index];
-    const op = volume.disk.begin(work.tag, work.do, work.first, work.count);
-    const outcome = await this.#during(volume, actor.ask(work));
-    if (outcome.state === 'done') volume.disk.answered(op);
-    else this.#lost[index].push({ volume, op });
+    const outcome = await this.#during(index, volume, async (actor) => {
+      const op = volume.disk.begin(work.tag, work.do, work.first, work.count);
+      const answer = await actor.ask(work);
+      if (answer.state === 'done') volume.disk.answered(op);
+      else this.#lost[index].push({ volume, op });
+      return answer;
+    });
     this.#account(outcome, work);
   }
 
   /** Reads and compares. @throws Refused, WrongData */
   async read(index: number, volume: Volume, work: Extract<Work, { do: 'read' }>): Promise<void> {
-    const actor = await this.#actors[index];
-    const reading = volume.disk.startReading(work.first, work.count);
-    const outcome = await this.#during(volume, actor.ask(work));
+    const outcome = await this.#during(index, volume, async (actor) => {
+      const reading = volume.disk.startReading(work.first, work.count);
+      const answer = await actor.ask(work);
+      if (answer.state === 'done' && answer.runs && !answer.damage) volume.disk.read(reading, answer.runs);
+      else volume.disk.forget(reading);
+      return answer;
+    });
     this.#account(outcome, work);
-    if (outcome.state !== 'done' || !outcome.runs) volume.disk.forget(reading);
-    else if (outcome.damage)
-      throw new Refused(`${work.volume}: sector ${outcome.damage.sector} ${outcome.damage.what}`);
-    else volume.disk.read(reading, outcome.runs);
+    if (outcome.state !== 'done' || !outcome.damage) return;
+    throw new WrongData(`${work.volume}: sector ${outcome.damage.sector} ${outcome.damage.what}`);
   }
 
   /** @throws Refused */
   async flush(index: number, volume: Volume, connection: number): Promise<void> {
     const work = { do: 'flush', volume: volume.disk.name, connection } as const;
-    const actor = await this.#actors[index];
-    this.#account(await this.#during(volume, actor.ask(work)), work);
+    this.#account(await this.#during(index, volume, (actor) => actor.ask(work)), work);
   }
 
-  async #during(volume: Volume, answer: Promise<Outcome>): Promise<Outcome> {
+  /** The volume is in use from now on, also while its client process is being started. */
+  async #during(index: number, volume: Volume, use: (actor: ActorProcess) => Promise<Outcome>): Promise<Outcome> {
     volume.inFlight++;
     try {
-      return await answer;
+      return await use(await this.#actors[index]);
     } finally {
       if (--volume.inFlight === 0) volume.onIdle?.();
     }
