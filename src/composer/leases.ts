@@ -3,6 +3,7 @@
  * dispatched again when there is one.
  */
 
+import { Flag } from '../requests/ops.js';
 import { ResolvedMap } from '../requests/resolved-map.js';
 import { monotonicMs } from '../sys/clock.js';
 import { errnoOf, errnos, messageOf } from '../sys/errno.js';
@@ -52,6 +53,7 @@ export class Leases {
         abandon(request);
         return false;
       }
+      if (park(volume, request)) return false;
       volume.waitingForLock.push(request);
       this.#acquireLock(volume);
       return false;
@@ -280,6 +282,15 @@ function install(volume: Volume, lease: Awaited<ReturnType<MapperClient['lease']
   // The mapper grants none before the volume is closed or opened: somebody has done that without this composer.
   volume.lossUntold = volume.lost ?? volume.lossUntold;
   volume.lost = null;
+}
+
+/** One waits for all of an asker who can keep the others: the records of requests are few, and other volumes need them. */
+function park(volume: Volume, request: Request): boolean {
+  const { src, flags } = request;
+  if ((flags & Flag.MAY_PARK) === 0 || !volume.waitingForLock.some((waiting) => waiting.src === src)) return false;
+  request.flags = flags | Flag.PARKED;
+  request.fail(errnos.EAGAIN, `others wait for the lock of volume ${volume.key.name} already`);
+  return true;
 }
 
 function abandon(request: Request): void {

@@ -12,6 +12,7 @@ import type { Port, Request } from '../xseg/index.js';
 import { type Abandonment, NOBODY } from './abandonment.js';
 import type { SegmentBuffer, SegmentBuffers } from './buffers.js';
 import { type ContextRequests, FIXED_CONTEXTS } from './contexts.js';
+import type { Parking } from './parking.js';
 import type { VolumeAddress } from './volumes.js';
 
 /** Longer reads and writes come in pieces: receiving one piece goes on while another is stored. */
@@ -66,6 +67,7 @@ export interface DeviceHost {
   readonly mapperPort: number;
   readonly buffers: SegmentBuffers;
   readonly abandonment: Abandonment;
+  readonly parking: Parking;
 }
 
 /** What one device serves, and whom it tells. */
@@ -116,7 +118,7 @@ export class ExportDevice implements BlockDevice {
     this.volume = volume;
     this.#name = Buffer.from(volume.name, 'utf8');
     this.#flags = volume.assumeV0 ? Flag.ASSUMEV0 : 0;
-    this.#writeFlags = this.#flags | (options.writeThrough ? Flag.FUA : 0);
+    this.#writeFlags = this.#flags | Flag.MAY_PARK | (options.writeThrough ? Flag.FUA : 0);
     this.info = options.info;
     this.size = options.size;
   }
@@ -233,6 +235,14 @@ export class ExportDevice implements BlockDevice {
   abandon(): void {
     this.#abandoned = true;
     this.#host.abandonment.tell(this.#id);
+    for (const io of this.#host.parking.take(this.volume.name, this)) {
+      io.complete(errnos.ECANCELED, 'nobody waits for the lock any more');
+    }
+  }
+
+  /** Sends an Io anew that was parked. */
+  unpark(io: Io): void {
+    this.submit(io);
   }
 
   #starve(io: Io): void {
@@ -276,9 +286,18 @@ export class ExportDevice implements BlockDevice {
       if (served) io.extents = decodeExtents(request.data.subarray(0, request.serviced));
       this.#port.free(request.dataOffset);
     } else if (io.mayBeHole && served && (request.flags & Flag.HOLE) !== 0) io.hole = true;
+    const parked = !served && errno === errnos.EAGAIN && (request.flags & Flag.PARKED) !== 0;
     this.#port.putRequest(request);
     if (this.#starved.length > 0) this.#resume();
+    const { parking } = this.#host;
+    if (parked) {
+      if (this.#abandoned) io.complete(errnos.ECANCELED, message);
+      else parking.park(this.volume.name, this, io);
+      return;
+    }
     io.complete(served ? 0 : errno, message);
+    if (parking.isUsed && op !== Op.READ && op !== Op.FLUSH)
+      parking.answered(this.volume.name, served ? 0 : errno, message);
   }
 
   close(): Promise<void> {

@@ -11,6 +11,7 @@ import { SegmentBuffers } from './buffers.js';
 import { Contexts } from './contexts.js';
 import { describeVolume, kindOf } from './describe.js';
 import { deviceInfo, ExportDevice } from './export-device.js';
+import { Parking } from './parking.js';
 import type { Registry } from './registry.js';
 import { type Resolved, Resolver } from './resolve.js';
 import { plainAddress, type VolumeAddress, type Volumes } from './volumes.js';
@@ -61,6 +62,7 @@ export class Exports implements ExportProvider {
   readonly #contexts: Contexts;
   readonly #buffers: SegmentBuffers;
   readonly #abandonment: Abandonment;
+  readonly #parking = new Parking();
   readonly #open = new Map<ExportDevice, Opened>();
   #changes = 0;
 
@@ -121,7 +123,7 @@ export class Exports implements ExportProvider {
     } while (asked !== this.#changes);
     const { volume } = what;
     const device = new ExportDevice(
-      { ...this.#options, buffers: this.#buffers, abandonment: this.#abandonment },
+      { ...this.#options, buffers: this.#buffers, abandonment: this.#abandonment, parking: this.#parking },
       {
         volume,
         ...this.#describe(what),

@@ -112,6 +112,10 @@ export const Flag = {
   LOST: 8192,
   /** FLUSH to the mapper: the asker has changed the volume, so the lock must still be this node's. */
   WRITTEN: 16384,
+  /** WRITE, TRIM, WRITE_ZEROES to the composer: while another of the asker's waits for the volume's lock, this one may come back PARKED. */
+  MAY_PARK: 32768,
+  /** In the reply, with EAGAIN: nothing was done; the asker sends it again when the one that waits is answered. */
+  PARKED: 65536,
 } as const;
 
 /** v0_size of a request that gives none (the original's 2^64-1). */

@@ -4,6 +4,7 @@ import { Abandonment } from '../../../src/endpoint/abandonment.js';
 import { SegmentBuffers } from '../../../src/endpoint/buffers.js';
 import type { ContextRequests } from '../../../src/endpoint/contexts.js';
 import { deviceInfo, ExportDevice } from '../../../src/endpoint/export-device.js';
+import { Parking } from '../../../src/endpoint/parking.js';
 import type { VolumeAddress } from '../../../src/endpoint/volumes.js';
 import { type BlockDevice, IoCommand } from '../../../src/nbd/index.js';
 import { encodeExtents } from '../../../src/requests/extents.js';
@@ -49,6 +50,7 @@ function deviceOf(port: Port, options: FakeOptions = {}): ExportDevice {
       mapperPort: FAKE_MAPPER,
       buffers: new SegmentBuffers(port),
       abandonment: new Abandonment(port, FAKE_COMPOSER),
+      parking: new Parking(),
     },
     {
       volume: named('first-volume'),
@@ -82,10 +84,17 @@ describe('what a request carries', () => {
     await run(device, IoCommand.CACHE, { length: 100 });
     const common = { target: 'first-volume', v0Size: -1, dataLength: 0 };
     expect(seen).toEqual([
-      { ...common, op: Op.WRITE, flags: Flag.FUA, offset: 4096, size: 512, hint: 0, dataLength: 512 },
-      { ...common, op: Op.WRITE_ZEROES, flags: Flag.NO_HOLE, offset: 1, size: 3 * 2 ** 30, hint: 77 },
-      { ...common, op: Op.WRITE_ZEROES, flags: Flag.FAST_ZERO | Flag.FUA, offset: 0, size: 5, hint: 77 },
-      { ...common, op: Op.TRIM, flags: 0, offset: 0, size: 6, hint: 77 },
+      { ...common, op: Op.WRITE, flags: Flag.MAY_PARK | Flag.FUA, offset: 4096, size: 512, hint: 0, dataLength: 512 },
+      { ...common, op: Op.WRITE_ZEROES, flags: Flag.MAY_PARK | Flag.NO_HOLE, offset: 1, size: 3 * 2 ** 30, hint: 77 },
+      {
+        ...common,
+        op: Op.WRITE_ZEROES,
+        flags: Flag.MAY_PARK | Flag.FAST_ZERO | Flag.FUA,
+        offset: 0,
+        size: 5,
+        hint: 77,
+      },
+      { ...common, op: Op.TRIM, flags: Flag.MAY_PARK, offset: 0, size: 6, hint: 77 },
       { ...common, op: Op.FLUSH, flags: 0, offset: 0, size: 0, hint: 77 },
     ]);
     seen.length = 0;
@@ -110,7 +119,8 @@ describe('what a request carries', () => {
     await run(device, IoCommand.WRITE_ZEROES, { length: 512, noHole: true });
     await run(device, IoCommand.READ, { length: 512 });
     await run(device, IoCommand.FLUSH);
-    expect(seen).toEqual([Flag.FUA, Flag.FUA, Flag.FUA | Flag.NO_HOLE, 0, 0]);
+    const change = Flag.MAY_PARK | Flag.FUA;
+    expect(seen).toEqual([change, change, change | Flag.NO_HOLE, 0, 0]);
     fake.close();
   });
 
