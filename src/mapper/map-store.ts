@@ -151,8 +151,13 @@ export class MapStore {
       const bytes = Buffer.alloc(run.count * v2.ENTRY_SIZE);
       for (let k = 0; k < run.count; k++) encode(run.first + k, bytes, k * v2.ENTRY_SIZE);
       if (!guarded) await this.#guard?.();
+      // Before, because a write that fails may have changed something; after, because a flush that came between did not cover it.
       touched.add(run.object);
-      await this.objects.write(run.object, run.offset, bytes);
+      try {
+        await this.objects.write(run.object, run.offset, bytes);
+      } finally {
+        touched.add(run.object);
+      }
     }
   }
 
