@@ -1,6 +1,7 @@
 /**
  * The blocker: serves a driver on a port. Checks a request before it does anything, and answers each with its own errno and a
- * sentence. Data requests and the others run in a lane each, so that no read waits behind sixteen copies.
+ * sentence. Data requests, those about locks, and the others run in a lane each: no read waits behind sixteen copies, and no look at
+ * the locks, on which all writing depends, behind sixteen flushes.
  */
 import type { Logger } from 'pino';
 import { Flag, Op, opName } from '../requests/ops.js';
@@ -13,6 +14,19 @@ import { Lane } from './lane.js';
 import { RequestIo } from './request-io.js';
 
 const isHot = (op: number): boolean => op === Op.READ || op === Op.WRITE || op === Op.TRIM || op === Op.WRITE_ZEROES;
+
+/** What is quick and what others wait for: locks, and what tells how the blocker does. */
+const brief = new Set<number>([
+  Op.PING,
+  Op.STATUS,
+  Op.ACQUIRE,
+  Op.RELEASE,
+  Op.LOCKINFO,
+  Op.LOCKCHECK,
+  Op.LOCKMAIL,
+  Op.LOCKS,
+  Op.FORGET,
+]);
 
 /** Errors that are answers, not trouble: they are not worth a line in the log. */
 const expected = new Set<number>([
@@ -30,7 +44,7 @@ export interface BlockerOptions {
   readonly port: Port;
   /** Open; closed in stop. */
   readonly driver: Driver & { status?(): object };
-  /** Requests running at the same time, of data and of the other operations each. */
+  /** Requests running at the same time, of data, of locks and of the other operations each. */
   readonly nrOps: number;
   readonly log: Logger;
 }
@@ -43,6 +57,7 @@ export class Blocker {
   readonly #pool: RequestIo[] = [];
   readonly #hot: Lane;
   readonly #cold: Lane;
+  readonly #brief: Lane;
   /** Requests and failures by operation number. */
   readonly #served = new Float64Array(128);
   readonly #failed = new Float64Array(128);
@@ -54,18 +69,24 @@ export class Blocker {
     this.#driver = driver;
     this.#log = log;
     this.#hot = new Lane(Math.max(1, nrOps), (request) => this.#runHot(request));
-    this.#cold = new Lane(Math.max(1, nrOps), (request) => void this.#runCold(request));
+    this.#cold = new Lane(Math.max(1, nrOps), (request) => void this.#runCold(request, this.#cold));
+    this.#brief = new Lane(Math.max(1, nrOps), (request) => void this.#runCold(request, this.#brief));
     this.#maxIo = driver.capabilities.maxIo;
   }
 
   /** Begins to serve. */
   start(): void {
-    this.#port.serve((request) => (isHot(request.op) ? this.#hot : this.#cold).enter(request));
+    this.#port.serve((request) => {
+      const { op } = request;
+      if (isHot(op)) this.#hot.enter(request);
+      else if (brief.has(op)) this.#brief.enter(request);
+      else this.#cold.enter(request);
+    });
   }
 
   /** Finishes what runs, leaves what waits to the port's next owner, makes everything durable and closes the driver. */
   async stop(): Promise<void> {
-    await Promise.all([this.#hot.stop(), this.#cold.stop()]);
+    await Promise.all([this.#hot.stop(), this.#cold.stop(), this.#brief.stop()]);
     this.#port.close();
     await this.#driver.close();
   }
@@ -79,8 +100,8 @@ export class Blocker {
     }
     return {
       role: 'blocker',
-      inFlight: this.#hot.running + this.#cold.running,
-      waiting: this.#hot.waiting + this.#cold.waiting,
+      inFlight: this.#hot.running + this.#cold.running + this.#brief.running,
+      waiting: this.#hot.waiting + this.#cold.waiting + this.#brief.waiting,
       bytesRead: this.#bytesRead,
       bytesWritten: this.#bytesWritten,
       operations,
@@ -140,7 +161,7 @@ export class Blocker {
     this.#hot.leave();
   };
 
-  async #runCold(request: Request): Promise<void> {
+  async #runCold(request: Request, lane: Lane): Promise<void> {
     const { op } = request;
     try {
       checkDeadline(request.deadline);
@@ -158,7 +179,7 @@ export class Blocker {
         this.#log.error({ op: opName(op), target: request.target, err: error }, 'a request failed');
       request.fail(errno, `${opName(op)}: ${messageOf(error)}`, error instanceof RangeTooSmall ? error.needed : 0);
     } finally {
-      this.#cold.leave();
+      lane.leave();
     }
   }
 }

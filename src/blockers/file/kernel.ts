@@ -83,6 +83,10 @@ class Kernel implements FileSystem {
     return REMOTE.has(fs.statfsSync(directory).type);
   }
 
+  peekSize(file: string): number | null {
+    return fs.statSync(file, { throwIfNoEntry: false })?.size ?? null;
+  }
+
   peek(file: string, most: number): Buffer | null {
     const fd = libc.open(file, libc.O_RDONLY | libc.O_CLOEXEC, 'uint32_t', 0);
     if (fd < 0) return null;

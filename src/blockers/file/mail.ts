@@ -28,6 +28,8 @@ export class Mailbox {
   /** Where the next letter begins. */
   #position = 0;
   #reading = false;
+  /** Null: not known yet. */
+  #isLocal: boolean | null = null;
 
   /** @param parent directory of the lock files */
   constructor(parent: string, owner: string, opener: Opener) {
@@ -52,12 +54,22 @@ export class Mailbox {
     if (this.#reading) return [];
     this.#reading = true;
     try {
-      return await this.#receive();
+      return this.#hasNone() ? [] : await this.#receive();
     } catch (error) {
       throw fileError(`cannot read the mail ${this.#own}`, error);
     } finally {
       this.#reading = false;
     }
+  }
+
+  /** True where a look of microseconds tells that nothing has come: a check of locks then waits for no thread. */
+  #hasNone(): boolean {
+    const { system } = this.#opener;
+    this.#isLocal ??= system.isLocal?.(path.dirname(this.#directory)) ?? false;
+    if (!this.#isLocal || !system.peekSize) return false;
+    const size = system.peekSize(this.#own);
+    if (size === null) this.#position = 0;
+    return (size ?? 0) === this.#position;
   }
 
   async #receive(): Promise<LockMail[]> {

@@ -30,6 +30,8 @@ export interface FileSystem {
   isLocal?(directory: string): boolean;
   /** Do writes stay on this machine for a while that a server, which other nodes use, has not seen? @throws the system's error */
   holdsWrites?(directory: string): boolean;
+  /** The file's length, at once; null when there is none. @throws the system's error */
+  peekSize?(file: string): number | null;
   /** The file's first bytes, at once, good until the next call; null when it cannot be read. */
   peek?(file: string, most: number): Buffer | null;
 

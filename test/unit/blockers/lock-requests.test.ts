@@ -92,6 +92,30 @@ it('ACQUIRE is answered as the original does; with FORCE it tells the holder whe
   expect(await drivers[0].lockHolder('web1')).toMatchObject({ owner: 'node1_1002' });
 });
 
+it('locks are looked at, taken and given back while as many flushes as may run are held up', async () => {
+  let release = () => {};
+  const held = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  let flushes = 0;
+  class SlowFlushes extends MemoryDriver {
+    override async flush(): Promise<void> {
+      flushes++;
+      await held;
+    }
+  }
+  const { port, clients } = serve([new SlowFlushes('node1_1002')]);
+  const flushing = Array.from({ length: 20 }, () => port.call(0, { op: Op.FLUSH }));
+  await expect.poll(() => flushes).toBe(16);
+  await clients[0].acquire('web1');
+  expect(await clients[0].check(['web1'])).toEqual({ lost: [], mail: [] });
+  expect(await clients[0].holder('web1')).toMatchObject({ owner: 'node1_1002' });
+  await clients[0].release('web1', false);
+  expect(flushes).toBe(16);
+  release();
+  await Promise.all(flushing);
+});
+
 it('requests about locks that say nothing sensible are refused with EINVAL', async () => {
   const { port } = serve(await nodes('memory', ['node1_1002']));
   const bodies: [number, string][] = [
