@@ -1,6 +1,7 @@
-/** npm run simulate -- [--seed N] [--seeds N] [--cuts N] [--only N] [--trace]: power cuts on a modelled disk. See docs/testing.md. */
+/** npm run simulate -- [--seed N] [--seeds N] [--cuts N] [--only N] [--break NAME] [--trace]: power cuts on a modelled disk. See docs/testing.md. */
 import { parseArgs } from 'node:util';
 import { destroySegments } from './node.js';
+import { breaks } from './sabotage.js';
 import { type SimulationFailure, simulate } from './simulation.js';
 import { realNow } from './time.js';
 
@@ -10,9 +11,17 @@ const { values } = parseArgs({
     seeds: { type: 'string', default: '1' },
     cuts: { type: 'string', default: '100' },
     only: { type: 'string' },
+    /** An ordering that is broken on purpose (sabotage.ts); 'list' names them. */
+    break: { type: 'string' },
     trace: { type: 'boolean', default: false },
   },
 });
+
+if (values.break === 'list') {
+  console.log(Object.keys(breaks).join('\n'));
+  process.exit(0);
+}
+if (values.break !== undefined && !(values.break in breaks)) throw new Error(`no such break: ${values.break}`);
 
 const first = Number(values.seed);
 const began = realNow();
@@ -24,6 +33,7 @@ for (let seed = first; seed < first + Number(values.seeds); seed++) {
       seed,
       cuts: Number(values.cuts),
       only: values.only === undefined ? undefined : Number(values.only),
+      ...(values.break === undefined ? {} : breaks[values.break]),
       trace: values.trace ? (line) => console.log(line) : undefined,
     });
     total += cuts;

@@ -3,6 +3,7 @@
  * are used again, since making one takes longer than most lives here.
  */
 import pino from 'pino';
+import type { Driver } from '../../src/blockers/driver.js';
 import { FileDriver } from '../../src/blockers/file/index.js';
 import { Blocker } from '../../src/blockers/server.js';
 import { Composer } from '../../src/composer/composer.js';
@@ -26,6 +27,8 @@ export interface NodeSettings {
   /** Files that each store keeps open. */
   readonly fdcache: number;
   readonly writeThrough: boolean;
+  /** Breaks a driver on purpose, before it is used. */
+  readonly sabotage?: (driver: Driver, store: 'blocks' | 'maps') => void;
 }
 
 const free: Segment[] = [];
@@ -80,6 +83,7 @@ export class Node {
     for (const { root, number, name } of stores) {
       const { fdcache } = settings;
       const driver = new FileDriver({ root, uniqueStr: `sim_${number}`, fdcache, dirtyFiles: fdcache, system });
+      settings.sabotage?.(driver, root === MAPS_ROOT ? 'maps' : 'blocks');
       await driver.open();
       const blocker = new Blocker({ port: segment.bind(number, { name }), driver, nrOps: 64, log });
       blocker.start();

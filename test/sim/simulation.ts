@@ -28,6 +28,8 @@ export interface SimulationOptions {
   readonly operations?: number;
   /** Leaves out system calls on purpose. */
   readonly fault?: Fault;
+  /** Breaks the drivers on purpose. */
+  readonly sabotage?: NodeSettings['sabotage'];
   /** Only this cut of the first life, to look at it. */
   readonly only?: number;
   /** Called with everything that happens. */
@@ -88,10 +90,16 @@ class Simulation {
   constructor(options: SimulationOptions) {
     this.#options = options;
     const random = new Random(options.seed);
+    // A unit lies in one block: what spans two is two writes.
+    const unit = random.pick([512, 512, 4096]);
     this.#world = {
-      unit: random.pick([512, 512, 4096]),
-      blockSizes: random.pick([[1024], [4096], [4096, 8192], [8192]]),
-      settings: { fdcache: random.pick([4, 8, 64]), writeThrough: random.chance(0.1) },
+      unit,
+      blockSizes: random.pick([unit < 4096 ? [1024] : [4096], [4096], [4096, 8192], [8192]]),
+      settings: {
+        fdcache: random.pick([4, 8, 64]),
+        writeThrough: random.chance(0.1),
+        sabotage: options.sabotage,
+      },
       parallel: random.pick([1, 2, 4, 6]),
     };
   }
@@ -184,7 +192,7 @@ class Simulation {
         this.#trace(`change ${index}`);
         if (taken.length >= plan.cuts) return;
         // About as many changes come as there are places; the rest of the cuts is taken at the end.
-        const places = plan.window > 0 ? plan.window : plan.operations * 20;
+        const places = plan.window > 0 ? plan.window : plan.operations * 8;
         if (!cutting.chance(plan.cuts / places)) return;
         const tear = this.#world.unit < 4096 && cutting.chance(0.5);
         taken.push({ index, disk: disk.cut(mix(seed, index, 4), tear), model: now.freeze() });

@@ -7,7 +7,7 @@ import type { FileStatus, FileSystem, Transferred } from '../../src/blockers/fil
 import { errnos } from '../../src/sys/errno.js';
 import * as libc from '../../src/sys/libc.js';
 import { type Disk, fail, type Inode } from './disk.js';
-import { FileInode } from './inode.js';
+import { FileInode, PAGE } from './inode.js';
 import type { Random } from './random.js';
 import type { VirtualTime } from './time.js';
 
@@ -164,14 +164,18 @@ export class SimulatedSystem implements FileSystem {
   write(fd: number, bytes: Uint8Array, start: number, count: number, offset: number, done: Transferred): void {
     const { file } = this.#of(fd);
     this.#later('write', file, () => {
-      // What is under way may be written in two parts.
-      const n = count >= 1024 && this.#random.chance(0.1) ? Math.floor(count / 1024) * 512 : count;
+      const n = this.#part(count);
       this.disk.write(this.#file(fd), bytes.subarray(start, start + n), offset);
       return n;
     }).then(
       (n) => done(null, n),
       (error: Error) => done(error, 0),
     );
+  }
+
+  /** What is longer than a page may be done in two parts. */
+  #part(count: number): number {
+    return count > PAGE && this.#random.chance(0.2) ? PAGE * Math.ceil(count / PAGE / 2) : count;
   }
 
   open(file: string, flags: number): Promise<number> {
@@ -283,8 +287,7 @@ export class SimulatedSystem implements FileSystem {
 
   copyRange(from: number, to: number, offset: number, count: number): Promise<number> {
     return this.#later('copyRange', this.#of(to).file, () => {
-      const half = count >= 1024 && this.#random.chance(0.3) ? Math.ceil(count / 1024) * 512 : count;
-      const bytes = Buffer.alloc(half);
+      const bytes = Buffer.alloc(this.#part(count));
       const n = this.#file(from).read(bytes, offset);
       if (n > 0) this.disk.write(this.#file(to), bytes.subarray(0, n), offset);
       return n;
