@@ -74,6 +74,8 @@ export interface NodeOptions {
   readonly inherited?: number[];
   readonly lockWaitMs?: number;
   readonly registry?: LockRegistry;
+  /** Called before the mapper starts to act. */
+  readonly prepare?: (node: Node) => void;
 }
 
 /** A mapper that looks after its locks. */
@@ -81,6 +83,7 @@ export function startNode(stores: Stores, clock: TestClock, owner: string, optio
   const { inherited = [], lockWaitMs = 30_000, registry } = options;
   const node = memoryNode(stores, owner, inherited, { clock, lockWaitMs, ...(registry ? { registry } : {}) });
   for (const client of [node.maps, node.blocks]) client.now = () => clock.now();
+  options.prepare?.(node);
   node.mapper.start();
   return node;
 }
