@@ -61,7 +61,7 @@ describe.runIf(tools)('a qemu guest', () => {
     await guest.machine.expect(/^RIG-TICK .*$/m, 120_000);
     const pauses: number[] = [];
     for (let move = 1; move <= MOVES; move++) {
-      for (let i = 0; i < 6; i++) await guest.machine.expect(/^RIG-TICK .*$/m, 60_000);
+      for (let i = 0; i < 4; i++) await guest.machine.expect(/^RIG-TICK .*$/m, 60_000);
       const { node, owner } = sides[move % 2];
       const next = await start(node, move);
       pauses.push(await guest.monitor.migrate(`unix:${path.join(directory, `incoming-${move}`)}`));
@@ -69,7 +69,7 @@ describe.runIf(tools)('a qemu guest', () => {
       await guest.machine.off(30_000);
       expect(guest.machine.console).not.toContain('RIG-FAIL');
       guest = next;
-      for (let i = 0; i < 6; i++) await guest.machine.expect(/^RIG-TICK .*$/m, 60_000);
+      for (let i = 0; i < 4; i++) await guest.machine.expect(/^RIG-TICK .*$/m, 60_000);
       expect(locks.look(VOLUME)?.content).toBe(owner);
     }
     console.log(`the guest stood still for ${pauses.join(', ')} ms`);
