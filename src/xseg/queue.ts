@@ -62,6 +62,14 @@ export class Queue {
     return room;
   }
 
+  /** Empties the ring of a port that nobody owns; its next owner looks through the table. */
+  empty(): void {
+    lock(this.#memory, this.#lock, -1);
+    Atomics.store(this.#i32, this.#head, Atomics.load(this.#i32, this.#tail));
+    Atomics.store(this.#i32, this.#scan, 1);
+    unlock(this.#memory, this.#lock);
+  }
+
   /** Takes the oldest entry, -1 when there is none. Only the port's owner calls it. */
   pop(): number {
     const i32 = this.#i32;

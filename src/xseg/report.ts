@@ -102,37 +102,61 @@ function heldLocks(segment: Segment): SegmentReport['locks'] {
   });
 }
 
-/**
- * Checks the segment's invariants. A busy segment may show passing differences of counters; on an idle one the list is empty.
- * @returns problems, each a sentence that names the remedy
- */
-export function verify(segment: Segment): string[] {
+/** Something that is wrong with a segment, and the way out. */
+export interface Problem {
+  readonly what: string;
+  /** A command of xseg or archipelago, or what else to do. */
+  readonly remedy: string;
+  /** Nothing less than a restart of the whole node helps. */
+  readonly needsRestart: boolean;
+}
+
+const RESTART = 'nothing less than archipelago restart helps';
+
+function problem(what: string, remedy: string): Problem {
+  return { what, remedy, needsRestart: remedy === RESTART };
+}
+
+/** Checks the segment's invariants. A busy segment may show passing differences of counters; on an idle one the list is empty. */
+export function findProblems(segment: Segment): Problem[] {
   const { geometry } = segment;
   const { u32 } = segment.memory;
-  const problems: string[] = [];
+  const problems: Problem[] = [];
   for (const held of heldLocks(segment)) {
-    if (!held.alive)
-      problems.push(`the lock of ${held.name} is held by dead process ${held.pid}: recoverlocks ${held.port}`);
+    if (held.alive) continue;
+    const remedy = held.port < 0 ? 'recoverlocks' : `recoverlocks ${held.port}`;
+    problems.push(problem(`the lock of ${held.name} is held by dead process ${held.pid}`, remedy));
   }
   const bound = new Set<number>();
   for (let port = 0; port < geometry.ports; port++) {
     const word = segment.tables.portWord(port);
     const owner = segment.portOwner(port);
     if (owner) bound.add(port);
-    if (owner && !owner.alive)
-      problems.push(`port ${port} (${owner.name}) belongs to dead process ${owner.pid}: recoverport ${port}`);
-    if (u32[word + P.STATE] > PortState.BOUND) problems.push(`port ${port} has an unknown state`);
+    if (owner && !owner.alive) {
+      const whose = `port ${port} (${owner.name}) belongs to dead process ${owner.pid}`;
+      problems.push(problem(whose, `recoverport ${port}`));
+    }
+    if (u32[word + P.STATE] > PortState.BOUND) problems.push(problem(`port ${port} has an unknown state`, RESTART));
     const { requests, replies } = segment.tables.queues(port);
-    if (requests.isDamaged) problems.push(`the request queue of port ${port} is damaged: restart its role`);
-    if (replies.isDamaged) problems.push(`the reply queue of port ${port} is damaged: restart its role`);
+    for (const [queue, name] of [
+      [requests, 'request'],
+      [replies, 'reply'],
+    ] as const) {
+      if (queue.isDamaged) problems.push(problem(`the ${name} queue of port ${port} is damaged`, 'verify-fix'));
+    }
   }
   return [...problems, ...checkRequests(segment, bound), ...checkHeap(segment, bound)];
 }
 
-function checkRequests(segment: Segment, bound: ReadonlySet<number>): string[] {
+/** findProblems in sentences: what it is, a colon, and the remedy. */
+export const verify = (segment: Segment): string[] => findProblems(segment).map(describeProblem);
+
+export const describeProblem = ({ what, remedy }: Problem): string => `${what}: ${remedy}`;
+
+function checkRequests(segment: Segment, bound: ReadonlySet<number>): Problem[] {
   const { memory, geometry } = segment;
   const { u32 } = memory;
-  const problems: string[] = [];
+  const problems: Problem[] = [];
   const held = new Map<number, number>();
   let free = 0;
   for (let index = 0; index < geometry.requests; index++) {
@@ -142,33 +166,35 @@ function checkRequests(segment: Segment, bound: ReadonlySet<number>): string[] {
     const dst = u32[word + R.DST];
     const where = `request ${index} (at ${(index << REQUEST_SHIFT).toString(16)})`;
     if (state === RequestState.FREE) free++;
-    else if (state > RequestState.ORPHANED) problems.push(`${where} has unknown state ${state}: restart the node`);
+    else if (state > RequestState.ORPHANED) problems.push(problem(`${where} has unknown state ${state}`, RESTART));
     else if (state === RequestState.ORPHANED) {
-      if (!bound.has(dst)) problems.push(`${where} waits for an answer of unbound port ${dst}: recoverport ${dst}`);
+      const waits = `${where} waits for an answer of unbound port ${dst}`;
+      if (!bound.has(dst)) problems.push(problem(waits, `recoverport ${dst}`));
     } else {
       held.set(src, (held.get(src) ?? 0) + 1);
-      if (!bound.has(src)) problems.push(`${where} belongs to unbound port ${src}: recoverport ${src}`);
+      if (!bound.has(src)) problems.push(problem(`${where} belongs to unbound port ${src}`, `recoverport ${src}`));
     }
   }
   for (const port of bound) {
     const counted = u32[segment.tables.portWord(port) + P.REQUESTS];
     const has = held.get(port) ?? 0;
-    if (counted !== has) problems.push(`port ${port} counts ${counted} request records, it has ${has}`);
+    if (counted !== has) {
+      problems.push(problem(`port ${port} counts ${counted} request records, it has ${has}`, 'restart its role'));
+    }
   }
   const listed = segment.tables.pool.countFree();
-  if (listed < 0) problems.push('the list of free request records is broken: restart the node');
+  if (listed < 0) problems.push(problem('the list of free request records is broken', 'verify-fix'));
   else if (free !== u32[H.FREE_REQUEST_COUNT] || free !== listed) {
-    problems.push(
-      `the request table counts ${u32[H.FREE_REQUEST_COUNT]} free records, its list has ${listed}, there are ${free}`,
-    );
+    const counts = `${u32[H.FREE_REQUEST_COUNT]} free records, its list has ${listed}, there are ${free}`;
+    problems.push(problem(`the request table counts ${counts}`, 'verify-fix'));
   }
   return problems;
 }
 
-function checkHeap(segment: Segment, bound: ReadonlySet<number>): string[] {
+function checkHeap(segment: Segment, bound: ReadonlySet<number>): Problem[] {
   const { heap, geometry } = segment;
   const { u32 } = segment.memory;
-  const problems: string[] = [];
+  const problems: Problem[] = [];
   const pages = new Map<number, number>();
   let taken = 0;
   for (const block of heap.blocks()) {
@@ -176,22 +202,28 @@ function checkHeap(segment: Segment, bound: ReadonlySet<number>): string[] {
     pages.set(block.owner, (pages.get(block.owner) ?? 0) + (1 << block.order));
     const bytes = heap.bytesOf(block.order);
     if (block.owner === ORPHAN_OWNER) {
-      if (!heldByRequest(segment, block)) problems.push(`${bytes} bytes of the heap wait for a request that is over`);
+      const waits = `${bytes} bytes of the heap wait for a request that is over`;
+      if (!heldByRequest(segment, block)) problems.push(problem(waits, 'verify-fix'));
     } else if (!bound.has(block.owner)) {
-      problems.push(`${bytes} bytes of the heap belong to unbound port ${block.owner}: recoverport ${block.owner}`);
+      const whose = `${bytes} bytes of the heap belong to unbound port ${block.owner}`;
+      problems.push(
+        block.owner < geometry.ports ? problem(whose, `recoverport ${block.owner}`) : problem(whose, RESTART),
+      );
     }
   }
   for (const port of bound) {
     const counted = u32[segment.tables.portWord(port) + P.HEAP_PAGES];
     const has = pages.get(port) ?? 0;
-    if (counted !== has) problems.push(`port ${port} counts ${counted} heap pages, it has ${has}`);
+    if (counted !== has) {
+      problems.push(problem(`port ${port} counts ${counted} heap pages, it has ${has}`, 'restart its role'));
+    }
   }
   const free = heap.countFree();
-  if (free < 0) problems.push('a free list of the heap is broken: restart the node');
+  if (free < 0) problems.push(problem('a free list of the heap is broken', 'verify-fix'));
   else if (free !== u32[H.FREE_PAGES] || free + taken !== geometry.heapPages) {
-    problems.push(
-      `the heap counts ${u32[H.FREE_PAGES]} free pages of ${geometry.heapPages}, its lists have ${free}, ${taken} are taken`,
-    );
+    const lists = `its lists have ${free}, ${taken} are taken`;
+    const counts = `the heap counts ${u32[H.FREE_PAGES]} free pages of ${geometry.heapPages}, ${lists}`;
+    problems.push(problem(counts, 'verify-fix'));
   }
   return problems;
 }

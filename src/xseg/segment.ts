@@ -383,6 +383,25 @@ export class Segment {
     }
   }
 
+  /**
+   * Makes anew what can be made from the states of records and pages: the free lists, the entries of damaged queues, buffers that are
+   * nobody's any more. On a sound segment nothing changes.
+   */
+  rebuild(): void {
+    this.#withPorts(() => {
+      this.tables.pool.rebuild(-1);
+      this.heap.rebuild(-1);
+      this.#dispatcher.recovery.release(new Set());
+      for (let port = 0; port < this.geometry.ports; port++) {
+        const { requests, replies } = this.tables.queues(port);
+        if (this.isServed(port)) {
+          // Its owner empties them when it looks.
+          if (requests.isDamaged || replies.isDamaged) this.#dispatcher.notify(port);
+        } else for (const queue of [requests, replies]) if (queue.isDamaged) queue.empty();
+      }
+    });
+  }
+
   /** Releases segment locks of dead owners (of one port, or all), and repairs what they guard. Returns how many. */
   recoverLocks(number?: number): number {
     return this.#dispatcher.recovery.recoverLocks(number);

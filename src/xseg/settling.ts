@@ -6,7 +6,8 @@
  * successor serves nothing until these are over.
  *
  * A peer that works on such an orphan may need an answer of this port to finish it (a mapper that revokes a lease): requests of its
- * process are let through.
+ * process are let through. To answer them this port may have to ask others, and what it asks waits for the orphans, too: so an orphan at a port
+ * that asks something itself is not waited for any more. Who asks does not write to a store: that do those who only answer.
  */
 import { P, R, RequestState } from './layout.js';
 import type { Tables } from './tables.js';
@@ -22,6 +23,8 @@ export class Settling {
   readonly #predecessor: number;
   readonly #deadline = Date.now() + PATIENCE_MS;
   #orphans: number[];
+  /** Ports that work on orphans and have asked this one something meanwhile. */
+  readonly #asking = new Set<number>();
   #end: () => void = () => {};
 
   private constructor(tables: Tables, port: number, predecessor: number, orphans: number[]) {
@@ -51,7 +54,8 @@ export class Settling {
   /** How many of the requests are still under way. */
   get left(): number {
     this.#orphans = this.#orphans.filter((index) => isOrphanOf(this.#tables, index, this.#port, this.#predecessor));
-    return this.#orphans.length;
+    if (this.#asking.size === 0) return this.#orphans.length;
+    return this.#orphans.filter((index) => !this.#asking.has(this.#serverOf(index))).length;
   }
 
   get isOverdue(): boolean {
@@ -62,9 +66,14 @@ export class Settling {
   lets(src: number): boolean {
     const pid = (port: number): number => this.#tables.memory.u32[this.#tables.portWord(port) + P.PID];
     return this.#orphans.some((index) => {
-      const dst = this.#tables.memory.u32[this.#tables.requestWord(index) + R.DST];
+      const dst = this.#serverOf(index);
+      if (dst === src) this.#asking.add(src);
       return this.#tables.hasPort(dst) && pid(dst) === pid(src);
     });
+  }
+
+  #serverOf(index: number): number {
+    return this.#tables.memory.u32[this.#tables.requestWord(index) + R.DST];
   }
 
   finish(): void {

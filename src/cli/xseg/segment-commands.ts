@@ -1,6 +1,6 @@
 /** Commands that look at a segment or repair it; they send no requests. */
 
-import { report, type SegmentReport, verify } from '../../xseg/index.js';
+import { describeProblem, findProblems, type Problem, report, type SegmentReport } from '../../xseg/index.js';
 import { print, printJson } from '../common/io.js';
 import { parseNumber, UsageError } from './chain.js';
 import type { XsegCommand } from './command.js';
@@ -58,18 +58,19 @@ export const segmentCommands: readonly XsegCommand[] = [
   {
     name: 'verify',
     args: [],
-    help: 'check the segment: problems are printed, and the status is 255 when there are any',
+    help: 'check the segment: problems are printed with the way out, and the status is 255 when there are any',
     run: ({ state }) => tellProblems(state),
   },
   {
     name: 'verify-fix',
     args: [],
-    help: 'clean up after dead processes (their locks and ports), then verify',
+    help: 'clean up after dead processes (their locks and ports), make the free lists anew, then verify',
     run: async ({ state }) => {
       const { segment } = state;
       const locks = segment.recoverLocks();
       const dead = report(segment).bound.filter((p) => !p.alive);
       for (const { port } of dead) segment.recoverPort(port);
+      segment.rebuild();
       if (!state.json) await print(state.io, `recovered ${locks} locks and ${dead.length} ports\n`);
       return tellProblems(state);
     },
@@ -81,11 +82,13 @@ export const segmentCommands: readonly XsegCommand[] = [
     help: "clean up after a port's dead owner; its requests wait for a successor, or fail now with --fail",
     run: async ({ state, args, options }) => {
       const port = parseNumber(args[0], 'port');
-      if (!state.segment.portOwner(port)) {
-        await print(state.io, `port ${port} is free\n`);
+      const free = state.segment.portOwner(port) === null;
+      const result = state.segment.recoverPort(port, { fail: options.has('--fail') });
+      if (free && Object.values(result).every((count) => count === 0)) {
+        if (state.json) await printJson(state.io, { port, ...result });
+        else await print(state.io, `port ${port} is free\n`);
         return undefined;
       }
-      const result = state.segment.recoverPort(port, { fail: options.has('--fail') });
       const { requeued, resent, failed, freed, waiting, buffers } = result;
       const text =
         `recovered port ${port}: ${requeued} requests wait for its next owner, ${resent} are sent again, ` +
@@ -154,20 +157,22 @@ const LOOKS = 3;
 const BETWEEN_LOOKS_MS = 50;
 
 /** Counters of a busy segment change while they are compared: only what every look shows is a problem. */
-async function lastingProblems(state: ChainState): Promise<string[]> {
-  let problems = verify(state.segment);
+async function lastingProblems(state: ChainState): Promise<Problem[]> {
+  let problems = findProblems(state.segment);
   for (let look = 1; look < LOOKS && problems.length > 0; look++) {
     await new Promise((resolve) => setTimeout(resolve, BETWEEN_LOOKS_MS));
-    const now = new Set(verify(state.segment));
-    problems = problems.filter((problem) => now.has(problem));
+    const now = new Set(findProblems(state.segment).map(({ what }) => what));
+    problems = problems.filter(({ what }) => now.has(what));
   }
   return problems;
 }
 
 async function tellProblems(state: ChainState): Promise<boolean> {
   const problems = await lastingProblems(state);
-  if (state.json) await printJson(state.io, { problems });
-  else await print(state.io, problems.length === 0 ? 'no problems\n' : `${problems.join('\n')}\n`);
+  const lines = problems.map(describeProblem);
+  const restart = problems.some(({ needsRestart }) => needsRestart);
+  if (state.json) await printJson(state.io, { problems: lines, restart });
+  else await print(state.io, lines.length === 0 ? 'no problems\n' : `${lines.join('\n')}\n`);
   return problems.length === 0;
 }
 

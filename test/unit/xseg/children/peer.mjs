@@ -2,7 +2,7 @@
 const [compiled, spec, mode, ...args] = process.argv.slice(2);
 const { Segment } = await import(`${compiled}/index.js`);
 const { lock } = await import(`${compiled}/lock.js`);
-const { H } = await import(`${compiled}/layout.js`);
+const { H, P, R, RequestState } = await import(`${compiled}/layout.js`);
 
 const segment = Segment.join(spec);
 const say = (what) => process.send(what);
@@ -99,11 +99,56 @@ const modes = {
     });
   },
 
-  /** peer lock WHICH: takes a lock of the segment and keeps it */
-  lock([which]) {
+  /** peer lock WHICH PORT: takes a lock of the segment, or of a port's queue, and keeps it */
+  lock([which, number]) {
     const port = segment.bind('dynamic', { name: 'holder' });
-    const words = { ports: H.PORTS_LOCK, requests: H.REQUESTS_LOCK, heap: H.HEAP_LOCK };
+    const queues = segment.tables.portWord(Number(number ?? 0));
+    const words = {
+      ports: H.PORTS_LOCK,
+      requests: H.REQUESTS_LOCK,
+      heap: H.HEAP_LOCK,
+      requestQueue: queues + P.REQUEST_LOCK,
+      replyQueue: queues + P.REPLY_LOCK,
+    };
     lock(segment.memory, words[which], port.number);
+    say('ready');
+  },
+
+  /** peer push DST HOW: stops in the middle of sending: the state is set, and with `slot` the ring's slot, but not its tail */
+  push([dst, how]) {
+    const port = segment.bind('dynamic', { name: 'pusher' });
+    const { u32, i32 } = segment.memory;
+    const request = port.getRequest();
+    request.setData(port.allocate(8192), 8192);
+    u32[request.word + R.DST] = Number(dst);
+    const target = segment.tables.portWord(Number(dst));
+    lock(segment.memory, target + P.REQUEST_LOCK, port.number);
+    Atomics.store(i32, request.word + R.STATE, RequestState.SUBMITTED);
+    if (how === 'slot') {
+      const { queueCapacity, queues } = segment.geometry;
+      const ring = queues / 4 + Number(dst) * 2 * queueCapacity;
+      u32[ring + (u32[target + P.REQUEST_TAIL] & (queueCapacity - 1))] = request.index;
+    }
+    say('ready');
+  },
+
+  /** peer hold99 DST: asks for what is never answered */
+  hold99([dst]) {
+    const port = segment.bind('dynamic', { name: 'asker' });
+    const request = port.getRequest();
+    request.setData(port.allocate(8192), 8192);
+    request.op = 99;
+    port.submit(request, Number(dst));
+    say('ready');
+  },
+
+  /** peer records COUNT: holds records and buffers that no request uses */
+  records([count]) {
+    const port = segment.bind('dynamic', { name: 'keeper' });
+    for (let i = 0; i < Number(count); i++) {
+      port.getRequest();
+      port.allocate(100_000);
+    }
     say('ready');
   },
 
