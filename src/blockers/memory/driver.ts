@@ -108,7 +108,7 @@ export class MemoryDriver implements Driver {
     this.trim(io);
   }
 
-  async reset(name: string, _durable: boolean, deadline = 0): Promise<void> {
+  async reset(name: string, _durable = true, deadline = 0): Promise<void> {
     checkName(name);
     checkDeadline(deadline);
     this.#store.objects.set(name, EMPTY);
