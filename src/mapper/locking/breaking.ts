@@ -60,19 +60,32 @@ export class Breaking {
    * @throws SystemError ENOENT when nobody holds it
    */
   run(volume: Volume): Promise<UnlockReply> {
-    return this.#shared(volume, () => this.#break(volume));
+    return this.#shared(volume, async () => {
+      const { breaking } = volume;
+      if (!breaking) return this.#break(volume);
+      const ended = await this.#resume(volume, breaking);
+      if (ended) return ended;
+      const now = await this.#options.client.holder(volume.name);
+      if (now?.owner === breaking.holder) return this.#break(volume);
+      // An earlier mapper was done with it, but for saying so.
+      return { holder: breaking.holder, confirmed: false, waitedMs: 0 };
+    });
   }
 
-  /** Goes on with what an earlier mapper of this node began, if it came to that. */
+  /** Goes on with what an earlier mapper of this node began. Who asks for it again meanwhile shares it. */
   async resume(volume: Volume): Promise<void> {
     const { breaking } = volume;
-    if (!breaking) return;
-    await this.#shared(volume, async () => {
-      if (await this.#options.isOurs(volume.name)) return this.#wait(volume, breaking);
-      volume.breaking = null;
-      await this.#options.note(volume);
-      return { holder: null, confirmed: true, waitedMs: 0 };
-    });
+    if (!breaking || this.#running.has(volume.name)) return;
+    const none: UnlockReply = { holder: null, confirmed: true, waitedMs: 0 };
+    await this.#shared(volume, async () => (await this.#resume(volume, breaking)) ?? none);
+  }
+
+  /** Waits for the rest of the time; null when the earlier mapper had not come to break the lock, or was done with it. */
+  async #resume(volume: Volume, breaking: Break): Promise<UnlockReply | null> {
+    if (await this.#options.isOurs(volume.name)) return this.#wait(volume, breaking);
+    volume.breaking = null;
+    await this.#options.note(volume);
+    return null;
   }
 
   #shared(volume: Volume, work: () => Promise<UnlockReply>): Promise<UnlockReply> {
@@ -97,7 +110,9 @@ export class Breaking {
       await note(volume);
       try {
         const previous = await client.break(name);
-        const holder = previous?.owner ?? null;
+        // The blocker may have died after it did it and before it answered: its successor then found the lock this node's already.
+        const twice = previous?.owner === this.#options.owner;
+        const holder = twice ? before.owner : (previous?.owner ?? null);
         const waits = holder !== null && holder !== this.#options.owner;
         volume.breaking = {
           id: breaking.id,

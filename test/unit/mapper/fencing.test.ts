@@ -227,6 +227,21 @@ describe('unlock -f', () => {
     await b.mapper.open('volume');
   });
 
+  it('waits for the old holder also when the blocker died before its answer and found the lock taken the second time', async () => {
+    const nodes = twoNodes();
+    const { b, clock, stores } = nodes;
+    await createSmall(b, 'volume', BLOCK, BLOCK);
+    steal(nodes);
+    b.locks.before = (operation) => {
+      if (operation === 'break') stores.maps.locks.set('volume', { owner: B, since: 0 });
+    };
+    const unlock = b.mapper.unlock('volume', true);
+    await clock.pass(4900);
+    expect(stores.maps.locks.get('volume')?.owner).toBe(B);
+    await clock.pass(200);
+    expect(await unlock).toEqual({ holder: 'old_1002', confirmed: false, waitedMs: 5000 });
+  });
+
   it('of a lock that is itself being broken waits for the first holder, too', async () => {
     const nodes = twoNodes();
     const { a, b, clock } = nodes;

@@ -1,0 +1,271 @@
+/**
+ * Two nodes on one store do anything at random times: open, write, flush, break locks, hand over, die. Whatever happens, what was
+ * acknowledged is read, a node whose lock was broken writes nothing more, and never two may write.
+ */
+import fc from 'fast-check';
+import { expect, it } from 'vitest';
+import type { Driver } from '../../../src/blockers/driver.js';
+import { LockRegistry } from '../../../src/mapper/locking/registry.js';
+import type { LeaseReply } from '../../../src/requests/lease.js';
+import { Flag } from '../../../src/requests/ops.js';
+import { errnoName, errnoOf, errnos, SystemError } from '../../../src/sys/errno.js';
+import { checkInvariants } from './invariants.js';
+import { A, B, settle, startNode, TestClock } from './nodes.js';
+import { createSmall, memoryStores, type Node, readVolume } from './support.js';
+
+const BLOCK = 256;
+const BLOCKS = 3;
+const CHANGES = ['write', 'trim', 'writeZeroes', 'reset', 'copy', 'delete', 'truncate'] as const;
+/** What may be answered to something that met a lock, a loss or another operation. */
+const ANSWERS = ['EBUSY', 'EIO', 'ENOENT', 'EPERM', 'EEXIST', 'ECANCELED'];
+
+const command = fc.record({
+  what: fc.constantFrom(
+    'write',
+    'write',
+    'write',
+    'flush',
+    'shared',
+    'open',
+    'close',
+    'leave',
+    'break',
+    'snapshot',
+    'die',
+    'slow',
+    'pass',
+    'pass',
+  ),
+  side: fc.constantFrom(0, 1),
+  block: fc.integer({ min: 0, max: BLOCKS - 1 }),
+  ms: fc.constantFrom(1, 20, 120, 400, 1500, 4000, 7000),
+});
+type Command = typeof command extends fc.Arbitrary<infer T> ? T : never;
+
+class World {
+  readonly clock = new TestClock();
+  readonly stores = memoryStores();
+  readonly sides: Side[] = [];
+  /** Owners whose lock was broken, and who have not taken it since. */
+  readonly banned = new Set<string>();
+  /** By block: what it was last known to hold, and what may have been written since. */
+  readonly blocks = Array.from({ length: BLOCKS }, () => ({ sure: 0, maybe: new Set<number>() }));
+  value = 0;
+  /** What must not be: told at the end, since here it would be taken for an answer. */
+  readonly violations: string[] = [];
+
+  /** Whoever may write by a lease that is good. */
+  writers(): string[] {
+    return this.sides.filter((side) => side.mayWrite).map((side) => side.owner);
+  }
+}
+
+/** A node with a composer that survives its mapper. */
+class Side {
+  readonly owner: string;
+  readonly #world: World;
+  readonly #registry = LockRegistry.volatile();
+  node: Node;
+  /** ms that each request to a store takes. */
+  slow = 0;
+  #died: () => void = () => {};
+  #death = new Promise<void>((resolve) => (this.#died = resolve));
+  #lease: LeaseReply | null = null;
+  #revocations = 0;
+  #losses = 0;
+  #inFlight = 0;
+  #drained: (() => void)[] = [];
+
+  constructor(world: World, owner: string) {
+    this.#world = world;
+    this.owner = owner;
+    this.node = this.#start([]);
+  }
+
+  #start(inherited: number[]): Node {
+    const { clock, stores, banned } = this.#world;
+    const prepare = (node: Node): void => {
+      node.holders.set(500, (_volume, flags) => this.#revoke(flags));
+      for (const client of [node.maps, node.blocks]) {
+        // Requests stand in a queue before they are begun.
+        client.before = () => this.#delay();
+        this.#guard(client.driver);
+      }
+    };
+    const node = startNode(stores, clock, this.owner, {
+      inherited,
+      prepare,
+      registry: this.#registry,
+      lockWaitMs: 8000,
+    });
+    const { driver } = node.maps;
+    const acquire = driver.acquire.bind(driver);
+    driver.acquire = async (target) => {
+      await acquire(target);
+      banned.delete(this.owner);
+    };
+    return node;
+  }
+
+  /** Whatever changes the store is begun under a lock that nobody broke. */
+  #guard(driver: Driver): void {
+    const { banned, violations } = this.#world;
+    for (const method of CHANGES) {
+      const original = driver[method].bind(driver) as (...args: unknown[]) => unknown;
+      (driver as unknown as Record<string, unknown>)[method] = (...args: unknown[]): unknown => {
+        if (banned.has(this.owner)) violations.push(`${this.owner}: ${method}`);
+        return original(...args);
+      };
+    }
+  }
+
+  async #delay(): Promise<void> {
+    if (this.slow > 0) await new Promise<void>((resolve) => this.#world.clock.after(this.slow, resolve));
+  }
+
+  get #until(): number {
+    return Math.max(this.#lease?.until ?? 0, this.node.renewed.get(500) ?? 0);
+  }
+
+  get mayWrite(): boolean {
+    return this.#lease?.granted === 'exclusive' && this.#world.clock.now() < this.#until;
+  }
+
+  async #revoke(flags: number): Promise<void> {
+    this.#lease = null;
+    this.#revocations++;
+    if (flags & Flag.LOST) this.#losses++;
+    if (this.#inFlight > 0) await new Promise<void>((resolve) => this.#drained.push(resolve));
+  }
+
+  /** Asks the mapper; what a mapper that dies leaves is asked of the next. */
+  async ask<T>(work: (node: Node) => Promise<T>): Promise<T> {
+    for (;;) {
+      const death = this.#death.then(() => null);
+      const result = await Promise.race([work(this.node).then((value) => ({ value })), death]);
+      if (result) return result.value;
+    }
+  }
+
+  /** The mapper is killed, and started again. */
+  die(): void {
+    const dead = this.node;
+    for (const client of [dead.maps, dead.blocks]) client.before = () => new Promise(() => {});
+    const died = this.#died;
+    this.#death = new Promise((resolve) => (this.#died = resolve));
+    this.node = this.#start([500]);
+    died();
+  }
+
+  async write(block: number): Promise<void> {
+    const world = this.#world;
+    const value = ++world.value;
+    const cell = world.blocks[block];
+    for (;;) {
+      if (!this.mayWrite) {
+        const { node } = this;
+        const revocations = this.#revocations;
+        const lease = await this.ask((asked) => asked.mapper.lease('volume', { write: true }, 500));
+        if (revocations !== this.#revocations || node !== this.node) continue;
+        this.#lease = lease;
+        if (world.writers().length > 1) world.violations.push(`${world.writers()} may write`);
+      }
+      const losses = this.#losses;
+      const granted = this.#lease?.until ?? 0;
+      this.#inFlight++;
+      try {
+        const [segment] = await this.ask((node) => node.mapper.mapWrite('volume', block * BLOCK, 4, 500));
+        if (losses !== this.#losses) throw new SystemError(errnos.EIO, 'lost');
+        const until = Math.max(granted, this.node.renewed.get(500) ?? 0);
+        const bytes = Buffer.alloc(4);
+        bytes.writeUInt32LE(value);
+        cell.maybe.add(value);
+        // What was sent is done even if the mapper dies.
+        await this.node.blocks.withDeadline(() => until).write(segment.target, segment.offset, bytes);
+        cell.sure = value;
+        cell.maybe.clear();
+        return;
+      } catch (error) {
+        if (errnoOf(error) !== errnos.ETIME) throw error;
+        this.#lease = null;
+      } finally {
+        if (--this.#inFlight === 0) for (const drained of this.#drained.splice(0)) drained();
+      }
+    }
+  }
+}
+
+async function run(world: World, { what, side: i, block, ms }: Command, n: number): Promise<void> {
+  const side = world.sides[i];
+  switch (what) {
+    case 'write':
+      return side.write(block);
+    case 'flush':
+      return side.ask((node) => node.mapper.flush('volume', true));
+    case 'shared':
+      return side.ask((node) => node.mapper.open('volume', undefined, true));
+    case 'open':
+      return side.ask((node) => node.mapper.open('volume'));
+    case 'close':
+    case 'leave':
+      return side.ask((node) => node.mapper.close('volume', what === 'leave'));
+    case 'snapshot':
+      return side.ask((node) => node.mapper.snapshot('volume', `snapshot-${n}`));
+    case 'break': {
+      const { holder } = await side.ask((node) => node.mapper.unlock('volume', true));
+      if (holder !== null && world.stores.maps.locks.get('volume')?.owner !== holder) world.banned.add(holder);
+      return;
+    }
+    case 'slow':
+      side.slow = side.slow === 0 ? Math.min(ms, 400) : 0;
+      return;
+    case 'die':
+      side.die();
+      return;
+    default:
+      return world.clock.pass(ms);
+  }
+}
+
+async function check(world: World): Promise<void> {
+  for (const [i, { sure, maybe }] of world.blocks.entries()) {
+    const found = (await readVolume(world.sides[0].node, 'volume', i * BLOCK, 4)).readUInt32LE();
+    expect([sure, ...maybe], `block ${i}`).toContain(found);
+  }
+}
+
+it('two nodes on one store lose nothing that was acknowledged, whatever happens', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(command, { minLength: 5, maxLength: 40 }), async (commands) => {
+      const world = new World();
+      world.sides.push(new Side(world, A), new Side(world, B));
+      await createSmall(world.sides[0].node, 'volume', BLOCKS * BLOCK, BLOCK);
+      const running: Promise<void>[] = [];
+      for (const [n, each] of commands.entries()) {
+        const done = run(world, each, n).catch((error) => {
+          expect(ANSWERS, `${JSON.stringify(each)}: ${error}`).toContain(errnoName(errnoOf(error)));
+        });
+        if (each.what === 'pass') await done;
+        else running.push(done);
+        await settle();
+      }
+      for (const side of world.sides) side.slow = 0;
+      await world.clock.until(Promise.all(running), 60_000);
+      expect(world.violations).toEqual([]);
+      await Promise.all(running);
+      for (const side of world.sides) await side.ask((node) => node.mapper.close('volume'));
+      await world.clock.pass(10_000);
+      await check(world);
+      await checkInvariants(world.sides[0].node, []);
+      // Both can use it again.
+      for (const side of world.sides) {
+        const writing = side.write(0);
+        await world.clock.until(writing, 10_000);
+        await writing;
+        await side.ask((node) => node.mapper.close('volume'));
+      }
+      await check(world);
+    }),
+    { numRuns: Number(process.env.ARCHIPELAGO_TEST_RUNS ?? 60) },
+  );
+}, 120_000);
