@@ -37,7 +37,7 @@ describe('MAP', () => {
     flags.length = 0;
     await run(device, IoCommand.WRITE, { data: Buffer.from('durable') });
     await run(device, IoCommand.READ, { length: 7 });
-    expect(flags).toEqual([Flag.FUA, 0]);
+    expect(flags).toEqual([Flag.MAY_PARK | Flag.FUA, 0]);
     vi.restoreAllMocks();
     await device.close();
   });

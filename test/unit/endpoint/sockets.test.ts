@@ -69,7 +69,7 @@ describe('the socket of a volume', () => {
     wire.send(request(Command.READ, 0, 5));
     expect(await wire.reply()).toBe(0);
     expect((await wire.take(5)).toString()).toBe('hello');
-    expect(flags).toEqual([Flag.FUA, 0]);
+    expect(flags).toEqual([Flag.MAY_PARK | Flag.FUA, 0]);
   });
 
   it('is there for owner and group, from MAP to UNMAP', async () => {
