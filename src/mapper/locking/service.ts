@@ -173,11 +173,14 @@ export class Locking {
         return own;
       }
       if (volume.breaking) return this.#breaking.run(volume);
-      if (!force || (await this.checks.isOurs(name))) {
-        await volume.locking.exclusive(() => this.#options.client.release(name, false));
-        return own;
-      }
-      return this.#breaking.run(volume);
+      if (force && !(await this.checks.isOurs(name))) return this.#breaking.run(volume);
+      const released = await volume.locking.exclusive(async () => {
+        if (volume.locked) return false;
+        await this.#options.client.release(name, false);
+        return true;
+      });
+      // Somebody here took it just now.
+      return released ? own : this.unlock(name, force);
     });
   }
 }
