@@ -35,7 +35,6 @@ export const breaks: Record<string, Break> = {
   'a copied object is not synced': {
     fault: (call, file) => call === 'fdatasync' && file.startsWith('/blocks/.archipelago-tmp'),
   },
-  'a cut object keeps its content': { fault: (call, file) => call === 'ftruncate' && file.startsWith('/blocks') },
   'a header is durable before the entries': flushing('maps', (names) => names.filter((name) => !MAP_DATA.test(name))),
   'headers are not flushed': flushing('maps', (names) => names.filter((name) => MAP_DATA.test(name))),
   'a flush does not reach the maps': flushing('maps', () => []),
@@ -44,10 +43,6 @@ export const breaks: Record<string, Break> = {
     const copy = driver.copy.bind(driver);
     driver.copy = (source, target, size, options, ...more) =>
       copy(source, target, size, { ...options, durable: false }, ...more);
-  }),
-  'an entry is durable before the new object it names': on('blocks', (driver) => {
-    const reset = driver.reset.bind(driver);
-    driver.reset = (name, _durable, ...more) => reset(name, false, ...more);
   }),
   'a write with FUA is not durable': on('blocks', (driver) => {
     const write = driver.write.bind(driver);

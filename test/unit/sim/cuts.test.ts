@@ -1,0 +1,17 @@
+/** Power cuts at any change of the disk, under a random workload: nothing promised is lost. See also more-cuts.test.ts. */
+import { afterAll, expect, it } from 'vitest';
+import { destroySegments } from '../../sim/node.js';
+import { simulate } from '../../sim/simulation.js';
+import { cutMany } from './many.js';
+
+afterAll(destroySegments);
+
+it('survives 2,500 power cuts', async () => {
+  expect(await cutMany(1, 2500)).toBeGreaterThanOrEqual(2500);
+}, 900_000);
+
+it('does the same again for the same seed, and something else for another', async () => {
+  const once = await simulate({ seed: 7, cuts: 20 });
+  expect(await simulate({ seed: 7, cuts: 20 })).toEqual(once);
+  expect((await simulate({ seed: 8, cuts: 20 })).hash).not.toBe(once.hash);
+}, 300_000);
