@@ -1,4 +1,5 @@
 /** The mapper behind its port: requests as others send them, on a segment with memory blockers. */
+import { spawnSync } from 'node:child_process';
 import pino from 'pino';
 import { expect, it, onTestFinished } from 'vitest';
 import { MemoryDriver } from '../../../src/blockers/memory/index.js';
@@ -21,6 +22,7 @@ import {
   VOLUME_INFO_FULL_SIZE,
 } from '../../../src/requests/structs.js';
 import { type CallInit, type Port, Segment, verify } from '../../../src/xseg/index.js';
+import { P } from '../../../src/xseg/layout.js';
 import { failure } from './support.js';
 
 const MAPPER = 1001;
@@ -260,6 +262,36 @@ it('leaves what comes while it stops to the next mapper on its port, which knows
   await late;
   expect(revoked).toContain('volume');
   expect(decodeVolumeInfo((await r.call({ op: Op.INFO, target: 'snapshot', capacity: 64 })).data).readOnly).toBe(true);
+});
+
+it('makes no snapshot while a write that a killed composer sent is still being executed', async () => {
+  const r = await rig();
+  await create(r, 'volume', 10 * MiB);
+  const lease = { op: Op.LEASE, target: 'volume', data: encodeJson({ write: true }), capacity: 4096 };
+  await r.composer.call(MAPPER, lease);
+  // A disk that takes its time.
+  const disk = r.segment.bind(9, { name: 'disk' });
+  let finish = (): void => {};
+  const taken = new Promise<void>((resolve) => {
+    disk.serve((request) => {
+      finish = () => request.succeed(0);
+      resolve();
+    });
+  });
+  r.composer.submit(r.composer.getRequest()!, 9);
+  await taken;
+  r.segment.memory.u32[r.segment.tables.portWord(COMPOSER) + P.PID] = spawnSync(process.execPath, ['--version']).pid;
+  let made = false;
+  const snapshot = r
+    .call({ op: Op.SNAPSHOT, target: 'volume', data: encodeName('snapshot') })
+    .finally(() => (made = true));
+  await expect.poll(() => r.segment.leftBy(COMPOSER)).toBe(1);
+  // Whatever else the mapper may do meanwhile, it goes on with other volumes.
+  for (let i = 0; i < 10; i++) await create(r, `another-${i}`, MiB);
+  expect(made).toBe(false);
+  finish();
+  await snapshot;
+  disk.close();
 });
 
 it('an object client moves long data in pieces and says what went wrong', async () => {
