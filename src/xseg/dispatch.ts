@@ -265,7 +265,7 @@ export class Dispatcher implements RequestHost {
 
   /** Port.settled. */
   settled(port: Port): Promise<void> {
-    return this.#byNumber[port.number]?.settling?.over ?? Promise.resolve();
+    return this.#byNumber[port.number]?.settling?.wait() ?? Promise.resolve();
   }
 
   /** Port.isSettling. */

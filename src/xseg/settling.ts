@@ -6,8 +6,8 @@
  * successor serves nothing until these are over.
  *
  * A peer that works on such an orphan may need an answer of this port to finish it (a mapper that revokes a lease): requests of its
- * process are let through. To answer them this port may have to ask others, and what it asks waits for the orphans, too: so an orphan at a port
- * that asks something itself is not waited for any more. Who asks does not write to a store: that do those who only answer.
+ * process are let through. To answer them this port may have to ask others, and what it asks waits for the orphans, too. So once something waits here,
+ * an orphan at a port that has asked this one is not waited for any more: it would be for ever. A store only answers, and is waited for always.
  */
 import { P, R, RequestState } from './layout.js';
 import type { Tables } from './tables.js';
@@ -16,8 +16,9 @@ import type { Tables } from './tables.js';
 export const PATIENCE_MS = 60_000;
 
 export class Settling {
-  /** Resolves when the wait is over. */
-  readonly over: Promise<void>;
+  readonly #over: Promise<void>;
+  /** Somebody here waits for the end. */
+  #waited = false;
   readonly #tables: Tables;
   readonly #port: number;
   readonly #predecessor: number;
@@ -32,7 +33,7 @@ export class Settling {
     this.#port = port;
     this.#predecessor = predecessor;
     this.#orphans = orphans;
-    this.over = new Promise((resolve) => {
+    this.#over = new Promise((resolve) => {
       this.#end = resolve;
     });
   }
@@ -54,8 +55,14 @@ export class Settling {
   /** How many of the requests are still under way. */
   get left(): number {
     this.#orphans = this.#orphans.filter((index) => isOrphanOf(this.#tables, index, this.#port, this.#predecessor));
-    if (this.#asking.size === 0) return this.#orphans.length;
+    if (!this.#waited || this.#asking.size === 0) return this.#orphans.length;
     return this.#orphans.filter((index) => !this.#asking.has(this.#serverOf(index))).length;
+  }
+
+  /** Resolves when the wait is over. */
+  wait(): Promise<void> {
+    this.#waited = true;
+    return this.#over;
   }
 
   get isOverdue(): boolean {
@@ -65,11 +72,9 @@ export class Settling {
   /** May a request of this port be served before the wait is over? */
   lets(src: number): boolean {
     const pid = (port: number): number => this.#tables.memory.u32[this.#tables.portWord(port) + P.PID];
-    return this.#orphans.some((index) => {
-      const dst = this.#serverOf(index);
-      if (dst === src) this.#asking.add(src);
-      return this.#tables.hasPort(dst) && pid(dst) === pid(src);
-    });
+    const servers = this.#orphans.map((index) => this.#serverOf(index));
+    if (servers.includes(src)) this.#asking.add(src);
+    return servers.some((dst) => this.#tables.hasPort(dst) && pid(dst) === pid(src));
   }
 
   #serverOf(index: number): number {

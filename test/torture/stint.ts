@@ -73,6 +73,7 @@ export class Stint {
     await this.#watched('at the end', this.#workload.stop());
     const pauseMs = Math.round(this.#fleet.longestPause);
     const findings = await this.#compare();
+    await this.#freshSupervisor();
     const { counts } = this.#fleet;
     return {
       killed: killed.join(', then '),
@@ -104,6 +105,12 @@ export class Stint {
     this.#note('archipelago start');
     const outcome = await this.node.tryArchipelago('start');
     if (outcome.code !== 0) throw new WrongData(describeOutcome(outcome));
+  }
+
+  /** Between rounds the supervisor is replaced: its patience with what keeps dying begins anew. */
+  async #freshSupervisor(): Promise<void> {
+    await killProcesses(this.node, ['supervisor']);
+    await this.#ensureSupervisor();
   }
 
   async #watched(when: string, work: Promise<void>): Promise<void> {

@@ -280,6 +280,43 @@ describe('an asker that died', () => {
     await successor.settled();
     expect(served).toEqual([71]);
   });
+
+  it('lets a peer through also when the answer needs others, and still waits for those that only answer', async () => {
+    const segment = createSegment();
+    const store = segment.bind(4);
+    const writes: Request[] = [];
+    store.serve((r) => (r.op === 2 ? writes.push(r) : r.succeed(0)));
+    const composer = segment.bind(3);
+    composer.serve(async (r) => {
+      // A lease is taken back: what runs under it asks the mapper for an object first.
+      await composer.call(2, { op: 13 }, { wait: true });
+      r.succeed(0);
+    });
+    const first = joinSegment(segment).bind(2);
+    first.submit(first.getRequest() as Request, 3);
+    const write = first.getRequest() as Request;
+    write.op = 2;
+    first.submit(write, 4);
+    await until(() => writes.length === 1 && report(segment).inFlight === 3, 'all are under way');
+    die(first);
+    const successor = joinSegment(segment).bind(2);
+    const order: string[] = [];
+    successor.serve(async (r) => {
+      order.push('asked');
+      // As every call of the successor does.
+      await successor.settled();
+      order.push('answered');
+      r.succeed(0);
+    });
+    await until(() => order.length === 1, 'the composer is let through');
+    for (let i = 0; i < 20; i++) await turn();
+    expect(order).toEqual(['asked']);
+    order.push('old write over');
+    writes[0].succeed(0);
+    await until(() => order.length === 3, 'the composer has its answer');
+    expect(order).toEqual(['asked', 'old write over', 'answered']);
+    await until(() => report(segment).inFlight === 0, 'the lease is taken back');
+  });
 });
 
 describe('recovery by hand', () => {
