@@ -1,0 +1,31 @@
+/** Ten rounds of kill -9 under load, with a new seed each time. More: `npm run torture -- --rounds N`. */
+import { spawn } from 'node:child_process';
+import path from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { bin } from './harness/node.js';
+
+const root = path.join(import.meta.dirname, '..', '..');
+const ROUNDS = 10;
+
+test('ten rounds of kill -9 lose no byte that was acknowledged, and leave nothing to clean up', async () => {
+  const seed = Math.floor(Math.random() * 2 ** 32);
+  const args = ['--rounds', String(ROUNDS), '--seed', String(seed)];
+  const child = spawn(path.join(root, 'scripts', 'torture.sh'), args, {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ARCHIPELAGO_TEST_BIN: bin },
+  });
+  onTestFinished(() => void child.kill());
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on('data', (chunk: Buffer) => {
+      output += chunk;
+    });
+  }
+  const status = await new Promise<number | null>((resolve) => child.on('close', resolve));
+  expect(status, output).toBe(0);
+  const summary = /^torture: (\d+) rounds, (\d+) kills, (\d+) requests answered.*nothing wrong$/m.exec(output);
+  expect(Number(summary?.[1]), output).toBe(ROUNDS);
+  expect(Number(summary?.[2])).toBeGreaterThanOrEqual(ROUNDS);
+  expect(Number(summary?.[3])).toBeGreaterThan(ROUNDS * 50);
+  console.log(summary?.[0]);
+});
