@@ -87,6 +87,30 @@ describe.each(transports)('over the %s transport', (transport) => {
     expect(disk.pool.inUse).toBe(0);
   });
 
+  test('a client that vanishes while it is not read, or says goodbye, leaves nobody waiting for what waits in the device', async () => {
+    for (const goodbye of [false, true]) {
+      const held: Io[] = [];
+      const provider = new SteeredProvider(new MemoryDisk({ size: MiB }), (device) => {
+        device.hook = (io) => held.push(io) > 0;
+      });
+      const { path, server } = await serve(provider, { transport, limits: { inFlight: 2 } });
+      const peer = await entered(path);
+      // The third is not taken, and so the end of the connection is not read.
+      peer.send(Buffer.concat(Array.from({ length: goodbye ? 1 : 3 }, () => request(Command.READ, 0, 512))));
+      await eventually(() => held.length).toBe(goodbye ? 1 : 2);
+      if (goodbye) peer.send(request(Command.DISC, 0, 0));
+      else peer.socket.destroy();
+      await eventually(() => provider.devices[0].abandoned).toBeGreaterThan(0);
+      expect(held).toHaveLength(goodbye ? 1 : 2);
+      // Whoever waits for nobody is ended by the device; the third as well, should it be taken then.
+      provider.devices[0].hook = () => false;
+      for (const io of held) io.complete(5);
+      await eventually(() => server.connections()).toEqual([]);
+      expect(provider.devices[0].closed).toBe(1);
+      peer.socket.destroy();
+    }
+  });
+
   test('a request without its magic number ends the connection after the answers to those before it', async () => {
     const { path } = await serveMemory({}, { transport });
     const peer = await entered(path);
