@@ -127,7 +127,7 @@ export interface BlockDevice {
    */
   kick?(): void;
   /**
-   * Optional. The client is gone while operations are in flight: those that wait for something (a lock, say) may fail now.
+   * Optional. The client is gone while operations are in flight: those that wait for something (a lock, say) may fail now. It may be called more than once.
    * close() follows when all have completed.
    */
   abandon?(): void;
