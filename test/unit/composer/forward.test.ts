@@ -1,0 +1,97 @@
+/** What the composer passes on to the mapper, and what becomes of it when the composer dies meanwhile. */
+import { spawnSync } from 'node:child_process';
+import { expect, it, onTestFinished } from 'vitest';
+import { Forwarder } from '../../../src/composer/forward.js';
+import { Op } from '../../../src/requests/ops.js';
+import { errnos } from '../../../src/sys/errno.js';
+import { type Port, type Request, Segment } from '../../../src/xseg/index.js';
+import { P } from '../../../src/xseg/layout.js';
+
+const MAPPER = 1;
+const COMPOSER = 2;
+let counter = 0;
+
+interface Rig {
+  client: Port;
+  /** Requests at the mapper, which a test answers. */
+  asked: Request[];
+  /** Binds the composer's port, as another process would. */
+  compose(): Port;
+  /** As kill -9 of that process. */
+  kill(composer: Port): void;
+}
+
+function rig(): Rig {
+  const spec = `posix:forward-test-${process.pid}-${counter++}:16:8:16:12`;
+  const segment = Segment.create(spec);
+  const opened = [segment];
+  onTestFinished(() => {
+    for (const each of opened) each.close();
+    Segment.destroy(spec);
+  });
+  const asked: Request[] = [];
+  segment.bind(MAPPER).serve((request) => asked.push(request));
+  return {
+    client: segment.bind(3),
+    asked,
+    compose: () => {
+      const joined = Segment.join(spec);
+      opened.push(joined);
+      const port = joined.bind(COMPOSER);
+      const forwarder = new Forwarder(port, MAPPER, () => {});
+      port.serve((request) => forwarder.forward(request));
+      return port;
+    },
+    kill: (composer) => {
+      segment.memory.u32[segment.tables.portWord(COMPOSER) + P.PID] = spawnSync(process.execPath, ['--version']).pid;
+      segment.reap();
+      composer.segment.close();
+    },
+  };
+}
+
+const arrived = (r: Rig, count: number): Promise<void> => expect.poll(() => r.asked.length).toBe(count);
+
+it('a snapshot that is passed on a second time has the same note', async () => {
+  const r = rig();
+  const first = r.compose();
+  const done = r.client.call(COMPOSER, { op: Op.SNAPSHOT, target: 'volume' }, { wait: true });
+  await arrived(r, 1);
+  const { note } = r.asked[0];
+  expect(note).toMatch(/^[0-9a-f]{32}$/);
+  r.kill(first);
+  r.compose();
+  r.asked[0].succeed(0);
+  await arrived(r, 2);
+  expect(r.asked[1].note).toBe(note);
+  r.asked[1].succeed(0);
+  await done;
+});
+
+it('another snapshot has another note', async () => {
+  const r = rig();
+  r.compose();
+  const done = [0, 1].map(() => r.client.call(COMPOSER, { op: Op.SNAPSHOT, target: 'volume' }));
+  await arrived(r, 2);
+  expect(r.asked[0].note).not.toBe(r.asked[1].note);
+  for (const request of r.asked) request.succeed(0);
+  await Promise.all(done);
+});
+
+it('a removal that the first composer had done is done, and only that', async () => {
+  const r = rig();
+  const first = r.compose();
+  const remove = { op: Op.DELETE, target: 'volume' };
+  const done = r.client.call(COMPOSER, remove, { wait: true });
+  await arrived(r, 1);
+  r.kill(first);
+  r.compose();
+  r.asked[0].succeed(0);
+  await arrived(r, 2);
+  r.asked[1].fail(errnos.ENOENT, 'volume volume does not exist');
+  await done;
+  const again = r.client.call(COMPOSER, remove);
+  await arrived(r, 3);
+  r.asked[2].fail(errnos.ENOENT, 'volume volume does not exist');
+  await expect(again).rejects.toMatchObject({ code: 'ENOENT' });
+});
