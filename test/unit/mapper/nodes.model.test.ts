@@ -31,8 +31,10 @@ const command = fc.record({
     'close',
     'leave',
     'break',
+    'break',
     'snapshot',
     'die',
+    'slow',
     'slow',
     'pass',
     'pass',
@@ -69,8 +71,8 @@ class Side {
   node: Node;
   /** The composer's way to the blocks. */
   readonly #disk: DriverClient;
-  /** ms that each request to a store takes. */
-  slow = 0;
+  /** ms that each request takes: to the store of maps and locks, to that of blocks. */
+  readonly slow = { maps: 0, blocks: 0 };
   #died: () => void = () => {};
   #death = new Promise<void>((resolve) => (this.#died = resolve));
   #lease: LeaseReply | null = null;
@@ -85,7 +87,7 @@ class Side {
     this.node = this.#start([]);
     this.#disk = new DriverClient(new MemoryDriver(owner, world.stores.blocks));
     this.#disk.now = () => world.clock.now();
-    this.#disk.before = () => this.#delay();
+    this.#disk.before = () => this.#delay('blocks');
     this.#guard(this.#disk.driver);
   }
 
@@ -93,10 +95,11 @@ class Side {
     const { clock, stores, banned } = this.#world;
     const prepare = (node: Node): void => {
       node.holders.set(500, (_volume, flags) => this.#revoke(flags));
-      for (const client of [node.maps, node.blocks]) {
+      for (const store of ['maps', 'blocks'] as const) {
+        const client = node[store];
         // Requests stand in a queue before they are begun.
         client.before = async () => {
-          await this.#delay();
+          await this.#delay(store);
           // A port's next owner begins when what was sent by the last is over (xseg/settling.ts): here it never is.
           if (node !== this.node) await new Promise(() => {});
         };
@@ -130,8 +133,9 @@ class Side {
     }
   }
 
-  async #delay(): Promise<void> {
-    if (this.slow > 0) await new Promise<void>((resolve) => this.#world.clock.after(this.slow, resolve));
+  async #delay(store: 'maps' | 'blocks'): Promise<void> {
+    const ms = this.slow[store];
+    if (ms > 0) await new Promise<void>((resolve) => this.#world.clock.after(ms, resolve));
   }
 
   get #until(): number {
@@ -225,7 +229,8 @@ async function run(world: World, { what, side: i, block, ms }: Command, n: numbe
       return;
     }
     case 'slow':
-      side.slow = side.slow === 0 ? Math.min(ms, 400) : 0;
+      if (block === 0) side.slow.maps = side.slow.maps === 0 ? Math.min(ms, 400) : 0;
+      else side.slow.blocks = side.slow.blocks === 0 ? ms : 0;
       return;
     case 'die':
       side.die();
@@ -257,8 +262,8 @@ it('two nodes on one store lose nothing that was acknowledged, whatever happens'
         else running.push(done);
         await settle();
       }
-      for (const side of world.sides) side.slow = 0;
-      await world.clock.until(Promise.all(running), 60_000);
+      for (const { slow } of world.sides) Object.assign(slow, { maps: 0, blocks: 0 });
+      await world.clock.until(Promise.all(running), 120_000);
       expect(world.violations).toEqual([]);
       await Promise.all(running);
       for (const side of world.sides) await side.ask((node) => node.mapper.close('volume'));
