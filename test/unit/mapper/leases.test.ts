@@ -239,10 +239,10 @@ describe('flush', () => {
 
   it('that failed is done again', async () => {
     const node = memoryNode();
-    await createSmall(node, 'volume', BLOCK, BLOCK);
+    await createSmall(node, 'volume', 2 * BLOCK, BLOCK);
     await writeVolume(node, 'volume', 0, Buffer.from('x'));
     await node.mapper.flush('volume');
-    await node.mapper.mapZero('volume', 0, BLOCK, 500);
+    await writeVolume(node, 'volume', BLOCK, Buffer.from('x'));
     let fail = true;
     const flushed: string[] = [];
     node.maps.before = (operation, name) => {
