@@ -80,6 +80,10 @@ export const syncfs = bind<[fd: number], number>('int syncfs(int fd)');
 export const fallocate = bind<[fd: number, mode: number, offset: number, length: number], number>(
   'int fallocate(int fd, int mode, int64_t offset, int64_t len)',
 );
+/** With flags 7: what the cache has changed of the range is written to the disk, and waited for. */
+export const syncFileRange = bind<[fd: number, offset: number, length: number, flags: number], number>(
+  'int sync_file_range(int fd, int64_t offset, int64_t nbytes, unsigned int flags)',
+);
 export const lseek = bind<[fd: number, offset: number, whence: number], number>(
   'int64_t lseek(int fd, int64_t offset, int whence)',
 );

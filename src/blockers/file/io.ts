@@ -11,6 +11,7 @@ import * as libc from '../../sys/libc.js';
 import type { ObjectIo } from '../driver.js';
 import { checkDeadline } from '../errors.js';
 import type { Handle } from './handle.js';
+import { changes, NativeError } from './pool.js';
 import type { FileSystem } from './system.js';
 
 const { EAGAIN, EINTR, EIO, ENOSYS, EOPNOTSUPP } = errnos;
@@ -45,12 +46,15 @@ export class FileIo {
   #poolReads = 0;
   #poolWrites = 0;
   #writes = 0;
+  /** Holes are made within the call: a disk of this machine, not a server. */
+  readonly #punchesNow: boolean;
 
   /** @param root the store's directory: its file system decides how reads are done */
   constructor(system: FileSystem, root: string) {
     this.#system = system;
     this.#memory = system.isMemory(root);
     this.#nowait = !this.#memory;
+    this.#punchesNow = system.fallocateNow !== undefined && (system.isLocal?.(root) ?? false);
   }
 
   /** The driver is closed. */
@@ -154,7 +158,12 @@ export class FileIo {
     const { bytes, length, offset } = io;
     let done = 0;
     handle.retain();
-    const next = () => this.#system.write(handle.fd, bytes, done, length - done, offset + done, step);
+    const next = (): void => {
+      this.#writeInTime(handle.fd, bytes, done, length - done, offset + done, io.deadline).then(
+        (n) => step(null, n),
+        (error) => step(error as Error, 0),
+      );
+    };
     const step = (error: Error | null, n: number) => {
       if (!error) {
         done += n;
@@ -172,27 +181,46 @@ export class FileIo {
     next();
   }
 
+  /** Writes as soon as a thread is free for it. @throws ETIME when that is too late */
+  #writeInTime(
+    fd: number,
+    bytes: Uint8Array,
+    start: number,
+    count: number,
+    offset: number,
+    deadline: number,
+  ): Promise<number> {
+    return changes.run(() => {
+      checkDeadline(deadline);
+      return new Promise<number>((resolve, reject) => {
+        this.#system.write(fd, bytes, start, count, offset, (error, n) => (error ? reject(error) : resolve(n)));
+      });
+    });
+  }
+
   /** Makes the range a hole, up to the file's end; where the file system has none, writes zeros. */
   async punch(handle: Handle, offset: number, length: number, deadline = 0): Promise<void> {
     const mode = libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_KEEP_SIZE;
-    if (length === 0 || (await this.#fallocate(handle, mode, offset, length))) return;
+    if (length === 0 || (await this.#fallocate(handle, mode, offset, length, deadline))) return;
     const { size } = await this.#system.fstat(handle.fd);
     await this.#writeZeroes(handle, offset, Math.min(length, size - offset), deadline);
   }
 
   /** The range becomes allocated zeros; the file may get longer. */
   async zeroRange(handle: Handle, offset: number, length: number, deadline = 0): Promise<void> {
-    if (length === 0 || (await this.#fallocate(handle, libc.FALLOC_FL_ZERO_RANGE, offset, length))) return;
+    if (length === 0 || (await this.#fallocate(handle, libc.FALLOC_FL_ZERO_RANGE, offset, length, deadline))) return;
     await this.#writeZeroes(handle, offset, length, deadline);
   }
 
-  /** False when the file system cannot do it. */
-  async #fallocate(handle: Handle, mode: number, offset: number, length: number): Promise<boolean> {
+  /** False when the file system cannot do it. @throws ETIME when no thread was free for it in time */
+  async #fallocate(handle: Handle, mode: number, offset: number, length: number, deadline: number): Promise<boolean> {
     handle.retain();
     try {
       for (;;) {
         try {
-          await this.#system.fallocate(handle.fd, mode, offset, length);
+          if (deadline !== 0 && this.#punchesNow)
+            await this.#fallocateInTime(handle.fd, mode, offset, length, deadline);
+          else await this.#fallocateOnPool(handle.fd, mode, offset, length, deadline);
           return true;
         } catch (error) {
           const errno = errnoOf(error);
@@ -213,16 +241,31 @@ export class FileIo {
     try {
       for (let done = 0; done < length; ) {
         // Each piece may wait for a slow disk: what is left is not begun under a lock that may be gone.
-        checkDeadline(deadline);
-        done += await new Promise<number>((resolve, reject) => {
-          this.#system.write(handle.fd, zeroes, 0, Math.min(ZEROES, length - done), offset + done, (error, n) =>
-            error ? reject(error) : resolve(n),
-          );
-        });
+        const count = Math.min(ZEROES, length - done);
+        done += await this.#writeInTime(handle.fd, zeroes, 0, count, offset + done, deadline);
       }
     } finally {
       handle.markDirty();
       handle.release();
     }
+  }
+
+  /**
+   * Looks at the time and makes the call in one go: a process that was stopped, or a pool that hung, does nothing late. What of it waits for
+   * the disk, which is to write out the range, is done before, on the pool.
+   */
+  async #fallocateInTime(fd: number, mode: number, offset: number, length: number, deadline: number): Promise<void> {
+    if (!this.#memory) await this.#system.writeOut?.(fd, offset, length).catch(() => {});
+    checkDeadline(deadline);
+    if (this.#system.fallocateNow?.(fd, mode, offset, length) === -1) {
+      throw new NativeError('fallocate', this.#system.errno());
+    }
+  }
+
+  #fallocateOnPool(fd: number, mode: number, offset: number, length: number, deadline: number): Promise<void> {
+    return changes.run(() => {
+      checkDeadline(deadline);
+      return this.#system.fallocate(fd, mode, offset, length);
+    });
   }
 }

@@ -13,6 +13,8 @@ const LOCAL = new Set([0xef53, 0x58465342, 0x9123683e, 0xf2f52010, 0x2fc12fc1, 0
 /** File systems of a server: NFS, SMB (two kinds), FUSE (which may be one), 9p, AFS. Cluster file systems give back what they hold. */
 const REMOTE = new Set([0x6969, 0xff534d42, 0xfe534d42, 0x517b, 0x65735546, 0x01021997, 0x5346414f]);
 const LOCK_EX_NB = 2 | 4;
+/** Flags of sync_file_range: wait, write, wait. */
+const WRITE_AND_WAIT = 7;
 /** ioctl that makes a file share all extents of another. */
 const FICLONE = 0x40049409;
 /** Most bytes of a peek. */
@@ -61,6 +63,10 @@ class Kernel implements FileSystem {
 
   pwrite(fd: number, address: number, count: number, offset: number): number {
     return libc.pwrite(fd, address, count, offset);
+  }
+
+  fallocateNow(fd: number, mode: number, offset: number, length: number): number {
+    return libc.fallocate(fd, mode, offset, length);
   }
 
   links(fd: number): number {
@@ -141,6 +147,10 @@ class Kernel implements FileSystem {
 
   async fallocate(fd: number, mode: number, offset: number, length: number): Promise<void> {
     await native('fallocate', (end) => libc.fallocate.async(fd, mode, offset, length, end));
+  }
+
+  async writeOut(fd: number, offset: number, length: number): Promise<void> {
+    await native('sync_file_range', (end) => libc.syncFileRange.async(fd, offset, length, WRITE_AND_WAIT, end));
   }
 
   fdatasync(fd: number): Promise<void> {

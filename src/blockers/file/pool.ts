@@ -31,6 +31,12 @@ export class Limiter {
 /** Threads of libuv's pool. */
 export const poolThreads = Math.min(Math.max(Number(process.env.UV_THREADPOOL_SIZE) || 4, 1), 1024);
 
+/**
+ * Changes that have a deadline: no more than find a thread, so that what was looked at in time does not begin late after a wait of the
+ * pool's own. Syncs, which take long, have the other half.
+ */
+export const changes = new Limiter(Math.max(2, poolThreads >> 1));
+
 /** koffi allows 256 calls in flight in the process; the rest is for the other parts of it. */
 const nativeCalls = new Limiter(48);
 

@@ -43,6 +43,8 @@ export interface FileSystem {
   /** Only what is in the page cache: EAGAIN when the first byte is not, EOPNOTSUPP or ENOSYS when the file system does not tell. */
   preadCached(fd: number, address: number, count: number, offset: number): number;
   pwrite(fd: number, address: number, count: number, offset: number): number;
+  /** As fallocate, which is used where this is missing. */
+  fallocateNow?(fd: number, mode: number, offset: number, length: number): number;
   /** Names that the open file has; 0: it was deleted or replaced. @throws the system's error */
   links(fd: number): number;
   /** Milliseconds from some moment on, for measuring how long a call took. */
@@ -62,6 +64,8 @@ export interface FileSystem {
   ftruncate(fd: number, length: number): Promise<void>;
   /** @param mode of fallocate(2) */
   fallocate(fd: number, mode: number, offset: number, length: number): Promise<void>;
+  /** Writes out what the cache has changed of a range, without making it durable: what changes it next has no disk to wait for. */
+  writeOut?(fd: number, offset: number, length: number): Promise<void>;
   /** Content and length. */
   fdatasync(fd: number): Promise<void>;
   /** Of a directory: its entries. */
