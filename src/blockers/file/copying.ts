@@ -5,12 +5,13 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { errnos, SystemError } from '../../sys/errno.js';
-import { checkDeadline, isErrno } from '../errors.js';
+import { isErrno } from '../errors.js';
 import { missing } from '../names.js';
 import { copyContent } from './copy.js';
 import { all } from './durability.js';
 import type { Handles } from './handles.js';
 import { candidatePaths, hashedPath } from './paths.js';
+import { inTime } from './pool.js';
 import type { FileSystem } from './system.js';
 import type { TempFiles } from './temp.js';
 
@@ -101,14 +102,12 @@ export class Copying {
   }
 
   async #retryWithDirectories(file: string, deadline: number, work: () => Promise<void>): Promise<void> {
-    checkDeadline(deadline);
     try {
-      await work();
+      await inTime(deadline, work);
     } catch (error) {
       if (!isErrno(error, errnos.ENOENT)) throw error;
       await this.#handles.opener.makeDirectories(file);
-      checkDeadline(deadline);
-      await work();
+      await inTime(deadline, work);
     }
   }
 }

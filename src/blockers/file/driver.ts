@@ -21,6 +21,7 @@ import { listNames } from './listing.js';
 import { FileLocks } from './locks.js';
 import { Mailbox } from './mail.js';
 import { candidatePaths } from './paths.js';
+import { inTime } from './pool.js';
 import type { FileSystem } from './system.js';
 import { TempFiles } from './temp.js';
 
@@ -288,8 +289,7 @@ export class FileDriver implements Driver {
     await this.#cold(`cannot reset object ${name}`, () =>
       this.#handles.exclusive(name, async () => {
         const handle = await this.#handles.openOwn(name, 'create', deadline);
-        checkDeadline(deadline);
-        await this.#system.ftruncate(handle.fd, 0);
+        await inTime(deadline, () => this.#system.ftruncate(handle.fd, 0));
         this.#handles.failed.clear(name);
         handle.markDirty();
         if (durable) await this.#makeDurable(handle);
@@ -325,9 +325,9 @@ export class FileDriver implements Driver {
       this.#handles.exclusive(name, async (handle) => {
         let found = false;
         for (const file of candidatePaths(this.#root, name)) {
-          if (!found) checkDeadline(deadline);
           try {
-            await this.#system.unlink(file);
+            // Begun is begun: the object's other path goes too.
+            await inTime(found ? 0 : deadline, () => this.#system.unlink(file));
             found = true;
             this.#handles.directories.mark(path.dirname(file));
           } catch (error) {
@@ -357,9 +357,8 @@ export class FileDriver implements Driver {
     await this.#cold(`cannot truncate object ${name}`, () =>
       this.#handles.exclusive(name, async () => {
         const handle = await this.#handles.openOwn(name, 'write');
-        checkDeadline(deadline);
         try {
-          await this.#system.ftruncate(handle.fd, size);
+          await inTime(deadline, () => this.#system.ftruncate(handle.fd, size));
         } finally {
           handle.markDirty();
         }

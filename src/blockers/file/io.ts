@@ -11,7 +11,7 @@ import * as libc from '../../sys/libc.js';
 import type { ObjectIo } from '../driver.js';
 import { checkDeadline } from '../errors.js';
 import type { Handle } from './handle.js';
-import { changes, NativeError } from './pool.js';
+import { inTime, NativeError } from './pool.js';
 import type { FileSystem } from './system.js';
 
 const { EAGAIN, EINTR, EIO, ENOSYS, EOPNOTSUPP } = errnos;
@@ -190,12 +190,11 @@ export class FileIo {
     offset: number,
     deadline: number,
   ): Promise<number> {
-    return changes.run(() => {
-      checkDeadline(deadline);
-      return new Promise<number>((resolve, reject) => {
+    const work = () =>
+      new Promise<number>((resolve, reject) => {
         this.#system.write(fd, bytes, start, count, offset, (error, n) => (error ? reject(error) : resolve(n)));
       });
-    });
+    return inTime(deadline, work);
   }
 
   /** Makes the range a hole, up to the file's end; where the file system has none, writes zeros. */
@@ -263,9 +262,6 @@ export class FileIo {
   }
 
   #fallocateOnPool(fd: number, mode: number, offset: number, length: number, deadline: number): Promise<void> {
-    return changes.run(() => {
-      checkDeadline(deadline);
-      return this.#system.fallocate(fd, mode, offset, length);
-    });
+    return inTime(deadline, () => this.#system.fallocate(fd, mode, offset, length));
   }
 }

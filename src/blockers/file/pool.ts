@@ -3,6 +3,7 @@
  * keeps a crowd of syncs from taking every thread.
  */
 import * as libc from '../../sys/libc.js';
+import { checkDeadline } from '../errors.js';
 
 /** Runs at most `width` tasks at a time, the others in order. */
 export class Limiter {
@@ -35,7 +36,16 @@ export const poolThreads = Math.min(Math.max(Number(process.env.UV_THREADPOOL_SI
  * Changes that have a deadline: no more than find a thread, so that what was looked at in time does not begin late after a wait of the
  * pool's own. Syncs, which take long, have the other half.
  */
-export const changes = new Limiter(Math.max(2, poolThreads >> 1));
+const changes = new Limiter(Math.max(2, poolThreads >> 1));
+
+/** Begins a change when a thread is free for it. @param deadline see ObjectIo.deadline @throws ETIME when that is too late */
+export function inTime<T>(deadline: number, work: () => Promise<T>): Promise<T> {
+  if (deadline === 0) return work();
+  return changes.run(() => {
+    checkDeadline(deadline);
+    return work();
+  });
+}
 
 /** koffi allows 256 calls in flight in the process; the rest is for the other parts of it. */
 const nativeCalls = new Limiter(48);
