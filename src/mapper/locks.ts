@@ -127,10 +127,16 @@ export class Locks {
     await volume.locking.exclusive(async () => {
       if (!volume.locked) return;
       volume.releasing = true;
+      // Before the lock goes: a mapper that is killed in between must not leave word of a lock that its successor would miss.
+      await this.note(volume);
       try {
         await client.release(volume.name, false);
       } catch (error) {
-        if (errnoOf(error) !== errnos.ENOENT && errnoOf(error) !== errnos.EPERM) throw error;
+        if (errnoOf(error) !== errnos.ENOENT && errnoOf(error) !== errnos.EPERM) {
+          volume.releasing = false;
+          await this.note(volume);
+          throw error;
+        }
       } finally {
         volume.releasing = false;
       }

@@ -97,7 +97,7 @@ export class LockRegistry {
 
 function recordOf(volume: Volume): LockRecord | null {
   const { open, byHand, lost, breaking } = volume;
-  const held = volume.locked && (volume.kept || volume.leases.size > 0);
+  const held = volume.locked && !volume.releasing && (volume.kept || volume.leases.size > 0);
   if (open === null && !byHand && !held && lost === null && breaking === null) return null;
   return { open, byHand, held, lost, breaking: breaking && { holder: breaking.holder, until: breaking.until } };
 }
