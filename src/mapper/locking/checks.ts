@@ -75,7 +75,8 @@ export class LockChecks {
     this.answeredAt = Math.max(this.answeredAt, began);
     const holders = new Map(lost.map(({ name, holder }) => [name, holder?.owner ?? null]));
     for (const [i, volume] of asked.entries()) {
-      if (volume.tenure !== tenures[i]) continue;
+      // What is just being given up may be found gone before that is answered.
+      if (volume.tenure !== tenures[i] || volume.releasing) continue;
       const holder = holders.get(volume.name);
       if (holder !== undefined) this.#results.lost(volume, holder);
       else volume.checkedAt = Math.max(volume.checkedAt, began);

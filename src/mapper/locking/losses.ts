@@ -67,8 +67,9 @@ export class Losses {
         await new Promise<void>((resolve) => clock.after(AGAIN_MS, resolve));
       }
     }
-    // Operations of the mapper fail at their next step.
+    // Operations of the mapper fail at their next step; so does a lease that is just being granted.
     await volume.gate.exclusive(async () => {});
+    await volume.leasing.exclusive(async () => {});
   }
 
   /** The mark is no longer wanted: who uses the volume now begins anew. What ends is waited for. */

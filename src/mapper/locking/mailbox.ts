@@ -58,6 +58,8 @@ export class Mailbox {
   async #hasEnded(volume: Volume): Promise<boolean> {
     // What is broken here was broken again there: the first holder's time is not over before that is done.
     if (volume.breaking) return false;
+    // The lock that was broken may be one that is just being taken: then it counts as held in a moment, and leases go out by it.
+    await volume.locking.exclusive(async () => {});
     if (volume.locked) {
       const held = await this.#options
         .checks()

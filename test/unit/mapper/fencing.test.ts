@@ -140,6 +140,34 @@ describe('a lock that was taken away', () => {
     expect(a.mapper.status()).toMatchObject({ lost: 0, locked: 0 });
     expect(a.warnings).toEqual([]);
   });
+
+  it('is no loss when a look finds the lock gone before its release is answered', async () => {
+    const nodes = twoNodes();
+    const { a, clock, stores } = nodes;
+    await inUse(nodes);
+    let go = (): void => {};
+    const answering = new Promise<void>((resolve) => (go = resolve));
+    const { driver } = a.maps;
+    const release = driver.release.bind(driver);
+    driver.release = async (...args) => {
+      await release(...args);
+      await answering;
+    };
+    let look = (): void => {};
+    const looking = new Promise<void>((resolve) => (look = resolve));
+    a.locks.before = (operation) => (operation === 'check' ? looking : undefined);
+    await clock.pass(500);
+    const closing = a.mapper.close('volume');
+    await settle();
+    expect(stores.maps.locks.size).toBe(0);
+    look();
+    await settle();
+    expect(a.mapper.status()).toMatchObject({ lost: 0 });
+    go();
+    await closing;
+    expect(a.mapper.status()).toMatchObject({ lost: 0, locked: 0 });
+    expect(a.warnings).toEqual([]);
+  });
 });
 
 describe('a store that does not answer', () => {
@@ -200,6 +228,32 @@ describe('unlock -f', () => {
     expect(await clock.until(unlock, 1000)).toBeLessThan(500);
     expect(await unlock).toMatchObject({ holder: A, confirmed: true });
     expect(stores.maps.locks.size).toBe(0);
+  });
+
+  it('waits for an old holder that had just got the lock and was about to use it', async () => {
+    const nodes = twoNodes();
+    const { a, b, clock } = nodes;
+    await inUse(nodes, 'second');
+    await createSmall(a, 'volume', BLOCK, BLOCK);
+    let go = (): void => {};
+    const slow = new Promise<void>((resolve) => (go = resolve));
+    a.blocks.before = (operation) => (operation === 'forget' ? slow : undefined);
+    const lease = a.mapper.lease('volume', { write: true }, 500);
+    await settle();
+    let over = false;
+    const unlock = b.mapper.unlock('volume', true).then(() => (over = true));
+    await clock.pass(2000);
+    expect(over).toBe(false);
+    go();
+    // What is granted now was good when the lock was taken: it must end before the other node goes on.
+    await lease.catch(() => {});
+    const writing = a.mapper.mapWrite('volume', 0, 1, 500).then(
+      () => expect(over).toBe(false),
+      () => {},
+    );
+    await clock.until(unlock, 1000);
+    await writing;
+    await expect(a.mapper.mapWrite('volume', 0, 1, 500)).rejects.toEqual(LOST);
   });
 
   it('takes half a second when all is well', async () => {
