@@ -2,7 +2,7 @@
 import { afterAll, beforeEach, describe, expect, it } from 'vitest';
 import { type Lineage, newLineage } from '../../../src/mapper/formats/lineage.js';
 import * as v2 from '../../../src/mapper/formats/v2.js';
-import { Op } from '../../../src/requests/ops.js';
+import { Flag, Op } from '../../../src/requests/ops.js';
 import { EntryFlag } from '../../../src/requests/resolved-map.js';
 import { errnos, SystemError } from '../../../src/sys/errno.js';
 import { FakeNode } from './fake-node.js';
@@ -216,7 +216,9 @@ describe('epochs', () => {
 });
 
 describe('deletions that were cut short', () => {
+  const lineage: Lineage = newLineage(null, 1_700_000_000_000);
   const mark = (): void => {
+    Object.assign(store.volumes.get('volume1') ?? {}, { lineage });
     store.put('volume1', 0, OWN | EntryFlag.DELETED, objectName('volume1', 3, 0));
     store.objects.delete(objectName('volume1', 3, 0));
   };
@@ -246,7 +248,8 @@ describe('deletions that were cut short', () => {
     expect(node.asked('composer', Op.DELETE)).toEqual([]);
     const { report } = await check('volume1', '--repair');
     expect(report).toMatchObject({ repaired: 1, findings: [{ kind: 'interrupted-deletion', repaired: true }] });
-    expect(node.asked('composer', Op.DELETE)).toHaveLength(1);
+    // Only the volume of this id: the mapper deletes no other one of its name.
+    expect(node.asked('composer', Op.DELETE)).toMatchObject([{ note: `${lineage.id} 3` }]);
     expect((await check('--all')).kinds).toEqual([]);
   });
 
@@ -259,6 +262,50 @@ describe('deletions that were cut short', () => {
     const { kinds, report } = await check('--all', '--repair');
     expect(kinds).toEqual(['note deletion-kept', 'note interrupted-deletion']);
     expect(messages(report)).toContain('in use by unix');
+  });
+
+  it('--repair deletes no volume that was made under the name meanwhile', async () => {
+    mark();
+    let lists = 0;
+    store.onList = () => {
+      if (++lists !== 2) return;
+      store.add('volume1', { epoch: 4, lineage: newLineage(null) });
+      store.put('volume1', 0, OWN, objectName('volume1', 4, 0));
+    };
+    const { report } = await check('--all', '--repair');
+    expect(messages(report)).toContain('its deletion is not finished: the volume changed meanwhile');
+    expect(node.asked('composer', Op.DELETE)).toEqual([]);
+  });
+
+  it.each<[string, (put: (block: number, flags?: number) => void) => void]>([
+    [
+      'among its neighbours',
+      (put) => [0, 1, 2].forEach((block) => void put(block, block === 1 ? EntryFlag.DELETED : 0)),
+    ],
+    ['on a shared entry', (put) => void put(0, EntryFlag.DELETED | EntryFlag.WRITABLE)],
+    [
+      'behind a run that has none',
+      (put) => {
+        put(7);
+        put(5000, EntryFlag.DELETED);
+      },
+    ],
+  ])('--repair takes no mark for one that is %s', async (_where, arrange) => {
+    const volume = store.add('volume2', { blocks: 6000, lineage });
+    arrange((block, flags = 0) => {
+      store.put('volume2', block, (OWN ^ (flags & OWN)) | (flags & EntryFlag.DELETED), objectName('volume2', 1, block));
+    });
+    expect(volume.entries.size).toBeGreaterThan(0);
+    const { report } = await check('--all', '--repair');
+    expect(messages(report)).toMatch(/its deletion is not finished: block \d+ is not marked as/);
+    expect(node.asked('composer', Op.DELETE)).toEqual([]);
+  });
+
+  it('--repair leaves a volume without an id to the administrator', async () => {
+    mark();
+    Object.assign(store.volumes.get('volume1') ?? {}, { lineage: null });
+    expect(messages((await check('--all', '--repair')).report)).toContain('vlmc remove volume1 when it is to go');
+    expect(node.asked('composer', Op.DELETE)).toEqual([]);
   });
 
   it('--repair tells why one could not be finished', async () => {
@@ -390,6 +437,16 @@ describe('leftovers of hashing', () => {
   });
 });
 
+describe('mixed up maps', () => {
+  it('an entry of another block is an error, although its object exists', async () => {
+    store.put('volume1', 5, OWN, objectName('volume1', 3, 6));
+    store.put('volume1', 6, OWN, objectName('volume1', 3, 5));
+    const { kinds, report } = await check('volume1');
+    expect(kinds).toEqual(['error misplaced-object', 'error misplaced-object']);
+    expect(messages(report)).toContain('was made for block 6');
+  });
+});
+
 describe('--repair', () => {
   const lost = objectName('volume1', 1, 6);
 
@@ -401,6 +458,43 @@ describe('--repair', () => {
     expect(messages(report)).toContain('1 changed within the last 60 s (--age)');
     expect((await check('--all', '--repair', '--age', '3')).report).toMatchObject({ repaired: 1, good: true });
     expect(store.objects.has(lost)).toBe(false);
+  });
+
+  it('deletes under a lease only until it runs out, which the mapper may put off', async () => {
+    const present = [6, 7, 8].map((block) => objectName('volume1', 3, block));
+    for (const name of present) store.objects.set(name, 5);
+    const mapper = node.ports.get('mapper');
+    const seen: number[] = [];
+    node.on('blocks', Op.DELETE, async ({ target, deadline }) => {
+      seen.push(deadline);
+      if (seen.length === 3) throw new SystemError(errnos.ETIME, 'too late');
+      store.objects.delete(target);
+      await mapper?.call(store.leases.get('volume1') as number, { op: Op.RENEW, offset: 10 ** 12 });
+      return undefined;
+    });
+    const { report, status } = await check('--all', '--repair');
+    expect(status).toBe(255);
+    expect(seen[0]).toBeGreaterThan(0);
+    expect(seen.slice(1)).toEqual([10 ** 12, 10 ** 12]);
+    expect(report.repaired).toBe(2);
+    expect(messages(report)).toContain('orphans kept: the mapper did not say in time');
+    expect(store.locks.size).toBe(0);
+  });
+
+  it('does not close for others: what is open here, or lost, stays as it is', async () => {
+    const present = objectName('volume1', 3, 6);
+    store.objects.set(present, 5);
+    store.open.set('volume1', 'shared');
+    expect(messages((await check('--all', '--repair')).report)).toContain(
+      'orphans kept: the volume is open here (shared)',
+    );
+    store.open.clear();
+    store.lost.set('volume1', { holder: 'node2_1002', at: 1_700_000_000_000 });
+    expect(messages((await check('--all', '--repair')).report)).toContain('orphans kept: this node has lost the lock');
+    expect(node.asked('mapper', Op.LEASE)).toEqual([]);
+    store.lost.clear();
+    expect((await check('--all', '--repair')).report.repaired).toBe(1);
+    expect(node.asked('mapper', Op.CLOSE)).toMatchObject([{ flags: Flag.IMPLICIT }]);
   });
 
   it('--dry-run tells what it would delete, and changes nothing', async () => {

@@ -44,14 +44,14 @@ describe('vlmc check', () => {
     expect((await node.vlmc('check', 'nosuch1')).err).toBe('vlmc check failed: there is no volume nosuch1\n');
   });
 
-  it('tells a missing shared object from a missing own one, which reads as zeros', async () => {
+  it('tells missing objects, shared and own', async () => {
     store.objects.delete(objectName('volume1', 3, 0));
-    expect(await check('volume1')).toMatchObject({ status: 0, kinds: ['note missing-own-object'] });
+    expect(await check('volume1')).toMatchObject({ status: 255, kinds: ['error missing-own-object'] });
     store.objects.delete(objectName('volume1', 2, 1));
     const { status, kinds, report } = await check('--all');
     expect(status).toBe(255);
-    expect(kinds).toEqual(['error missing-object', 'error missing-object', 'note missing-own-object']);
-    expect(report).toMatchObject({ errors: 2, good: false });
+    expect(kinds).toEqual(['error missing-object', 'error missing-object', 'error missing-own-object']);
+    expect(report).toMatchObject({ errors: 3, good: false });
     const { out } = await node.vlmc('check', 'snap-1');
     expect(out).toMatch(/^ERROR {2}snap-1: block 1: object volume1_\w+ does not exist: its data is lost, reads fail\n/);
   });

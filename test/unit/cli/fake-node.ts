@@ -23,6 +23,8 @@ export interface Seen {
   readonly flags: number;
   readonly v0Size: number;
   readonly src: number;
+  readonly deadline: number;
+  readonly note: string;
   /** All of the data buffer. */
   readonly data: Buffer;
 }
@@ -127,9 +129,9 @@ export class FakeNode {
   }
 
   async #serve(peer: PeerName, request: Request): Promise<void> {
-    const { op, target, offset, size, flags, v0Size, src } = request;
+    const { op, target, offset, size, flags, v0Size, src, deadline, note } = request;
     const data = request.dataLength > 0 ? Buffer.from(request.data) : Buffer.alloc(0);
-    const seen = { peer, op, target, offset, size, flags, v0Size, src, data };
+    const seen = { peer, op, target, offset, size, flags, v0Size, src, deadline, note, data };
     this.seen.push(seen);
     try {
       const handler = this.#handlers.get(`${peer} ${op}`);

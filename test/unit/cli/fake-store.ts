@@ -5,6 +5,7 @@ import * as v2 from '../../../src/mapper/formats/v2.js';
 import { Flag, Op } from '../../../src/requests/ops.js';
 import { EntryFlag, ResolvedMap } from '../../../src/requests/resolved-map.js';
 import { encodeInfo, encodeVolumeInfo, VOLUME_INFO_SIZE } from '../../../src/requests/structs.js';
+import { monotonicMs } from '../../../src/sys/clock.js';
 import { errnos, SystemError } from '../../../src/sys/errno.js';
 import type { FakeNode, Seen } from './fake-node.js';
 
@@ -43,6 +44,9 @@ export class FakeStore {
   /** More objects of the maps store, and what is to be read instead of what volumes have there (null: nothing). */
   readonly raw = new Map<string, Buffer | null>();
   readonly locks = new Map<string, string>();
+  /** How volumes are open on this node, and which locks it lost. */
+  readonly open = new Map<string, 'shared' | 'exclusive'>();
+  readonly lost = new Map<string, { holder: string | null; at: number }>();
   /** Called before a LIST of volumes is answered. */
   onList: () => void = () => {};
   /** Targets of locks of this node that the listing of the maps store does not show. */
@@ -55,6 +59,11 @@ export class FakeStore {
     node.on('mapper', Op.LIST, (seen) => this.#list(seen));
     node.on('mapper', Op.INFO, ({ target }) => encodeVolumeInfo(this.#info(target)).subarray(0, VOLUME_INFO_SIZE));
     node.on('mapper', Op.MAPFETCH, (seen) => this.#fetch(seen));
+    node.on('mapper', Op.LOCKINFO, ({ target }) => {
+      const owner = this.locks.get(target);
+      const lock = owner === undefined ? null : { owner, since: null };
+      return { lock, open: this.open.get(target) ?? null, byHand: false, lost: this.lost.get(target) ?? null };
+    });
     node.on('mapper', Op.LEASE, ({ target, src }) => this.#lease(target, src));
     node.on('mapper', Op.CLOSE, ({ target }) => {
       this.leases.delete(target);
@@ -185,6 +194,6 @@ export class FakeStore {
     const info = this.#info(name);
     this.locks.set(name, 'here');
     this.leases.set(name, port);
-    return { granted: 'exclusive', ...info, generation: 1 };
+    return { granted: 'exclusive', ...info, generation: 1, until: monotonicMs() + 3000 };
   }
 }

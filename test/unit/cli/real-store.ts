@@ -10,9 +10,9 @@ const MAPPER_OPS = [Op.LIST, Op.MAPFETCH, Op.INFO, Op.LEASE, Op.CLOSE, Op.LOCKIN
 
 /** Lets the fake node's peers answer from these stores, through this mapper. */
 export function serveStores(fake: FakeNode, stores: Stores, node: Node): void {
-  const ask = async ({ op, target, offset, size, flags, v0Size, src, data }: Seen): Promise<Buffer> => {
-    const request = { op, target, offset, size, flags, v0Size, src, dataLength: data.length, data, orphaned: false };
-    return Buffer.from(await perform(node.mapper, { ...request, note: '' }, () => ({})));
+  const ask = async ({ op, target, offset, size, flags, v0Size, src, note, data }: Seen): Promise<Buffer> => {
+    const request = { op, target, offset, size, flags, v0Size, src, dataLength: data.length, data, note };
+    return Buffer.from(await perform(node.mapper, { ...request, orphaned: false }, () => ({})));
   };
   for (const op of MAPPER_OPS) fake.on('mapper', op, ask);
   fake.on('composer', Op.DELETE, ask);

@@ -21,8 +21,8 @@ import { tellTwins } from './twins.js';
 import { Writers } from './writers.js';
 
 const HELP = `
-What is checked: every map can be read; every object that it names exists (a missing own object reads as zeros, a missing shared one is
-an error) and is no longer than a block; no object that one map writes in place is named by another; no epoch in an object's name is ahead of
+What is checked: every map can be read; every object that it names exists and is no longer
+than a block, and is of that block; no object that one map writes in place is named by another; no epoch in an object's name is ahead of
 what its volume may use; no object of a volume's name pattern is left that no map names (an orphan: it only takes space). What crashes have
 left is told: interrupted deletions and renamings with the way out, maps that were never finished, locks of no volume. All of it
 may run while volumes are in use: what looks wrong is looked at again before it is told.

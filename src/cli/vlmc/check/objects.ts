@@ -5,10 +5,14 @@ import { errnoOf, errnos, messageOf } from '../../../sys/errno.js';
 import type { Session } from '../../common/session.js';
 import { EntryFlag, type MapEntry, mapOf } from '../entries.js';
 import type { Finding, Findings } from './findings.js';
+import { parseObjectName } from './name-set.js';
 import { versionOf } from './scan.js';
 
 /** Requests to the blocker at the same time. */
 const PARALLEL = 32;
+
+/** How often a block with a problem is looked at again. */
+const LOOKS = 3;
 
 type Judgement = Omit<Finding, 'volume' | 'block' | 'object'> | null;
 
@@ -21,6 +25,8 @@ export async function checkObjects(
 ): Promise<void> {
   const blocks = session.client.objects('blocks');
   const look = async (entry: MapEntry): Promise<Judgement> => {
+    const misplaced = judgePlace(entry);
+    if (misplaced) return misplaced;
     try {
       return judgeLength((await blocks.info(entry.object)).size, volume.blockSize);
     } catch (error) {
@@ -35,8 +41,8 @@ export async function checkObjects(
       // What a deletion has marked need not exist.
       if (entry.flags & EntryFlag.DELETED) continue;
       let problem = await look(entry);
-      if (problem) {
-        // The volume may be in use: what counts is the entry as it is now, and its object.
+      // The volume may be in use: what counts is the entry as it is now, and its object, which may have gone in between once more.
+      for (let again = 0; entry && problem && again < LOOKS; again++) {
         entry = await entryNow(session, volume, entry);
         problem = entry && (await look(entry));
       }
@@ -62,6 +68,14 @@ async function entryNow(session: Session, volume: VolumeListEntry, seen: MapEntr
   return null;
 }
 
+/** Objects that volumes make are called after their block, and stay with that block in every map. */
+function judgePlace({ index, flags, object }: MapEntry): Judgement {
+  const parsed = flags & EntryFlag.ARCHIP ? parseObjectName(object) : null;
+  if (!parsed || parsed.index === index) return null;
+  const message = `was made for block ${parsed.index}: entries of the map were mixed up`;
+  return { severity: 'error', kind: 'misplaced-object', message };
+}
+
 function judgeLength(length: number, blockSize: number): Judgement {
   if (length <= blockSize) return null;
   const message = `is longer than a block: ${length} of ${blockSize} bytes; what lies beyond is not the volume's`;
@@ -74,7 +88,9 @@ function judgeError(error: unknown, flags: number): Judgement {
   }
   const own = EntryFlag.WRITABLE | EntryFlag.ARCHIP;
   if ((flags & own) === own) {
-    return { severity: 'note', kind: 'missing-own-object', message: 'does not exist: the block reads as zeros' };
+    // No crash leaves that: an own object is durable before the entry that names it, and its entry is gone before it is.
+    const message = 'does not exist: its data is lost, the block reads as zeros';
+    return { severity: 'error', kind: 'missing-own-object', message };
   }
   return { severity: 'error', kind: 'missing-object', message: 'does not exist: its data is lost, reads fail' };
 }

@@ -4,22 +4,30 @@
  * Once no map names an object, only a first write of the volume in its name can make it wanted again, and only under the volume's present
  * epoch. So an orphan goes when its volume is not open anywhere, it was not touched lately, and
  *  - the volume's epoch has passed the object's (epochs never go back, also over deletion), or nothing writes to it; or
- *  - the epoch is the present one, and meanwhile we hold the volume's lease, as a composer would to write: nobody else does then.
+ *  - the epoch is the present one, and meanwhile we hold the volume's lease, as a composer would to write: nobody else does then. Each
+ *    deletion carries the lease's deadline, so that none is done late: another node may have broken the lock and made the object anew.
  * All of it only if no volume was made, renamed, snapshotted or removed while the maps were read, and only for objects that have a volume's
  * name pattern: what is content-addressed, or called by others, is never touched.
  *
- * A deletion that was begun is finished by asking for it again: its marks in the map are made by nothing else.
+ * A deletion that was begun is finished by asking for it again, for the very volume whose map has the marks, by its id: one of the same name
+ * may have been made meanwhile.
  */
 import type { VolumeListEntry } from '../../../requests/json.js';
 import type { LeaseReply } from '../../../requests/lease.js';
-import { Op } from '../../../requests/ops.js';
+import type { ObjectClient } from '../../../requests/object-client.js';
+import { encodeNote } from '../../../requests/once.js';
+import { Flag, Op } from '../../../requests/ops.js';
 import { errnoOf, errnos, messageOf } from '../../../sys/errno.js';
 import type { Request } from '../../../xseg/index.js';
 import type { Session } from '../../common/session.js';
 import { mapOf } from '../entries.js';
+import { lockState } from '../lock-state.js';
 import { usedBy } from '../mapped.js';
 import type { Findings } from './findings.js';
+import { RemovalMarks } from './marks.js';
 import { parseObjectName } from './name-set.js';
+import { scanMap } from './scan.js';
+import { readHeader } from './stored.js';
 
 export interface RepairOptions {
   /** Only tell what would be done. */
@@ -41,6 +49,8 @@ export class Repair {
   readonly #options: RepairOptions;
   /** Volumes whose lease was taken back from us. */
   readonly #revoked = new Set<string>();
+  /** Until when the lease is good, ms of the monotonic clock. */
+  #until = 0;
   /** The deletion that runs: a revocation waits for it. */
   #running: Promise<void> = Promise.resolve();
 
@@ -76,13 +86,43 @@ export class Repair {
     if (use) return `it is ${use}`;
     const holder = await client.objects('maps').lockHolder(name);
     if (holder) return `it is open: locked by ${holder.owner}`;
+    const remains = await this.#remains(name);
+    if (typeof remains === 'string') return remains;
     try {
-      if (!this.#options.dryRun) await client.call('composer', { op: Op.DELETE, target: name });
+      const note = encodeNote(remains);
+      if (!this.#options.dryRun) await client.call('composer', { op: Op.DELETE, target: name, note });
     } catch (error) {
       return messageOf(error);
     }
     await this.#findings.markRemoved(name);
     return null;
+  }
+
+  /** Which volume of that name is half deleted, by its id; or why that is not certain. */
+  async #remains(name: string): Promise<{ id: string; epoch: number } | string> {
+    const changed = 'the volume changed meanwhile; run the check again';
+    const before = await readHeader(this.#session, name);
+    const volume = this.#volumes.get(name);
+    if (!before || !volume) return changed;
+    const { lineage, epoch } = before.header;
+    if (!lineage) return `nothing in it tells it from a new volume of its name: vlmc remove ${name} when it is to go`;
+    const marks = new RemovalMarks(volume.blockSize);
+    let damaged = false;
+    const pieces = scanMap(this.#session, volume, () => {
+      damaged = true;
+    });
+    for await (const piece of pieces) for (const entry of piece) marks.note(entry);
+    if (damaged) return 'not all of its map can be read';
+    if (marks.odd !== null) {
+      return (
+        `block ${marks.odd} is not marked as a removal of this node would have left it, so its map may be damaged: look at it; ` +
+        `vlmc remove ${name} only when it is to go`
+      );
+    }
+    // The marks were read while the name stood for this volume.
+    const after = await readHeader(this.#session, name);
+    if (marks.count === 0 || after?.header.lineage?.id !== lineage.id) return changed;
+    return { id: lineage.id, epoch };
   }
 
   /** Deletes the orphans that may be deleted; what may not is told with the reason. */
@@ -107,8 +147,10 @@ export class Repair {
     if (volume?.epoch === undefined) {
       return `there is no header that says which names ${name} may use again; if the volume is gone for good, delete them with xseg`;
     }
-    const holder = await this.#session.client.objects('maps').lockHolder(name);
-    if (holder) return `the volume is open: locked by ${holder.owner}`;
+    const { lock, open, lost } = await lockState(this.#session, name);
+    if (lock) return `the volume is open: locked by ${lock.owner}`;
+    if (open !== null) return `the volume is open here (${open})`;
+    if (lost) return `this node has lost the lock of the volume; vlmc close ${name} first`;
     const old = await this.#oldEnough(all);
     const young = old.length === all.length ? null : this.#tooYoung(all.length - old.length);
     const passed = volume.deleted || volume.readOnly ? volume.epoch : volume.epoch - 1;
@@ -154,27 +196,38 @@ export class Repair {
     }
     const lease = await client.json<LeaseReply>('mapper', Op.LEASE, name, { write: false });
     if (lease.granted !== 'exclusive') return `the volume is open: ${lease.holder ?? 'another node has it'}`;
+    this.#until = lease.until ?? 0;
     try {
       if (lease.epoch !== volume.epoch) return 'the volume changed meanwhile; run the check again';
       const map = mapOf(client, name, lease, { flags: 0, v0Size: -1 });
+      const blocks = client.objects('blocks').withDeadline(() => this.#until);
       for (const { object, index, epoch } of orphans) {
         if (this.#revoked.has(name)) return 'the volume was opened meanwhile; run the check again';
         if (epoch > lease.epoch) continue;
         let named = false;
         for await (const [entry] of map.pieces(index, 1)) named = entry.object === object;
-        if (!named && !this.#revoked.has(name)) await this.#delete(object);
+        if (!named && !this.#revoked.has(name)) await this.#delete(object, blocks);
       }
       const beyond = orphans.find(({ epoch }) => epoch > lease.epoch);
       return beyond ? `the volume will use names of epoch ${beyond.epoch}, it is at ${lease.epoch} now` : null;
+    } catch (error) {
+      if (errnoOf(error) !== errnos.ETIME) throw error;
+      return 'the mapper did not say in time that the volume is still locked by this node; run the check again';
     } finally {
-      await client.call('mapper', { op: Op.CLOSE, target: name });
+      await this.#giveBack(name);
     }
   }
 
-  async #delete(object: string): Promise<void> {
+  /** As the last client does: what open and lock asked for on this node stays, and so does a lost lock, for somebody else's sake. */
+  async #giveBack(name: string): Promise<void> {
+    const { lost } = await lockState(this.#session, name);
+    if (!lost) await this.#session.client.call('mapper', { op: Op.CLOSE, target: name, flags: Flag.IMPLICIT });
+  }
+
+  async #delete(object: string, blocks: ObjectClient = this.#session.client.objects('blocks')): Promise<void> {
     const work = (async (): Promise<void> => {
       try {
-        if (!this.#options.dryRun) await this.#session.client.objects('blocks').delete(object);
+        if (!this.#options.dryRun) await blocks.delete(object);
       } catch (error) {
         if (errnoOf(error) !== errnos.ENOENT) throw error;
       }
@@ -184,8 +237,13 @@ export class Repair {
     await work;
   }
 
-  /** REVOKE: somebody else wants the volume. */
+  /** REVOKE: somebody else wants the volume. RENEW: it is this node's a while longer. */
   #serve(request: Request): void {
+    if (request.op === Op.RENEW) {
+      this.#until = Math.max(this.#until, request.offset);
+      request.succeed(0);
+      return;
+    }
     if (request.op !== Op.REVOKE) {
       request.fail(errnos.EOPNOTSUPP, 'vlmc serves no requests');
       return;
