@@ -12,6 +12,7 @@ import type { Port, Request } from '../xseg/index.js';
 import { type Abandonment, NOBODY } from './abandonment.js';
 import type { SegmentBuffer, SegmentBuffers } from './buffers.js';
 import { type ContextRequests, FIXED_CONTEXTS } from './contexts.js';
+import type { Leftovers } from './leftovers.js';
 import type { Parking } from './parking.js';
 import type { VolumeAddress } from './volumes.js';
 
@@ -20,6 +21,9 @@ const MAX_IO = 1 << 20;
 /** Largest payload of one request, in bytes. */
 const MAX_PAYLOAD = 32 << 20;
 const STATUS_BUFFER = 64 << 10;
+
+const isChange = ({ command }: Io): boolean =>
+  command === IoCommand.WRITE || command === IoCommand.TRIM || command === IoCommand.WRITE_ZEROES;
 
 const operations: Record<number, number> = {
   [IoCommand.READ]: Op.READ,
@@ -68,6 +72,7 @@ export interface DeviceHost {
   readonly buffers: SegmentBuffers;
   readonly abandonment: Abandonment;
   readonly parking: Parking;
+  readonly leftovers: Leftovers;
 }
 
 /** What one device serves, and whom it tells. */
@@ -143,6 +148,9 @@ export class ExportDevice implements BlockDevice {
     // Caching ahead is a hint that the page cache makes pointless.
     if (io.command === IoCommand.CACHE) io.complete(0);
     else if (io.command === IoCommand.RESIZE) this.#resize(io);
+    // Read from the socket after it was known that the client had left: it may have sent it again by another connection, and gone on.
+    else if (this.#abandoned && isChange(io)) io.complete(errnos.ECANCELED, 'the client is gone');
+    else if (this.#host.leftovers.isUsed && this.#host.leftovers.holds(this.volume.name, this, io)) return;
     else if (this.#starved.length > 0 || !this.#send(io)) this.#starve(io);
   }
 
@@ -222,25 +230,43 @@ export class ExportDevice implements BlockDevice {
       if (io.command === IoCommand.BLOCK_STATUS) this.#port.free(request.dataOffset);
       this.#port.putRequest(request);
       if (errnoOf(error) === errnos.EAGAIN) return false;
-      io.complete(errnoOf(error), messageOf(error));
+      this.#complete(io, errnoOf(error), messageOf(error));
     }
     if (this.#abandoned) this.#host.abandonment.tell(this.#id);
     return true;
   }
 
   /**
-   * The client is gone: what waits for a lock ends, nothing of it is written later. What runs goes on, and what waits for a record is sent
-   * first: the client may have closed its side only, and read on.
+   * The client is gone: what waits for a lock, or for what others left, ends, nothing of it is written later. What runs goes on, and what
+   * waits for a record is sent first: the client may have closed its side only, and read on.
    */
   abandon(): void {
     this.#abandoned = true;
-    this.#host.abandonment.tell(this.#id);
-    for (const io of this.#host.parking.take(this.volume.name, this)) {
-      io.complete(errnos.ECANCELED, 'nobody waits for the lock any more');
-    }
+    const { abandonment, leftovers, parking } = this.#host;
+    const { name } = this.volume;
+    const waiting = [...parking.take(name, this), ...leftovers.take(name, this)];
+    for (const io of this.#running()) if (isChange(io)) leftovers.leave(name, io);
+    abandonment.tell(this.#id);
+    for (const io of waiting) io.complete(errnos.ECANCELED, 'nobody waits for it any more');
   }
 
-  /** Sends an Io anew that was parked. */
+  /** What is in the composer or waits for a record. */
+  #running(): Io[] {
+    const ios = [...this.#starved];
+    for (const [index, id] of this.#senders.entries()) {
+      if (id === this.#id) ios.push(this.#port.segment.request(index).context as Io);
+    }
+    return ios;
+  }
+
+  /** Ends an Io that was sent, or was to be. */
+  #complete(io: Io, errno: number, message: string): void {
+    const { leftovers } = this.#host;
+    if (leftovers.isUsed) leftovers.done(this.volume.name, io);
+    io.complete(errno, message);
+  }
+
+  /** Takes an Io back that was parked or held. */
   unpark(io: Io): void {
     this.submit(io);
   }
@@ -291,11 +317,11 @@ export class ExportDevice implements BlockDevice {
     if (this.#starved.length > 0) this.#resume();
     const { parking } = this.#host;
     if (parked) {
-      if (this.#abandoned) io.complete(errnos.ECANCELED, message);
+      if (this.#abandoned) this.#complete(io, errnos.ECANCELED, message);
       else parking.park(this.volume.name, this, io);
       return;
     }
-    io.complete(served ? 0 : errno, message);
+    this.#complete(io, served ? 0 : errno, message);
     if (parking.isUsed && op !== Op.READ && op !== Op.FLUSH)
       parking.answered(this.volume.name, served ? 0 : errno, message);
   }

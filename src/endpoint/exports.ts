@@ -11,6 +11,7 @@ import { SegmentBuffers } from './buffers.js';
 import { Contexts } from './contexts.js';
 import { describeVolume, kindOf } from './describe.js';
 import { deviceInfo, ExportDevice } from './export-device.js';
+import { Leftovers } from './leftovers.js';
 import { Parking } from './parking.js';
 import type { Registry } from './registry.js';
 import { type Resolved, Resolver } from './resolve.js';
@@ -63,6 +64,7 @@ export class Exports implements ExportProvider {
   readonly #buffers: SegmentBuffers;
   readonly #abandonment: Abandonment;
   readonly #parking = new Parking();
+  readonly #leftovers = new Leftovers();
   readonly #open = new Map<ExportDevice, Opened>();
   #changes = 0;
 
@@ -123,7 +125,13 @@ export class Exports implements ExportProvider {
     } while (asked !== this.#changes);
     const { volume } = what;
     const device = new ExportDevice(
-      { ...this.#options, buffers: this.#buffers, abandonment: this.#abandonment, parking: this.#parking },
+      {
+        ...this.#options,
+        buffers: this.#buffers,
+        abandonment: this.#abandonment,
+        parking: this.#parking,
+        leftovers: this.#leftovers,
+      },
       {
         volume,
         ...this.#describe(what),

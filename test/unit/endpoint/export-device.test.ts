@@ -4,6 +4,7 @@ import { Abandonment } from '../../../src/endpoint/abandonment.js';
 import { SegmentBuffers } from '../../../src/endpoint/buffers.js';
 import type { ContextRequests } from '../../../src/endpoint/contexts.js';
 import { deviceInfo, ExportDevice } from '../../../src/endpoint/export-device.js';
+import { Leftovers } from '../../../src/endpoint/leftovers.js';
 import { Parking } from '../../../src/endpoint/parking.js';
 import type { VolumeAddress } from '../../../src/endpoint/volumes.js';
 import { type BlockDevice, IoCommand } from '../../../src/nbd/index.js';
@@ -51,6 +52,7 @@ function deviceOf(port: Port, options: FakeOptions = {}): ExportDevice {
       buffers: new SegmentBuffers(port),
       abandonment: new Abandonment(port, FAKE_COMPOSER),
       parking: new Parking(),
+      leftovers: new Leftovers(),
     },
     {
       volume: named('first-volume'),

@@ -1,0 +1,69 @@
+/**
+ * What clients that are gone have left behind: changes that run still. Nobody waits for their answers, but they will land, and who connects
+ * next must not see the volume change under its feet, nor have a newer write undone by an older one (a client that reconnects sends again
+ * what was not answered, and then goes on). So whatever touches the same bytes waits until they are over.
+ */
+import type { Io } from '../nbd/index.js';
+import type { Parker } from './parking.js';
+
+interface Held {
+  readonly by: Parker;
+  readonly io: Io;
+}
+
+interface Left {
+  readonly changes: Set<Io>;
+  held: Held[];
+}
+
+export class Leftovers {
+  readonly #volumes = new Map<string, Left>();
+
+  /** Something is left. */
+  get isUsed(): boolean {
+    return this.#volumes.size > 0;
+  }
+
+  /** The client of a change that runs is gone. */
+  leave(volume: string, io: Io): void {
+    const left = this.#volumes.get(volume);
+    if (left) left.changes.add(io);
+    else this.#volumes.set(volume, { changes: new Set([io]), held: [] });
+  }
+
+  /** Keeps an Io that touches what is left, until that is over: then it is given back to unpark. False: it may go on now. */
+  holds(volume: string, by: Parker, io: Io): boolean {
+    const left = this.#volumes.get(volume);
+    if (!left || !touches(left, io)) return false;
+    left.held.push({ by, io });
+    return true;
+  }
+
+  /** Takes what is kept for one device. */
+  take(volume: string, by: Parker): Io[] {
+    const left = this.#volumes.get(volume);
+    if (!left) return [];
+    const taken = left.held.filter((held) => held.by === by);
+    left.held = left.held.filter((held) => held.by !== by);
+    return taken.map(({ io }) => io);
+  }
+
+  /** To be called before an Io is completed: it may be one that was left. */
+  done(volume: string, io: Io): void {
+    const left = this.#volumes.get(volume);
+    if (!left?.changes.delete(io)) return;
+    const free: Held[] = [];
+    const held: Held[] = [];
+    for (const entry of left.held) (touches(left, entry.io) ? held : free).push(entry);
+    left.held = held;
+    if (left.changes.size === 0) this.#volumes.delete(volume);
+    for (const entry of free) entry.by.unpark(entry.io);
+  }
+}
+
+function touches({ changes }: Left, { offset, length }: Io): boolean {
+  for (const change of changes) {
+    if (offset < change.offset + change.length && change.offset < offset + length) return true;
+  }
+  return false;
+}

@@ -1,0 +1,143 @@
+/** A client goes while its writes run, and comes back by another connection: what it writes then is what stays. */
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { Abandonment } from '../../../src/endpoint/abandonment.js';
+import { SegmentBuffers } from '../../../src/endpoint/buffers.js';
+import { type DeviceHost, deviceInfo, ExportDevice } from '../../../src/endpoint/export-device.js';
+import { Leftovers } from '../../../src/endpoint/leftovers.js';
+import { Parking } from '../../../src/endpoint/parking.js';
+import { IoCommand } from '../../../src/nbd/index.js';
+import { Op } from '../../../src/requests/ops.js';
+import { errnos } from '../../../src/sys/errno.js';
+import type { Request } from '../../../src/xseg/index.js';
+import { Endpoint, run } from './support.js';
+
+const COMPOSER = 501;
+const BLOCK = 65536;
+let endpoint: Endpoint;
+let host: DeviceHost;
+/** What the composer has and does not answer. */
+let stuck: Request[];
+/** Does it keep what comes? */
+let slow: boolean;
+
+beforeEach(async () => {
+  endpoint = await Endpoint.start();
+  stuck = [];
+  slow = true;
+  const { port } = endpoint;
+  endpoint.stack.segment.bind(COMPOSER, { name: 'slow' }).serve((request) => {
+    if (request.op === Op.ABANDON || !slow) request.succeed(request.size);
+    else stuck.push(request);
+  });
+  host = {
+    port,
+    composerPort: COMPOSER,
+    mapperPort: COMPOSER,
+    buffers: new SegmentBuffers(port),
+    abandonment: new Abandonment(port, COMPOSER),
+    parking: new Parking(),
+    leftovers: new Leftovers(),
+  };
+});
+
+afterEach(async () => {
+  expect(host.leftovers.isUsed).toBe(false);
+  expect(await endpoint.stop()).toEqual([]);
+});
+
+function deviceOf(name = 'first-volume'): ExportDevice {
+  const size = 1 << 30;
+  const volumeInfo = { size, blockSize: BLOCK, readOnly: false, version: 2, epoch: 1, created: null, parent: null };
+  const options = {
+    volume: { name, assumeV0: false, v0Size: -1 },
+    info: deviceInfo(volumeInfo, { readOnly: false, allowResize: true, description: null }),
+    size,
+    contexts: new Map(),
+    writeThrough: false,
+    resize: async () => {},
+    closed: async () => {},
+  };
+  return new ExportDevice(host, options);
+}
+
+const write = (device: ExportDevice, offset: number, length = 512) =>
+  run(device, IoCommand.WRITE, { offset, data: Buffer.alloc(length, 1) }).then(
+    () => 0,
+    (error: { errno: number }) => error.errno,
+  );
+
+/** All that was submitted so far has come to the composer. */
+const delivered = (): void => endpoint.stack.segment.settle();
+const offsets = (): number[] => stuck.map(({ offset }) => offset);
+
+describe('writes of a client that is gone, which run still', () => {
+  it('are waited for by whatever touches the same bytes, and by nothing else', async () => {
+    const gone = deviceOf();
+    const old = [write(gone, 0), write(gone, 4096)];
+    const reading = run(gone, IoCommand.READ, { offset: 8192, length: 512 });
+    delivered();
+    gone.abandon();
+    const back = deviceOf();
+    const over: string[] = [];
+    const again = write(back, 256).then(() => over.push('again'));
+    const read = run(back, IoCommand.READ, { offset: 4000, length: 100 }).then(() => over.push('read'));
+    const trim = run(back, IoCommand.TRIM, { offset: 0, length: BLOCK }).then(() => over.push('trim'));
+    delivered();
+    expect(offsets()).toEqual([0, 4096, 8192]);
+    slow = false;
+    // What touches nothing of it goes on; of another volume anything.
+    await run(back, IoCommand.FLUSH);
+    expect(await write(back, 512)).toBe(0);
+    expect(await write(back, 8192)).toBe(0);
+    expect(await write(deviceOf('second-volume'), 0)).toBe(0);
+    expect(over).toEqual([]);
+    stuck[0].succeed(512);
+    await again;
+    expect(over).toEqual(['again']);
+    stuck[1].succeed(512);
+    await Promise.all([read, trim]);
+    stuck[2].succeed(512);
+    await reading;
+    expect(await Promise.all(old)).toEqual([0, 0]);
+  });
+
+  it('are waited for also where they wait for a request record themselves', async () => {
+    const gone = deviceOf();
+    const records: Request[] = [];
+    for (let record = endpoint.port.getRequest(); record; record = endpoint.port.getRequest()) records.push(record);
+    const old = write(gone, 0);
+    gone.abandon();
+    const again = write(deviceOf(), 0);
+    for (const record of records) endpoint.port.putRequest(record);
+    await expect.poll(offsets).toEqual([0]);
+    stuck[0].succeed(512);
+    expect(await old).toBe(0);
+    await expect.poll(offsets).toEqual([0, 0]);
+    stuck[1].succeed(512);
+    expect(await again).toBe(0);
+  });
+
+  it('end what waits for them when its client goes, too', async () => {
+    const gone = deviceOf();
+    const old = write(gone, 0);
+    delivered();
+    gone.abandon();
+    const next = deviceOf();
+    const waiting = write(next, 0);
+    next.abandon();
+    expect(await waiting).toBe(errnos.ECANCELED);
+    delivered();
+    expect(offsets()).toEqual([0]);
+    stuck[0].succeed(512);
+    expect(await old).toBe(0);
+  });
+});
+
+it('changes that are read from the socket of a client that has left are not made; it may have sent them again elsewhere', async () => {
+  const gone = deviceOf();
+  gone.abandon();
+  expect(await write(gone, 0)).toBe(errnos.ECANCELED);
+  slow = false;
+  await run(gone, IoCommand.READ, { length: 512 });
+  expect(stuck).toEqual([]);
+});
