@@ -44,6 +44,10 @@ export const breaks: Record<string, Break> = {
     driver.copy = (source, target, size, options, ...more) =>
       copy(source, target, size, { ...options, durable: false }, ...more);
   }),
+  'an entry is durable before the new object it names': on('blocks', (driver) => {
+    const reset = driver.reset.bind(driver);
+    driver.reset = (name, _durable, ...more) => reset(name, false, ...more);
+  }),
   'a write with FUA is not durable': on('blocks', (driver) => {
     const write = driver.write.bind(driver);
     driver.write = (io) => {

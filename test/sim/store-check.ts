@@ -30,8 +30,8 @@ function reader(disk: Disk, root: string): Pick<ObjectClient, 'read' | 'info'> {
 }
 
 /**
- * No object is named by two maps if one of them may write it in place, none twice in one map, and every shared object exists. Volumes
- * that are being removed are past that.
+ * No object is named by two maps if one of them may write it in place, none twice in one map, and every object that is named exists:
+ * also one's own, since the next snapshot would share it. Volumes that are being removed are past that.
  * @throws Violation
  */
 export async function checkStore(disk: Disk, model: Model): Promise<void> {
@@ -56,7 +56,8 @@ export async function checkStore(disk: Disk, model: Model): Promise<void> {
         const other = writers.get(object);
         if (other !== undefined) throw new Violation(`${object} is writable from ${other} and ${name}`);
         writers.set(object, name);
-      } else await blocks.info(object).catch(() => Promise.reject(new Violation(`${object} of ${name} is missing`)));
+      }
+      await blocks.info(object).catch(() => Promise.reject(new Violation(`${object} of ${name} is missing`)));
     }
   }
   for (const [object, writer] of writers) {
