@@ -5,13 +5,18 @@
 
 import { Flag, Op } from '../requests/ops.js';
 import type { MapSegment } from '../requests/structs.js';
+import { monotonicMs } from '../sys/clock.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
 import type { Port } from '../xseg/index.js';
 import type { MapperClient } from './mapper-client.js';
 import type { Operation } from './operation.js';
 
-/** The holder may drop an object between our look at the map and our read: look again, but not for ever. */
-const TRIES = 3;
+/**
+ * The holder may drop an object between our look at the map and our read, again and again where it trims and writes without end: look again, but
+ * not for ever, since the object may be missing. In ms, and how long to wait in between once it happened more than once.
+ */
+const PATIENCE_MS = 2000;
+const PAUSE_MS = 20;
 
 export class UncachedReads {
   readonly #port: Port;
@@ -37,13 +42,16 @@ export class UncachedReads {
   async #read(operation: Operation): Promise<void> {
     const { volume, offset, length } = operation;
     const blocks = Math.floor((operation.end - 1) / volume.blockSize) - Math.floor(offset / volume.blockSize) + 1;
+    const started = monotonicMs();
     for (let attempt = 1; ; attempt++) {
       const segments = await this.#mapper.locate(volume, offset, length, blocks);
       const missing = await this.#transfer(operation, segments);
       if (missing === null) return;
-      if (attempt === TRIES) {
-        throw new SystemError(errnos.EIO, `object ${missing} of volume ${volume.key.name} is missing; see vlmc check`);
+      if (monotonicMs() - started > PATIENCE_MS) {
+        const { name } = volume.key;
+        throw new SystemError(errnos.EIO, `object ${missing} of volume ${name} is missing; see vlmc check ${name}`);
       }
+      if (attempt > 1) await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
     }
   }
 

@@ -85,6 +85,7 @@ export class Zeroing {
     const map = volume.map!;
     // After anything was waited for everything is looked at again: the whole block may become zero at any time.
     while (volume.zeroRange(block, block) || !map.has(block) || !isOwn(map.flags(block))) {
+      requireGoing(volume);
       if (volume.zeroRange(block, block)) await volume.zeroing;
       else if (!map.has(block)) await this.#fetch(volume, block);
       // A trim is a hint: it does not make a copy of a shared block. Zeros that were asked for are written.

@@ -1,9 +1,15 @@
 /**
  * Writes to volumes that another node has locked, beyond the one that waits in the composer for all of this endpoint: they hold no request
  * record, of which all volumes need some. When that one is answered they are sent, or fail with it.
+ *
+ * Answers of a composer that died may come in another order than it gave them: the one that ends the waiting before the one that parks. So
+ * one of those parked asks again now and then.
  */
 import type { Io } from '../nbd/index.js';
 import { errnos } from '../sys/errno.js';
+
+/** How often one of a volume asks again, in ms. */
+const ASK_MS = 1000;
 
 /** Whose Io it is. */
 export interface Parker {
@@ -17,6 +23,7 @@ interface Parked {
 
 export class Parking {
   readonly #volumes = new Map<string, Parked[]>();
+  #asking: NodeJS.Timeout | undefined;
 
   /** Something is parked. */
   get isUsed(): boolean {
@@ -27,6 +34,17 @@ export class Parking {
     const parked = this.#volumes.get(volume);
     if (parked) parked.push({ by, io });
     else this.#volumes.set(volume, [{ by, io }]);
+    this.#asking ??= setTimeout(() => this.#ask(), ASK_MS).unref();
+  }
+
+  #ask(): void {
+    this.#asking = undefined;
+    for (const [volume, parked] of [...this.#volumes]) {
+      const { by, io } = parked.shift()!;
+      if (parked.length === 0) this.#volumes.delete(volume);
+      else this.#asking ??= setTimeout(() => this.#ask(), ASK_MS).unref();
+      by.unpark(io);
+    }
   }
 
   /** Takes what one device has parked. */

@@ -60,6 +60,25 @@ describe('reads under a foreign lock', () => {
     expect(rig.blocker.log.map(({ flags }) => flags)).toEqual([Flag.UNCACHED, Flag.UNCACHED, Flag.UNCACHED]);
   });
 
+  it('look again as often as the holder drops what they were about to read', async () => {
+    await locked();
+    rig.blocker.hold(Op.READ);
+    const read = rig.read(0, 10);
+    for (let drops = 0; drops < 6; drops++) (await rig.blocker.take(Op.READ)).fail(errnos.ENOENT, 'dropped');
+    rig.blocker.answer(await rig.blocker.take(Op.READ));
+    expect((await read).equals(pattern(BLOCK, 1).subarray(0, 10))).toBe(true);
+    rig.blocker.release(Op.READ);
+  });
+
+  it('say in the end that an object is missing, and what tells more', async () => {
+    await locked();
+    rig.objects.delete('second-object');
+    await expect(rig.read(BLOCK, 10)).rejects.toMatchObject({
+      code: 'EIO',
+      message: expect.stringMatching(/second-object of volume volume is missing; see vlmc check volume/),
+    });
+  });
+
   it('get a better lease also when they never pause, and none of them waits for that', async () => {
     vi.useFakeTimers({ toFake: ['Date'] });
     await locked();

@@ -6,7 +6,7 @@ import { type DeviceHost, deviceInfo, ExportDevice } from '../../../src/endpoint
 import { Leftovers } from '../../../src/endpoint/leftovers.js';
 import { Parking } from '../../../src/endpoint/parking.js';
 import { IoCommand } from '../../../src/nbd/index.js';
-import { Op } from '../../../src/requests/ops.js';
+import { Flag, Op } from '../../../src/requests/ops.js';
 import { errnos } from '../../../src/sys/errno.js';
 import type { Request } from '../../../src/xseg/index.js';
 import { Endpoint, run } from './support.js';
@@ -140,4 +140,18 @@ it('changes that are read from the socket of a client that has left are not made
   slow = false;
   await run(gone, IoCommand.READ, { length: 512 });
   expect(stuck).toEqual([]);
+});
+
+it('a write that was parked after what it waits for was answered asks again', async () => {
+  const device = deviceOf();
+  const first = write(device, 0);
+  const second = write(device, 4096);
+  delivered();
+  stuck[0].succeed(512);
+  expect(await first).toBe(0);
+  stuck[1].flags |= Flag.PARKED;
+  stuck[1].fail(errnos.EAGAIN, 'others wait already');
+  await expect.poll(() => stuck.length, { timeout: 10_000 }).toBe(3);
+  stuck[2].succeed(512);
+  expect(await second).toBe(0);
 });

@@ -32,6 +32,8 @@ export const someone = (): Client => ({ peer: 'unix', tls: null });
 export interface EndpointOptions {
   readonly offer?: 'all' | 'mapped';
   readonly allowResize?: boolean;
+  /** How long a write waits for another node's lock, in s. */
+  readonly lockWait?: number;
 }
 
 export class Endpoint {
@@ -81,7 +83,8 @@ export class Endpoint {
 
   static async start(options: 'all' | 'mapped' | EndpointOptions = {}): Promise<Endpoint> {
     const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'endpoint-'));
-    return new Endpoint(await Stack.start(), typeof options === 'string' ? { offer: options } : options, directory);
+    const given = typeof options === 'string' ? { offer: options } : options;
+    return new Endpoint(await Stack.start({ lockWait: given.lockWait }), given, directory);
   }
 
   /** Opens an export for a connection of somebody. */
