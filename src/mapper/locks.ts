@@ -73,10 +73,14 @@ export class Locks {
       const text = `the lock of volume ${name} was ${volume.breaking.holder}'s and is just being broken`;
       throw new LockedElsewhere(text, volume.breaking.holder);
     }
-    const began = clock.now();
-    if (began < volume.yieldUntil) {
-      throw new LockedElsewhere(`volume ${name} was just handed over to a node that asked for it`, null);
+    if (clock.now() < volume.yieldUntil) {
+      // Until it was seen with another: that one has had it then, and is asked for it like any holder.
+      if ((await client.holder(name)) === null) {
+        throw new LockedElsewhere(`volume ${name} was just handed over to a node that asked for it`, null);
+      }
+      volume.yieldUntil = Number.NEGATIVE_INFINITY;
     }
+    const began = clock.now();
     try {
       await client.acquire(name);
     } catch (error) {

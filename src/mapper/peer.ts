@@ -8,11 +8,13 @@ import { mapReplySize } from '../requests/structs.js';
 import { errnoName, errnoOf, errnos, messageOf } from '../sys/errno.js';
 import type { Request } from '../xseg/index.js';
 import type { MapperLog } from './context.js';
+import { LostLock } from './locking/lost.js';
 import { LockRegistry } from './locking/registry.js';
 import { Stopping } from './locking/waiting.js';
 import { Mapper } from './mapper.js';
 import { TooManyBlocks } from './ranges.js';
 import { perform } from './requests.js';
+import type { LostMark } from './volume.js';
 
 /** Errors that tell of the node's or a disk's trouble; the others are answers to those who asked. */
 const trouble = new Set<number>([errnos.EIO, errnos.ENOSPC, errnos.EACCES, errnos.ENOMEM, errnos.EMFILE]);
@@ -79,6 +81,16 @@ export const start: RoleStarter<MapperSettings> = async ({ segment, settings, co
     failed: Object.fromEntries(failed),
   });
 
+  /** Losses of locks that an error was logged of: the clients that go on ask again and again, and say nothing new. */
+  const losses = new WeakSet<LostMark>();
+  const isKnown = (error: unknown): boolean => {
+    if (!(error instanceof LostLock)) return false;
+    const { mark } = error;
+    if (mark === null || losses.has(mark)) return true;
+    losses.add(mark);
+    return false;
+  };
+
   const answer = async (request: Request): Promise<void> => {
     const { op, target } = request;
     if (request.dataLength > 0 && !request.hasValidData) {
@@ -101,7 +113,8 @@ export const start: RoleStarter<MapperSettings> = async ({ segment, settings, co
       if (error instanceof Stopping) return;
       const errno = errnoOf(error);
       count(failed, op);
-      if (trouble.has(errno)) log.error({ op: opName(op), target, errno: errnoName(errno) }, messageOf(error));
+      if (trouble.has(errno) && !isKnown(error))
+        log.error({ op: opName(op), target, errno: errnoName(errno) }, messageOf(error));
       else log.debug({ op: opName(op), target, errno: errnoName(errno) }, messageOf(error));
       const needed = error instanceof TooManyBlocks ? mapReplySize(error.blocks) : 0;
       request.fail(errno, messageOf(error), needed);

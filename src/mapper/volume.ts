@@ -70,7 +70,7 @@ export class Volume {
   /** Resolves when nothing that was begun before the last loss is under way any more. */
   drained: Promise<void> = Promise.resolve();
   breaking: Break | null = null;
-  /** Until when another node that asked for the lock is let go first, ms of the monotonic clock. */
+  /** Until when another node that asked for the lock is let go first, if it is not seen to have it before; ms of the monotonic clock. */
   yieldUntil = Number.NEGATIVE_INFINITY;
   handingOver = false;
   readonly waits = new Set<LockWait>();

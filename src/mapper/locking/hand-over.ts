@@ -11,7 +11,7 @@ import type { Volume } from '../volume.js';
 
 /** For how long after it was taken the lock is not given away, in ms: whoever got it does something with it. */
 const LEAST_MS = 50;
-/** For how long the node that asked is let go first, in ms. It tries every 50 ms. */
+/** For how long the node that asked is let go first at most, in ms: until it was seen to have the lock. It tries every 50 ms. */
 const YIELD_MS = 400;
 
 export interface HandOverOptions {
@@ -24,6 +24,8 @@ export interface HandOverOptions {
 
 export class HandOver {
   readonly #options: HandOverOptions;
+  /** Volumes that are handed over as soon as their locks have been here for long enough. */
+  readonly #soon = new Set<Volume>();
 
   constructor(options: HandOverOptions) {
     this.#options = options;
@@ -33,11 +35,27 @@ export class HandOver {
   want(name: string): void {
     const { context, clock, log } = this.#options;
     const volume = context.volumes.get(name);
-    if (!volume || !isShared(volume) || volume.handingOver || clock.now() - volume.takenAt < LEAST_MS) return;
+    if (!volume || !isShared(volume) || volume.handingOver) return;
+    const left = volume.takenAt + LEAST_MS - clock.now();
+    if (left > 0) {
+      this.#later(volume, left);
+      return;
+    }
     volume.handingOver = true;
     this.#handOver(name)
       .catch((error) => log.warn(`volume ${name} is not handed over to the node that asks for it: ${messageOf(error)}`))
       .finally(() => (volume.handingOver = false));
+  }
+
+  /** Whoever asks repeats it much later only. */
+  #later(volume: Volume, ms: number): void {
+    if (this.#soon.has(volume)) return;
+    this.#soon.add(volume);
+    const { tenure } = volume;
+    this.#options.clock.after(ms, () => {
+      this.#soon.delete(volume);
+      if (volume.tenure === tenure) this.want(volume.name);
+    });
   }
 
   #handOver(name: string): Promise<void> {

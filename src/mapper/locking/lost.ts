@@ -1,9 +1,12 @@
 /** The error of everything that is asked of a volume whose lock was lost. */
 import { errnos, SystemError } from '../../sys/errno.js';
-import type { Volume } from '../volume.js';
+import type { LostMark, Volume } from '../volume.js';
 import { clockTime } from './times.js';
 
 export class LostLock extends SystemError {
+  /** Which loss; null when it is over by now. */
+  readonly mark: LostMark | null;
+
   constructor({ name, lost }: Volume) {
     const who = lost?.holder ? `by ${lost.holder} ` : 'away ';
     const when = lost ? `at ${clockTime(lost.at, true)}` : 'meanwhile';
@@ -13,6 +16,7 @@ export class LostLock extends SystemError {
         `close it (all clients disconnect, or vlmc close ${name}) and open it again`,
     );
     this.name = 'LostLock';
+    this.mark = lost;
   }
 }
 

@@ -9,7 +9,8 @@ import type { Leases } from '../leases.js';
 import { VALID_MS, type Volumes } from '../volume.js';
 import type { LockChecks } from './checks.js';
 
-/** How often the mail is read, in ms. */
+/** How often the mail is read, in ms: while a lock is held that is given to whoever asks, who then waits for that; else. */
+export const MAIL_SHARED_MS = 50;
 export const MAIL_MS = 100;
 /** How often every held lock is looked at, in ms: its loss must be noticed within a second. */
 export const LOOK_MS = 300;
@@ -52,26 +53,30 @@ export class LockWatch {
   /** There may be something to look at now. */
   wake(): void {
     if (!this.#started || this.#stopped || this.#looking || this.#cancel) return;
-    if (!this.#isNeeded()) return;
-    this.#cancel = this.#options.clock.after(MAIL_MS, () => {
+    const interval = this.#interval();
+    if (interval === null) return;
+    this.#cancel = this.#options.clock.after(interval, () => {
       this.#cancel = null;
       void this.#look();
     });
   }
 
-  #isNeeded(): boolean {
+  /** When to look next, in ms; null: there is nothing to look at. */
+  #interval(): number | null {
     const now = Date.now();
-    for (const { locked, breaking, lost } of this.#options.volumes.all()) {
-      if (locked || breaking || (lost && now - lost.at < ASKED_MS)) return true;
+    let interval: number | null = null;
+    for (const { locked, open, breaking, lost } of this.#options.volumes.all()) {
+      if (locked && open === 'shared') return MAIL_SHARED_MS;
+      if (locked || breaking || (lost && now - lost.at < ASKED_MS)) interval = MAIL_MS;
     }
-    return false;
+    return interval;
   }
 
   async #look(): Promise<void> {
     const { checks, clock, leases, log, volumes } = this.#options;
     this.#looking = true;
     const now = clock.now();
-    const due = now - this.#lookedAt >= LOOK_MS - MAIL_MS / 2;
+    const due = now - this.#lookedAt >= LOOK_MS - MAIL_SHARED_MS / 2;
     const held = due ? volumes.all().filter(({ locked }) => locked) : [];
     try {
       await checks.look(held);

@@ -1,6 +1,6 @@
 /** The mapper behind its port: requests as others send them, on a segment with memory blockers. */
 import { spawnSync } from 'node:child_process';
-import pino from 'pino';
+import pino, { type Logger } from 'pino';
 import { expect, it, onTestFinished } from 'vitest';
 import { MemoryDriver } from '../../../src/blockers/memory/index.js';
 import { Blocker } from '../../../src/blockers/server.js';
@@ -42,11 +42,10 @@ interface Rig {
   startMapper(): Promise<RunningRole>;
 }
 
-async function rig(): Promise<Rig> {
+async function rig(log: Logger = pino({ level: 'silent' })): Promise<Rig> {
   const name = `mapper-test-${process.pid}-${counter++}`;
   const segment = Segment.create(`posix:${name}:1200:1100:64:12`);
   segment.ref();
-  const log = pino({ level: 'silent' });
   const blockers = await Promise.all(
     [BLOCKERB, BLOCKERM].map(async (number) => {
       const driver = new MemoryDriver(`node1_${number}`);
@@ -326,4 +325,24 @@ it('an object client moves long data in pieces and says what went wrong', async 
   expect(await client.lockHolder('volume')).toBeNull();
   await expect(client.release('volume', false)).rejects.toEqual(failure('ENOENT'));
   expect(await client.hash('object', 4096)).toMatch(/^[0-9a-f]{64}$/);
+});
+
+it('logs an error once for a loss of a lock, however often the volume is asked for', async () => {
+  const lines: { level: number; op: string; msg: string }[] = [];
+  const log = pino({ level: 'debug' }, { write: (line) => void lines.push(JSON.parse(line)) });
+  const r = await rig(log);
+  const errors = (): string[] => lines.filter(({ level }) => level >= 50).map(({ op, msg }) => `${op}: ${msg}`);
+  for (const target of ['volume', 'another']) await create(r, target, MiB);
+  const told: string[] = [];
+  for (const target of ['volume', 'another', 'volume']) {
+    await r.call({ op: Op.OPEN, target });
+    const other = new XsegObjectClient(r.client, BLOCKERM);
+    await other.release(target, true);
+    for (let i = 0; i < 5; i++) {
+      await expect(r.call({ op: Op.FLUSH, target, flags: Flag.WRITTEN })).rejects.toEqual(failure('EIO', target));
+    }
+    expect(errors()).toHaveLength(told.push(target));
+    expect(errors().at(-1)).toContain(`the lock of volume ${target} was taken`);
+  }
+  expect(lines.filter(({ level, op }) => level === 20 && op === 'FLUSH')).toHaveLength(3 * 4);
 });

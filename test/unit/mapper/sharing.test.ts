@@ -48,6 +48,58 @@ describe('a volume that is open shared', () => {
     expect((await a.mapper.stat('volume')).open).toBe('shared');
   });
 
+  it('is wanted back at once by the node that gave it away, when the other has had it', async () => {
+    const nodes = twoNodes();
+    await shared(nodes);
+    const { a, b, clock } = nodes;
+    await lease(a);
+    await clock.pass(1000);
+    for (const [owner, to] of [
+      [B, b],
+      [A, a],
+      [B, b],
+      [A, a],
+      [B, b],
+      [A, a],
+    ] as const) {
+      // As soon as the other has it. A want reaches its holder within 50 ms, who keeps the lock for 50 ms; then it is tried every 50 ms.
+      expect(await clock.until(lease(to), 1000)).toBeLessThanOrEqual(200);
+      expect(holder(nodes)).toBe(owner);
+    }
+  });
+
+  it('is not wanted back by the node that gave it away, for 400 ms, while nobody has it', async () => {
+    const nodes = twoNodes();
+    await shared(nodes);
+    const { a, b, clock } = nodes;
+    await lease(a);
+    await clock.pass(1000);
+    // Its tries are slow from the moment that it has asked.
+    let go = (): void => {};
+    let tries = 0;
+    const slow = new Promise<void>((resolve) => (go = resolve));
+    b.locks.before = (operation) => (operation === 'acquire' && ++tries > 1 ? slow : undefined);
+    const wanted = lease(b);
+    while (holder(nodes) === A) await clock.pass(10);
+    const back = lease(a);
+    back.catch(() => {});
+    await clock.pass(300);
+    expect(holder(nodes)).toBeUndefined();
+    go();
+    await clock.until(wanted, 100);
+    expect(holder(nodes)).toBe(B);
+    await clock.until(back, 500);
+    expect(holder(nodes)).toBe(A);
+    // Whoever never comes is not waited for any longer.
+    tries = 0;
+    b.locks.before = (operation) => (operation === 'acquire' && ++tries > 1 ? new Promise(() => {}) : undefined);
+    lease(b).catch(() => {});
+    while (holder(nodes) === A) await clock.pass(10);
+    const took = await clock.until(lease(a), 1000);
+    expect(took).toBeGreaterThan(300);
+    expect(took).toBeLessThanOrEqual(500);
+  });
+
   it('keeps its lock when what was written cannot be made durable, and gives it when it can', async () => {
     const nodes = twoNodes();
     await shared(nodes);
