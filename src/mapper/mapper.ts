@@ -206,7 +206,12 @@ export class Mapper {
       await losses.forgive(volume);
       await withAlone(this.#base, [name], [], async () => {
         if (implicit && volume.kept) await this.#locking.maps.flush(volume.touched);
-        else await this.#locking.letGo(volume);
+        else {
+          await this.#locking.letGo(volume).catch((error) => {
+            // Closing is what ends that state.
+            if (!(error instanceof LostLock)) throw error;
+          });
+        }
         if (!implicit) await locks.end(volume);
       });
       await losses.forgive(volume);
@@ -229,9 +234,9 @@ export class Mapper {
    * of that node can reach the store.
    * @throws SystemError ENOENT when nobody holds it; EPERM naming the holder
    */
-  async unlock(name: string, force: boolean): Promise<UnlockReply> {
+  async unlock(name: string, force: boolean, once: Once = forOnce()): Promise<UnlockReply> {
     checkTarget(name);
-    return this.#locking.unlock(name, force);
+    return this.#locking.unlock(name, force, once);
   }
 
   /** LOCKINFO: who holds the lock of that name, and how it is used here. No map is read: there need not be one. */

@@ -88,7 +88,7 @@ export async function perform(mapper: Mapper, request: MapperRequest, status: ()
       return nothing;
     case Op.RELEASE: {
       const force = (request.flags & Flag.FORCE) !== 0;
-      const reply = encodeJson(await mapper.unlock(target, force));
+      const reply = encodeJson(await mapper.unlock(target, force, request));
       // Whoever brings no room wants no answer but that it is done.
       return force && request.dataLength >= reply.length ? reply : nothing;
     }

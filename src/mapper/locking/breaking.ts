@@ -3,8 +3,10 @@
  * old holder can reach the store: that one says so, or its time is over. Only then it is released.
  */
 import { randomUUID } from 'node:crypto';
+import type { LockInfo } from '../../requests/json.js';
 import type { LockClient } from '../../requests/lock-client.js';
-import { errnos, messageOf, SystemError } from '../../sys/errno.js';
+import type { Once } from '../../requests/once.js';
+import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import type { Clock } from '../clock.js';
 import type { MapperLog } from '../context.js';
 import type { Break, Volume } from '../volume.js';
@@ -16,6 +18,9 @@ const TELL_MS = 300;
  * kernel is executing then.
  */
 export const PATIENCE_MS = 5000;
+
+/** Note of a request that has the lock which it was about: delivered again, it does not mean whoever has it then. */
+export const DONE = 'done';
 
 /** What RELEASE with FORCE answers. */
 export interface UnlockReply {
@@ -43,7 +48,8 @@ export class Breaking {
   readonly #options: BreakingOptions;
   /** Ends the waiting for an answer, by the volume's name. */
   readonly #answers = new Map<string, { id: string; answered: () => void }>();
-  readonly #running = new Map<string, Promise<UnlockReply>>();
+  /** What runs; null: there turned out to be nothing to go on with. */
+  readonly #running = new Map<string, Promise<UnlockReply | null>>();
 
   constructor(options: BreakingOptions) {
     this.#options = options;
@@ -57,27 +63,33 @@ export class Breaking {
 
   /**
    * Breaks the lock, which this mapper does not hold, waits and releases it.
+   * @param once of the request
    * @throws SystemError ENOENT when nobody holds it
    */
-  run(volume: Volume): Promise<UnlockReply> {
-    return this.#shared(volume, async () => {
-      const { breaking } = volume;
-      if (!breaking) return this.#break(volume);
+  async run(volume: Volume, once: Once): Promise<UnlockReply> {
+    for (;;) {
+      const { name, breaking } = volume;
+      const running = this.#running.get(name);
+      const reply = await (running ?? this.#start(name, () => this.#goOn(volume, breaking, once)));
+      if (reply) return reply;
+      if (!running) throw new SystemError(errnos.EIO, `the lock of ${name} was not broken, for no reason`);
+    }
+  }
+
+  async #goOn(volume: Volume, breaking: Break | null, once: Once): Promise<UnlockReply> {
+    if (breaking) {
       const ended = await this.#resume(volume, breaking);
       if (ended) return ended;
-      const now = await this.#options.client.holder(volume.name);
-      if (now?.owner === breaking.holder) return this.#break(volume);
-      // An earlier mapper was done with it, but for saying so.
-      return { holder: breaking.holder, confirmed: false, waitedMs: 0 };
-    });
+    }
+    // An earlier mapper was done with it, but for saying so.
+    if (once.note === DONE) return { holder: breaking?.holder ?? null, confirmed: breaking === null, waitedMs: 0 };
+    return this.#break(volume, once);
   }
 
   /** Goes on with what an earlier mapper of this node began. Who asks for it again meanwhile shares it. */
   async resume(volume: Volume): Promise<void> {
-    const { breaking } = volume;
-    if (!breaking || this.#running.has(volume.name)) return;
-    const none: UnlockReply = { holder: null, confirmed: true, waitedMs: 0 };
-    await this.#shared(volume, async () => (await this.#resume(volume, breaking)) ?? none);
+    const { name, breaking } = volume;
+    if (breaking && !this.#running.has(name)) await this.#start(name, () => this.#resume(volume, breaking));
   }
 
   /** Waits for the rest of the time; null when the earlier mapper had not come to break the lock, or was done with it. */
@@ -88,16 +100,13 @@ export class Breaking {
     return null;
   }
 
-  #shared(volume: Volume, work: () => Promise<UnlockReply>): Promise<UnlockReply> {
-    let running = this.#running.get(volume.name);
-    if (!running) {
-      running = work().finally(() => this.#running.delete(volume.name));
-      this.#running.set(volume.name, running);
-    }
+  #start(name: string, work: () => Promise<UnlockReply | null>): Promise<UnlockReply | null> {
+    const running = work().finally(() => this.#running.delete(name));
+    this.#running.set(name, running);
     return running;
   }
 
-  async #break(volume: Volume): Promise<UnlockReply> {
+  async #break(volume: Volume, once: Once): Promise<UnlockReply> {
     const { client, clock, note } = this.#options;
     const { name } = volume;
     const broken = await volume.locking.exclusive(async () => {
@@ -108,26 +117,33 @@ export class Breaking {
       const breaking: Break = { id: randomUUID(), holder: before.owner, until: clock.now() + 2 * PATIENCE_MS };
       volume.breaking = breaking;
       await note(volume);
-      try {
-        const previous = await client.break(name);
-        // The blocker may have died after it did it and before it answered: its successor then found the lock this node's already.
-        const twice = previous?.owner === this.#options.owner;
-        const holder = twice ? before.owner : (previous?.owner ?? null);
-        const waits = holder !== null && holder !== this.#options.owner;
-        volume.breaking = {
-          id: breaking.id,
-          holder: holder ?? before.owner,
-          until: clock.now() + (waits ? PATIENCE_MS : 0),
-        };
-        await note(volume);
-        return volume.breaking;
-      } catch (error) {
-        volume.breaking = null;
-        await note(volume);
-        throw error;
-      }
+      const previous = await this.#take(volume, before);
+      once.note = DONE;
+      // The blocker may have died after it did it and before it answered: its successor then found the lock this node's already.
+      const twice = previous?.owner === this.#options.owner;
+      const holder = twice ? before.owner : (previous?.owner ?? null);
+      const waits = holder !== null && holder !== this.#options.owner;
+      volume.breaking = {
+        id: breaking.id,
+        holder: holder ?? before.owner,
+        until: clock.now() + (waits ? PATIENCE_MS : 0),
+      };
+      await note(volume);
+      return volume.breaking;
     });
     return this.#wait(volume, broken);
+  }
+
+  /** What fails may have been done all the same: then whoever had the lock is waited for. While that is not known, nobody gets it. */
+  async #take(volume: Volume, before: LockInfo): Promise<LockInfo | null> {
+    try {
+      return await this.#options.client.break(volume.name);
+    } catch (error) {
+      if (await this.#options.isOurs(volume.name)) return before;
+      volume.breaking = null;
+      await this.#options.note(volume);
+      throw error;
+    }
   }
 
   async #wait(volume: Volume, broken: Break): Promise<UnlockReply> {
@@ -160,7 +176,8 @@ export class Breaking {
     }
     await volume.locking.exclusive(async () => {
       await client.release(name, false).catch((error) => {
-        log.warn(`the lock of ${name}, which was broken, could not be released: ${messageOf(error)}`);
+        // Somebody broke it in turn. Otherwise it stays as it is for whoever tries again.
+        if (errnoOf(error) !== errnos.ENOENT && errnoOf(error) !== errnos.EPERM) throw error;
       });
       volume.breaking = null;
     });

@@ -5,6 +5,7 @@
 import type { LockInfo } from '../../requests/json.js';
 import type { LockClient } from '../../requests/lock-client.js';
 import type { ObjectClient } from '../../requests/object-client.js';
+import { forOnce, type Once } from '../../requests/once.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import { withAlone } from '../alone.js';
 import type { Clock } from '../clock.js';
@@ -14,7 +15,7 @@ import { Locks } from '../locks.js';
 import { MapStore } from '../map-store.js';
 import type { Volume, Volumes } from '../volume.js';
 import { Adoption } from './adoption.js';
-import { Breaking, type UnlockReply } from './breaking.js';
+import { Breaking, DONE, type UnlockReply } from './breaking.js';
 import { LockChecks } from './checks.js';
 import { FencedObjects } from './fenced.js';
 import { HandOver } from './hand-over.js';
@@ -149,38 +150,53 @@ export class Locking {
     return this.#options.client.holder(name);
   }
 
-  /** Flushes and gives the lock back if this mapper has it. The caller is alone on the volume. */
+  /**
+   * Flushes and gives the lock back if this mapper has it. The caller is alone on the volume.
+   * @throws LostLock when it was not this node's any more at the end: what was written until then may be gone
+   */
   async letGo(volume: Volume): Promise<void> {
     if (!volume.locked) return;
     await this.settle(volume);
+    await this.locks.verify(volume);
     await this.locks.release(volume);
   }
 
   /**
    * Releases the lock; with `force` breaks another node's, and waits until nothing of that one can reach the store.
+   * @param once of the request: delivered again it never breaks the lock of somebody who took it after it was done
    * @throws SystemError ENOENT when nobody holds it; EPERM naming the holder
    */
-  async unlock(name: string, force: boolean): Promise<UnlockReply> {
+  async unlock(name: string, force: boolean, once: Once = forOnce()): Promise<UnlockReply> {
     const own: UnlockReply = { holder: null, confirmed: true, waitedMs: 0 };
     return this.#options.volumes.use(name, async (volume) => {
       // Whether the lock is still this node's must be known first; if not, the loss is noted.
       if (volume.locked) await this.locks.verify(volume).catch(ignoreLoss);
-      if (volume.locked) {
-        await withAlone(this.#options, [name], [], async () => {
-          await this.letGo(volume);
-          await this.locks.end(volume);
-        });
+      if (!volume.locked && volume.breaking) return this.#breaking.run(volume, once);
+      if (volume.locked || (await this.checks.isOurs(name))) {
+        once.note = DONE;
+        await this.#giveBack(name);
         return own;
       }
-      if (volume.breaking) return this.#breaking.run(volume);
-      if (force && !(await this.checks.isOurs(name))) return this.#breaking.run(volume);
-      const released = await volume.locking.exclusive(async () => {
-        if (volume.locked) return false;
-        await this.#options.client.release(name, false);
-        return true;
-      });
-      // Somebody here took it just now.
-      return released ? own : this.unlock(name, force);
+      if (once.note === DONE) return own;
+      if (force) return this.#breaking.run(volume, once);
+      // Says that nobody has it, or who.
+      await this.#options.client.release(name, false);
+      return own;
+    });
+  }
+
+  /** Releases a lock of this node; nothing keeps the volume open here any more. */
+  async #giveBack(name: string): Promise<void> {
+    const { blocks, client } = this.#options;
+    await withAlone(this.#options, [name], [], async ([volume]) => {
+      if (volume.locked) await this.letGo(volume);
+      else {
+        // An earlier mapper left it: whoever wrote under it was asked to end, and what was written must be there for the next holder.
+        await blocks.flush(null);
+        await this.flushPredecessor();
+        await volume.locking.exclusive(() => client.release(name, false));
+      }
+      await this.locks.end(volume);
     });
   }
 }

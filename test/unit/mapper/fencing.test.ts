@@ -1,5 +1,6 @@
 /** What a mapper does when a lock is taken away from it: nothing more. */
 import { describe, expect, it } from 'vitest';
+import { forOnce } from '../../../src/requests/once.js';
 import { Flag } from '../../../src/requests/ops.js';
 import { errnos, SystemError } from '../../../src/sys/errno.js';
 import { A, B, settle, type TwoNodes, twoNodes } from './nodes.js';
@@ -132,7 +133,8 @@ describe('a lock that was taken away', () => {
     await inUse(nodes);
     let go = (): void => {};
     const checking = new Promise<void>((resolve) => (go = resolve));
-    a.locks.before = (operation) => (operation === 'check' ? checking : undefined);
+    let looks = 0;
+    a.locks.before = (operation) => (operation === 'check' && looks++ === 0 ? checking : undefined);
     await clock.pass(500);
     await a.mapper.close('volume');
     go();
@@ -155,7 +157,8 @@ describe('a lock that was taken away', () => {
     };
     let look = (): void => {};
     const looking = new Promise<void>((resolve) => (look = resolve));
-    a.locks.before = (operation) => (operation === 'check' ? looking : undefined);
+    let looks = 0;
+    a.locks.before = (operation) => (operation === 'check' && looks++ === 0 ? looking : undefined);
     await clock.pass(500);
     const closing = a.mapper.close('volume');
     await settle();
@@ -294,6 +297,53 @@ describe('unlock -f', () => {
     expect(stores.maps.locks.get('volume')?.owner).toBe(B);
     await clock.pass(200);
     expect(await unlock).toEqual({ holder: 'old_1002', confirmed: false, waitedMs: 5000 });
+  });
+
+  it('waits for the old holder also when breaking failed half-way, whoever asks again', async () => {
+    const nodes = twoNodes();
+    const { b, clock, stores } = nodes;
+    await createSmall(b, 'volume', BLOCK, BLOCK);
+    steal(nodes);
+    let reachable = true;
+    b.locks.before = (operation) => {
+      if (operation === 'break') {
+        stores.maps.locks.set('volume', { owner: B, since: 0 });
+        reachable = false;
+      }
+      if (!reachable) throw new SystemError(errnos.EIO, 'the server does not answer');
+    };
+    await expect(b.mapper.unlock('volume', true)).rejects.toEqual(failure('EIO', 'does not answer'));
+    reachable = true;
+    b.locks.before = () => {};
+    await expect(b.mapper.open('volume')).rejects.toEqual(failure('EBUSY', 'is just being broken'));
+    const again = b.mapper.unlock('volume', true);
+    await clock.pass(4900);
+    expect(stores.maps.locks.get('volume')?.owner).toBe(B);
+    await clock.until(again, 6000);
+    expect(await again).toMatchObject({ holder: 'old_1002', confirmed: false });
+    expect(stores.maps.locks.size).toBe(0);
+  });
+
+  it("that is delivered again after it was done breaks nobody else's lock", async () => {
+    const nodes = twoNodes();
+    const { a, b, clock, stores } = nodes;
+    await createSmall(b, 'volume', BLOCK, BLOCK);
+    steal(nodes);
+    const once = forOnce();
+    await clock.until(b.mapper.unlock('volume', true, once), 6000);
+    await a.mapper.open('volume');
+    expect(await b.mapper.unlock('volume', true, once)).toMatchObject({ waitedMs: 0 });
+    await a.mapper.flush('volume', true);
+    // The same for one that gave up its own lock.
+    const own = forOnce();
+    await a.mapper.unlock('volume', true, own);
+    await b.mapper.open('volume');
+    await a.mapper.unlock('volume', true, own);
+    expect(stores.maps.locks.get('volume')?.owner).toBe(B);
+    // One that is new breaks it.
+    const other = a.mapper.unlock('volume', true);
+    await clock.until(other, 6000);
+    expect(await other).toMatchObject({ holder: B });
   });
 
   it('of a lock that is itself being broken waits for the first holder, too', async () => {

@@ -179,6 +179,23 @@ describe('after a restart of the mapper', () => {
     await r.a.mapper.open('volume');
   });
 
+  it('a lock that nobody knows of is released by hand only when composers have ended what they do under it', async () => {
+    const r = await rig();
+    r.a.holders.set(500, async () => {});
+    await r.a.mapper.lease('volume', { write: true }, 500);
+    fs.rmSync(path.join(r.directory, 'locks.json'));
+    let drained = (): void => {};
+    const draining = new Promise<void>((resolve) => (drained = resolve));
+    await r.again(() => draining);
+    const unlock = r.a.mapper.unlock('volume', false);
+    await r.clock.pass(1000);
+    expect(holder(r)).toBe(A);
+    drained();
+    await unlock.catch((error) => expect(error).toEqual(failure('ENOENT')));
+    await r.clock.pass(100);
+    expect(holder(r)).toBeUndefined();
+  });
+
   it('a registry that is damaged, or of an earlier start of the machine, tells nothing; the mapper starts', async () => {
     const r = await rig();
     await r.a.mapper.open('volume');
