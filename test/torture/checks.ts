@@ -24,7 +24,7 @@ export async function untilQuiet(node: TestNode): Promise<void> {
       await new Promise((resolve) => setTimeout(resolve, 5));
     }
   } finally {
-    segment.close();
+    segment.unmap();
   }
 }
 
@@ -33,7 +33,7 @@ export function segmentOf(node: TestNode): string {
   try {
     const segment = Segment.join(`posix:${node.segment}:`);
     const all = report(segment);
-    segment.close();
+    segment.unmap();
     return JSON.stringify(all, null, 1);
   } catch (error) {
     return String(error);
