@@ -9,6 +9,7 @@ import { useNode } from './harness/node.js';
 import { programs } from './harness/requirements.js';
 import { ended, start } from './harness/run.js';
 import { dataObjectName, entry, lockAs, mapDataName, objectPath, putObject } from './harness/store.js';
+import { vlmcDone, vlmcHere } from './harness/vlmc-here.js';
 
 const MiB = 1 << 20;
 const ENTRY = 128;
@@ -39,19 +40,26 @@ interface Report {
 describe.runIf(programs('qemu-io'))('vlmc check', () => {
   const rig = useNode();
 
-  async function check(...words: string[]): Promise<Report & { code: number | null; kinds: string[] }> {
-    const { code, stdout } = await rig.node.tryVlmc(['check', '--json', ...words]);
-    const report = JSON.parse(stdout) as Report;
+  async function check(...words: string[]): Promise<Report & { code: number; kinds: string[] }> {
+    const { status: code, out } = await vlmcHere(rig.node.conf, ['check', '--json', ...words]);
+    const report = JSON.parse(out) as Report;
     return { ...report, code, kinds: report.findings.map(({ severity, kind }) => `${severity} ${kind}`).sort() };
+  }
+
+  const vlmc = (...words: string[]): Promise<string> => vlmcDone(rig.node.conf, ...words);
+
+  async function create(name: string, size: number): Promise<string> {
+    await vlmc('create', name, '--size', `${size}B`);
+    return rig.node.uri(name);
   }
 
   /** A volume with own and shared blocks and a snapshot, that is not open. */
   async function make(name: string): Promise<void> {
     const { node } = rig;
-    await qemuIo(await node.create(name, 32 * MiB), 'write -P 1 0 12M', 'flush');
-    await node.vlmc('snapshot', name, `${name}-snap`);
+    await qemuIo(await create(name, 32 * MiB), 'write -P 1 0 12M', 'flush');
+    await vlmc('snapshot', name, `${name}-snap`);
     await qemuIo(node.uri(name), 'write -P 2 0 4k', 'write -P 2 16M 4k', 'flush');
-    await node.vlmc('close', name);
+    await vlmc('close', name);
   }
 
   const blockFile = (volume: string, epoch: number, block: number): string =>
@@ -65,7 +73,7 @@ describe.runIf(programs('qemu-io'))('vlmc check', () => {
   // What a test damaged must not show in the next one, also when it failed.
   afterEach(async () => {
     const { node } = rig;
-    for (const name of (await node.vlmc('list')).split('\n')) {
+    for (const name of (await vlmc('list')).split('\n')) {
       if (name === '' || /^checked(-snap)?$/.test(name)) continue;
       rmSync(mapFile(name), { force: true });
       rmSync(mapFile(mapDataName(name)), { force: true });
@@ -122,16 +130,16 @@ describe.runIf(programs('qemu-io'))('vlmc check', () => {
 
   it('tells an object of two writers and names that a write would use again', async () => {
     await make('clashing');
-    await rig.node.vlmc('create', 'clash-two', '--size', '32M');
+    await vlmc('create', 'clash-two', '--size', '32M');
     const map = readFileSync(mapFile(mapDataName('clash-two')));
-    entry({ flags: 3, name: dataObjectName('clashing', 2, 4) }).copy(map, 0);
-    entry({ flags: 2, name: dataObjectName('clashing', 2, 7) }).copy(map, ENTRY);
+    entry({ flags: 3, name: dataObjectName('clashing', 2, 4) }).copy(map, 4 * ENTRY);
+    entry({ flags: 2, name: dataObjectName('clashing', 2, 7) }).copy(map, 7 * ENTRY);
     writeFileSync(mapFile(mapDataName('clash-two')), map);
     putObject(rig.node.blocks, dataObjectName('clashing', 2, 7), 'x');
     const { kinds, findings } = await check('--all');
     expect(kinds).toEqual(['error epoch-behind', 'error two-writers']);
     expect(findings.find(({ kind }) => kind === 'two-writers')?.message).toMatch(
-      /clash-two block 0 \(writable\).*clashing block 4 \(writable\)|clashing block 4 \(writable\).*clash-two block 0 \(writable\)/,
+      /clash-two block 4 \(writable\).*clashing block 4 \(writable\)|clashing block 4 \(writable\).*clash-two block 4 \(writable\)/,
     );
   });
 
@@ -144,12 +152,12 @@ describe.runIf(programs('qemu-io'))('vlmc check', () => {
     rmSync(blockFile('half-gone', 2, 0));
     expect(await check('--all')).toMatchObject({ code: 0, kinds: ['note interrupted-deletion'] });
     expect(await check('--all', '--repair', '--dry-run')).toMatchObject({ repaired: 0, wouldRepair: 1 });
-    expect(await node.vlmc('list')).toMatch(/^half-gone$/m);
+    expect(await vlmc('list')).toMatch(/^half-gone$/m);
     expect(await check('--all', '--repair')).toMatchObject({ code: 0, repaired: 1 });
-    expect(await node.vlmc('list')).not.toMatch(/^half-gone$/m);
+    expect(await vlmc('list')).not.toMatch(/^half-gone$/m);
     expect(existsSync(blockFile('half-gone', 2, 4))).toBe(false);
     await qemuRead(node.uri('half-gone-snap'), 'read -P 1 0 12M');
-    await node.vlmc('remove', 'half-gone-snap');
+    await vlmc('remove', 'half-gone-snap');
     // What only the snapshot named is an orphan now, and goes once it is old enough or told to.
     expect(await check('--all', '--repair', '--age', '0')).toMatchObject({ code: 0, orphans: 3, repaired: 3 });
     expect(await check('--all')).toMatchObject({ code: 0, kinds: [] });
@@ -165,11 +173,11 @@ describe.runIf(programs('qemu-io'))('vlmc check', () => {
     putObject(node.maps, 'new-name', head);
     putObject(node.maps, mapDataName('new-name'), map);
     // The same lineage in both needs the same epoch, which its checksum covers; new writes of the old name would clash.
-    await node.vlmc('snapshot', 'old-name', 'old-name-snap2');
+    await vlmc('snapshot', 'old-name', 'old-name-snap2');
     const twins = await check('--all');
     expect(twins).toMatchObject({ code: 0, kinds: ['note interrupted-rename'] });
     expect(twins.findings[0].message).toMatch(/same content\. .*vlmc remove new-name, or vlmc remove old-name$/);
-    await node.vlmc('remove', 'old-name');
+    await vlmc('remove', 'old-name');
     await qemuIo(node.uri('new-name'), 'read -P 2 0 4k', 'read -P 1 4k 4092k', 'read -P 2 16M 4k', 'write -P 3 0 4k');
     expect(await check('--all')).toMatchObject({ code: 0, kinds: [] });
   });
@@ -218,22 +226,22 @@ describe.runIf(programs('qemu-io'))('vlmc check', () => {
 
   it('an open volume keeps its orphans, and check takes no lock', async () => {
     const { node } = rig;
-    await node.vlmc('open', 'checked');
+    await vlmc('open', 'checked');
     const file = putObject(node.blocks, dataObjectName('checked', 2, 6), 'x');
     age(file);
     expect(await check('checked', '--repair')).toMatchObject({ code: 0, kinds: ['note perhaps-orphan'] });
     expect(existsSync(file)).toBe(true);
-    await node.vlmc('close', 'checked');
-    const { lock } = await node.vlmcJson<{ lock: object | null }>('lock', 'checked', '--show');
+    await vlmc('close', 'checked');
+    const { lock } = JSON.parse(await vlmc('--json', 'lock', 'checked', '--show')) as { lock: object | null };
     expect(lock).toBeNull();
     expect(await check('checked', '--repair')).toMatchObject({ code: 0, repaired: 1 });
     await qemuIo(node.uri('checked'), 'read -P 2 0 4k', 'write -P 4 24M 4k', 'read -P 4 24M 4k');
-    await node.vlmc('close', 'checked');
+    await vlmc('close', 'checked');
   });
 
   it('raises no false alarm while volumes are written, trimmed, snapshotted, cloned, resized, renamed and removed', async () => {
     const { node } = rig;
-    await node.vlmc('create', 'busy-disk', '--size', '64M');
+    await vlmc('create', 'busy-disk', '--size', '64M');
     const commands = Array.from({ length: 400 }, (_, i) => {
       const at = `${(i * 7) % 16}`;
       return ['-c', i % 3 === 2 ? `discard ${Number(at) * 4}M 4M` : `write -P ${1 + (i % 200)} ${Number(at) * 4}M 64k`];
@@ -242,12 +250,12 @@ describe.runIf(programs('qemu-io'))('vlmc check', () => {
     const churn = (async (): Promise<number> => {
       let rounds = 0;
       for (; busy; rounds++) {
-        await node.vlmc('snapshot', 'busy-disk', `busy-snap-${rounds}`);
-        await node.vlmc('create', `busy-clone-${rounds}`, '--snap', `busy-snap-${rounds}`);
+        await vlmc('snapshot', 'busy-disk', `busy-snap-${rounds}`);
+        await vlmc('create', `busy-clone-${rounds}`, '--snap', `busy-snap-${rounds}`);
         await qemuIo(node.uri(`busy-clone-${rounds}`), 'write -P 9 0 8M');
-        await node.vlmc('resize', `busy-clone-${rounds}`, '--size', '20M', '--force');
-        await node.vlmc('rename', `busy-clone-${rounds}`, `busy-other-${rounds}`);
-        await node.vlmc('remove', `busy-other-${rounds}`);
+        await vlmc('resize', `busy-clone-${rounds}`, '--size', '20M', '--force');
+        await vlmc('rename', `busy-clone-${rounds}`, `busy-other-${rounds}`);
+        await vlmc('remove', `busy-other-${rounds}`);
       }
       return rounds;
     })();

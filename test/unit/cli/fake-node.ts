@@ -2,13 +2,13 @@
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import type { Io, Sink } from '../../../src/cli/common/io.js';
 import { Session } from '../../../src/cli/common/session.js';
 import { vlmcMain } from '../../../src/cli/vlmc/program.js';
 import { xsegMain } from '../../../src/cli/xseg/main.js';
 import { Op } from '../../../src/requests/ops.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../../src/sys/errno.js';
 import { type Port, type Request, Segment } from '../../../src/xseg/index.js';
+import { capture, type Outcome, type RunOptions } from './capture.js';
 
 export const PORTS = { composer: 500, blocks: 1000, mapper: 1001, maps: 1002, endpoint: 1023 } as const;
 export type PeerName = keyof typeof PORTS;
@@ -32,18 +32,6 @@ export interface Seen {
 /** Answers with data, or a JSON value, or nothing. */
 export type Handler = (seen: Seen) => Promise<Reply> | Reply;
 type Reply = Buffer | object | null | undefined;
-
-export interface Outcome {
-  readonly status: number;
-  readonly out: string;
-  readonly err: string;
-}
-
-export interface RunOptions {
-  readonly tty?: boolean;
-  readonly stdin?: readonly Uint8Array[];
-  readonly env?: Record<string, string>;
-}
 
 let count = 0;
 
@@ -149,23 +137,4 @@ export class FakeNode {
       request.fail(errnoOf(error), messageOf(error));
     }
   }
-}
-
-/** Runs a tool with streams that are kept. */
-export async function capture(options: RunOptions, run: (io: Io) => Promise<number>): Promise<Outcome> {
-  const out: Buffer[] = [];
-  const err: Buffer[] = [];
-  const sink = (into: Buffer[]): Sink => ({
-    isTTY: options.tty === true,
-    write: (chunk, done) => {
-      into.push(Buffer.from(chunk as Uint8Array));
-      done?.();
-      return true;
-    },
-  });
-  async function* stdin(): AsyncGenerator<Uint8Array> {
-    yield* options.stdin ?? [];
-  }
-  const status = await run({ stdin: stdin(), stdout: sink(out), stderr: sink(err), env: options.env ?? {} });
-  return { status, out: Buffer.concat(out).toString('latin1'), err: Buffer.concat(err).toString() };
 }

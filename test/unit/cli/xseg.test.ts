@@ -9,7 +9,8 @@ import { decodeClone, decodeName, encodeInfo, encodeName } from '../../../src/re
 import { errnos, SystemError } from '../../../src/sys/errno.js';
 import { Segment } from '../../../src/xseg/index.js';
 import { P } from '../../../src/xseg/layout.js';
-import { capture, FakeNode } from './fake-node.js';
+import { capture } from './capture.js';
+import { FakeNode } from './fake-node.js';
 
 const node = new FakeNode();
 beforeEach(() => node.reset());
