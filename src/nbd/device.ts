@@ -127,8 +127,9 @@ export interface BlockDevice {
    */
   kick?(): void;
   /**
-   * Optional. The client is gone while operations are in flight: those that wait for something (a lock, say) may fail now. It may be called more than once.
-   * close() follows when all have completed.
+   * Optional. The client is gone while operations are in flight, or sent and not read yet: those that wait for something (a lock, say) may
+   * fail now, and changes that are still submitted may be refused, for the client may have sent them again by another connection. It may
+   * be called more than once. close() follows when all have completed.
    */
   abandon?(): void;
   /** The last connection's end: no Io is in flight. */

@@ -103,7 +103,11 @@ export class NbdServer extends EventEmitter<NbdServerEvents> {
         if (this.#tls === null) throw new SystemError(errnos.EINVAL, 'the server has no TLS credentials');
         return this.#tls;
       },
-      opened: (connection) => this.emit('open', connection.info),
+      opened: (connection) => {
+        // Before a client that comes back does anything, what its former connection has not read yet counts as left behind.
+        for (const other of this.#connections.values()) if (other !== connection) other.look();
+        this.emit('open', connection.info);
+      },
       schedule: (transmission) => {
         if (this.#scheduled.push(transmission) === 1) setImmediate(this.#turn);
       },

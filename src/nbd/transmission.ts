@@ -118,10 +118,10 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
 
   /**
    * To be called now and then: while the socket is not read, for want of what those hold who wait in the device, nobody else tells that
-   * the client is gone.
+   * the client is gone. The device may refuse what is read of it from then on.
    */
   look(): void {
-    if (this.#paused && this.#inDevice > 0 && !this.#closed && this.#transport.hasLeft()) this.#device.abandon?.();
+    if (this.#paused && !this.#ending && this.#transport.hasLeft()) this.#device.abandon?.();
   }
 
   // What the poller asks

@@ -111,6 +111,26 @@ describe.each(transports)('over the %s transport', (transport) => {
     }
   });
 
+  test('what a client that vanished had sent and nobody has read is known as such before the client that comes next does anything', async () => {
+    const held: Io[] = [];
+    const provider = new SteeredProvider(new MemoryDisk({ size: MiB }), (device) => {
+      device.hook = (io) => held.push(io) > 0;
+    });
+    const { path, server } = await serve(provider, { transport, limits: { inFlight: 2 } });
+    const peer = await entered(path);
+    peer.send(Buffer.concat(Array.from({ length: 3 }, () => request(Command.READ, 0, 512))));
+    await eventually(() => held.length).toBe(2);
+    const abandoned = new Promise<number>((resolve) => {
+      server.once('open', () => resolve(provider.devices[0].abandoned));
+    });
+    peer.socket.destroy();
+    await client(path);
+    expect(await abandoned).toBeGreaterThan(0);
+    provider.devices[0].hook = () => false;
+    for (const io of held) io.complete(5);
+    await eventually(() => server.connections()).toHaveLength(1);
+  });
+
   test('a request without its magic number ends the connection after the answers to those before it', async () => {
     const { path } = await serveMemory({}, { transport });
     const peer = await entered(path);
