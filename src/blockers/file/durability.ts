@@ -200,6 +200,12 @@ export class DirtyDirectories {
     await this.#directories.get(path)?.sync();
   }
 
+  /** Syncs all that leads to an object's file now, dirty or not: another process may have made it. */
+  async syncTo(file: string): Promise<void> {
+    for (const path of directoriesOf(file)) this.mark(path);
+    await this.sync([file]);
+  }
+
   /** Syncs what leads to the objects at these paths, or everything when null. */
   async sync(files: readonly string[] | null): Promise<void> {
     if (this.#directories.size === 0) return;

@@ -51,7 +51,7 @@ export class Hasher {
     const digest = await sha256(content);
     const stored = await this.#handles.opener.find(digest);
     // Who stored it may be doing so now, or have been killed at it: the memo must not be durable before what it names.
-    if (stored) await this.#handles.directories.syncOne(path.dirname(stored.path));
+    if (stored) await this.#handles.directories.syncTo(stored.path);
     else await this.#store(digest, content);
     await this.#store(memo, Buffer.from(digest, 'latin1'));
     return digest;

@@ -121,16 +121,16 @@ export class Opener {
       [middle, top],
       [leaf, middle],
     ]) {
-      await this.makeDirectory(directory);
-      // Also when another process made it just now: what is acknowledged here must not hang on its sync.
-      this.#directories.mark(parent);
+      // Marked also when another process made it just now, and before others can make files in it: what is acknowledged must not hang on
+      // a sync that nobody owes.
+      await this.makeDirectory(directory, () => this.#directories.mark(parent));
     }
   }
 
-  /** Makes one directory with the store's mode, if it is not there. */
-  async makeDirectory(directory: string): Promise<void> {
+  /** Makes one directory with the store's mode, if it is not there. @param there called as soon as it is */
+  async makeDirectory(directory: string, there: () => void = () => {}): Promise<void> {
     try {
-      await this.system.mkdir(directory, this.#directoryMode);
+      await this.system.mkdir(directory, this.#directoryMode).finally(there);
       if (this.#mustChmod) await this.system.chmod(directory, this.#directoryMode);
     } catch (error) {
       if (!isErrno(error, errnos.EEXIST)) throw error;
@@ -156,7 +156,8 @@ export class Opener {
     try {
       await this.makeDirectories(file);
       await this.system.link(opened.path, file);
-      await this.#directories.syncOne(path.dirname(file));
+      // With the directories that were made for it: the old name must not go while the new one hangs on what a power cut takes.
+      await this.#directories.syncTo(file);
       await this.system.unlink(opened.path);
     } catch (error) {
       // EEXIST: both paths hold the object; the old one goes on being the one that counts, as in the original.
