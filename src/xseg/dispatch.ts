@@ -476,6 +476,10 @@ export class Dispatcher implements RequestHost {
   #collect(local: Local): boolean {
     const u32 = this.#u32;
     const i32 = this.#i32;
+    if (u32[local.word + P.GENERATION] !== local.generation) {
+      this.#lose(local);
+      return true;
+    }
     const before = this.#tail - this.#head;
     if (i32[local.word + P.SLEEPING] !== 0) Atomics.store(i32, local.word + P.SLEEPING, 0);
     if (i32[local.word + P.SCAN] !== 0 && Atomics.exchange(i32, local.word + P.SCAN, 0) === 1) this.#scan(local);
@@ -490,6 +494,20 @@ export class Dispatcher implements RequestHost {
     // A damaged ring asked for a look into the table.
     if (i32[local.word + P.SCAN] !== 0 && u32[local.word + P.PID] !== 0) this.#schedulePoll();
     return this.#tail - this.#head !== before;
+  }
+
+  /**
+   * Somebody took this process for dead, and the port is another's or nobody's: what its rings hold is not ours, not even to look at. Whoever
+   * still has our doorbell open may have rung it for the successor, which would sleep on.
+   */
+  #lose(local: Local): void {
+    const { port, number } = local;
+    port.close();
+    this.#report(
+      new SystemError(errnos.EIO, `port ${number} was recovered from this process as if it were dead; restart it`),
+      `port ${number} (${port.name})`,
+    );
+    this.#ringer.ring(number);
   }
 
   /** Is this ring entry what it says? Entries outlive their requests when peers die, and a foreign peer may write anything. */
@@ -516,7 +534,7 @@ export class Dispatcher implements RequestHost {
   #settleLater(local: Local): void {
     setTimeout(() => {
       const { settling } = local;
-      if (!settling || !this.isLocal(local.port)) return;
+      if (!settling || !this.owns(local.port)) return;
       if (settling.left > 0 && !settling.isOverdue) {
         this.#settleLater(local);
         return;

@@ -57,9 +57,10 @@ export function deadPid(): number {
   return spawnSync(process.execPath, ['--version']).pid;
 }
 
-/** Makes a port look as if its owner had died this moment: nothing was released. */
+/** Makes a port look as if its owner had died this moment: nothing was released. That it lives to see it is nothing to tell of. */
 export function die(port: Port): number {
   const pid = deadPid();
+  port.segment.onError = () => {};
   port.segment.memory.u32[port.segment.tables.portWord(port.number) + P.PID] = pid;
   return pid;
 }

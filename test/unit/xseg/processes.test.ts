@@ -82,6 +82,36 @@ describe('between processes', () => {
     expect(verify(segment)).toEqual([]);
   });
 
+  it('a port whose owner is killed twice, while calls go both ways, has all of them answered in the end', async () => {
+    const segment = createSegment();
+    const store = segment.bind(4);
+    let slow: Request[] | null = [];
+    store.serve((r) => (slow ? slow.push(r) : r.succeed(0)));
+    const composer = segment.bind(3);
+    let answered = 0;
+    composer.serve(async (r) => {
+      await composer.call(2, { op: 13 }, { wait: true });
+      answered++;
+      r.succeed(0);
+    });
+    // Of each: a write and a call to the store, which it answers neither; the composer waits for it.
+    for (const sent of [2, 3]) {
+      const mapper = await startPeer(segment, 'mapper', 2, 3, 4);
+      await until(() => slow?.length === sent, 'its write is under way, and what it asks for the composer');
+      await kill(mapper);
+    }
+    const last = await startPeer(segment, 'mapper', 2, 3, 4);
+    await until(() => slow?.length === 4, 'the write of the last is under way');
+    const done = told(last, 'done');
+    for (const request of slow) request.succeed(0);
+    slow = null;
+    await done;
+    await until(() => report(segment).inFlight === 0, 'everything is answered');
+    expect(answered).toBe(3);
+    expect((await composer.call(2, { op: 13 })).data).toHaveLength(0);
+    expect(verify(segment)).toEqual([]);
+  });
+
   it('requests of a killed asker do not leak, looked at or not', async () => {
     const segment = createSegment();
     const server = segment.bind(1);

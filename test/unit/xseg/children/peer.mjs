@@ -52,6 +52,29 @@ const modes = {
     for (let i = 0; i < Number(depth); i++) next();
   },
 
+  /** peer mapper OWN COMPOSER STORE: asks both, and answers only after asking the store; says done when it has its answers */
+  mapper([own, composer, store]) {
+    const port = segment.bind(Number(own), { name: 'mapper' });
+    segment.ref();
+    let left = 2;
+    const ask = (dst, op) => {
+      const request = port.getRequest();
+      request.op = op;
+      request.onReply = () => {
+        port.putRequest(request);
+        if (--left === 0) say('done');
+      };
+      port.submit(request, Number(dst));
+    };
+    ask(composer, 1);
+    ask(store, 2);
+    port.serve(async (request) => {
+      await port.call(Number(store), { op: 1 });
+      request.succeed(0);
+    });
+    say('ready');
+  },
+
   /** peer chaos OWN DST: serves OWN while it asks DST, allocates and frees without end */
   chaos([own, dst]) {
     const port = segment.bind(Number(own), { name: 'chaos' });
