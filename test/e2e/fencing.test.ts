@@ -69,6 +69,11 @@ describe('a lock that another node breaks under load', () => {
     snapshots = new Snapshots(`${volume}-snapshot`, (snapshot) => rig.a.tryVlmc(['snapshot', volume, snapshot]));
     await snapshots.reached(1);
     await load.reached(1000);
+    if (frozen?.includes('vlmcd')) {
+      // Between its giving back its lease for a snapshot and its asking again, it has nothing that anybody would have to wait for.
+      await snapshots.stop();
+      await load.reached(200);
+    }
     if (frozen !== null) rig.a.signal('SIGSTOP', ...frozen);
     const unlocked = await rig.b.vlmcJson<Unlocked>('unlock', '-f', volume);
     const returned = performance.now();

@@ -160,7 +160,7 @@ export class Stint {
 
   async end(keep: boolean): Promise<void> {
     await this.#fleet.end();
-    if (keep) this.node.kill();
+    if (keep) this.node.keep();
     else await this.node.dispose();
   }
 }

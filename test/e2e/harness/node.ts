@@ -16,6 +16,7 @@ import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll } from 'vitest';
+import { guard, unguard } from './guard.js';
 import { type Placement, placements, usualPlacement } from './placements.js';
 import { attempt, describeOutcome, type Outcome, type RunOptions, run } from './run.js';
 
@@ -57,6 +58,7 @@ export class TestNode {
 
   private constructor(options: NodeOptions, port: number) {
     this.dir = mkdtempSync(path.join(os.tmpdir(), 'archipelago-test-'));
+    guard(this.dir);
     this.conf = path.join(this.dir, 'archipelago.conf');
     this.socket = path.join(this.dir, 'run', 'nbd.sock');
     this.port = port;
@@ -215,7 +217,14 @@ export class TestNode {
     this.kill();
     for (const part of ['', '.bells']) rmSync(`/dev/shm/${this.segment}${part}`, { recursive: true, force: true });
     rmSync(this.dir, { recursive: true, force: true });
+    unguard(this.dir);
     if (problem !== null) throw new Error(`the node did not stop as it should\n${problem}`);
+  }
+
+  /** kill -9 of everything of this node; its files stay when this process ends, for somebody to look at. */
+  keep(): void {
+    this.kill();
+    unguard(this.dir);
   }
 
   /** kill -9 of everything of this node. */

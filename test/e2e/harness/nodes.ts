@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll } from 'vitest';
+import { guard, unguard } from './guard.js';
 import { type NodeOptions, TestNode } from './node.js';
 
 export interface NodesOptions extends Omit<NodeOptions, 'maps' | 'blocks' | 'lockDir' | 'hostname'> {
@@ -31,6 +32,7 @@ export const owners = { a: `${hosts.a}_1002`, b: `${hosts.b}_1002` } as const;
 
 function makeStore(lockDir: boolean): SharedStore {
   const dir = mkdtempSync(path.join(os.tmpdir(), 'archipelago-store-'));
+  guard(dir);
   const store = {
     dir,
     maps: path.join(dir, 'maps'),
@@ -61,7 +63,10 @@ export function useNodes({ lockDir = false, ...options }: NodesOptions = {}): No
       for (const node of running.splice(0)) await node.dispose();
     } finally {
       for (const node of running) node.kill();
-      if (store) rmSync(store.dir, { recursive: true, force: true });
+      if (store) {
+        rmSync(store.dir, { recursive: true, force: true });
+        unguard(store.dir);
+      }
     }
   });
   const get = (i: number): TestNode => {

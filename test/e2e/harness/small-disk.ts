@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll } from 'vitest';
+import { guard, unguard } from './guard.js';
 import { run } from './run.js';
 
 export interface SmallDisk {
@@ -19,12 +20,14 @@ export function useSmallDisk(options: string, stores: readonly string[] = ['maps
   let directory = '';
   beforeAll(async () => {
     directory = mkdtempSync(path.join(os.tmpdir(), 'archipelago-disk-'));
+    guard(directory);
     await run('mount', ['-t', 'tmpfs', '-o', `mode=755,${options}`, 'archipelago-test', directory]);
     for (const store of stores) mkdirSync(path.join(directory, store));
   });
   afterAll(async () => {
     await run('umount', [directory]);
     rmSync(directory, { recursive: true });
+    unguard(directory);
   });
   return {
     get path(): string {
