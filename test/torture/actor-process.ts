@@ -1,6 +1,7 @@
 /** A client process as the torture sees it: asked for work, killed, started again. */
 import { type ChildProcess, fork } from 'node:child_process';
 import path from 'node:path';
+import { errnos } from '../../src/sys/errno.js';
 import type { Asked, Outcome, Reopened, Work } from './protocol.js';
 
 export class ActorProcess {
@@ -8,6 +9,7 @@ export class ActorProcess {
   readonly #pending = new Map<number, (outcome: Outcome) => void>();
   #lastId = 0;
   #gone = false;
+  #killed = false;
   /** Resolves when the process is gone and everything that it was asked has an outcome. */
   readonly gone: Promise<void>;
 
@@ -21,10 +23,16 @@ export class ActorProcess {
     this.gone = new Promise((resolve) => {
       this.#child.once('close', () => {
         this.#gone = true;
-        for (const id of this.#pending.keys()) this.#settle({ id, state: 'lost' });
+        for (const id of this.#pending.keys()) this.#settle(this.#end(id));
         resolve();
       });
     });
+  }
+
+  /** What becomes of a request that it does not answer any more. It may be killed; ending by itself is a mistake of somebody. */
+  #end(id: number): Outcome {
+    if (this.#killed) return { id, state: 'lost' };
+    return { id, state: 'failed', errno: errnos.EPIPE, message: 'the client process ended by itself' };
   }
 
   #settle(outcome: Outcome): void {
@@ -40,7 +48,7 @@ export class ActorProcess {
 
   ask(work: Work): Promise<Outcome> {
     const id = ++this.#lastId;
-    if (this.#gone || !this.#child.connected) return Promise.resolve({ id, state: 'lost' });
+    if (this.#gone || !this.#child.connected) return Promise.resolve(this.#end(id));
     const asked: Asked = { ...work, id };
     return new Promise((resolve) => {
       this.#pending.set(id, resolve);
@@ -50,6 +58,7 @@ export class ActorProcess {
   }
 
   async kill(): Promise<void> {
+    this.#killed = true;
     this.#child.kill('SIGKILL');
     await this.gone;
   }

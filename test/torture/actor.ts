@@ -64,7 +64,11 @@ class Volume {
     this.#clients = [];
     this.#open = this.#connect();
     // What waited for these connections goes on before the word gets out, and may.
-    void this.#open.then(() => say({ reopened: this.name }));
+    this.#open.then(
+      () => say({ reopened: this.name }),
+      // Whoever asks for a connection is told.
+      () => {},
+    );
   }
 
   /** @throws DisconnectedError when there is no connection at present */

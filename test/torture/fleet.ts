@@ -48,6 +48,8 @@ export class Fleet {
   readonly #actors: Promise<ActorProcess>[];
   readonly #lost: Lost[][] = Array.from({ length: ACTORS }, () => []);
   #processes: ActorProcess[] = [];
+  /** How often each was killed. */
+  readonly #kills: number[] = new Array<number>(ACTORS).fill(0);
 
   constructor(conf: string, socket: string) {
     this.#conf = conf;
@@ -92,7 +94,9 @@ export class Fleet {
   /** kill -9 of a client process, and another in its place. */
   killActor(index: number): void {
     const killed = this.#processes[index].kill();
-    this.#actors[index] = killed.then(() => this.#spawn(index));
+    const kills = ++this.#kills[index];
+    // Killed again before there was another: one is enough.
+    this.#actors[index] = killed.then(() => (kills === this.#kills[index] ? this.#spawn(index) : this.#actors[index]));
     // Whoever waits for it is told.
     this.#actors[index].catch(() => undefined);
   }
