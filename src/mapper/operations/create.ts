@@ -140,6 +140,9 @@ export async function clone(
   }
   const keepCached = parentVolume.map === parent;
   await context.locks.during(volume, async () => {
+    // It may have been removed by another node before the lock said that something is in the making: then its objects may be taken for orphans.
+    const { map: still } = await context.maps.lookup(parentVolume.name, options);
+    if (!still) throw new SystemError(errnos.ENOENT, `${parentVolume.name} was just removed`);
     const from = { name: parentVolume.name, lineage: parent.header.lineage };
     const lineage = newLineage(from, Date.now(), idFor(once));
     const header = newHeader(newSize, blockSize, await epochForNew(context, volume.name), lineage);

@@ -437,6 +437,35 @@ describe('leftovers of hashing', () => {
   });
 });
 
+describe('headers that do not cover their maps', () => {
+  it('a volume that is marked deleted and was not removed keeps its objects', async () => {
+    store.add('volume2', { epoch: 2, deleted: true });
+    store.put('volume2', 0, OWN, objectName('volume2', 2, 0));
+    store.put('volume2', 1, OWN | EntryFlag.DELETED, objectName('volume2', 2, 1));
+    store.raw.set(mapData('volume2'), store.bytesOf(mapData('volume2')));
+    const { kinds, report } = await check('--all', '--repair');
+    expect(kinds).toEqual(['error header-damaged', 'orphan orphan']);
+    expect(messages(report)).toContain(
+      'the header says that it is deleted, but 1 own block of its map were not removed',
+    );
+    expect(report.repaired).toBe(1);
+    expect(store.objects.has(objectName('volume2', 2, 0))).toBe(true);
+  });
+
+  it('a volume that is shorter than its map keeps the objects behind its end', async () => {
+    const volume = store.add('volume2', { epoch: 2 });
+    store.put('volume2', 0, OWN, objectName('volume2', 1, 0));
+    store.put('volume2', 8, OWN, objectName('volume2', 1, 8));
+    store.put('volume2', 9, SHARED, objectName('volume2', 1, 9));
+    store.raw.set(mapData('volume2'), store.bytesOf(mapData('volume2')));
+    volume.blocks = 5;
+    const { kinds, report } = await check('--all', '--repair');
+    expect(kinds).toEqual(['error header-damaged', 'orphan orphan']);
+    expect(messages(report)).toContain(`1 own block behind its end at ${5 * BLOCK} bytes`);
+    expect(store.objects.has(objectName('volume2', 1, 8))).toBe(true);
+  });
+});
+
 describe('mixed up maps', () => {
   it('an entry of another block is an error, although its object exists', async () => {
     store.put('volume1', 5, OWN, objectName('volume1', 3, 6));
@@ -479,6 +508,20 @@ describe('--repair', () => {
     expect(report.repaired).toBe(2);
     expect(messages(report)).toContain('orphans kept: the mapper did not say in time');
     expect(store.locks.size).toBe(0);
+  });
+
+  it('deletes no orphans while a name is locked under which a volume may be in the making', async () => {
+    store.objects.set(lost, 5);
+    store.add('dead-1', { deleted: true });
+    for (const name of ['dead-1', 'new-one']) {
+      store.raw.set(`${name}_lock`, Buffer.from('node2_1002'));
+      store.locks.set(name, 'node2_1002');
+      const { report } = await check('--all', '--repair');
+      expect(messages(report)).toContain(`orphans are kept: ${name} is locked and there is no such volume`);
+      expect(store.objects.has(lost)).toBe(true);
+      store.locks.delete(name);
+    }
+    expect((await check('--all', '--repair')).report.repaired).toBe(1);
   });
 
   it('does not close for others: what is open here, or lost, stays as it is', async () => {

@@ -124,6 +124,11 @@ export class FakeStore {
     this.objects.set(object, length);
   }
 
+  /** The bytes of an object of the maps store as it is now. */
+  bytesOf(name: string): Buffer {
+    return this.#stored(name);
+  }
+
   /** An object of the maps store. */
   #stored(name: string): Buffer {
     const bytes = this.raw.get(name) ?? (this.raw.has(name) ? null : this.#ofVolume(name));

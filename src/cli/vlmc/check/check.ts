@@ -11,13 +11,14 @@ import { checkName } from '../names.js';
 import { Epochs } from './epochs.js';
 import { Findings } from './findings.js';
 import { tellLost } from './lost.js';
-import { listLeftovers, protectNamed, tellLeftovers } from './maps-store.js';
+import { listLeftovers, lockedForNew, protectNamed, tellLeftovers } from './maps-store.js';
 import { NameSet, parseObjectName } from './name-set.js';
 import { checkObjects } from './objects.js';
 import { dropMissing, listObjects, tellHashes } from './orphans.js';
 import { Repair, type RepairOptions } from './repair.js';
 import { MapReader, scanMap } from './scan.js';
 import { tellTwins } from './twins.js';
+import { protectUncovered } from './uncovered.js';
 import { Writers } from './writers.js';
 
 const HELP = `
@@ -89,6 +90,8 @@ class Check {
   readonly #reader: MapReader;
   readonly #writers: Writers;
   #objects = 0;
+  /** A name that is locked although there is no volume of that name. */
+  #lockedForNew: string | null = null;
 
   constructor(session: Session, findings: Findings, only: string | null) {
     this.#session = session;
@@ -234,6 +237,10 @@ class Check {
     const leftovers = await listLeftovers(this.#session, now);
     if (!(await protectNamed(this.#session, leftovers, candidates))) this.#reader.incomplete = true;
     await dropMissing(this.#session, candidates);
+    const { mapData } = leftovers;
+    if (!(await protectUncovered(this.#session, this.#findings, now, mapData, candidates)))
+      this.#reader.incomplete = true;
+    if (candidates.size > 0) this.#lockedForNew = await lockedForNew(this.#session, leftovers, now);
   }
 
   async #repair(
@@ -246,7 +253,11 @@ class Check {
     if (orphans.size === 0 && halfDeleted.size === 0) return;
     const repair = new Repair(this.#session, this.#findings, now, options);
     if (orphans.size > 0) {
-      if (quiet && !incomplete) await repair.deleteOrphans(orphans);
+      const making = this.#lockedForNew;
+      if (making !== null) {
+        const why = `${making} is locked and there is no such volume: it may be in the making. If not: vlmc unlock ${making}, there`;
+        await this.#findings.note('not-repaired', `orphans are kept: ${why}`);
+      } else if (quiet && !incomplete) await repair.deleteOrphans(orphans);
       else await this.#findings.note('not-repaired', 'orphans are kept: not every map could be read as it is now');
     }
     await repair.finishDeletions([...halfDeleted].filter((name) => this.#only === null || name === this.#only));

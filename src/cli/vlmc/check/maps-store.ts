@@ -23,7 +23,15 @@ const LOCK_AGE_MS = 60_000;
 /** Locks asked for at once. */
 const PAGE = 512;
 
+/** A map-data object of a volume that has a header. */
+export interface MapDataId {
+  readonly object: string;
+  readonly volume: string;
+  readonly id: number;
+}
+
 export interface Leftovers {
+  readonly mapData: readonly MapDataId[];
   /** Map data of no volume, by the name of the volume it would be of. */
   readonly strays: ReadonlyMap<string, readonly string[]>;
   /** Targets of locks. */
@@ -39,6 +47,7 @@ export async function listLeftovers(session: Session, volumes: readonly VolumeLi
   const known = new Set(volumes.map((volume) => volume.name));
   const live = new Set(volumes.filter((volume) => !volume.deleted).map((volume) => volume.name));
   const strays = new Map<string, string[]>();
+  const mapData: MapDataId[] = [];
   const locks = new Set<string>();
   const temporary: string[] = [];
   let seen = 0;
@@ -48,7 +57,10 @@ export async function listLeftovers(session: Session, volumes: readonly VolumeLi
     const data = MAP_DATA.exec(name);
     const lock = LOCK.exec(name);
     if (data) {
-      if (known.has(data[1]) && isNumbered(name)) continue;
+      if (known.has(data[1]) && isNumbered(name)) {
+        mapData.push({ object: name, volume: data[1], id: Number.parseInt(data[2], 16) });
+        continue;
+      }
       const list = strays.get(data[1]) ?? [];
       strays.set(data[1], list);
       list.push(name);
@@ -58,7 +70,7 @@ export async function listLeftovers(session: Session, volumes: readonly VolumeLi
   }
   // Locks may be kept in a directory of their own: of those, this node's can be asked for.
   for await (const target of ownLocks(session)) if (!live.has(target)) locks.add(target);
-  return { strays, locks, temporary };
+  return { mapData, strays, locks, temporary };
 }
 
 async function* ownLocks(session: Session): AsyncGenerator<string> {
@@ -76,6 +88,23 @@ async function* ownLocks(session: Session): AsyncGenerator<string> {
       throw error;
     }
   } while (cursor !== null);
+}
+
+/**
+ * A name that is locked and has no volume: one is perhaps being made there, of objects that nothing else names any more. Locks that other
+ * nodes keep in a directory of their own are asked for by the names of deleted volumes; of others the map data shows.
+ */
+export async function lockedForNew(
+  session: Session,
+  { locks }: Leftovers,
+  volumes: readonly VolumeListEntry[],
+): Promise<string | null> {
+  const maps = session.client.objects('maps');
+  const live = new Set(volumes.filter(({ deleted }) => !deleted).map(({ name }) => name));
+  for (const name of new Set([...locks, ...volumes.map((volume) => volume.name)])) {
+    if (!live.has(name) && (await maps.lockHolder(name))) return name;
+  }
+  return null;
 }
 
 /**

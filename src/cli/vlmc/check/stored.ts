@@ -65,17 +65,26 @@ export async function explainDamage(session: Session, map: StoredHeader, block: 
   }
 }
 
-/** Calls back with every object that the entries in a map-data object name, whoever it belongs to. What is no entry is stepped over. */
-export async function namesIn(session: Session, object: string, onName: (name: string) => void): Promise<void> {
+/**
+ * Calls back with every object that the entries in a map-data object name, whoever it belongs to. What is no entry is stepped over.
+ * @param onName gets the entry's flags too
+ * @param first entry of the object to begin with
+ */
+export async function namesIn(
+  session: Session,
+  object: string,
+  onName: (name: string, flags: number) => void,
+  first = 0,
+): Promise<void> {
   const maps = session.client.objects('maps');
   const { size } = await maps.info(object);
-  for (let at = 0; at + v2.ENTRY_SIZE <= size; at += CHUNK_ENTRIES * v2.ENTRY_SIZE) {
+  for (let at = first * v2.ENTRY_SIZE; at + v2.ENTRY_SIZE <= size; at += CHUNK_ENTRIES * v2.ENTRY_SIZE) {
     const count = Math.min(CHUNK_ENTRIES, Math.floor((size - at) / v2.ENTRY_SIZE));
     const bytes = await maps.read(object, at, count * v2.ENTRY_SIZE);
     const entries = new ResolvedMap(count);
     for (let i = 0; i < count; i++) {
       const fine = v2.decodeEntry(entries, i, bytes, i * v2.ENTRY_SIZE) === null;
-      if (fine && (entries.flags(i) & EntryFlag.ZERO) === 0) onName(entries.objectName(i));
+      if (fine && (entries.flags(i) & EntryFlag.ZERO) === 0) onName(entries.objectName(i), entries.flags(i));
     }
   }
 }
