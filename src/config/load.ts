@@ -99,6 +99,7 @@ export function parseConfig(text: string | null, path: string | null): Config {
     hostname,
     cache: node.cache,
     blktapEnabled: node.blktapEnabled,
+    hangTimeout: node.hangTimeout,
     xseg,
     roles: settings,
     placement: groups,

@@ -75,6 +75,12 @@ export const archipelago = {
     'writeback: a write is durable after the next flush; writethrough: before its reply.',
   ),
   blktapEnabled: fixed('BLKTAP_ENABLED', v.boolean, false, 'Offer volumes through tapdisk (blktap) too.'),
+  hangTimeout: fixed(
+    'HANG_TIMEOUT',
+    v.seconds(0, 86400),
+    0,
+    'Seconds without an answer after which the supervisor kills a role process that hangs, so that another takes over; 0: never.',
+  ),
 };
 
 export const xseg = {

@@ -170,6 +170,8 @@ export interface Config {
   readonly hostname: string;
   readonly cache: 'writeback' | 'writethrough';
   readonly blktapEnabled: boolean;
+  /** How long a role process may not answer its supervisor before it is killed, in seconds; 0: it never is. */
+  readonly hangTimeout: number;
   readonly xseg: XsegSettings;
   /** In start order. */
   readonly roles: readonly RoleSettings[];

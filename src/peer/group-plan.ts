@@ -33,6 +33,7 @@ export function defaultPlan(config: Config, group: readonly string[], options: P
     env: { ...process.env, ...handover.env, UV_THREADPOOL_SIZE: String(Math.min(threads, MAX_THREADS)) },
     descriptors: handover.descriptors,
     controlSocket: controlSocketOf(config, group),
+    hangTimeoutMs: config.hangTimeout * 1000,
     output: options.shareOutput ? null : path.join(config.logDir, `${group[0]}.out`),
   };
 }

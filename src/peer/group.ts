@@ -7,6 +7,7 @@ import fs from 'node:fs';
 import type { Logger } from 'pino';
 import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
 import { ControlClient } from './control.js';
+import { HangWatch } from './hang-watch.js';
 import { isRunning, killHard, waitGone } from './proc.js';
 import { STOP_LIMIT_MS } from './process.js';
 
@@ -24,16 +25,26 @@ export interface GroupPlan {
   readonly output: string | null;
   /** How long a role may take to stop before its process is killed, in ms. Default: what the process allows itself, and some more. */
   readonly stopLimitMs?: number;
+  /** How long the process may not answer before it is killed, in ms; 0: as long as it likes. */
+  readonly hangTimeoutMs: number;
+  /** For tests: how often it is asked, and how soon its silence is told, in ms. */
+  readonly hangTickMs?: number;
+  readonly hangNoticeMs?: number;
 }
 
 export interface BackOff {
-  /** First delay, longest delay, and how long a process must live for the delay to start anew, in ms. */
+  /** First delay, and longest, in ms; it doubles while the process keeps dying. */
   readonly firstMs: number;
   readonly maxMs: number;
+  /** A process that has served for so long, in ms, is started at once when it dies, and the delay begins anew: that is no crash loop. */
   readonly resetMs: number;
 }
 
-export const BACK_OFF: BackOff = { firstMs: 100, maxMs: 10_000, resetMs: 60_000 };
+export const BACK_OFF: BackOff = { firstMs: 100, maxMs: 10_000, resetMs: 10_000 };
+
+/** How often a process is asked whether it hangs, and after what time without an answer that is told, in ms. */
+const HANG_TICK_MS = 1_000;
+const HANG_NOTICE_MS = 5_000;
 
 /**
  * How long a process may take from spawn to its control socket, a role to start, a process to be gone, and one that an earlier
@@ -49,7 +60,11 @@ export type GroupState = 'stopped' | 'running' | 'waiting';
 interface Live {
   readonly pid: number;
   readonly client: ControlClient;
-  readonly since: number;
+  readonly watch: HangWatch;
+  /** When all that was wanted of it ran for the first time, ms since the epoch; null before. */
+  servesSince: number | null;
+  /** Why it was killed, if it was for hanging. */
+  hung: string | null;
   /** Resolves once it is gone, to how it ended and what it said last. */
   readonly gone: Promise<string>;
 }
@@ -99,7 +114,7 @@ export class RoleGroup {
     const client = await ControlClient.connect(this.plan.controlSocket);
     const status = (await client.call('status', {}, ADOPT_LIMIT_MS)) as { roles: { name: string }[] };
     for (const { name } of status.roles) this.#wanted.add(name);
-    this.#watch(pid, client, null);
+    this.#watch(pid, client, null).servesSince = Date.now();
     this.#log.info(`adopted process ${pid} (${status.roles.map(({ name }) => name).join(' ')})`);
   }
 
@@ -151,41 +166,70 @@ export class RoleGroup {
       if (!(await waitGone(pid, EXIT_LIMIT_MS)) && this.#live?.pid === pid) killHard(pid);
       return ended ?? 'is gone';
     });
-    const live = { pid, client, since: Date.now(), gone };
+    const live: Live = { pid, client, watch: this.#watchHang(pid, client), servesSince: null, hung: null, gone };
     this.#live = live;
     void gone.then((why) => {
+      live.watch.stop();
       if (this.#live !== live) return;
       this.#live = null;
-      this.#died(live, why);
+      this.#died(live, live.hung ?? why);
     });
     return live;
   }
 
-  #died({ pid, since }: Live, why: string): void {
+  #watchHang(pid: number, client: ControlClient): HangWatch {
+    const { roles, hangTimeoutMs, hangTickMs = HANG_TICK_MS, hangNoticeMs = HANG_NOTICE_MS } = this.plan;
+    const who = `${roles.join('+')}: process ${pid}`;
+    const seconds = (ms: number): string => `${Math.round(ms / 100) / 10} s`;
+    const limits = { tickMs: hangTickMs, noticeMs: hangNoticeMs, giveUpMs: hangTimeoutMs };
+    return new HangWatch(client, limits, {
+      silent: (ms) => this.#log.warn(`${who} has not answered for ${seconds(ms)}: it is stopped, or does not get on`),
+      answers: (ms) => this.#log.warn(`${who} answers again, after ${seconds(ms)}`),
+      givenUp: (ms) => {
+        const live = this.#live;
+        if (live?.pid !== pid) return;
+        live.hung = `did not answer for ${seconds(ms)} and was killed (HANG_TIMEOUT)`;
+        this.#log.error(`${who} has not answered for ${seconds(ms)}, killing it (HANG_TIMEOUT)`);
+        killHard(pid);
+      },
+    });
+  }
+
+  #died({ pid, servesSince }: Live, why: string): void {
     this.#lastFailure = `process ${pid} ${why}`;
     this.#log.error(`${this.plan.roles.join('+')}: ${this.#lastFailure}`);
     this.#recover(pid);
-    if (Date.now() - since >= this.#backOff.resetMs) this.#delay = this.#backOff.firstMs;
-    this.#restartLater();
+    if (servesSince === null || Date.now() - servesSince < this.#backOff.resetMs) {
+      this.#restartLater();
+      return;
+    }
+    this.#delay = this.#backOff.firstMs;
+    this.#restartIn(0);
   }
 
   #restartLater(): void {
-    if (this.#timer || this.#wanted.size === 0) return;
-    this.#log.info(`starting ${[...this.#wanted].join('+')} again in ${this.#delay} ms`);
+    if (this.#restartIn(this.#delay)) this.#delay = Math.min(this.#delay * 2, this.#backOff.maxMs);
+  }
+
+  /** False: it is to be restarted already, or not at all. */
+  #restartIn(delayMs: number): boolean {
+    if (this.#timer || this.#wanted.size === 0) return false;
+    this.#log.info(`starting ${[...this.#wanted].join('+')} again ${delayMs === 0 ? 'now' : `in ${delayMs} ms`}`);
     this.#timer = setTimeout(() => {
       this.#timer = null;
       void this.#restart();
-    }, this.#delay);
-    this.#delay = Math.min(this.#delay * 2, this.#backOff.maxMs);
+    }, delayMs);
+    return true;
   }
 
   async #restart(): Promise<void> {
     this.#restarts++;
     try {
-      const { client } = await this.#process();
+      const live = await this.#process();
       for (const role of this.plan.roles) {
-        if (this.#wanted.has(role)) await client.call('start', { role }, START_LIMIT_MS);
+        if (this.#wanted.has(role)) await live.client.call('start', { role }, START_LIMIT_MS);
       }
+      live.servesSince ??= Date.now();
       this.#log.info(`${[...this.#wanted].join('+')}: runs again`);
     } catch (error) {
       this.#lastFailure = messageOf(error);
@@ -202,9 +246,11 @@ export class RoleGroup {
 
   /** Starts a role and keeps it running from now on. @throws SystemError why it does not start */
   async start(role: string): Promise<void> {
-    const { pid, client, gone } = await this.#process();
+    const live = await this.#process();
+    const { pid, client, gone } = live;
     try {
       await client.call('start', { role }, START_LIMIT_MS);
+      live.servesSince ??= Date.now();
     } catch (error) {
       if (errnoOf(error) !== errnos.ECONNRESET) throw error;
       throw new SystemError(errnos.ECONNRESET, `${role}: process ${pid} ${await gone}`);
@@ -283,6 +329,7 @@ export class RoleGroup {
     if (this.#timer) clearTimeout(this.#timer);
     const live = this.#live;
     this.#live = null;
+    live?.watch.stop();
     live?.client.end();
   }
 }

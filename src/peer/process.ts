@@ -90,6 +90,8 @@ export class RoleProcess {
         return this.stop(String(params.role));
       case 'status':
         return this.status();
+      case 'ping':
+        return null;
       case 'exit':
         // Answered before it is done: the end of the connection tells when it is.
         void this.close();

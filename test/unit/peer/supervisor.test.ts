@@ -5,6 +5,7 @@ import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type Config, parseConfig } from '../../../src/config/index.js';
 import { ControlClient } from '../../../src/peer/control.js';
+import type { BackOff } from '../../../src/peer/group.js';
 import type { Progress } from '../../../src/peer/node-status.js';
 import { controlSocketOf, roleArguments, supervisorSocket } from '../../../src/peer/paths.js';
 import { isRunning } from '../../../src/peer/proc.js';
@@ -23,6 +24,7 @@ let mapped: { name: string }[];
 let connections: { name: string }[];
 let supervisor: Supervisor | null;
 let progress: string[];
+let messages: string[];
 let counter = 0;
 
 const note = (event: Progress): void => {
@@ -43,11 +45,19 @@ function serve(port: Port): void {
   });
 }
 
-async function open(): Promise<Supervisor> {
+interface OpenOptions {
+  readonly backOff?: BackOff;
+  readonly hangTimeoutMs?: number;
+}
+
+async function open({
+  backOff = { firstMs: 1, maxMs: 8, resetMs: 60_000 },
+  hangTimeoutMs = 0,
+}: OpenOptions = {}): Promise<Supervisor> {
   supervisor = await Supervisor.open({
     config,
-    log: pino({ level: 'silent' }),
-    backOff: { firstMs: 1, maxMs: 8, resetMs: 60_000 },
+    log: pino({}, { write: (line: string) => messages.push(JSON.parse(line).msg) }),
+    backOff,
     plan: (group) => ({
       roles: group,
       command: process.execPath,
@@ -56,6 +66,9 @@ async function open(): Promise<Supervisor> {
       controlSocket: controlSocketOf(config, group),
       output: path.join(dir, `${group[0]}.out`),
       stopLimitMs: 300,
+      hangTimeoutMs,
+      hangTickMs: 20,
+      hangNoticeMs: 1000,
     }),
   });
   return supervisor;
@@ -95,6 +108,7 @@ portno_start = 3
   mapped = [];
   connections = [];
   progress = [];
+  messages = [];
   supervisor = null;
 });
 
@@ -238,6 +252,63 @@ describe('a process that dies', () => {
     await node.start('one', note);
     expect((await node.status()).roles[1].state).toBe('not running');
     expect(progress.at(-1)).toBe('start one runs already');
+  });
+});
+
+describe('a process that had served for a while', () => {
+  const backOff = { firstMs: 3_600_000, maxMs: 3_600_000, resetMs: 0 };
+
+  test('is started again at once, time after time', async () => {
+    const node = await open({ backOff });
+    await node.start(null, note);
+    for (let round = 1; round <= 3; round++) {
+      process.kill(pidOf('two'), 'SIGKILL');
+      await vi.waitFor(async () => {
+        expect((await node.status()).roles[1]).toMatchObject({ restarts: round, state: 'running' });
+      }, 20_000);
+    }
+    expect(messages.filter((message) => message === 'starting two again now')).toHaveLength(3);
+  });
+
+  test('is started later when its successor does not come up', async () => {
+    const node = await open({ backOff });
+    await node.start(null, note);
+    tell('die-two');
+    process.kill(pidOf('two'), 'SIGKILL');
+    await vi.waitFor(() => expect(messages).toContain('starting two again in 3600000 ms'), 20_000);
+    expect((await node.status()).roles[1]).toMatchObject({ restarts: 1, state: 'restarting' });
+    untell('die-two');
+  });
+});
+
+describe('a process that hangs', () => {
+  const told = (text: string): number => messages.filter((message) => message.includes(text)).length;
+
+  test('is told of once, and once more when it goes on; it is left alone', async () => {
+    const node = await open();
+    await node.start(null, note);
+    const pid = pidOf('two');
+    process.kill(pid, 'SIGSTOP');
+    await vi.waitFor(() => expect(told(`two: process ${pid} has not answered`)).toBe(1), 20_000);
+    process.kill(pid, 'SIGCONT');
+    await vi.waitFor(() => expect(told(`two: process ${pid} answers again`)).toBe(1), 20_000);
+    expect(told('has not answered')).toBe(1);
+    expect((await node.status()).roles[1]).toMatchObject({ pid, restarts: 0, state: 'running' });
+  });
+
+  test('is killed after HANG_TIMEOUT, and what it ran is started again', async () => {
+    const node = await open({ hangTimeoutMs: 2000 });
+    await node.start(null, note);
+    const pid = pidOf('one');
+    process.kill(pid, 'SIGSTOP');
+    await vi.waitFor(async () => {
+      const { roles } = await node.status();
+      expect(roles.every(({ state }) => state === 'running')).toBe(true);
+      expect(pidOf('three')).not.toBe(pid);
+    }, 30_000);
+    expect(isRunning(pid)).toBe(false);
+    expect((await node.status()).roles[0].lastFailure).toMatch(/did not answer for [\d.]+ s and was killed/);
+    expect(told(`one+three: process ${pid} has not answered`)).toBe(2);
   });
 });
 
