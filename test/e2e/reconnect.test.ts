@@ -128,6 +128,8 @@ describe.runIf(kernelTools)('the kernel nbd device of nbd-client -persist', () =
     const [, verdict] = await machine.expect(/^(RIG-OK|RIG-FAIL.*)$/m, 200_000);
     expect(verdict, machine.console).toBe('RIG-OK');
     await machine.off(30_000);
+    const check = await node.tryVlmc(['--json', 'check', '--all']);
+    expect((JSON.parse(check.stdout) as { errors: number }).errors, check.stdout).toBe(0);
     expect(Number(/^RIG-BLOCKS (\d+)$/m.exec(machine.console)?.[1])).toBe(15 * (KILLS + 1));
   });
 });

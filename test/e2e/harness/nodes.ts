@@ -5,6 +5,7 @@ import path from 'node:path';
 import { afterAll, afterEach, beforeAll } from 'vitest';
 import { guard, unguard } from './guard.js';
 import { type NodeOptions, TestNode } from './node.js';
+import { describeOutcome } from './run.js';
 
 export interface NodesOptions extends Omit<NodeOptions, 'maps' | 'blocks' | 'lockDir' | 'hostname'> {
   /** Locks have a directory of their own, instead of lying beside the maps. */
@@ -43,7 +44,17 @@ function makeStore(lockDir: boolean): SharedStore {
   return store;
 }
 
-/** Two nodes for the tests of the enclosing describe, as useNode. Processes that a test froze are thawed before they are stopped. */
+/** Whatever was done to them: maps and objects agree. */
+async function requireSound(node: TestNode): Promise<void> {
+  const outcome = await node.tryVlmc(['--json', 'check', '--all']);
+  const { errors } = JSON.parse(outcome.stdout) as { errors: number };
+  if (errors > 0) throw new Error(describeOutcome(outcome));
+}
+
+/**
+ * Two nodes for the tests of the enclosing describe, as useNode. Processes that a test froze are thawed before they are stopped, and what all
+ * tests left is checked.
+ */
 export function useNodes({ lockDir = false, ...options }: NodesOptions = {}): Nodes {
   let store: SharedStore | undefined;
   const running: TestNode[] = [];
@@ -60,6 +71,7 @@ export function useNodes({ lockDir = false, ...options }: NodesOptions = {}): No
   afterAll(async () => {
     try {
       for (const node of running) node.signal('SIGCONT');
+      if (running.length > 0) await requireSound(running[0]);
       for (const node of running.splice(0)) await node.dispose();
     } finally {
       for (const node of running) node.kill();
