@@ -243,7 +243,7 @@ export function unlinkSegment(name: string): void {
 function foreign(name: string, why: string): SystemError {
   return new SystemError(
     errnos.EPROTO,
-    `${shmPath(name)} is not a segment that this program can use: ${why}. If no node uses it, remove it: xseg posix:${name}: destroy`,
+    `${shmPath(name)} is not a segment that this program can use: ${why}. If no node uses it, remove it: xseg posix:${name}: destroy --force`,
   );
 }
 

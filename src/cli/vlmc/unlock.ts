@@ -136,7 +136,7 @@ function tell(session: Session, name: string, holder: string, { confirmed, waite
   printWarning(
     io,
     `${holder} did not answer; its time was waited out (${seconds} s). If it is only cut off, or hangs, it can no longer begin a write to ` +
-      `${name}. If it runs the original Archipelago it can: make sure that ${hostOf(holder)} is down before anybody writes.`,
+      `${name}. If it runs the original Archipelago, or a version of this program that knows no fencing, it can: make sure that ${hostOf(holder)} is down before anybody writes.`,
   );
 }
 

@@ -8,7 +8,7 @@ import { Flag, Op } from '../../../src/requests/ops.js';
 import { decodeClone, decodeName, encodeInfo, encodeName } from '../../../src/requests/structs.js';
 import { errnos, SystemError } from '../../../src/sys/errno.js';
 import { Segment } from '../../../src/xseg/index.js';
-import { P } from '../../../src/xseg/layout.js';
+import { H, P } from '../../../src/xseg/layout.js';
 import { capture } from './capture.js';
 import { FakeNode } from './fake-node.js';
 
@@ -119,6 +119,19 @@ describe('the segment', () => {
       child.stdin.end();
       await once(child, 'exit');
     }
+  });
+
+  it('is removed as the message says when another version left it', async () => {
+    await run('create');
+    const segment = Segment.join(spec);
+    segment.memory.u32[H.ABI] += 1;
+    segment.close();
+    const refused = await run('destroy');
+    expect(refused.status).toBe(255);
+    const [, advice] = /remove it: xseg posix:cli-test-xseg-\d+: (.*)\n$/.exec(refused.err) ?? [];
+    expect(advice).toBeDefined();
+    expect(await run(...advice.split(' '))).toEqual({ status: 0, out: '', err: '' });
+    expect(Segment.exists(spec)).toBe(false);
   });
 
   it('reportall shows it with its ports, as text and as JSON', async () => {
