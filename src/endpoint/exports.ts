@@ -17,6 +17,9 @@ import type { Registry } from './registry.js';
 import { type Resolved, Resolver } from './resolve.js';
 import { plainAddress, type VolumeAddress, type Volumes } from './volumes.js';
 
+/** How often it is looked whether what dead endpoints left is over, in ms. */
+const ORPHANS_POLL_MS = 10;
+
 export interface ExportsOptions {
   readonly port: Port;
   readonly composerPort: number;
@@ -141,10 +144,28 @@ export class Exports implements ExportProvider {
         closed: (closed) => this.#closed(closed),
       },
     );
+    this.#holdForOrphans(volume.name);
     const { peer, tls } = client;
     const { via } = what;
     this.#open.set(device, { device, name: volume.name, via, exportName: name, peer, tls, since: Date.now() });
     return device;
+  }
+
+  /**
+   * Another endpoint of the node (`archipelago nbd`) may have been killed with the volume open, and its client may come here now: what that
+   * process had asked of the composer is waited for like what clients of this one have left.
+   */
+  #holdForOrphans(name: string): void {
+    const { port, composerPort } = this.#options;
+    const left = (): number => (port.closed ? 0 : port.segment.orphansAt(composerPort, name));
+    if (left() === 0) return;
+    const whole = { offset: 0, length: Number.MAX_SAFE_INTEGER };
+    this.#leftovers.leave(name, whole);
+    const timer = setInterval(() => {
+      if (left() > 0) return;
+      clearInterval(timer);
+      this.#leftovers.done(name, whole);
+    }, ORPHANS_POLL_MS).unref();
   }
 
   /** The snapshot that a context, which metaContexts told of, tells differences from; null: it tells none. */

@@ -6,13 +6,16 @@
 import type { Io } from '../nbd/index.js';
 import type { Parker } from './parking.js';
 
+/** Bytes of a volume that something changes still. Known by its identity. */
+type Change = Pick<Io, 'offset' | 'length'>;
+
 interface Held {
   readonly by: Parker;
   readonly io: Io;
 }
 
 interface Left {
-  readonly changes: Set<Io>;
+  readonly changes: Set<Change>;
   held: Held[];
 }
 
@@ -25,7 +28,7 @@ export class Leftovers {
   }
 
   /** The client of a change that runs is gone. */
-  leave(volume: string, io: Io): void {
+  leave(volume: string, io: Change): void {
     const left = this.#volumes.get(volume);
     if (left) left.changes.add(io);
     else this.#volumes.set(volume, { changes: new Set([io]), held: [] });
@@ -49,7 +52,7 @@ export class Leftovers {
   }
 
   /** To be called before an Io is completed: it may be one that was left. */
-  done(volume: string, io: Io): void {
+  done(volume: string, io: Change): void {
     const left = this.#volumes.get(volume);
     if (!left?.changes.delete(io)) return;
     const free: Held[] = [];

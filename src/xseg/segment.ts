@@ -17,7 +17,7 @@ import { self } from './owner.js';
 import { Port } from './port.js';
 import type { RecoverPortOptions, RecoveryResult } from './recovery.js';
 import type { Request } from './request.js';
-import { leftBy, PATIENCE_MS } from './settling.js';
+import { leftBy, orphansAt, PATIENCE_MS } from './settling.js';
 import { parseSpec, type SegmentSpec } from './spec.js';
 import { type PortOwner, Tables } from './tables.js';
 
@@ -364,6 +364,12 @@ export class Segment {
     // What the dead had sent is known as theirs once they are cleaned up after.
     if (!this.isServed(number)) this.reap();
     return leftBy(this.tables, number, except);
+  }
+
+  /** How many requests for a target, of whatever dead port, are still being worked on at `dst`. */
+  orphansAt(dst: number, target: string): number {
+    this.reap();
+    return orphansAt(this.tables, dst, Buffer.from(target, 'utf8'));
   }
 
   /** Resolves when leftBy is 0. @throws SystemError ETIMEDOUT when a peer does not get on with it for a minute; EINVAL no such port */

@@ -9,7 +9,7 @@
  * process are let through. To answer them this port may have to ask others, and what it asks waits for the orphans, too. So once something waits here,
  * an orphan at a port that has asked this one is not waited for any more: it would be for ever. A store only answers, and is waited for always.
  */
-import { P, R, RequestState } from './layout.js';
+import { MAX_TARGET, P, R, RequestState, TARGET_BYTE } from './layout.js';
 import type { Tables } from './tables.js';
 
 /** A peer that does not answer for this long is stuck; serving on is then better than a node that never comes back. */
@@ -105,4 +105,18 @@ export function leftBy(tables: Tables, port: number, except: number): number {
     if (tables.memory.u32[tables.requestWord(index) + R.DST] !== except) left++;
   }
   return left;
+}
+
+/** How many requests for a target, of whatever dead port, a living peer still works on. */
+export function orphansAt(tables: Tables, dst: number, target: Uint8Array): number {
+  const { u32, bytes } = tables.memory;
+  let found = 0;
+  for (let index = 0; index < tables.geometry.requests; index++) {
+    const word = tables.requestWord(index);
+    if (u32[word + R.STATE] !== RequestState.ORPHANED || u32[word + R.DST] !== dst) continue;
+    const start = word * 4 + TARGET_BYTE;
+    const length = Math.min(u32[word + R.TARGET_LENGTH], MAX_TARGET);
+    if (bytes.subarray(start, start + length).equals(target)) found++;
+  }
+  return found;
 }

@@ -1,15 +1,19 @@
 /** A client goes while its writes run, and comes back by another connection: what it writes then is what stays. */
+import pino from 'pino';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Abandonment } from '../../../src/endpoint/abandonment.js';
 import { SegmentBuffers } from '../../../src/endpoint/buffers.js';
 import { type DeviceHost, deviceInfo, ExportDevice } from '../../../src/endpoint/export-device.js';
+import { Exports } from '../../../src/endpoint/exports.js';
 import { Leftovers } from '../../../src/endpoint/leftovers.js';
 import { Parking } from '../../../src/endpoint/parking.js';
 import { IoCommand } from '../../../src/nbd/index.js';
 import { Flag, Op } from '../../../src/requests/ops.js';
 import { errnos } from '../../../src/sys/errno.js';
-import type { Request } from '../../../src/xseg/index.js';
-import { Endpoint, run } from './support.js';
+import { type Request, Segment } from '../../../src/xseg/index.js';
+import { PORTS } from '../composer/stack.js';
+import { die } from '../xseg/help.js';
+import { Endpoint, run, someone } from './support.js';
 
 const COMPOSER = 501;
 const BLOCK = 65536;
@@ -154,4 +158,39 @@ it('a write that was parked after what it waits for was answered asks again', as
   await expect.poll(() => stuck.length, { timeout: 10_000 }).toBe(3);
   stuck[2].succeed(512);
   expect(await second).toBe(0);
+});
+
+it('what an endpoint of another process had asked of the composer when it was killed is waited for by clients of that volume', async () => {
+  const { port, volumes, registry, stack } = endpoint;
+  for (const name of ['first-volume', 'second-volume']) await stack.create(name, 4 * BLOCK, BLOCK);
+  const elsewhere = Segment.join(`posix:${stack.segment.name}:`);
+  const killed = elsewhere.bind('dynamic', { name: 'archipelago nbd' });
+  const old = killed.getRequest() as Request;
+  old.op = Op.WRITE;
+  old.target = 'first-volume';
+  killed.submit(old, COMPOSER);
+  await expect.poll(() => stuck.length).toBe(1);
+  die(killed);
+  const exports = new Exports({
+    port,
+    composerPort: COMPOSER,
+    mapperPort: PORTS.mapper,
+    volumes,
+    registry,
+    offer: 'all',
+    allowResize: false,
+    log: pino({ level: 'silent' }),
+  });
+  slow = false;
+  const [back, other] = await Promise.all(
+    ['first-volume', 'second-volume'].map((name) => exports.open(name, someone())),
+  );
+  const over: string[] = [];
+  const again = run(back, IoCommand.WRITE, { offset: 0, data: Buffer.alloc(512) }).then(() => over.push('again'));
+  await run(other, IoCommand.WRITE, { offset: 0, data: Buffer.alloc(512) });
+  expect(over).toEqual([]);
+  stuck[0].succeed(512);
+  await again;
+  for (const device of [back, other]) await device.close();
+  elsewhere.close();
 });
