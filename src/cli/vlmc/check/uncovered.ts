@@ -10,7 +10,7 @@ import { EntryFlag } from '../entries.js';
 import { count, type Findings } from './findings.js';
 import type { MapDataId } from './maps-store.js';
 import type { NameSet } from './name-set.js';
-import { namesIn } from './stored.js';
+import { namesIn, readHeader } from './stored.js';
 
 const OWN = EntryFlag.WRITABLE | EntryFlag.ARCHIP;
 
@@ -37,6 +37,8 @@ export async function protectUncovered(
     const per = v2.entriesPerObject(volume.blockSize);
     const first = volume.deleted ? 0 : Math.ceil(volume.size / volume.blockSize) - id * per;
     if (first >= per) continue;
+    // The original shrinks a volume by its header alone: what it left behind the end of a volume of its own is an orphan.
+    if (!volume.deleted && !(await readHeader(session, name))?.header.lineage) continue;
     const onName = (named: string, flags: number): void => {
       if ((flags & (OWN | EntryFlag.DELETED)) !== OWN || !candidates.has(named)) return;
       candidates.delete(named);
