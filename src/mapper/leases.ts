@@ -45,6 +45,11 @@ export class Leases {
     this.#inherited = new Set(holders.inherited);
   }
 
+  /** Whether the port may have had leases of an earlier mapper. */
+  hadBefore(port: number): boolean {
+    return this.#holders.inherited.includes(port);
+  }
+
   /** Ports that may hold leases of an earlier mapper. */
   get inherited(): readonly number[] {
     return [...this.#inherited];

@@ -38,7 +38,7 @@ export interface LocksOptions {
   /** Makes both stores look again at what they keep: another node may have changed the volume. */
   readonly forget: () => Promise<void>;
   /** A lock was taken: it is to be watched from now on. */
-  readonly taken: () => void;
+  readonly taken: (volume: Volume) => void;
 }
 
 export class Locks {
@@ -98,7 +98,7 @@ export class Locks {
     volume.checkedAt = began;
     volume.takenAt = clock.now();
     volume.map = null;
-    taken();
+    taken(volume);
   }
 
   /** Looks in the store whether the lock is still this node's. @throws LostLock; SystemError when the store cannot be asked */

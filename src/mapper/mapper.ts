@@ -448,9 +448,10 @@ export class Mapper {
   /**
    * FLUSH: what was written of the volume's map survives a power cut afterwards.
    * @param written the asker has changed the volume, its map or just its data, so the lock must still be this node's
+   * @param port of the asker
    * @throws LostLock
    */
-  async flush(name: string, written = false): Promise<void> {
+  async flush(name: string, written = false, port?: number): Promise<void> {
     checkTarget(name);
     const { locks, maps } = this.#locking;
     await this.#locking.flushPredecessor();
@@ -459,8 +460,10 @@ export class Mapper {
       const { losses } = volume;
       const changed = written || volume.written;
       await maps.flush(volume.touched);
-      // A lock that is not held was given up in order, after a flush of everything: then there is nothing to lose.
+      // A lock that is not held was given up in order, after a flush of everything: then there is nothing to lose. Of what an earlier
+      // mapper granted and did not leave word of, only the store knows.
       if (changed && volume.locked) await locks.verify(volume);
+      else if (written && port !== undefined) await this.#locking.verifyInherited(volume, port);
       if (volume.losses !== losses) throw new LostLock(volume);
     });
   }

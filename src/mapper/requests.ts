@@ -126,7 +126,7 @@ export async function perform(mapper: Mapper, request: MapperRequest, status: ()
         options,
       );
     case Op.FLUSH:
-      await mapper.flush(target, (request.flags & Flag.WRITTEN) !== 0);
+      await mapper.flush(target, (request.flags & Flag.WRITTEN) !== 0, request.src);
       return nothing;
     case Op.HASH:
       throw new SystemError(errnos.EOPNOTSUPP, `volume ${target}: hashing whole volumes is not supported`);

@@ -66,8 +66,9 @@ export class HandOver {
       [],
       async ([volume], flushed) => {
         if (!isShared(volume)) return;
-        await context.locks.verify(volume);
         await settle(volume, flushed);
+        // At last: what was written until all had drained was written under a lock that was still this node's, or it is lost.
+        await context.locks.verify(volume);
         await context.locks.release(volume);
         volume.yieldUntil = clock.now() + YIELD_MS;
       },

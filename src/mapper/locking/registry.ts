@@ -32,7 +32,11 @@ export class LockRegistry {
   #writing: Promise<void> | null = null;
   #next: Promise<void> | null = null;
 
-  private constructor(file: string | null, boot: string, records: Map<string, LockRecord>) {
+  /** What an earlier mapper of this start of the machine noted is all here. */
+  readonly isSound: boolean;
+
+  private constructor(file: string | null, boot: string, records: Map<string, LockRecord>, isSound = true) {
+    this.isSound = isSound;
     this.#file = file;
     this.#boot = boot;
     this.#records = records;
@@ -48,15 +52,19 @@ export class LockRegistry {
     const file = path.join(directory, 'locks.json');
     const boot = bootId();
     let records = new Map<string, LockRecord>();
+    let isSound = false;
     try {
       const stored = parse(fs.readFileSync(file, 'utf8'));
-      if (stored.boot === boot) records = new Map(Object.entries(stored.volumes));
+      if (stored.boot === boot) {
+        records = new Map(Object.entries(stored.volumes));
+        isSound = true;
+      }
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') {
         log.warn(`${file} cannot be read, so nothing is known of volumes that were open before: ${messageOf(error)}`);
       }
     }
-    return new LockRegistry(file, boot, records);
+    return new LockRegistry(file, boot, records, isSound);
   }
 
   get records(): ReadonlyMap<string, LockRecord> {

@@ -20,6 +20,7 @@ import { LockChecks } from './checks.js';
 import { FencedObjects } from './fenced.js';
 import { HandOver } from './hand-over.js';
 import { Losses } from './losses.js';
+import { LostLock } from './lost.js';
 import { Mailbox } from './mailbox.js';
 import type { LockRegistry } from './registry.js';
 import { LockWaits } from './waiting.js';
@@ -50,6 +51,8 @@ export class Locking {
   readonly maps: MapStore;
   readonly #watch: LockWatch;
   readonly #breaking: Breaking;
+  /** Names of locks that this mapper has had, where no registry tells of those that the earlier one had. */
+  readonly #known = new Set<string>();
   #ready: Promise<void> = Promise.resolve();
   #predecessorFlushed: Promise<void> | null = null;
 
@@ -84,7 +87,10 @@ export class Locking {
       forget: async () => {
         await Promise.all([options.maps.forget(), blocks.forget()]);
       },
-      taken: wake,
+      taken: ({ name }) => {
+        if (!registry.isSound) this.#known.add(name);
+        wake();
+      },
     });
     const isOurs = (name: string): Promise<boolean> => this.checks.isOurs(name);
     this.#breaking = new Breaking({ client, owner, clock, log, note, isOurs, begun: wake });
@@ -136,6 +142,21 @@ export class Locking {
       throw error;
     });
     return this.#predecessorFlushed;
+  }
+
+  /**
+   * For a port that says it wrote to a volume that this mapper does not hold: it can only have done so under an earlier mapper, if this one
+   * never took the lock. The lock must still be this node's then, or that one's registry would tell that it was given up.
+   * @throws LostLock, and the volume counts as lost from then on
+   */
+  async verifyInherited(volume: Volume, port: number): Promise<void> {
+    const { leases, registry } = this.#options;
+    const { name } = volume;
+    if (registry.isSound || this.#known.has(name) || !leases.hadBefore(port)) return;
+    if ((await this.checks.isOurs(name)) || this.#known.has(name)) return;
+    const lock = await this.holder(name);
+    if (!volume.lost) this.losses.mark(volume, { holder: lock?.owner ?? null, at: Date.now() });
+    throw new LostLock(volume);
   }
 
   /** Makes durable what was written of the volume. @param flushed its data is */
@@ -195,6 +216,7 @@ export class Locking {
         await blocks.flush(null);
         await this.flushPredecessor();
         await volume.locking.exclusive(() => client.release(name, false));
+        this.#known.add(name);
       }
       await this.locks.end(volume);
     });

@@ -46,7 +46,8 @@ const single = fc.record({
   block: fc.integer({ min: 0, max: BLOCKS - 1 }),
   ms: fc.constantFrom(1, 20, 120, 400, 1500, 4000, 7000),
 });
-type Command = typeof single extends fc.Arbitrary<infer T> ? T : never;
+type Single = typeof single extends fc.Arbitrary<infer T> ? T : never;
+type Command = Pick<Single, 'what'> & { readonly side: number; readonly block: number; readonly ms: number };
 
 /**
  * What single commands seldom come to: something is under way at a node that has the lock, for longer or shorter than the lock is good for,
@@ -62,7 +63,7 @@ const scene = fc
     how: fc.constantFrom('break', 'break', 'steal'),
   })
   .map(({ side, block, slow, ms, work, how }): Command[] => {
-    const does = (what: Command['what'], by = side, time = 1): Command => ({ what, side: by, block, ms: time });
+    const does = (what: Command['what'], by: number = side, time = 1): Command => ({ what, side: by, block, ms: time });
     const begin = [does('maps take', 0), does('maps take', 1), does('blocks take', 0), does('blocks take', 1)].map(
       (quick) => ({ ...quick, ms: 0 }),
     );

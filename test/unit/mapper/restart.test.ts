@@ -196,6 +196,24 @@ describe('after a restart of the mapper', () => {
     expect(holder(r)).toBeUndefined();
   });
 
+  it('a flush is not acknowledged when the registry was lost, and the lock with it', async () => {
+    const r = await rig();
+    r.a.holders.set(500, async () => {});
+    await r.a.mapper.lease('volume', { write: true }, 500);
+    const file = path.join(r.directory, 'locks.json');
+    fs.rmSync(file);
+    r.stores.maps.locks.delete('volume');
+    await r.again(async () => {});
+    await expect(r.a.mapper.flush('volume', true, 500)).rejects.toEqual(failure('EIO', 'was taken away'));
+    await expect(r.a.mapper.lease('volume', { write: true }, 500)).rejects.toEqual(failure('EIO', 'was taken away'));
+    await r.a.mapper.close('volume');
+    await r.a.mapper.lease('volume', { write: true }, 500);
+    await r.a.mapper.flush('volume', true, 500);
+    // Given up in order: nothing is lost.
+    await r.a.mapper.unlock('volume', false);
+    await r.a.mapper.flush('volume', true, 500);
+  });
+
   it('a registry that is damaged, or of an earlier start of the machine, tells nothing; the mapper starts', async () => {
     const r = await rig();
     await r.a.mapper.open('volume');
