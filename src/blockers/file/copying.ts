@@ -11,7 +11,6 @@ import { copyContent } from './copy.js';
 import { all } from './durability.js';
 import type { Handles } from './handles.js';
 import { candidatePaths, hashedPath } from './paths.js';
-import { inTime } from './pool.js';
 import type { FileSystem } from './system.js';
 import type { TempFiles } from './temp.js';
 
@@ -93,21 +92,22 @@ export class Copying {
    */
   async #place(from: string, target: string, present: string | null, options: CopyOptions): Promise<string> {
     const { exclusive, deadline = 0 } = options;
+    const { changes } = this.#handles.opener;
     const file = present ?? hashedPath(this.#handles.opener.root, target);
     if (exclusive) {
-      await this.#retryWithDirectories(file, deadline, () => this.#system.link(from, file));
+      await this.#retryWithDirectories(file, () => changes.link(from, file, deadline));
       await this.#temp.remove(from);
-    } else await this.#retryWithDirectories(file, deadline, () => this.#system.rename(from, file));
+    } else await this.#retryWithDirectories(file, () => changes.rename(from, file, deadline));
     return file;
   }
 
-  async #retryWithDirectories(file: string, deadline: number, work: () => Promise<void>): Promise<void> {
+  async #retryWithDirectories(file: string, work: () => Promise<void>): Promise<void> {
     try {
-      await inTime(deadline, work);
+      await work();
     } catch (error) {
       if (!isErrno(error, errnos.ENOENT)) throw error;
       await this.#handles.opener.makeDirectories(file);
-      await inTime(deadline, work);
+      await work();
     }
   }
 }

@@ -21,7 +21,6 @@ import { listNames } from './listing.js';
 import { FileLocks } from './locks.js';
 import { Mailbox } from './mail.js';
 import { candidatePaths } from './paths.js';
-import { inTime } from './pool.js';
 import type { FileSystem } from './system.js';
 import { TempFiles } from './temp.js';
 
@@ -289,7 +288,7 @@ export class FileDriver implements Driver {
     await this.#cold(`cannot reset object ${name}`, () =>
       this.#handles.exclusive(name, async () => {
         const handle = await this.#handles.openOwn(name, 'create', deadline);
-        await inTime(deadline, () => this.#system.ftruncate(handle.fd, 0));
+        await this.#handles.opener.changes.ftruncate(handle.fd, 0, deadline);
         this.#handles.failed.clear(name);
         handle.markDirty();
         if (durable) await this.#makeDurable(handle);
@@ -327,7 +326,7 @@ export class FileDriver implements Driver {
         for (const file of candidatePaths(this.#root, name)) {
           try {
             // Begun is begun: the object's other path goes too.
-            await inTime(found ? 0 : deadline, () => this.#system.unlink(file));
+            await this.#unlink(file, found ? 0 : deadline, handle !== null);
             found = true;
             this.#handles.directories.mark(path.dirname(file));
           } catch (error) {
@@ -340,6 +339,26 @@ export class FileDriver implements Driver {
         if (handle) this.#handles.drop(handle);
       }),
     );
+  }
+
+  /** @param isOpen the object's file is open here already */
+  async #unlink(file: string, deadline: number, isOpen: boolean): Promise<void> {
+    const { changes } = this.#handles.opener;
+    if (isOpen || !changes.isImmediate(deadline)) return changes.unlink(file, deadline);
+    // To free its blocks takes milliseconds: the last close does that, on a thread.
+    let fd: number;
+    try {
+      fd = await this.#handles.withDescriptor(() => this.#system.open(file, fs.constants.O_RDONLY, 0));
+    } catch (error) {
+      if (isErrno(error, errnos.ENOENT)) throw error;
+      // Whoever may not read it may delete it all the same.
+      return changes.unlink(file, deadline);
+    }
+    try {
+      await changes.unlink(file, deadline);
+    } finally {
+      await this.#system.close(fd).finally(() => this.#handles.descriptorClosed());
+    }
   }
 
   async info(name: string): Promise<ObjectInfo> {
@@ -358,7 +377,7 @@ export class FileDriver implements Driver {
       this.#handles.exclusive(name, async () => {
         const handle = await this.#handles.openOwn(name, 'write');
         try {
-          await inTime(deadline, () => this.#system.ftruncate(handle.fd, size));
+          await this.#handles.opener.changes.ftruncate(handle.fd, size, deadline);
         } finally {
           handle.markDirty();
         }

@@ -44,6 +44,14 @@ class Kernel implements FileSystem {
   readonly #iovAddress = this.#iovec.address;
   #peeked: libc.Memory | null = null;
 
+  readonly changesNow = {
+    open: (file: string, flags: number, mode: number): number => fs.openSync(file, flags, mode),
+    ftruncate: (fd: number, length: number): void => fs.ftruncateSync(fd, length),
+    link: (file: string, name: string): void => fs.linkSync(file, name),
+    rename: (file: string, name: string): void => fs.renameSync(file, name),
+    unlink: (file: string): void => fs.unlinkSync(file),
+  };
+
   errno(): number {
     return libc.errno();
   }

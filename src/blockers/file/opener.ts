@@ -2,8 +2,9 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { errnos } from '../../sys/errno.js';
-import { checkDeadline, fileError, isErrno } from '../errors.js';
+import { fileError, isErrno } from '../errors.js';
 import { missing } from '../names.js';
+import { TimedChanges } from './changes.js';
 import type { DirtyDirectories } from './durability.js';
 import { candidatePaths, directoriesOf, hashedPath, isPithosName } from './paths.js';
 import type { FileStatus, FileSystem } from './system.js';
@@ -22,6 +23,7 @@ export type OpenMode = 'read' | 'write' | 'create';
 export class Opener {
   readonly root: string;
   readonly system: FileSystem;
+  readonly changes: TimedChanges;
   readonly #fileMode: number;
   readonly #directoryMode: number;
   /** The process's own umask takes bits away that the store's umask leaves: put them back after making something. */
@@ -35,6 +37,7 @@ export class Opener {
   ) {
     this.root = settings.root;
     this.system = settings.system;
+    this.changes = new TimedChanges(settings.system, settings.root);
     this.#fileMode = 0o666 & ~settings.umask;
     this.#directoryMode = 0o777 & ~settings.umask;
     this.#mustChmod = (process.umask() & ~settings.umask & 0o777) !== 0;
@@ -88,20 +91,18 @@ export class Opener {
    * @throws the system's error, EEXIST when it exists; ETIME after the deadline
    */
   async create(file: string, deadline = 0): Promise<number> {
-    checkDeadline(deadline);
     try {
-      return await this.createFile(file);
+      return await this.createFile(file, deadline);
     } catch (error) {
       if (!isErrno(error, errnos.ENOENT)) throw error;
       await this.makeDirectories(file);
-      checkDeadline(deadline);
-      return await this.createFile(file);
+      return await this.createFile(file, deadline);
     }
   }
 
-  /** Makes a new file with the store's mode, open for reading and writing. @throws the system's error */
-  async createFile(file: string): Promise<number> {
-    const fd = await this.system.open(file, O_RDWR | O_CREAT | O_EXCL, this.#fileMode);
+  /** Makes a new file with the store's mode, open for reading and writing. @throws the system's error; ETIME after the deadline */
+  async createFile(file: string, deadline = 0): Promise<number> {
+    const fd = await this.changes.create(file, O_RDWR | O_CREAT | O_EXCL, this.#fileMode, deadline);
     if (this.#mustChmod) {
       try {
         await this.system.fchmod(fd, this.#fileMode);

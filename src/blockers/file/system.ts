@@ -21,6 +21,16 @@ export interface FileStatus {
 /** Ends a read or write on the thread pool: the system's error, or null and how many bytes. */
 export type Transferred = (error: Error | null, count: number) => void;
 
+/** Changes of names and lengths, at once, on the thread that asks. All throw the system's error. */
+export interface ImmediateChanges {
+  /** @param flags of fs.constants */
+  open(file: string, flags: number, mode: number): number;
+  ftruncate(fd: number, length: number): void;
+  link(file: string, name: string): void;
+  rename(file: string, name: string): void;
+  unlink(file: string): void;
+}
+
 export interface FileSystem {
   // Of locks between nodes. A modelled disk, which one node uses, does without.
 
@@ -45,6 +55,8 @@ export interface FileSystem {
   pwrite(fd: number, address: number, count: number, offset: number): number;
   /** As fallocate, which is used where this is missing. */
   fallocateNow?(fd: number, mode: number, offset: number, length: number): number;
+  /** As those on the thread pool, which are used where this is missing. */
+  readonly changesNow?: ImmediateChanges;
   /** Names that the open file has; 0: it was deleted or replaced. @throws the system's error */
   links(fd: number): number;
   /** Milliseconds from some moment on, for measuring how long a call took. */

@@ -175,7 +175,7 @@ it('what waits while somebody has the object to himself is not begun after its d
   await write(driver, 'source-object', 0, Buffer.from('source'));
   await write(driver, 'some-object', 0, Buffer.from('before'));
   await driver.flush(null);
-  const deadline = monotonicMs() + 50;
+  const deadline = monotonicMs() + 500;
   // A copy onto the object holds its name until its sync has been let go.
   const held = holdUp('fdatasync', deadline, () => true);
   const copy = driver.copy('source-object', 'some-object', 100, { durable: true, exclusive: false });
@@ -215,4 +215,85 @@ it('a copy that took until its deadline does not take the target’s place, and 
       .map((file) => file.split('/').pop())
       .sort(),
   ).toEqual(['old-object', 'source-object']);
+});
+
+/** Changes of names and lengths that go by the thread pool from now on, in order; those of temporary files left out. */
+function changesOnPool(): string[] {
+  const seen: string[] = [];
+  for (const step of ['open', 'ftruncate', 'link', 'rename', 'unlink'] as const) {
+    const real = kernel[step].bind(kernel) as (...args: unknown[]) => Promise<unknown>;
+    const spy = vi.spyOn(kernel, step as 'open').mockImplementation((async (...args: unknown[]) => {
+      const creates = step !== 'open' || (Number(args[1]) & fs.constants.O_CREAT) !== 0;
+      const ofTemporary = step !== 'rename' && step !== 'link' && String(args[0]).includes('.archipelago-tmp');
+      if (creates && !ofTemporary) seen.push(step);
+      return real(...args);
+    }) as typeof kernel.open);
+    onTestFinished(() => spy.mockRestore());
+  }
+  return seen;
+}
+
+it.each([
+  { where: 'a disk of this machine', local: true },
+  { where: 'a server', local: false },
+])('names and lengths are changed in time on $where, by a thread of the pool only on a server', async ({ local }) => {
+  const spy = vi.spyOn(kernel, 'isLocal').mockReturnValue(local);
+  onTestFinished(() => spy.mockRestore());
+  const root = temporaryDirectory();
+  // Two files may be open: those that are changed are not always among them.
+  const driver = await fileDriver(root, { fdcache: 2 });
+  const onPool = changesOnPool();
+  const deadline = monotonicMs() + 60_000;
+  const content = Buffer.alloc(5 << 20, 7);
+  const seen: Record<string, string[]> = {};
+  const step = async (name: string, work: () => Promise<unknown>): Promise<void> => {
+    onPool.length = 0;
+    await work();
+    seen[name] = [...onPool];
+  };
+  const options = { durable: true, deadline };
+  await step('write', () => write(driver, 'first-object', 0, content, { deadline }));
+  await step('reset, new', () => driver.reset('reset-object', true, deadline));
+  await step('copy', () =>
+    driver.copy('first-object', 'copied-object', content.length, { ...options, exclusive: true }),
+  );
+  await step('copy again', () => driver.copy('first-object', 'copied-object', 100, { ...options, exclusive: false }));
+  await step('truncate', () => driver.truncate('first-object', 1 << 20, deadline));
+  await step('reset', () => driver.reset('first-object', false, deadline));
+  await write(driver, 'other-object', 0, content, { deadline });
+  await write(driver, 'third-object', 0, content, { deadline });
+  // Some of these are open, some are not.
+  for (const name of ['first-object', 'reset-object', 'third-object']) {
+    await step(`delete ${name}`, () => driver.delete(name, deadline));
+  }
+  await expect(driver.delete('first-object', deadline)).rejects.toMatchObject({ code: 'ENOENT' });
+  await expect(driver.truncate('first-object', 5, deadline)).rejects.toMatchObject({ code: 'ENOENT' });
+  const again = driver.copy('other-object', 'copied-object', 5, { ...options, exclusive: true });
+  await expect(again).rejects.toMatchObject({ code: 'EEXIST' });
+  expect((await listAll(driver, 10)).sort()).toEqual(['copied-object', 'other-object']);
+  expect((await driver.info('copied-object')).size).toBe(100);
+  expect(
+    (await read(driver, 'copied-object', 0, 101)).equals(Buffer.concat([content.subarray(0, 100), Buffer.alloc(1)])),
+  ).toBe(true);
+  expect((await read(driver, 'other-object', 0, content.length)).equals(content)).toBe(true);
+  expect(driver.status()).toMatchObject({ openFiles: expect.toSatisfy((n: number) => n <= 2) });
+  const deleted = {
+    'delete first-object': ['unlink'],
+    'delete reset-object': ['unlink'],
+    'delete third-object': ['unlink'],
+  };
+  expect(seen).toEqual(
+    local
+      ? Object.fromEntries(Object.keys(seen).map((name) => [name, []]))
+      : {
+          ...deleted,
+          // A file is made when its directories are there.
+          write: ['open', 'open'],
+          'reset, new': ['open', 'open', 'ftruncate'],
+          copy: ['link', 'link'],
+          'copy again': ['rename'],
+          truncate: ['ftruncate'],
+          reset: ['ftruncate'],
+        },
+  );
 });
