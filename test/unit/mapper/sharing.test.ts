@@ -117,6 +117,29 @@ describe('a volume that is open shared', () => {
     expect(holder(nodes)).toBe(B);
   });
 
+  it.each([true, false])('is released after all of it is durable, when who wrote it lives: %s', async (lives) => {
+    const nodes = twoNodes();
+    await shared(nodes);
+    const { a, b, clock } = nodes;
+    await lease(a);
+    await writeVolume(a, 'volume', 0, Buffer.from('from a'));
+    await clock.pass(1000);
+    const order: string[] = [];
+    // A composer makes its data durable when it is asked; for one that is gone the mapper does.
+    if (lives) a.holders.set(500, async (_name, flags) => void (flags & Flag.FLUSH && order.push('data')));
+    else a.holders.delete(500);
+    a.blocks.before = (operation) => void (operation === 'flush' && order.push('data'));
+    a.maps.before = (operation) => void (['flush', 'release'].includes(operation) && order.push(operation));
+    const wanted = lease(b);
+    await clock.until(wanted, 1000);
+    await wanted;
+    expect(holder(nodes)).toBe(B);
+    expect(order).toContain('data');
+    expect(order).toContain('flush');
+    expect(order.lastIndexOf('data')).toBeLessThan(order.indexOf('release'));
+    expect(order.indexOf('flush')).toBeLessThan(order.indexOf('release'));
+  });
+
   it('is handed over after the operation that is under way', async () => {
     const nodes = twoNodes();
     await shared(nodes);
