@@ -50,6 +50,11 @@ export class Leases {
     return this.#holders.inherited.includes(port);
   }
 
+  /** Whether a port may still have a lease of the volume by an earlier mapper. */
+  isUnanswered(volume: Volume): boolean {
+    return this.#unasked(volume).length > 0;
+  }
+
   /** Ports that may hold leases of an earlier mapper. */
   get inherited(): readonly number[] {
     return [...this.#inherited];

@@ -17,8 +17,10 @@ export interface MailboxOptions {
   readonly want: (name: string) => void;
   /** The old holder of a lock that this node broke says that it has ended. */
   readonly gone: (volume: Volume, id: string) => void;
-  /** Resolves when nobody holds leases of an earlier mapper. */
+  /** Resolves when nobody goes on by leases of an earlier mapper. */
   readonly ready: () => Promise<void>;
+  /** A composer that may have had a lease of the volume by an earlier mapper has not answered: what it sent may still be under way. */
+  readonly isOpen: (volume: Volume) => boolean;
 }
 
 export class Mailbox {
@@ -71,6 +73,6 @@ export class Mailbox {
       if (held || !volume.lost) return false;
     }
     await volume.drained;
-    return !volume.locked;
+    return !volume.locked && !this.#options.isOpen(volume);
   }
 }

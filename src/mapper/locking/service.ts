@@ -69,6 +69,7 @@ export class Locking {
       want: (name) => handOver.want(name),
       gone: (volume, id) => this.#breaking.gone(volume, id),
       ready: () => this.#ready,
+      isOpen: (volume) => leases.isUnanswered(volume),
     });
     this.checks = new LockChecks(client, clock, {
       lost: (volume, holder) => this.losses.lose(volume, holder),
