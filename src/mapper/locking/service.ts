@@ -95,7 +95,7 @@ export class Locking {
     });
     const isOurs = (name: string): Promise<boolean> => this.checks.isOurs(name);
     this.#breaking = new Breaking({ client, owner, clock, log, note, isOurs, begun: wake });
-    this.waits = new LockWaits({ client, owner, clock, patienceMs: options.patienceMs });
+    this.waits = new LockWaits({ client, owner, clock, log, patienceMs: options.patienceMs });
     const handOver = new HandOver({
       context: { volumes, leases, locks: this.locks },
       clock,

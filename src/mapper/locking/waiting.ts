@@ -4,8 +4,9 @@
  */
 
 import type { LockClient } from '../../requests/lock-client.js';
-import { errnos, SystemError } from '../../sys/errno.js';
+import { errnos, messageOf, SystemError } from '../../sys/errno.js';
 import type { Clock } from '../clock.js';
+import type { MapperLog } from '../context.js';
 import { LockedElsewhere } from '../locks.js';
 import type { LockWait, Volume } from '../volume.js';
 
@@ -36,6 +37,7 @@ export interface LockWaitsOptions {
   /** This node's owner string. */
   readonly owner: string;
   readonly clock: Clock;
+  readonly log: MapperLog;
   /** How long a lease waits, in ms. */
   readonly patienceMs: number;
 }
@@ -43,6 +45,8 @@ export interface LockWaitsOptions {
 export class LockWaits {
   readonly #options: LockWaitsOptions;
   readonly #running = new Set<LockWait>();
+  /** Volumes of which it is in the log that writes fail because of the lock. */
+  readonly #told = new Set<string>();
   #stopping = false;
 
   constructor(options: LockWaitsOptions) {
@@ -89,11 +93,17 @@ export class LockWaits {
     try {
       for (;;) {
         const busy = await attempt(wait);
-        if (busy === null) return;
+        if (busy === null) {
+          this.#told.delete(volume.name);
+          return;
+        }
         if (wait.abandoned) throw new Abandoned(volume.name);
         const left = deadline - clock.now();
         // Only a holder may let go in time; a full or read-only store is the answer now.
-        if (left <= 0 || isGone() || !(busy instanceof LockedElsewhere)) throw busy;
+        if (left <= 0 || isGone() || !(busy instanceof LockedElsewhere)) {
+          this.#tell(volume, busy);
+          throw busy;
+        }
         const shared = volume.open === 'shared';
         if (shared && busy.holder !== null && clock.now() >= askAt) {
           askAt = clock.now() + ASK_MS;
@@ -105,6 +115,13 @@ export class LockWaits {
       volume.waits.delete(wait);
       this.#running.delete(wait);
     }
+  }
+
+  /** That a write failed because of a lock: once, until the lock is to be had again. */
+  #tell(volume: Volume, why: unknown): void {
+    if (this.#told.has(volume.name)) return;
+    this.#told.add(volume.name);
+    this.#options.log.warn(`a write to volume ${volume.name} fails: ${messageOf(why)}`);
   }
 
   #ask(name: string, holder: string): void {

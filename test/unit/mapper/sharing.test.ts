@@ -190,6 +190,14 @@ describe('a volume that is open shared', () => {
       expect(holder(nodes)).toBe(A);
       await clock.pass(2000);
       await expect(wanted).rejects.toEqual(failure('EBUSY', A));
+      const again = lease(b);
+      again.catch(() => {});
+      await clock.pass(31_000);
+      await expect(again).rejects.toEqual(failure('EBUSY', A));
+      // A guest whose writes fail meets that again and again: the log says it once.
+      expect(
+        b.warnings.filter((line) => line.includes(`write to volume volume fails`) && line.includes(A)),
+      ).toHaveLength(1);
     }
   });
 
