@@ -169,8 +169,8 @@ export class Mapper {
       const context = this.#contexts.of([volume]);
       const { frozenReason } = await mapOf(context, volume, options);
       if (frozenReason !== null) return;
-      const { lost } = volume;
-      await this.#locking.losses.forgive(volume);
+      const { losses } = this.#locking;
+      const lost = await losses.forgive(volume);
       try {
         await volume.gate.shared(() =>
           volume.leasing.exclusive(async () => {
@@ -180,9 +180,10 @@ export class Mapper {
         );
       } catch (error) {
         // Whoever used it before must not go on because somebody else's attempt failed.
-        if (lost && !volume.lost && !volume.locked) this.#locking.losses.mark(volume, lost);
+        if (lost && !volume.lost && !volume.locked) losses.mark(volume, lost);
         throw error;
       }
+      losses.tellForgiven(volume, lost);
       await this.#locking.locks.note(volume);
     });
   }
@@ -203,7 +204,7 @@ export class Mapper {
     checkTarget(name);
     const { locks, losses } = this.#locking;
     await this.#volumes.use(name, async (volume) => {
-      await losses.forgive(volume);
+      const lost = await losses.forgive(volume);
       await withAlone(this.#base, [name], [], async () => {
         if (implicit && volume.kept) await this.#locking.maps.flush(volume.touched);
         else {
@@ -214,7 +215,7 @@ export class Mapper {
         }
         if (!implicit) await locks.end(volume);
       });
-      await losses.forgive(volume);
+      losses.tellForgiven(volume, (await losses.forgive(volume)) ?? lost);
       await locks.note(volume);
     });
   }

@@ -72,16 +72,23 @@ export class Losses {
     await volume.leasing.exclusive(async () => {});
   }
 
-  /** The mark is no longer wanted: who uses the volume now begins anew. What ends is waited for. */
-  async forgive(volume: Volume): Promise<void> {
+  /** The mark is no longer wanted: who uses the volume now begins anew. What ends is waited for. @returns the mark that there was */
+  async forgive(volume: Volume): Promise<LostMark | null> {
+    let forgiven: LostMark | null = null;
     while (volume.lost) {
       const { lost } = volume;
       await volume.drained;
       if (volume.lost !== lost) continue;
       volume.lost = null;
-      this.#options.log.info(
-        `volume ${volume.name} can be used again; its lock was lost at ${clockTime(lost.at, true)}`,
-      );
+      forgiven = lost;
     }
+    return forgiven;
+  }
+
+  /** Logs that a volume of which the mark was taken away is in use again. */
+  tellForgiven(volume: Volume, forgiven: LostMark | null): void {
+    if (forgiven === null || volume.lost) return;
+    const when = clockTime(forgiven.at, true);
+    this.#options.log.info(`volume ${volume.name} can be used again; its lock was lost at ${when}`);
   }
 }
