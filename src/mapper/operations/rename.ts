@@ -13,6 +13,7 @@ import type { StoredMap } from '../stored-map.js';
 import type { Volume } from '../volume.js';
 import { remainsOf, wasMade } from './again.js';
 import { epochForNew } from './create.js';
+import { makeMissingObjects } from './own-objects.js';
 import { runHasWritable } from './snapshot.js';
 
 const ALL = EntryFlag.WRITABLE | EntryFlag.ARCHIP | EntryFlag.ZERO;
@@ -60,6 +61,8 @@ async function copy(context: MapperContext, volume: Volume, map: StoredMap, targ
   const writable = runHasWritable(map, 0, map.blocks);
   const lineage = map.header.lineage ?? lateLineage();
   if (writable || map.header.lineage === null) {
+    // Between two steps both maps share the objects, and after a crash for good.
+    await makeMissingObjects(context, map);
     map.header = { ...map.header, lineage, epoch: map.header.epoch + (writable ? 1 : 0) };
     await maps.writeHeader(map.stored, map.header);
   }

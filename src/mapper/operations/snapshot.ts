@@ -9,6 +9,7 @@ import type { StoredMap } from '../stored-map.js';
 import type { Volume } from '../volume.js';
 import { idFor, noteEpoch, wasMade } from './again.js';
 import { epochForNew } from './create.js';
+import { makeMissingObjects } from './own-objects.js';
 
 const KEEP_SHARED = EntryFlag.ARCHIP | EntryFlag.ZERO;
 
@@ -56,6 +57,7 @@ export async function snapshot(
 export async function shareEntries(context: MapperContext, volume: Volume, map: StoredMap): Promise<void> {
   await map.check(0, map.blocks);
   if (map.header.readOnly && !runHasWritable(map, 0, map.blocks)) return;
+  await makeMissingObjects(context, map);
   // A volume that is older than its lineage has an id from its next snapshot on.
   const lineage = map.header.lineage ?? lateLineage();
   const header = { ...map.header, epoch: map.header.epoch + 1, lineage };
