@@ -109,7 +109,7 @@ class Simulation {
     let index = -1;
     try {
       const { disk, model } = this.#blank();
-      const { seed, cuts, only, operations = 30 } = this.#options;
+      const { seed, cuts, only, operations = 50 } = this.#options;
       const taken = await this.#life(disk, model, seed, { operations, cuts, window: 0 });
       for (const cut of taken) {
         if (only !== undefined && cut.index !== only) continue;
@@ -193,7 +193,9 @@ class Simulation {
         if (taken.length >= plan.cuts) return;
         // About as many changes come as there are places; the rest of the cuts is taken at the end.
         const places = plan.window > 0 ? plan.window : plan.operations * 8;
-        if (!cutting.chance(plan.cuts / places)) return;
+        // What makes, renames or removes a volume takes several steps, each of which must be durable before the next.
+        const weight = now.changes.size > 0 ? 2 : 0.8;
+        if (!cutting.chance((weight * plan.cuts) / places)) return;
         const tear = this.#world.unit < 4096 && cutting.chance(0.5);
         taken.push({ index, disk: disk.cut(mix(seed, index, 4), tear), model: now.freeze() });
       },

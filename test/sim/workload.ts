@@ -25,6 +25,8 @@ export class Workload {
   readonly #model: Model;
   readonly #random: Random;
   readonly #settings: WorkloadSettings;
+  /** Where the last change of a volume was. */
+  readonly #last = new WeakMap<VolumeModel, { first: number; count: number }>();
 
   constructor(node: Node, model: Model, random: Random, settings: WorkloadSettings) {
     this.#node = node;
@@ -76,16 +78,20 @@ export class Workload {
     const dice = random.below(100);
     if (volumes.length === 0) return this.#create();
     const volume = random.pick(volumes);
-    if (dice < 52) return this.#data(volume, dice);
-    if (dice < 62) return this.#use(volume, 'flush', () => this.#flush(volume));
-    if (dice < 70) return this.#whole(volume, 'read', () => this.#read(volume, 0, volume.cells.length));
-    if (dice < 79) return this.#snapshot(volume);
-    if (dice < 84) return this.#clone(volume);
-    if (dice < 87) return this.#remove(volume);
-    if (dice < 89) return this.#rename(volume);
-    if (dice < 94) return this.#resize(volume);
-    if (dice < 96) return this.#upgrade(volume);
-    if (dice < 98) return this.#alone(volume, 'close', () => this.#close(volume));
+    if (dice < 56) {
+      // Those that can be written: old maps and snapshots take no part until they are upgraded or cloned.
+      const writable = volumes.filter((one) => !one.readOnly && !one.changing);
+      return writable.length > 0 ? this.#data(random.pick(writable), dice) : this.#create();
+    }
+    if (dice < 60) return this.#use(volume, 'flush', () => this.#flush(volume));
+    if (dice < 62) return this.#whole(volume, 'read', () => this.#read(volume, 0, volume.cells.length));
+    if (dice < 70) return this.#snapshot(volume);
+    if (dice < 76) return this.#clone(volume);
+    if (dice < 80) return this.#remove(volume);
+    if (dice < 85) return this.#rename(volume);
+    if (dice < 93) return this.#resize(volume);
+    if (dice < 95) return this.#upgrade(volume);
+    if (dice < 97) return this.#alone(volume, 'close', () => this.#close(volume));
     return this.#create();
   }
 
@@ -152,15 +158,13 @@ export class Workload {
   #data(volume: VolumeModel, dice: number): Operation | null {
     if (volume.readOnly || volume.changing) return null;
     const random = this.#random;
-    const units = volume.cells.length;
-    const first = random.below(units);
-    const count = Math.min(units - first, 1 + random.below(random.chance(0.3) ? MOST_UNITS_OF_WRITE : 3));
+    const { first, count } = this.#range(volume);
     if (!volume.isFree(first, first + count)) return null;
     const fua = random.chance(0.2);
     const durable = fua || this.#settings.writeThrough;
     const [at, length, flags] = [first * volume.unit, count * volume.unit, fua ? Flag.FUA : 0];
     const what = (kind: string): string => `${kind}${fua ? ' fua' : ''} ${first}+${count}`;
-    if (dice < 36) {
+    if (dice < 30) {
       const values = this.#model.fresh(count);
       return this.#use(volume, what('write'), async () => {
         volume.begin(first, values);
@@ -169,7 +173,7 @@ export class Workload {
       });
     }
     const zeros = new Array<number>(count).fill(0);
-    if (dice < 44) {
+    if (dice < 42) {
       return this.#use(volume, what('zero'), async () => {
         volume.begin(first, zeros);
         await this.#node.writeZeroes(volume.name, at, length, flags | (random.chance(0.5) ? Flag.NO_HOLE : 0));
@@ -182,6 +186,29 @@ export class Workload {
       const read = await this.#node.read(volume.name, at, length);
       volume.endTrim(first, decode(read, volume.unit, volume.name), durable);
     });
+  }
+
+  /**
+   * Units for a change. Many changes are of whole blocks, since only those change maps, and many are of the same place as the last one:
+   * most of what can go wrong takes several changes of one block.
+   */
+  #range(volume: VolumeModel): { first: number; count: number } {
+    const random = this.#random;
+    const units = volume.cells.length;
+    const last = this.#last.get(volume);
+    if (last && last.first < units && random.chance(0.4)) {
+      return { first: last.first, count: Math.min(last.count, units - last.first) };
+    }
+    let first = random.below(units);
+    let count = 1 + random.below(random.chance(0.3) ? MOST_UNITS_OF_WRITE : 3);
+    if (random.chance(0.4)) {
+      const block = random.pick(this.#settings.blockSizes) / volume.unit;
+      first -= first % block;
+      count = block * (random.chance(0.3) ? 2 : 1);
+    } else if (random.chance(0.05)) [first, count] = [0, units];
+    const range = { first, count: Math.min(units - first, count) };
+    this.#last.set(volume, range);
+    return range;
   }
 
   async #flush(volume: VolumeModel): Promise<void> {
