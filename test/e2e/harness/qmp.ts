@@ -18,7 +18,10 @@ export class Monitor {
 
   private constructor(socket: net.Socket) {
     this.#socket = socket;
-    createInterface(socket).on('line', (line) => this.#take(JSON.parse(line) as Message));
+    createInterface(socket)
+      .on('line', (line) => this.#take(JSON.parse(line) as Message))
+      // Passes the socket's errors on.
+      .on('error', () => {});
     socket.on('close', () => {
       for (const { reject } of this.#waiting.values()) reject(new Error('qemu closed its monitor'));
       this.#waiting.clear();
