@@ -78,7 +78,7 @@ export class Workload {
     const dice = random.below(100);
     if (volumes.length === 0) return this.#create();
     const volume = random.pick(volumes);
-    if (dice < 56) {
+    if (dice < 48) {
       // Those that can be written: old maps and snapshots take no part until they are upgraded or cloned.
       const writable = volumes.filter((one) => !one.readOnly && !one.changing);
       return writable.length > 0 ? this.#data(random.pick(writable), dice) : this.#create();
@@ -164,7 +164,7 @@ export class Workload {
     const durable = fua || this.#settings.writeThrough;
     const [at, length, flags] = [first * volume.unit, count * volume.unit, fua ? Flag.FUA : 0];
     const what = (kind: string): string => `${kind}${fua ? ' fua' : ''} ${first}+${count}`;
-    if (dice < 30) {
+    if (dice < 26) {
       const values = this.#model.fresh(count);
       return this.#use(volume, what('write'), async () => {
         volume.begin(first, values);
@@ -173,7 +173,7 @@ export class Workload {
       });
     }
     const zeros = new Array<number>(count).fill(0);
-    if (dice < 42) {
+    if (dice < 37) {
       return this.#use(volume, what('zero'), async () => {
         volume.begin(first, zeros);
         await this.#node.writeZeroes(volume.name, at, length, flags | (random.chance(0.5) ? Flag.NO_HOLE : 0));

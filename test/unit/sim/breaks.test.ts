@@ -5,11 +5,11 @@ import { breaks } from '../../sim/sabotage.js';
 import { SimulationFailure, simulate } from '../../sim/simulation.js';
 
 /** Cuts after which a break must have been found. */
-const WITHIN = 600;
+const WITHIN = 1000;
 
 afterAll(destroySegments);
 
-describe('finds within 600 cuts that', () => {
+describe('finds within 1,000 cuts that', () => {
   it.each(Object.keys(breaks))(
     '%s',
     async (name) => {
