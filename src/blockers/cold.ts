@@ -112,7 +112,10 @@ export async function runCold(driver: Driver, request: Request, status: () => ob
     case Op.LOCKINFO:
       return answer(request, encodeJson(await driver.lockHolder(target)));
     case Op.LOCKCHECK:
-      return answer(request, encodeJson(await driver.checkLocks(parseCheck(body(request)))));
+      return answer(
+        request,
+        encodeJson(await driver.checkLocks(parseCheck(body(request)), (flags & Flag.UNCACHED) === 0)),
+      );
     case Op.LOCKMAIL:
       await sendMail(driver, target, body(request));
       return 0;

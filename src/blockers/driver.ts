@@ -10,7 +10,7 @@
  * with a SystemError.
  */
 
-import type { LockCheck, LockMail, LockPage } from '../requests/locks.js';
+import type { Fenced, LockCheck, LockMail, LockNews, LockPage } from '../requests/locks.js';
 
 /** One hot operation on one object. Reused by its owner after `complete`; a driver keeps no reference afterwards. */
 export interface ObjectIo {
@@ -75,16 +75,27 @@ export interface LockHolder {
 /**
  * Locks beyond taking and releasing them: noticing their loss, asking for them, breaking them.
  *
- * A store that knows locks itself fits in: a watch on the lock's object hears of its loss and of mail (a notify), so a check answers from
- * what the watch has heard as long as the watch is alive, and asks the store when it is not. There breakLock is break_lock and the
- * blocklisting of the old holder's client, and resolves once the store takes nothing more from that.
+ * A store that knows locks itself (RADOS) has two more: `nextNews` wakes whoever waits as soon as a watch hears something, and `fence`
+ * makes the store refuse whatever an old holder still sends.
  */
 export interface LockService {
   /**
    * Looks in the store, never in a cache, whether this owner still holds these locks, and reads its mail. Rejects only when the store
    * cannot be asked: then nothing is known.
+   * @param poll one of many looks: where the store itself would have told of a change, an answer of the last half second will do
    */
-  checkLocks(names: readonly string[]): Promise<LockCheck>;
+  checkLocks(names: readonly string[], poll?: boolean): Promise<LockCheck>;
+  /**
+   * Resolves as soon as there is something to look at (mail; a lock that this owner holds, or was refused lately, changed hands), else
+   * after `ms`, or when the driver closes. Absent: the store tells nothing by itself, and is asked now and then.
+   */
+  nextNews?(ms: number): Promise<LockNews>;
+  /**
+   * From then on the store takes nothing more from the clients of the node whose owner string this is (the part before the last `_` is
+   * the node's name): what is still under way of theirs is refused. Absent: the store cannot refuse anybody.
+   * @throws EACCES when this node may not do that, with the way out; ENOENT when the store does not know that node's clients
+   */
+  fence?(owner: string): Promise<Fenced>;
   /**
    * Makes the lock this owner's whoever has it, in one step: at no time is it free. Resolves to who had it (null: nobody). It does not
    * wait until the old holder knows: the mapper does.

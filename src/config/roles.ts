@@ -127,6 +127,8 @@ function complete(head: Head, all: readonly Head[], defaults: RoleDefaults): Rol
         ...common,
         nrThreads: values.nrThreads,
         pool: needed(s.pool, values.pool ?? schema.WELL_KNOWN[common.name]?.pool),
+        namespace: values.namespace ?? '',
+        conf: values.conf || null,
         cephxId: values.cephxId ?? null,
         uniqueStr: owner(values.uniqueStr),
       };

@@ -200,6 +200,13 @@ export const radosBlocker = {
     'blocks for blockerb, maps for blockerm',
     'RADOS pool of the objects. It must exist.',
   ),
+  namespace: derived(
+    'namespace',
+    v.optionalText('the name of a namespace'),
+    'the pool itself, as the original',
+    'Namespace of the pool that the objects are in: several installations can share a pool.',
+  ),
+  conf: derived('conf', v.optionalPath, "librados' own search path", 'Path of ceph.conf.'),
   cephxId: derived('cephx_id', v.text('the name of a CephX user'), "librados' own", 'CephX user, without "client.".'),
   uniqueStr: lockName,
 };

@@ -45,6 +45,10 @@ export interface RadosBlockerSettings extends CommonRoleSettings {
   readonly type: 'rados_blocker';
   readonly nrThreads: number;
   readonly pool: string;
+  /** Namespace in the pool; '' is the pool's own. */
+  readonly namespace: string;
+  /** Path of ceph.conf; null: librados' own search path. */
+  readonly conf: string | null;
   /** CephX user, without `client.`; null: librados' default. */
   readonly cephxId: string | null;
   readonly uniqueStr: string;

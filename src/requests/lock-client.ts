@@ -1,7 +1,7 @@
 /** Locks as the mapper sees them: the operations of blockerm on locks as promises. */
 
 import { decodeJson, encodeJson, type LockInfo } from './json.js';
-import type { LockCheck, LockMail, LockPage } from './locks.js';
+import type { Fenced, LockCheck, LockMail, LockNews, LockPage } from './locks.js';
 import type { Caller } from './object-client.js';
 import { Flag, Op } from './ops.js';
 
@@ -17,10 +17,15 @@ export interface LockClient {
   /** @throws ENOENT when not locked, EPERM when another owner holds it and force is false */
   release(target: string, force: boolean): Promise<void>;
   holder(target: string): Promise<LockInfo | null>;
-  check(names: readonly string[]): Promise<LockCheck>;
+  /** @param poll see LockService.checkLocks */
+  check(names: readonly string[], poll?: boolean): Promise<LockCheck>;
   break(target: string): Promise<LockInfo | null>;
   mail(to: string, mail: LockMail): Promise<void>;
   list(cursor: string | null, limit: number): Promise<LockPage>;
+  /** Waits for news up to `ms`; @throws EOPNOTSUPP where the store tells nothing by itself */
+  news(ms: number): Promise<LockNews>;
+  /** @throws EOPNOTSUPP where the store cannot refuse anybody; EACCES, ENOENT */
+  fence(owner: string): Promise<Fenced>;
 }
 
 export class XsegLockClient implements LockClient {
@@ -45,11 +50,12 @@ export class XsegLockClient implements LockClient {
     return (await this.#call(Op.LOCKINFO, target, 0, null)) as LockInfo | null;
   }
 
-  async check(names: readonly string[]): Promise<LockCheck> {
+  async check(names: readonly string[], poll = false): Promise<LockCheck> {
     const lost: LockCheck['lost'][number][] = [];
     const mail: LockMail[] = [];
     for (let from = 0; from === 0 || from < names.length; from += NAMES) {
-      const page = (await this.#call(Op.LOCKCHECK, '', 0, { names: names.slice(from, from + NAMES) })) as LockCheck;
+      const body = { names: names.slice(from, from + NAMES) };
+      const page = (await this.#call(Op.LOCKCHECK, '', poll ? 0 : Flag.UNCACHED, body)) as LockCheck;
       lost.push(...page.lost);
       mail.push(...page.mail);
     }
@@ -68,10 +74,19 @@ export class XsegLockClient implements LockClient {
     return (await this.#call(Op.LOCKS, '', 0, { cursor, limit })) as unknown as LockPage;
   }
 
+  async news(ms: number): Promise<LockNews> {
+    return (await this.#call(Op.NEWS, '', 0, null, ms)) as LockNews;
+  }
+
+  async fence(owner: string): Promise<Fenced> {
+    return (await this.#call(Op.FENCE, owner, 0, null)) as Fenced;
+  }
+
   /** @param body JSON of the request; absent: neither the request nor its answer has data */
-  async #call(op: Op, target: string, flags: number, body?: object | null): Promise<unknown> {
+  async #call(op: Op, target: string, flags: number, body?: object | null, offset = 0): Promise<unknown> {
     const data = body ? encodeJson(body) : undefined;
-    const request = { op, target, flags, data, size: data?.length ?? 0, capacity: body === undefined ? 0 : CAPACITY };
+    const size = data?.length ?? 0;
+    const request = { op, target, flags, data, offset, size, capacity: body === undefined ? 0 : CAPACITY };
     const reply = await this.#port.call(this.#destination, request, { wait: true });
     return reply.serviced === 0 ? null : decodeJson(reply.data.subarray(0, reply.serviced), 'reply about locks');
   }

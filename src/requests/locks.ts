@@ -30,3 +30,17 @@ export interface LockPage {
   /** Pass to the next call; null at the end. */
   readonly cursor: string | null;
 }
+
+/** Something to look at, told by the store itself. */
+export interface LockNews {
+  /** Locks that may have changed hands. */
+  readonly changed: readonly string[];
+  /** There is mail: the next check brings it. */
+  readonly mail: boolean;
+}
+
+/** What was done to make a store refuse a node. */
+export interface Fenced {
+  /** Clients of that node that the store refuses from now on, as it names them. */
+  readonly clients: readonly string[];
+}

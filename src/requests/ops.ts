@@ -76,6 +76,16 @@ export const Op = {
    * mapper: what waits for the lock of the target on behalf of the asker. What waits ends with ECANCELED; what runs goes on.
    */
   ABANDON: 85,
+  /**
+   * mapper to blockerm: answered with LockNews as soon as there is something to look at, at the latest after `offset` ms. EOPNOTSUPP where
+   * the store tells nothing by itself.
+   */
+  NEWS: 86,
+  /**
+   * mapper to blockers: the store takes nothing more from the clients of the node whose owner string the target is. The answer is Fenced;
+   * EOPNOTSUPP where the store cannot refuse anybody.
+   */
+  FENCE: 87,
 } as const;
 export type Op = (typeof Op)[keyof typeof Op];
 
@@ -101,7 +111,7 @@ export const Flag = {
   MAY_BE_HOLE: 512,
   /** In the reply of a READ with MAY_BE_HOLE: all zeros, the data buffer was not filled. */
   HOLE: 1024,
-  /** READ: another node may have changed the object: nothing that is kept of it counts. */
+  /** READ: another node may have changed the object: nothing that is kept of it counts. LOCKCHECK: the store is asked, whatever it told before. */
   UNCACHED: 2048,
   /** OPEN: other nodes have it open too; the lock goes to whoever of them writes. */
   SHARED: 4096,

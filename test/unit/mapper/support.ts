@@ -178,6 +178,18 @@ export class DriverLocks implements LockClient {
   list(cursor: string | null, limit: number) {
     return this.#do('list locks', '', (driver) => driver.listLocks(cursor, limit));
   }
+  news(ms: number) {
+    return this.#do('news', '', async (driver) => {
+      if (!driver.nextNews) throw new SystemError(errnos.EOPNOTSUPP, 'the store tells nothing');
+      return driver.nextNews(ms);
+    });
+  }
+  fence(owner: string) {
+    return this.#do('fence', owner, async (driver) => {
+      if (!driver.fence) throw new SystemError(errnos.EOPNOTSUPP, 'the store refuses nobody');
+      return driver.fence(owner);
+    });
+  }
 }
 
 export interface Node {
