@@ -18,7 +18,10 @@ wanted=(
   mmdebstrap:mmdebstrap busybox:busybox-static depmod:kmod cpio:cpio
   python3:python3 tar:tar gzip:gzip
   cc:gcc make:make pkg-config:pkg-config
+  ceph-mon:ceph-mon ceph-osd:ceph-osd ceph:ceph-common rados:ceph-common
 )
+# shared library:package. librados2 is what a node on RADOS needs, the other lets qemu-nbd open RBD images: the peer of the benchmarks.
+shared=(librados.so.2:librados2 block-rbd.so:qemu-block-extra)
 # module of pkg-config:package. The programs of nbd's own test suite are compiled against them.
 libraries=(glib-2.0:libglib2.0-dev gnutls:libgnutls28-dev)
 
@@ -28,6 +31,10 @@ missing_packages() {
     command -v "${entry%%:*}" >/dev/null 2>&1 && continue
     case $seen in *" ${entry##*:} "*) continue ;; esac
     seen+="${entry##*:} "
+  done
+  for entry in "${shared[@]}"; do
+    compgen -G "/usr/lib*/*/${entry%%:*}" >/dev/null || compgen -G "/usr/lib*/*/qemu/${entry%%:*}" >/dev/null ||
+      compgen -G "/usr/lib*/${entry%%:*}" >/dev/null || seen+="${entry##*:} "
   done
   for entry in "${libraries[@]}"; do
     pkg-config --exists "${entry%%:*}" 2>/dev/null || seen+="${entry##*:} "
