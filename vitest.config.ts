@@ -2,6 +2,8 @@ import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
   test: {
+    // Of the whole run, for all projects: a Ceph cluster for the tests that ask for one.
+    globalSetup: ['test/support/ceph-setup.ts'],
     projects: [
       {
         test: {
