@@ -27,6 +27,12 @@ export function progressPrinter(io: Io): (event: Progress) => void {
   };
 }
 
+/** What a store says is the matter with it (`store.trouble` of a blocker's status); null: nothing, or no store. */
+function troubleOf(status: object | null): string | null {
+  const { store } = (status ?? {}) as { store?: { trouble?: unknown } };
+  return typeof store?.trouble === 'string' ? store.trouble : null;
+}
+
 /** One line per role, the last started first. */
 export function printStatus(io: Io, status: NodeStatus, blktap: boolean | null): void {
   for (const role of status.roles.toReversed()) {
@@ -36,7 +42,14 @@ export function printStatus(io: Io, status: NodeStatus, blktap: boolean | null):
       silent: ['yellow', 'Has valid pidfile but does not seem to be active'] as const,
       restarting: ['yellow', `restarting: ${role.lastFailure ?? 'it died'}`] as const,
     }[role.state];
-    io.stdout.write(`${role.name.padEnd(COLUMN)}${paint(io, io.stdout, colour, text)}\n`);
+    const trouble = role.state === 'running' ? troubleOf(role.status) : null;
+    const line = paint(
+      io,
+      io.stdout,
+      trouble === null ? colour : 'yellow',
+      trouble === null ? text : `${text}; ${trouble}`,
+    );
+    io.stdout.write(`${role.name.padEnd(COLUMN)}${line}\n`);
   }
   if (blktap === null) return;
   io.stdout.write(
