@@ -18,6 +18,7 @@ import { makeWritable, makeZero } from './copy-up.js';
 import { grant, keeping, writableMap } from './granting.js';
 import { type LeaseHolders, Leases } from './leases.js';
 import type { UnlockReply } from './locking/breaking.js';
+import type { FenceTarget } from './locking/fencing.js';
 import { LostLock, refuseLost } from './locking/lost.js';
 import { LockRegistry } from './locking/registry.js';
 import { Locking } from './locking/service.js';
@@ -43,6 +44,8 @@ export interface MapperOptions {
   blocks: ObjectClient;
   /** Locks and messages between nodes, in the maps store. */
   locks: LockClient;
+  /** Stores that are asked to refuse a node which does not answer; default: the maps store. */
+  fences?: readonly FenceTarget[];
   /** This node's owner string in locks. */
   owner: string;
   holders: LeaseHolders;
@@ -77,6 +80,7 @@ export class Mapper {
     const leases = new Leases(options.holders);
     const locking = new Locking({
       client: options.locks,
+      fences: options.fences ?? [{ store: 'maps', client: options.locks }],
       owner,
       maps,
       blocks,

@@ -7,11 +7,14 @@ import { Op, opName } from '../requests/ops.js';
 import { mapReplySize } from '../requests/structs.js';
 import { errnoName, errnoOf, errnos, messageOf } from '../sys/errno.js';
 import type { Request } from '../xseg/index.js';
+import { realClock } from './clock.js';
 import type { MapperLog } from './context.js';
+import type { FenceTarget } from './locking/fencing.js';
 import { LostLock } from './locking/lost.js';
 import { LockRegistry } from './locking/registry.js';
 import { Stopping } from './locking/waiting.js';
 import { Mapper } from './mapper.js';
+import { PendingCalls } from './pending.js';
 import { TooManyBlocks } from './ranges.js';
 import { perform } from './requests.js';
 import type { LostMark } from './volume.js';
@@ -31,10 +34,17 @@ export const start: RoleStarter<MapperSettings> = async ({ segment, settings, co
   await Promise.all(composers.map((composer) => segment.nothingLeftBy(composer, port.number)));
   const mapperLog: MapperLog = { warn: (message) => log.warn(message), info: (message) => log.info(message) };
   const renewing = new Set<number>();
+  const stores = { maps: new PendingCalls(port, realClock), blocks: new PendingCalls(port, realClock) };
+  const { blockermPort, blockerbPort } = settings;
+  const locks = new XsegLockClient(stores.maps, blockermPort);
+  const fences: FenceTarget[] = [{ store: 'maps', client: locks }];
+  if (blockerbPort !== blockermPort) {
+    fences.push({ store: 'blocks', client: new XsegLockClient(stores.blocks, blockerbPort) });
+  }
   const mapper = new Mapper({
     // A blocker that is being restarted is waited for: clients see a pause, no error.
-    maps: new XsegObjectClient(port, settings.blockermPort, { wait: true }),
-    blocks: new XsegObjectClient(port, settings.blockerbPort, { wait: true }),
+    maps: new XsegObjectClient(stores.maps, blockermPort, { wait: true }),
+    blocks: new XsegObjectClient(stores.blocks, blockerbPort, { wait: true }),
     holders: {
       revoke: async (holder, volume, flags) => {
         try {
@@ -56,7 +66,8 @@ export const start: RoleStarter<MapperSettings> = async ({ segment, settings, co
       alive,
       inherited: composers.filter(alive),
     },
-    locks: new XsegLockClient(port, settings.blockermPort),
+    locks,
+    fences,
     owner: ownerOf(config, settings, mapperLog),
     registry: config.runDir ? LockRegistry.load(config.runDir, mapperLog) : LockRegistry.volatile(),
     log: mapperLog,
@@ -77,6 +88,7 @@ export const start: RoleStarter<MapperSettings> = async ({ segment, settings, co
     role: 'mapperd',
     inFlight,
     ...mapper.status(),
+    stores: { maps: stores.maps.status(), blocks: stores.blocks.status() },
     served: Object.fromEntries(served),
     failed: Object.fromEntries(failed),
   });

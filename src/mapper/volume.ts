@@ -31,6 +31,8 @@ export interface LockWait {
   /** Who asked for it. */
   readonly port: number;
   abandoned: boolean;
+  /** The lock may have changed hands since the last try. */
+  again: boolean;
   /** Ends its pause. */
   wake: () => void;
 }

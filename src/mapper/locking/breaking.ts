@@ -1,6 +1,6 @@
 /**
  * Breaking another node's lock (vlmc unlock -f). The lock is this node's from then on, and it is used for nothing until nothing of the
- * old holder can reach the store: that one says so, or its time is over. Only then it is released.
+ * old holder can reach the store: that one says so, or its time is over and the stores that can refuse it do. Only then it is released.
  */
 import { randomUUID } from 'node:crypto';
 import type { LockInfo } from '../../requests/json.js';
@@ -10,6 +10,7 @@ import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import type { Clock } from '../clock.js';
 import type { MapperLog } from '../context.js';
 import type { Break, Volume } from '../volume.js';
+import type { Fencing, StoreFenced } from './fencing.js';
 
 /** How often the old holder is told, in ms. */
 const TELL_MS = 300;
@@ -29,6 +30,8 @@ export interface UnlockReply {
   /** It said that nothing of it is under way any more; otherwise its time was waited out. */
   readonly confirmed: boolean;
   readonly waitedMs: number;
+  /** What each store did to refuse a holder that did not say so; null where there was nothing to do. */
+  readonly fenced: readonly StoreFenced[] | null;
 }
 
 export interface BreakingOptions {
@@ -38,6 +41,7 @@ export interface BreakingOptions {
   readonly clock: Clock;
   readonly log: MapperLog;
   readonly note: (volume: Volume) => Promise<void>;
+  readonly fencing: Fencing;
   /** Whether the lock in the store is this node's. */
   readonly isOurs: (name: string) => Promise<boolean>;
   /** Mail is to be read from now on. */
@@ -82,7 +86,9 @@ export class Breaking {
       if (ended) return ended;
     }
     // An earlier mapper was done with it, but for saying so.
-    if (once.note === DONE) return { holder: breaking?.holder ?? null, confirmed: breaking === null, waitedMs: 0 };
+    if (once.note === DONE) {
+      return { holder: breaking?.holder ?? null, confirmed: breaking === null, waitedMs: 0, fenced: null };
+    }
     return this.#break(volume, once);
   }
 
@@ -147,7 +153,7 @@ export class Breaking {
   }
 
   async #wait(volume: Volume, broken: Break): Promise<UnlockReply> {
-    const { client, clock, log, note, owner, begun } = this.#options;
+    const { client, clock, fencing, log, note, owner, begun } = this.#options;
     const { name } = volume;
     const from = clock.now();
     begun();
@@ -174,6 +180,10 @@ export class Breaking {
     } finally {
       this.#answers.delete(name);
     }
+    const holder = broken.holder === owner ? null : broken.holder;
+    // Before anybody gets the lock: what the old holder sent is refused from then on. One that has answered is left alone: all its other
+    // volumes would fail with it.
+    const fenced = confirmed || holder === null ? null : await fencing.run(holder);
     await volume.locking.exclusive(async () => {
       await client.release(name, false).catch((error) => {
         // Somebody broke it in turn. Otherwise it stays as it is for whoever tries again.
@@ -182,7 +192,6 @@ export class Breaking {
       volume.breaking = null;
     });
     await note(volume);
-    const holder = broken.holder === owner ? null : broken.holder;
-    return { holder, confirmed: confirmed || holder === null, waitedMs: Math.round(clock.now() - from) };
+    return { holder, confirmed: confirmed || holder === null, waitedMs: Math.round(clock.now() - from), fenced };
   }
 }

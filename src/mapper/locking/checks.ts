@@ -8,6 +8,9 @@ import type { Clock } from '../clock.js';
 import type { Volume } from '../volume.js';
 import { LostLock } from './lost.js';
 
+/** How old the answer to a poll may be (LockService.checkLocks), in ms. */
+export const POLL_AGE_MS = 500;
+
 export interface CheckResults {
   /** The lock is not this node's. Called within the check; must not wait. */
   lost(volume: Volume, holder: string | null): void;
@@ -65,13 +68,16 @@ export class LockChecks {
 
   /**
    * Looks at these locks, those of them that are held, and reads the mail.
+   * @param poll what the store said within the last POLL_AGE_MS will do, where it tells of changes by itself
    * @throws SystemError when the store cannot be asked
    */
-  async look(volumes: readonly Volume[]): Promise<void> {
+  async look(volumes: readonly Volume[], poll = false): Promise<void> {
     const asked = volumes.filter((volume) => volume.locked && !volume.releasing);
     const tenures = asked.map((volume) => volume.tenure);
     const began = this.#clock.now();
-    const { lost, mail } = await this.#locks.check(asked.map((volume) => volume.name));
+    const names = asked.map((volume) => volume.name);
+    const { lost, mail } = await this.#locks.check(names, poll);
+    const knownAt = poll ? began - POLL_AGE_MS : began;
     this.answeredAt = Math.max(this.answeredAt, began);
     const holders = new Map(lost.map(({ name, holder }) => [name, holder?.owner ?? null]));
     for (const [i, volume] of asked.entries()) {
@@ -79,7 +85,7 @@ export class LockChecks {
       if (volume.tenure !== tenures[i] || volume.releasing) continue;
       const holder = holders.get(volume.name);
       if (holder !== undefined) this.#results.lost(volume, holder);
-      else volume.checkedAt = Math.max(volume.checkedAt, began);
+      else volume.checkedAt = Math.max(volume.checkedAt, knownAt);
     }
     for (const each of mail) this.#results.mail(each);
   }

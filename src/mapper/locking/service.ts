@@ -4,6 +4,7 @@
  */
 import type { LockInfo } from '../../requests/json.js';
 import type { LockClient } from '../../requests/lock-client.js';
+import type { LockNews } from '../../requests/locks.js';
 import type { ObjectClient } from '../../requests/object-client.js';
 import { forOnce, type Once } from '../../requests/once.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
@@ -18,16 +19,20 @@ import { Adoption } from './adoption.js';
 import { Breaking, DONE, type UnlockReply } from './breaking.js';
 import { LockChecks } from './checks.js';
 import { FencedObjects } from './fenced.js';
+import { type FenceTarget, Fencing } from './fencing.js';
 import { HandOver } from './hand-over.js';
 import { Losses } from './losses.js';
 import { LostLock } from './lost.js';
 import { Mailbox } from './mailbox.js';
+import { News } from './news.js';
 import type { LockRegistry } from './registry.js';
 import { LockWaits } from './waiting.js';
 import { LockWatch } from './watch.js';
 
 export interface LockingOptions {
   readonly client: LockClient;
+  /** Stores that are asked to refuse a node which does not answer. */
+  readonly fences: readonly FenceTarget[];
   /** This node's owner string. */
   readonly owner: string;
   readonly maps: ObjectClient;
@@ -50,6 +55,7 @@ export class Locking {
   /** The maps store without fences. */
   readonly maps: MapStore;
   readonly #watch: LockWatch;
+  readonly #news: News;
   readonly #breaking: Breaking;
   /** Names of locks that this mapper has had, where no registry tells of those that the earlier one had. */
   readonly #known = new Set<string>();
@@ -76,8 +82,18 @@ export class Locking {
       mail: (mail) => mailbox.receive(mail),
     });
     this.maps = new MapStore(new FencedObjects(options.maps, [], this.checks, clock));
-    this.#watch = new LockWatch({ volumes, checks: this.checks, leases, clock, log });
-    const wake = (): void => this.#watch.wake();
+    const isTold = (): boolean => this.#news.works;
+    this.#watch = new LockWatch({ volumes, checks: this.checks, leases, clock, log, isTold });
+    this.#news = new News({
+      client,
+      clock,
+      isWanted: () => this.#watch.isNeeded || this.waits.count > 0,
+      told: (news) => this.#told(news),
+    });
+    const wake = (): void => {
+      this.#watch.wake();
+      this.#news.wake();
+    };
     this.locks = new Locks({
       maps: this.maps,
       client,
@@ -94,8 +110,9 @@ export class Locking {
       },
     });
     const isOurs = (name: string): Promise<boolean> => this.checks.isOurs(name);
-    this.#breaking = new Breaking({ client, owner, clock, log, note, isOurs, begun: wake });
-    this.waits = new LockWaits({ client, owner, clock, log, patienceMs: options.patienceMs });
+    const fencing = new Fencing(options.fences, clock, log);
+    this.#breaking = new Breaking({ client, owner, clock, log, note, fencing, isOurs, begun: wake });
+    this.waits = new LockWaits({ client, owner, clock, log, patienceMs: options.patienceMs, begun: wake, isTold });
     const handOver = new HandOver({
       context: { volumes, leases, locks: this.locks },
       clock,
@@ -126,6 +143,7 @@ export class Locking {
     });
     adoption.begin();
     this.#watch.start();
+    this.#news.start();
     this.#ready = adoption.reclaim();
     this.#ready
       .then(() => adoption.finish())
@@ -134,6 +152,19 @@ export class Locking {
 
   stop(): void {
     this.#watch.stop();
+    this.#news.stop();
+  }
+
+  /** The store says by itself that there is something to look at. */
+  #told({ changed, mail }: LockNews): void {
+    const held: string[] = [];
+    for (const name of changed) {
+      const volume = this.#options.volumes.get(name);
+      if (!volume) continue;
+      if (volume.locked) held.push(name);
+      this.waits.changed(volume);
+    }
+    if (mail || held.length > 0) this.#watch.now(held);
   }
 
   /** A mapper before this one may have died with map entries written and not flushed: the first flush covers everything. */
@@ -189,7 +220,7 @@ export class Locking {
    * @throws SystemError ENOENT when nobody holds it; EPERM naming the holder
    */
   async unlock(name: string, force: boolean, once: Once = forOnce()): Promise<UnlockReply> {
-    const own: UnlockReply = { holder: null, confirmed: true, waitedMs: 0 };
+    const own: UnlockReply = { holder: null, confirmed: true, waitedMs: 0, fenced: null };
     return this.#options.volumes.use(name, async (volume) => {
       // Whether the lock is still this node's must be known first; if not, the loss is noted.
       if (volume.locked) await this.locks.verify(volume).catch(ignoreLoss);

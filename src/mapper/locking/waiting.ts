@@ -13,6 +13,9 @@ import type { LockWait, Volume } from '../volume.js';
 /** How often the lock is tried, in ms: of a volume that is open shared, whose holder lets go when asked; of others. */
 const TRY_SHARED_MS = 50;
 const TRY_MS = 500;
+/** The same where the store tells of changes by itself; the first try comes no later than without that. */
+const TOLD_SHARED_MS = 300;
+const TOLD_MS = 1000;
 /** How often the holder is asked, in ms. */
 const ASK_MS = 300;
 
@@ -40,6 +43,10 @@ export interface LockWaitsOptions {
   readonly log: MapperLog;
   /** How long a lease waits, in ms. */
   readonly patienceMs: number;
+  /** A wait has begun. */
+  readonly begun: () => void;
+  /** The store tells of changes by itself. */
+  readonly isTold: () => boolean;
 }
 
 export class LockWaits {
@@ -63,6 +70,14 @@ export class LockWaits {
     for (const wait of this.#running) wait.wake();
   }
 
+  /** The volume's lock may have changed hands: what waits for it tries at once. */
+  changed(volume: Volume): void {
+    for (const wait of volume.waits) {
+      wait.again = true;
+      wait.wake();
+    }
+  }
+
   /** What waits for the volume on behalf of the port ends. */
   abandon(volume: Volume, port: number): void {
     for (const wait of volume.waits) {
@@ -84,14 +99,16 @@ export class LockWaits {
     attempt: (wait: LockWait) => Promise<unknown>,
     isGone: () => boolean,
   ): Promise<void> {
-    const { clock, patienceMs } = this.#options;
+    const { clock, patienceMs, begun, isTold } = this.#options;
     const deadline = clock.now() + patienceMs;
-    const wait: LockWait = { port, abandoned: false, wake: () => {} };
+    const wait: LockWait = { port, abandoned: false, again: false, wake: () => {} };
     let askAt = Number.NEGATIVE_INFINITY;
+    let tries = 0;
     volume.waits.add(wait);
     this.#running.add(wait);
     try {
       for (;;) {
+        wait.again = false;
         const busy = await attempt(wait);
         if (busy === null) {
           this.#told.delete(volume.name);
@@ -109,7 +126,10 @@ export class LockWaits {
           askAt = clock.now() + ASK_MS;
           this.#ask(volume.name, busy.holder);
         }
-        await this.#pause(wait, Math.min(left, shared ? TRY_SHARED_MS : TRY_MS));
+        begun();
+        const told = isTold() && tries++ > 0;
+        const pause = shared ? (told ? TOLD_SHARED_MS : TRY_SHARED_MS) : told ? TOLD_MS : TRY_MS;
+        await this.#pause(wait, Math.min(left, pause));
       }
     } finally {
       volume.waits.delete(wait);
@@ -132,7 +152,7 @@ export class LockWaits {
   }
 
   async #pause(wait: LockWait, ms: number): Promise<void> {
-    if (!this.#stopping && !wait.abandoned) {
+    if (!this.#stopping && !wait.abandoned && !wait.again) {
       await new Promise<void>((resolve) => {
         const cancel = this.#options.clock.after(ms, resolve);
         wait.wake = () => {

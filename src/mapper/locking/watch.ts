@@ -7,7 +7,7 @@ import type { Clock } from '../clock.js';
 import type { MapperLog } from '../context.js';
 import type { Leases } from '../leases.js';
 import { VALID_MS, type Volumes } from '../volume.js';
-import type { LockChecks } from './checks.js';
+import { type LockChecks, POLL_AGE_MS } from './checks.js';
 
 /** How often the mail is read, in ms: while a lock is held that is given to whoever asks, who then waits for that; else. */
 export const MAIL_SHARED_MS = 50;
@@ -23,6 +23,8 @@ export interface LockWatchOptions {
   readonly leases: Leases;
   readonly clock: Clock;
   readonly log: MapperLog;
+  /** The store tells of changes by itself: mail need not be looked for. */
+  readonly isTold: () => boolean;
 }
 
 export class LockWatch {
@@ -34,6 +36,9 @@ export class LockWatch {
   #looking = false;
   #lookedAt = Number.NEGATIVE_INFINITY;
   #failing = false;
+  /** Locks to look at in a look that comes at once, and that there is one; set while another look goes on. */
+  readonly #changed = new Set<string>();
+  #atOnce = false;
 
   constructor(options: LockWatchOptions) {
     this.#options = options;
@@ -61,40 +66,68 @@ export class LockWatch {
     });
   }
 
+  /** Looks at these locks and at the mail now. */
+  now(changed: readonly string[]): void {
+    if (!this.#started || this.#stopped) return;
+    for (const name of changed) this.#changed.add(name);
+    this.#atOnce = true;
+    if (this.#looking) return;
+    this.#cancel?.();
+    this.#cancel = null;
+    void this.#look();
+  }
+
+  /** There is something that a look may concern. */
+  get isNeeded(): boolean {
+    return this.#interval() !== null;
+  }
+
   /** When to look next, in ms; null: there is nothing to look at. */
   #interval(): number | null {
     const now = Date.now();
+    const told = this.#options.isTold();
     let interval: number | null = null;
     for (const { locked, open, breaking, lost } of this.#options.volumes.all()) {
-      if (locked && open === 'shared') return MAIL_SHARED_MS;
-      if (locked || breaking || (lost && now - lost.at < ASKED_MS)) interval = MAIL_MS;
+      if (locked && open === 'shared' && !told) return MAIL_SHARED_MS;
+      if (locked || breaking || (lost && now - lost.at < ASKED_MS)) interval = told ? LOOK_MS : MAIL_MS;
     }
     return interval;
   }
 
   async #look(): Promise<void> {
-    const { checks, clock, leases, log, volumes } = this.#options;
+    const { checks, clock, isTold, leases, log, volumes } = this.#options;
     this.#looking = true;
     const now = clock.now();
     const due = now - this.#lookedAt >= LOOK_MS - MAIL_SHARED_MS / 2;
-    const held = due ? volumes.all().filter(({ locked }) => locked) : [];
+    const held = volumes.all().filter(({ locked, name }) => locked && (due || this.#changed.has(name)));
+    this.#changed.clear();
+    this.#atOnce = false;
+    const poll = isTold();
+    const cancel = clock.after(VALID_MS, () => this.#complain(`no answer for ${VALID_MS / 1000} s`));
     try {
-      await checks.look(held);
+      await checks.look(held, poll);
       if (this.#failing) log.info('the store answers again: locks are looked at');
       this.#failing = false;
       if (due) {
         this.#lookedAt = now;
         leases.renew(
           held.filter(({ locked }) => locked),
-          now + VALID_MS,
+          now + VALID_MS - (poll ? POLL_AGE_MS : 0),
         );
       }
     } catch (error) {
-      if (!this.#failing)
-        log.warn(`the locks cannot be looked at, so nothing is written until they can: ${messageOf(error)}`);
-      this.#failing = true;
+      this.#complain(messageOf(error));
     }
+    cancel();
     this.#looking = false;
-    this.wake();
+    if (this.#atOnce) this.now([]);
+    else this.wake();
+  }
+
+  /** Once, until it succeeds again. */
+  #complain(why: string): void {
+    if (!this.#failing)
+      this.#options.log.warn(`the locks cannot be looked at, so nothing is written until they can: ${why}`);
+    this.#failing = true;
   }
 }

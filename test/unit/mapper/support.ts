@@ -166,8 +166,8 @@ export class DriverLocks implements LockClient {
   holder(target: string) {
     return this.#do('holder', target, (driver) => driver.lockHolder(target));
   }
-  check(names: readonly string[]) {
-    return this.#do('check', names.join(' '), (driver) => driver.checkLocks(names));
+  check(names: readonly string[], poll = false) {
+    return this.#do(poll ? 'poll' : 'check', names.join(' '), (driver) => driver.checkLocks(names, poll));
   }
   break(target: string) {
     return this.#do('break', target, (driver) => driver.breakLock(target));
