@@ -7,23 +7,32 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { type Cell, cells, DISK_SIZE } from './cells.js';
-import { type Contender, contenders, type Disk } from './contenders.js';
+import type { Cell } from './cells.js';
+import type { Contender, Disk } from './contender.js';
+import { fileSuite } from './contenders.js';
 import { fill, measure, warm } from './fio.js';
 import { picture } from './picture.js';
-import { run } from './process.js';
+import { cpuTime, run } from './process.js';
+import { radosSuite } from './rados.js';
+import { radosCells } from './rados-cells.js';
 import { type CellResult, markdown, type Results, shown } from './results.js';
+import type { Suite } from './suite.js';
 
-const USAGE = `npm run bench -- [options]
+const USAGE = `npm run bench -- [files|rados] [options]
+  files          NBD servers on files (this is what is measured when nothing is said)
+  rados          NBD on a Ceph cluster of its own, beside RBD and rados bench
   --rounds N     rounds, each contender once per cell and round (3)
   --runtime S    seconds of one measurement (3)
-  --cells A,B    only these cells: ${cells.map((cell) => cell.id).join(',')}
-  --peers A,B    only these peers: nbdkit,qemu-raw,qemu-qcow2 (archipelago always takes part)
+  --cells A,B    only these cells: ${fileSuite.cells.map((cell) => cell.id).join(',')}
+                 rados: ${radosCells.map((cell) => cell.id).join(',')}
+  --peers A,B    only these peers: nbdkit,qemu-raw,qemu-qcow2; rados: qemu-rbd,fio-rbd,rados-bench (archipelago always takes part)
+  --bluestore    rados: the OSD keeps objects in a file below DIR instead of in memory
   --dir DIR      where the disks are made (the system's directory for temporary files)
-  --out DIR      where results.json, results.md and results.svg go (bench-results)
+  --out DIR      where results.json, results.md and results.svg go (bench-results; rados: bench-results/rados)
   --help`;
 
 interface Options {
+  readonly suite: Suite;
   readonly rounds: number;
   readonly runtime: number;
   readonly cells: readonly Cell[];
@@ -33,14 +42,16 @@ interface Options {
 }
 
 function readOptions(): Options {
-  const { values } = parseArgs({
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
     options: {
       rounds: { type: 'string', default: '3' },
       runtime: { type: 'string', default: '3' },
       cells: { type: 'string' },
       peers: { type: 'string' },
+      bluestore: { type: 'boolean', default: false },
       dir: { type: 'string', default: os.tmpdir() },
-      out: { type: 'string', default: 'bench-results' },
+      out: { type: 'string' },
       help: { type: 'boolean', default: false },
     },
   });
@@ -48,22 +59,26 @@ function readOptions(): Options {
     console.log(USAGE);
     process.exit(0);
   }
+  const [name = 'files', ...more] = positionals;
+  if ((name !== 'files' && name !== 'rados') || more.length > 0) throw new Error(`files or rados?\n${USAGE}`);
+  const suite = name === 'files' ? fileSuite : radosSuite(values.bluestore ? 'bluestore' : 'memstore');
   const positive = (name: 'rounds' | 'runtime'): number => {
     const value = Number(values[name]);
     if (!Number.isInteger(value) || value < 1) throw new Error(`--${name} must be a whole number of at least 1`);
     return value;
   };
-  const wanted = values.cells?.split(',') ?? cells.map((cell) => cell.id);
-  const unknown = wanted.filter((id) => !cells.some((cell) => cell.id === id));
-  if (unknown.length > 0)
-    throw new Error(`no cell ${unknown.join(', ')}; there are ${cells.map((c) => c.id).join(', ')}`);
+  const all = suite.cells.map((cell) => cell.id);
+  const wanted = values.cells?.split(',') ?? all;
+  const unknown = wanted.filter((id) => !all.includes(id));
+  if (unknown.length > 0) throw new Error(`no cell ${unknown.join(', ')}; there are ${all.join(', ')}`);
   return {
+    suite,
     rounds: positive('rounds'),
     runtime: positive('runtime'),
-    cells: cells.filter((cell) => wanted.includes(cell.id)),
+    cells: suite.cells.filter((cell) => wanted.includes(cell.id)),
     peers: values.peers?.split(',') ?? null,
     dir: values.dir,
-    out: values.out,
+    out: values.out ?? (name === 'files' ? 'bench-results' : 'bench-results/rados'),
   };
 }
 
@@ -80,21 +95,36 @@ function machine(dir: string): Results['machine'] {
   };
 }
 
+interface Figures {
+  readonly value: number;
+  /** CPU time of the servers for each request, µs. */
+  readonly cpu?: number;
+}
+
 /** One measurement on a disk that is made (and removed) for it, unless it is the shared filled one. */
 async function once(
   contender: Contender,
   cell: Cell,
   filled: Map<Contender, Disk>,
-  options: Options,
+  { suite, dir, runtime }: Options,
   scratch: string,
-): Promise<number | null> {
+): Promise<Figures | null> {
+  if (cell.task) return contender.time ? { value: await contender.time(cell.task) } : null;
+  if (contender.measure) {
+    const value = await contender.measure(cell, runtime);
+    return value === null ? null : { value };
+  }
   const shared = cell.kind === 'filled' ? filled.get(contender) : undefined;
-  const disk = shared ?? (await contender.disk(cell.kind, fill));
+  const disk = shared ?? (await contender.disk(cell.kind, (client) => fill(client, suite.diskSize)));
   if (!disk) return null;
   // What others wrote before must not be written back during this measurement.
-  await run('sync', ['-f', options.dir]);
+  await run('sync', ['-f', dir]);
   try {
-    return await measure(cell, disk.uri, options.runtime, scratch);
+    const servers = contender.servers?.() ?? [];
+    const before = cpuTime(servers);
+    const { rate, requests } = await measure(cell, disk.client, suite.diskSize, runtime, scratch);
+    if (servers.length === 0) return { value: rate };
+    return { value: rate, cpu: ((cpuTime(servers) - before) * 1000) / requests };
   } finally {
     if (!shared) await disk.dispose();
   }
@@ -102,17 +132,8 @@ async function once(
 
 async function main(): Promise<void> {
   const options = readOptions();
+  const { suite } = options;
   const scratch = mkdtempSync(path.join(options.dir, 'archipelago-bench-'));
-  const { present, missing } = contenders(scratch);
-  const chosen = present.filter((c, i) => i === 0 || options.peers === null || options.peers.includes(c.id));
-  for (const line of missing) console.error(`not measured: ${line}`);
-
-  const results: CellResult[] = options.cells.map((cell) => ({
-    id: cell.id,
-    title: cell.title,
-    unit: cell.unit,
-    series: chosen.map((contender) => ({ contender: contender.id, values: [] })),
-  }));
   const filled = new Map<Contender, Disk>();
   const started: Contender[] = [];
   const interrupted = new Promise<never>((_, reject) => {
@@ -120,43 +141,58 @@ async function main(): Promise<void> {
     process.once('SIGTERM', () => reject(new Error('interrupted')));
   });
 
-  const everything = async (): Promise<void> => {
+  const everything = async (): Promise<Results> => {
+    const { present, missing } = await suite.contenders(scratch);
+    const chosen = present.filter((c, i) => i === 0 || options.peers === null || options.peers.includes(c.id));
+    for (const line of missing) console.error(`not measured: ${line}`);
+    const results: CellResult[] = options.cells.map((cell) => ({
+      id: cell.id,
+      title: cell.title,
+      unit: cell.unit,
+      series: chosen.map((contender) => ({ contender: contender.id, values: [], cpu: [] })),
+    }));
     for (const contender of chosen) {
       started.push(contender);
       await contender.start();
       if (!options.cells.some((cell) => cell.kind === 'filled')) continue;
-      console.error(`filling ${DISK_SIZE >> 20} MiB: ${contender.title}`);
-      const disk = await contender.disk('filled', fill);
+      console.error(`filling ${suite.diskSize >> 20} MiB: ${contender.title}`);
+      const disk = await contender.disk('filled', (client) => fill(client, suite.diskSize));
       if (!disk) continue;
       filled.set(contender, disk);
-      await warm(disk.uri);
+      await warm(disk.client, suite.diskSize);
     }
     for (let round = 0; round < options.rounds; round++) {
       for (const [index, cell] of options.cells.entries()) {
         // Another one begins each round: nobody always has the machine as the same neighbour left it.
         const order = chosen.map((_, i) => (i + round) % chosen.length);
         for (const turn of order) {
-          const value = await once(chosen[turn], cell, filled, options, scratch);
-          if (value === null) continue;
-          results[index].series[turn].values.push(value);
-          console.error(`round ${round + 1}  ${cell.title}  ${chosen[turn].title}: ${shown(value)} ${cell.unit}`);
+          const figures = await once(chosen[turn], cell, filled, options, scratch);
+          if (figures === null) continue;
+          const { values, cpu } = results[index].series[turn];
+          values.push(figures.value);
+          if (figures.cpu !== undefined) cpu.push(figures.cpu);
+          const cost = figures.cpu === undefined ? '' : `, ${shown(figures.cpu)} µs of CPU each`;
+          const said = `${chosen[turn].title}: ${shown(figures.value)} ${cell.unit}${cost}`;
+          console.error(`round ${round + 1}  ${cell.title}  ${said}`);
         }
       }
     }
-  };
-
-  try {
-    await Promise.race([everything(), interrupted]);
-    const report: Results = {
+    return {
+      title: suite.title,
       date: new Date().toISOString(),
-      machine: machine(options.dir),
-      options: { rounds: options.rounds, runtime: options.runtime, diskMiB: DISK_SIZE >> 20 },
+      machine: { ...machine(options.dir), ...(await suite.store()) },
+      options: { rounds: options.rounds, runtime: options.runtime, diskMiB: suite.diskSize >> 20 },
       contenders: await Promise.all(
         chosen.map(async (c) => ({ id: c.id, title: c.title, version: await c.version() })),
       ),
+      references: suite.references,
       missing,
       cells: results,
     };
+  };
+
+  try {
+    const report = await Promise.race([everything(), interrupted]);
     mkdirSync(options.out, { recursive: true });
     writeFileSync(path.join(options.out, 'results.json'), `${JSON.stringify(report, null, 2)}\n`);
     writeFileSync(path.join(options.out, 'results.md'), `${markdown(report)}\n`);
@@ -166,6 +202,7 @@ async function main(): Promise<void> {
   } finally {
     for (const disk of filled.values()) await disk.dispose().catch((error: Error) => console.error(error.message));
     for (const contender of started) await contender.stop().catch((error: Error) => console.error(error.message));
+    await suite.stop().catch((error: Error) => console.error(error.message));
     rmSync(scratch, { recursive: true, force: true });
   }
 }

@@ -21,15 +21,19 @@ function group(results: Results, cell: CellResult, top: number): { svg: string; 
   const bars = results.contenders
     .map((contender, index) => ({ index, value: figure(cell, contender.id) }))
     .filter((bar): bar is { index: number; value: number } => bar.value !== null);
+  if (bars.length === 0) return { svg: '', height: 0 };
   const best = Math.max(...bars.map((bar) => bar.value));
   const height = bars.length * BAR;
-  const share = ratio(results, cell);
+  const [reference] = results.references;
+  const share = ratio(results, cell, reference);
+  const peer = results.contenders.find(({ id }) => id === reference)?.title ?? 'the best peer';
+  const unit = cell.unit === 'ms' ? 'ms, shorter is better' : cell.unit;
   const parts = [
     text(LEFT - 12, top + height / 2 - 1, cell.title, 'text-anchor="end" font-weight="bold"'),
     text(
       LEFT - 12,
       top + height / 2 + 14,
-      share === null ? cell.unit : `${cell.unit}, ${share.toFixed(2)}x the best peer`,
+      share === null ? unit : `${unit}, ${share.toFixed(2)}x ${peer}`,
       'text-anchor="end" fill="#555" font-size="11"',
     ),
     ...bars.map((bar, row) => {
@@ -47,7 +51,7 @@ function group(results: Results, cell: CellResult, top: number): { svg: string; 
 /** The picture as an SVG document. */
 export function picture(results: Results): string {
   const parts: string[] = [
-    text(16, 26, 'NBD servers side by side', 'font-size="17" font-weight="bold"'),
+    text(16, 26, results.title, 'font-size="17" font-weight="bold"'),
     text(
       16,
       46,

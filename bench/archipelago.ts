@@ -1,0 +1,129 @@
+/** This project's node as a contender, in its default placement. */
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import type { DiskKind, Task } from './cells.js';
+import { type Client, type Contender, type Disk, type Fill, firstLine, nbd } from './contender.js';
+import { run } from './process.js';
+
+/** Where the compiled command line tools are. */
+const bin = process.env.ARCHIPELAGO_TEST_BIN ?? path.resolve(import.meta.dirname, '../cli');
+
+export interface NodeOptions {
+  /** Bytes of every disk; a whole number of MiB. */
+  readonly diskSize: number;
+  /** The settings of the two blockers; those of files in `dir` when absent. */
+  readonly blockers?: { readonly blockerb: readonly string[]; readonly blockerm: readonly string[] };
+  /** Puts a 4 KiB write into each of so many blocks of a disk: the volume that timed cells work on. */
+  readonly allocate?: (client: Client, size: number) => Promise<void>;
+}
+
+export class Archipelago implements Contender {
+  readonly id = 'archipelago';
+  readonly title = 'archipelago';
+  readonly #dir: string;
+  readonly #options: NodeOptions;
+  #count = 0;
+  #snapshot: string | null = null;
+  #large: string | null = null;
+
+  constructor(dir: string, options: NodeOptions) {
+    this.#dir = path.join(dir, this.id);
+    this.#options = options;
+  }
+
+  async version(): Promise<string> {
+    return `archipelago, node ${process.version}`;
+  }
+
+  #tool(tool: string, ...args: string[]): Promise<string> {
+    return run(process.execPath, [path.join(bin, `${tool}.js`), '-c', path.join(this.#dir, 'conf'), ...args]);
+  }
+
+  async start(): Promise<void> {
+    const dir = this.#dir;
+    for (const name of ['maps', 'blocks', 'run', 'log']) mkdirSync(path.join(dir, name), { recursive: true });
+    const group = firstLine(await run('id', ['-gn']));
+    const { blockerb, blockerm } = this.#options.blockers ?? {
+      blockerb: [`archip_dir = ${dir}/blocks`],
+      blockerm: [`archip_dir = ${dir}/maps`],
+    };
+    const conf = [
+      ['[ARCHIPELAGO]', `USER = ${os.userInfo().username}`, `GROUP = ${group}`],
+      [`RUN_DIR = ${dir}/run`, `LOG_DIR = ${dir}/log`, 'LOG = file'],
+      ['[XSEG]', `SEGMENT_NAME = bench-${process.pid}`],
+      ['[blockerb]', ...blockerb],
+      ['[blockerm]', ...blockerm],
+      ['[nbd]', `socket = ${dir}/nbd.sock`, 'listen ='],
+    ];
+    writeFileSync(path.join(dir, 'conf'), `${conf.flat().join('\n')}\n`);
+    await this.#tool('archipelago', 'start');
+  }
+
+  async stop(): Promise<void> {
+    await this.#tool('archipelago', 'stop', '-f');
+  }
+
+  servers(): readonly number[] {
+    const run = path.join(this.#dir, 'run');
+    const files = readdirSync(run).filter((name) => name.endsWith('.pid'));
+    return [...new Set(files.map((name) => Number(readFileSync(path.join(run, name), 'utf8'))))];
+  }
+
+  #client(volume: string): Client {
+    return nbd(`nbd+unix:///${volume}?socket=${this.#dir}/nbd.sock`);
+  }
+
+  #create(volume: string, size: number): Promise<string> {
+    return this.#tool('vlmc', 'create', volume, '--size', String(size / 2 ** 20));
+  }
+
+  async disk(kind: DiskKind, fill: Fill): Promise<Disk | null> {
+    this.#count += 1;
+    const name = `bench-${kind}-${this.#count}`;
+    if (kind === 'clone') {
+      this.#snapshot ??= await this.#makeSnapshot(fill);
+      await this.#tool('vlmc', 'create', name, '--snap', this.#snapshot);
+    } else {
+      await this.#create(name, this.#options.diskSize);
+      if (kind === 'filled') await fill(this.#client(name));
+    }
+    return {
+      client: this.#client(name),
+      dispose: async () => {
+        await this.#tool('vlmc', 'remove', name);
+      },
+    };
+  }
+
+  async #makeSnapshot(fill: Fill): Promise<string> {
+    await this.#create('bench-parent', this.#options.diskSize);
+    await fill(this.#client('bench-parent'));
+    await this.#tool('vlmc', 'snapshot', 'bench-parent', 'bench-snapshot');
+    return 'bench-snapshot';
+  }
+
+  async time(task: Task): Promise<number> {
+    this.#large ??= await this.#makeLarge(task.size);
+    this.#count += 1;
+    const name = `bench-timed-${this.#count}`;
+    const commands = {
+      snapshot: ['snapshot', this.#large, name],
+      clone: ['create', name, '--snap', `${this.#large}-snapshot`],
+    };
+    const began = performance.now();
+    await this.#tool('vlmc', ...commands[task.what]);
+    const took = performance.now() - began;
+    await this.#tool('vlmc', 'remove', name);
+    return took;
+  }
+
+  /** The volume that is snapshotted, and a snapshot of it that is cloned. */
+  async #makeLarge(size: number): Promise<string> {
+    const name = 'bench-large';
+    await this.#create(name, size);
+    await this.#options.allocate?.(this.#client(name), size);
+    await this.#tool('vlmc', 'snapshot', name, `${name}-snapshot`);
+    return name;
+  }
+}
