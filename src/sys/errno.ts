@@ -1,8 +1,8 @@
 /** errno numbers, their names, and the error class that carries one. A leaf module. */
 import os from 'node:os';
 
-/** Linux errno values by name: `errnos.ENOENT === 2`. */
-export const errnos = os.constants.errno;
+/** Linux errno values by name: `errnos.ENOENT === 2`. Node leaves out the one by which Ceph says that a client is blocklisted. */
+export const errnos = { ...os.constants.errno, ESHUTDOWN: 108 };
 
 const names = new Map<number, string>();
 for (const [name, value] of Object.entries(errnos)) if (!names.has(value)) names.set(value, name);
