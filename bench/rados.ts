@@ -22,7 +22,7 @@ export function radosSuite(objectStore: 'memstore' | 'bluestore'): Suite {
     title: 'NBD on RADOS side by side',
     diskSize: RADOS_DISK_SIZE,
     cells: radosCells,
-    references: ['qemu-rbd', 'rados-bench'],
+    references: ['qemu-rbd', 'fio-rbd', 'rados-bench'],
 
     async contenders(dir) {
       const missing: string[] = [];

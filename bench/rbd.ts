@@ -35,7 +35,7 @@ abstract class Images implements Contender {
   protected abstract open(image: string): Promise<Disk>;
 
   protected rbd(...args: string[]): Promise<string> {
-    return run('rbd', ['-c', this.options.conf, '--pool', 'rbd', '--no-progress', ...args]);
+    return run('rbd', ['-c', this.options.conf, '--pool', 'rbd', ...args]);
   }
 
   #name(what: string): string {
