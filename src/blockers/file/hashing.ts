@@ -1,31 +1,13 @@
 /** Content addressing (ondisk.md 2.4): an object's content is stored once, under its SHA-256. */
-import { createHash, webcrypto } from 'node:crypto';
 import path from 'node:path';
 import { errnos } from '../../sys/errno.js';
+import { sha256, withoutTrailingZeros } from '../digest.js';
 import { isErrno } from '../errors.js';
 import { checkName } from '../names.js';
 import { writeFully } from './copy.js';
 import type { Handles } from './handles.js';
 import { hashedPath, isPithosName } from './paths.js';
 import type { TempFiles } from './temp.js';
-
-/** Up to this length the digest is computed at once; beyond, on the thread pool. */
-const SMALL = 64 * 1024;
-
-/** `bytes` without the zero bytes at their end. */
-export function withoutTrailingZeros(bytes: Buffer): Buffer {
-  let end = bytes.length;
-  // Eight at a time: blocks are megabytes, and mostly their end is empty.
-  while (end >= 8 && bytes.readInt32LE(end - 4) === 0 && bytes.readInt32LE(end - 8) === 0) end -= 8;
-  while (end > 0 && bytes[end - 1] === 0) end--;
-  return bytes.subarray(0, end);
-}
-
-/** SHA-256 in lower-case hex. */
-export async function sha256(bytes: Buffer): Promise<string> {
-  if (bytes.length <= SMALL) return createHash('sha256').update(bytes).digest('hex');
-  return Buffer.from(await webcrypto.subtle.digest('SHA-256', bytes)).toString('hex');
-}
 
 /** What of the object's file counts, read through the driver. */
 export type ContentReader = (name: string, size: number) => Promise<Buffer>;
