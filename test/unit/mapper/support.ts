@@ -226,6 +226,10 @@ export function makeNode(
     maps,
     blocks,
     locks,
+    fences: [
+      { store: 'maps', client: locks },
+      { store: 'blocks', client: new DriverLocks(blocks) },
+    ],
     owner: 'node1_1002',
     lockWaitMs,
     ...more,
