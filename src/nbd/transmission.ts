@@ -43,6 +43,8 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
   #closed = false;
   #over = false;
   #scheduled = false;
+  /** Something came back since the intake last looked, while pump() runs. */
+  #woken = false;
 
   /** @param finished called once, when the connection is to be ended: nothing is in flight and all is sent, or it is gone */
   constructor(transport: Transport, session: Session, shared: Shared, finished: () => void) {
@@ -149,6 +151,7 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
 
   /** Has turn() called later in this turn of the event loop, unless what goes on now will see to it. */
   wake(): void {
+    if (this.#pumping) this.#woken = true;
     if (this.#pumping || this.#scheduled || this.#over) return;
     this.#scheduled = true;
     this.#shared.schedule(this);
@@ -186,7 +189,7 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
     this.#stalled = stop === Stop.STALLED || stop === Stop.TURN;
     if (this.#finishIfIdle()) return;
     this.#holdBack();
-    if (stop === Stop.TURN) this.wake();
+    if (stop === Stop.TURN || (stop === Stop.STALLED && this.#woken)) this.wake();
   }
 
   /** Why the intake stopped. */
@@ -194,15 +197,16 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
     let stop: Stop = Stop.END;
     this.#intake.startTurn();
     while (!this.#ending) {
+      this.#woken = false;
       stop = this.#intake.run();
       if (stop === Stop.END) {
         // Answers to a client that said goodbye matter to nobody.
         if (this.#inDevice > 0) this.#device.abandon?.();
         this.#stop();
       } else if (stop === Stop.STALLED) {
-        // Sending may free what the intake waits for.
+        // Both may free what the intake waits for: a piece that ends is not always one that is answered.
         this.#device.kick?.();
-        if (!this.#replies.flush()) break;
+        if (!this.#replies.flush() && !this.#woken) break;
       } else {
         // A payload is likely there already; of headers, libuv or the poller tells.
         if (stop === Stop.TURN || !this.#intake.eager) break;
@@ -212,7 +216,7 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
       }
     }
     if (this.#inDevice > 0) this.#device.kick?.();
-    this.#replies.flush();
+    if (this.#replies.flush()) this.#woken = true;
     return stop;
   }
 
