@@ -1,0 +1,225 @@
+/**
+ * Locks on RADOS: taking and releasing them as the original does, and what it has not: saying whose they are, taking them back after a
+ * crash, noticing their loss, mail, breaking and fencing.
+ */
+import type { Logger } from 'pino';
+import type { Cluster, Pool } from '../../rados/types.js';
+import type { Fenced, LockCheck, LockMail, LockNews, LockPage } from '../../requests/locks.js';
+import { messageOf } from '../../sys/errno.js';
+import type { LockHolder, LockService } from '../driver.js';
+import { checkAddressee } from '../mail.js';
+import { blocklist, fenceNode } from './fencing.js';
+import { type Attempts, Holding } from './holding.js';
+import { KeptWatch } from './kept-watch.js';
+import type { Self } from './lock-object.js';
+import { Inbox, Outbox, toMessage } from './mail.js';
+import { News } from './news.js';
+import { type Client, changeClients, mailObject, nodeOf, withClient } from './registry.js';
+import { LockWatches } from './watching.js';
+
+/** Ceph has heard of the watch of the mail within this time, in ms; it is told every few seconds at least. */
+const WATCH_ALIVE_MS = 10_000;
+/** How long the end may take, in ms. */
+const CLOSE_MS = 3000;
+
+/**
+ * The driver's connection: its client of Ceph, and the next one when Ceph refuses it. `attempt` runs its work with the pool in the turn
+ * in which there is a client that may be used, and again, with the next one's, when this one is refused (ESHUTDOWN).
+ */
+export interface LockConnection extends Attempts {
+  readonly cluster: Cluster;
+  readonly pool: Pool;
+}
+
+export interface RadosLocksOptions {
+  readonly owner: string;
+  readonly connection: LockConnection;
+  readonly log: Pick<Logger, 'info' | 'warn'> | null;
+}
+
+export class RadosLocks implements LockService {
+  readonly #owner: string;
+  readonly #connection: LockConnection;
+  readonly #log: RadosLocksOptions['log'];
+  readonly #news = new News();
+  readonly #inbox = new Inbox();
+  readonly #outbox: Outbox;
+  readonly #watches: LockWatches;
+  readonly #mailWatch: KeptWatch;
+  readonly #holding: Holding;
+  /** Fencing that runs, by the owner that was named. */
+  readonly #fencing = new Map<string, Promise<Fenced>>();
+
+  /** @throws SystemError EINVAL for an unusable owner string */
+  constructor({ owner, connection, log }: RadosLocksOptions) {
+    checkAddressee(owner);
+    this.#owner = owner;
+    this.#connection = connection;
+    this.#log = log;
+    const pool = (): Pool => connection.pool;
+    this.#outbox = new Outbox(pool);
+    this.#watches = new LockWatches(pool, (target) => this.#changed(target));
+    this.#mailWatch = new KeptWatch({
+      pool,
+      object: mailObject(owner),
+      notified: (bytes) => this.#received(bytes),
+      broken: () => this.#holding.heard(),
+      mended: () => this.#news.mail(),
+    });
+    this.#holding = new Holding({
+      owner,
+      connection,
+      watches: this.#watches,
+      self: () => this.#self(),
+      wouldHear: () => this.#mailWatch.isAlive(WATCH_ALIVE_MS),
+      broke: (target, holder) => this.#outbox.tell(holder, target),
+      tookOver: (target, from) => log?.info(`took the lock of ${target} over from ${from}, this node's former client`),
+    });
+  }
+
+  /**
+   * To be called when there is a client, and before anything is sent to the store. A predecessor that was not closed is refused by Ceph
+   * from then on: what it had under way when it was killed does not come after what is sent now.
+   */
+  async open(): Promise<void> {
+    const left = await this.#register();
+    const unfenced = left.filter(({ fenced }) => fenced === undefined).map(({ address }) => address);
+    try {
+      await blocklist(this.#connection.cluster, unfenced);
+    } catch (error) {
+      this.#log?.warn(
+        `an earlier client of this blocker, ${unfenced.join(', ')}, was not closed, and Ceph was not told to refuse what it may still ` +
+          `have under way: ${messageOf(error)}`,
+      );
+    }
+    await this.#forget(left);
+    await this.#mailWatch.begin();
+  }
+
+  /** To be called when there is another client, before anything is sent through it. */
+  async reconnected(): Promise<void> {
+    this.#holding.heard();
+    await this.#forget(await this.#register());
+    await this.#mailWatch.begin();
+    this.#watches.renewed();
+    // There is much to look at: a client is refused because somebody took a lock.
+    this.#news.mail();
+  }
+
+  /** To be called while there is a client. Ends in bounded time though Ceph does not answer: then Ceph and successors find out. */
+  async close(): Promise<void> {
+    this.#news.close();
+    this.#outbox.close();
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, CLOSE_MS);
+    });
+    await Promise.race([this.#leave(), late]);
+    clearTimeout(timer);
+  }
+
+  async #leave(): Promise<void> {
+    try {
+      await Promise.all([this.#mailWatch.close(), this.#watches.close(), this.#holding.settled()]);
+      const { cluster, pool } = this.#connection;
+      const ours = new Set(cluster.addresses);
+      await changeClients(pool, nodeOf(this.#owner), (clients) =>
+        clients.filter(({ owner, address }) => owner !== this.#owner || !ours.has(address)),
+      );
+    } catch (error) {
+      this.#log?.warn(`this client stays on the list of those of its node: ${messageOf(error)}`);
+    }
+  }
+
+  acquire(target: string): Promise<void> {
+    return this.#holding.acquire(target);
+  }
+
+  release(target: string, force: boolean): Promise<void> {
+    return this.#holding.release(target, force);
+  }
+
+  breakLock(target: string): Promise<LockHolder | null> {
+    return this.#holding.break(target);
+  }
+
+  lockHolder(target: string): Promise<LockHolder | null> {
+    return this.#holding.holder(target);
+  }
+
+  listLocks(cursor: string | null, limit: number): Promise<LockPage> {
+    return this.#holding.list(cursor, limit);
+  }
+
+  async checkLocks(names: readonly string[], poll = false): Promise<LockCheck> {
+    const lost = await this.#holding.check(names, poll);
+    const mail = this.#inbox.take();
+    if (!this.#inbox.isEmpty) this.#news.mail();
+    return { lost, mail };
+  }
+
+  nextNews(ms: number): Promise<LockNews> {
+    return this.#news.next(ms);
+  }
+
+  sendMail(to: string, mail: LockMail): Promise<void> {
+    return this.#outbox.send(to, mail);
+  }
+
+  fence(owner: string): Promise<Fenced> {
+    const running = this.#fencing.get(owner);
+    if (running) return running;
+    const fencing = this.#connection
+      .attempt((pool) => fenceNode(this.#connection.cluster, pool, owner, this.#owner))
+      .finally(() => this.#fencing.delete(owner));
+    this.#fencing.set(owner, fencing);
+    return fencing;
+  }
+
+  /** For the blocker's status. */
+  status(): { watches: number } {
+    return { watches: this.#watches.size };
+  }
+
+  #self(): Self {
+    const { instanceId, addresses } = this.#connection.cluster;
+    return { owner: this.#owner, instance: instanceId, address: addresses[0] ?? '' };
+  }
+
+  #changed(target: string): void {
+    this.#holding.heard(target);
+    this.#news.changed(target);
+  }
+
+  #received(bytes: Buffer): void {
+    const message = toMessage(bytes);
+    if (!message) return;
+    if ('changed' in message) {
+      this.#changed(message.changed);
+      return;
+    }
+    // Who says that it broke a lock did so.
+    if (message.letter.kind === 'broken') this.#holding.heard(message.letter.name);
+    this.#inbox.put(message.letter);
+    this.#news.mail();
+  }
+
+  /** Puts this client on the list of its node. Resolves to those that this owner had before. */
+  async #register(): Promise<readonly Client[]> {
+    const { cluster, pool } = this.#connection;
+    const client = { owner: this.#owner, instance: `client.${cluster.instanceId}`, since: Date.now() };
+    const before = await changeClients(pool, nodeOf(this.#owner), (clients) =>
+      cluster.addresses.reduce((all, address) => withClient(all, { ...client, address }), clients),
+    );
+    const ours = new Set(cluster.addresses);
+    return before.filter(({ owner, address }) => owner === this.#owner && !ours.has(address));
+  }
+
+  async #forget(left: readonly Client[]): Promise<void> {
+    if (left.length === 0) return;
+    const addresses = new Set(left.map(({ address }) => address));
+    await changeClients(this.#connection.pool, nodeOf(this.#owner), (clients) =>
+      clients.filter(({ owner, address }) => owner !== this.#owner || !addresses.has(address)),
+    );
+  }
+}
