@@ -44,3 +44,12 @@ export interface Fenced {
   /** Clients of that node that the store refuses from now on, as it names them. */
   readonly clients: readonly string[];
 }
+
+/** What became of making one store refuse a node. */
+export interface StoreFenced extends Fenced {
+  readonly store: 'maps' | 'blocks';
+  /** Why it goes on serving the node; null: it does not. */
+  readonly failed: string | null;
+  /** The store is one that can refuse a node. */
+  readonly able: boolean;
+}

@@ -73,7 +73,7 @@ export class NodeClient {
   get lockOwner(): string | null {
     const port = this.find('maps')?.port;
     const role = this.config.roles.find((r) => r.portnoStart === port);
-    return role?.type === 'file_blocker' ? role.uniqueStr : null;
+    return role?.type === 'file_blocker' || role?.type === 'rados_blocker' ? role.uniqueStr : null;
   }
 
   /** @throws SystemError with the peer's errno and message */

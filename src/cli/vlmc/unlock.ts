@@ -3,12 +3,12 @@
  * nothing of the old holder can reach the store any more, because that one said so or because its time is over.
  */
 import { type Command, InvalidArgumentError } from 'commander';
-import { decodeJson, type LockInfo } from '../../requests/json.js';
+import { decodeJson } from '../../requests/json.js';
 import { Flag, Op } from '../../requests/ops.js';
 import { errnoOf, errnos, messageOf } from '../../sys/errno.js';
 import { attempt, CliError } from '../common/exit.js';
-import { printWarning } from '../common/io.js';
 import type { Session } from '../common/session.js';
+import { type Released, readReleased, tellFenced } from './fenced.js';
 import { formatLock, hostOf } from './lock-state.js';
 import { usedBy } from './mapped.js';
 import { checkName } from './names.js';
@@ -17,8 +17,8 @@ const HELP = `
 Without -f only this node's own lock is released; a volume that is open here is flushed and closed first.
 
 -f breaks the lock of another node, for when that node is down or hangs. It returns when nothing of the old holder can reach the store any
-more: at once when that node answers, else after five seconds, in which what it was allowed to do runs out. A node that runs the original Archipelago knows none
-of this and writes on: make sure that it is down. On the old holder the volume refuses everything until it is closed and opened again.
+more: at once when that node answers, else after five seconds, in which what it was allowed to do runs out; a store that can (RADOS) then refuses its clients
+before anybody else gets the lock. A node that runs the original Archipelago knows nothing of time and letters and writes on unless the store refuses it: make sure that it is down. On the old holder the volume refuses everything until it is closed and opened again.
 
 --wait waits until nobody holds the lock, and takes nothing from anybody.
 
@@ -58,14 +58,8 @@ function parseSeconds(text: string): number {
   return seconds * 1000;
 }
 
-/** What is said of a release. */
-interface Released {
-  /** The other node's owner string, when its lock was broken. */
-  readonly holder: string | null;
-  /** It said that it writes no more; otherwise its time was waited out. */
-  readonly confirmed: boolean | null;
-  readonly waitedMs: number;
-}
+/** There was no lock of another node to break. */
+const unbroken = { holder: null, confirmed: null, fencedBy: null, fenced: null };
 
 async function unlock(session: Session, name: string, options: UnlockOptions): Promise<void> {
   checkName(name);
@@ -75,7 +69,7 @@ async function unlock(session: Session, name: string, options: UnlockOptions): P
   const released = await attempt('vlmc unlock failed', () =>
     options.wait && !force ? waitFor(session, name, options.timeout) : release(session, name, force),
   );
-  if (released.holder !== null) tell(session, name, released.holder, released);
+  if (released.holder !== null && !session.json) tellFenced(session.io, name, released.holder, released);
   await session.result({ name, ...released }, 'Volume unlocked');
 }
 
@@ -95,12 +89,12 @@ async function release(session: Session, name: string, force: boolean): Promise<
     // Written data first: whoever takes the lock next must find it.
     await closeHere(session, name);
     if (!(await client.objects('maps').lockHolder(name))) {
-      return { holder: null, confirmed: null, waitedMs: Date.now() - start };
+      return { ...unbroken, waitedMs: Date.now() - start };
     }
   }
   const host = holder === null ? 'the holder' : hostOf(holder.owner);
   const what = force && !own ? `waiting until nothing of ${host} can reach ${name}` : `unlocking ${name}`;
-  const request = { op: Op.RELEASE, target: name, flags: force ? Flag.FORCE : 0, capacity: 4096 };
+  const request = { op: Op.RELEASE, target: name, flags: force ? Flag.FORCE : 0, capacity: 64 << 10 };
   const reply = await session.progress.during(what, client.call('mapper', request)).catch((error) => {
     if (errnoOf(error) === errnos.EPERM && holder !== null) {
       const why = `volume ${name} is ${formatLock(holder)}, not by this node; vlmc unlock -f ${name} once ${host} is down`;
@@ -114,30 +108,7 @@ async function release(session: Session, name: string, force: boolean): Promise<
     );
   });
   const answer = reply.serviced > 0 ? decodeJson(reply.data.subarray(0, reply.serviced), 'RELEASE reply') : null;
-  return { ...readAnswer(answer), waitedMs: Date.now() - start };
-}
-
-/** The mapper's answer to a forced release; none to others. */
-function readAnswer(answer: Record<string, unknown> | null): Pick<Released, 'holder' | 'confirmed'> {
-  const holder = answer?.holder as string | LockInfo | null | undefined;
-  const owner = typeof holder === 'string' ? holder : (holder?.owner ?? null);
-  return { holder: owner, confirmed: owner === null ? null : answer?.confirmed === true };
-}
-
-/** Says what a broken lock means now. */
-function tell(session: Session, name: string, holder: string, { confirmed, waitedMs }: Released): void {
-  if (session.json) return;
-  const { io } = session;
-  if (confirmed) {
-    io.stderr.write(`${holder} has answered: it writes no more to ${name}\n`);
-    return;
-  }
-  const seconds = (waitedMs / 1000).toFixed(1);
-  printWarning(
-    io,
-    `${holder} did not answer; its time was waited out (${seconds} s). If it is only cut off, or hangs, it can no longer begin a write to ` +
-      `${name}. If it runs the original Archipelago, or a version of this program that knows no fencing, it can: make sure that ${hostOf(holder)} is down before anybody writes.`,
-  );
+  return { ...readReleased(answer), waitedMs: Date.now() - start };
 }
 
 /** Gives up the lock if it is this node's, then waits until nobody has it. */
@@ -148,7 +119,7 @@ async function waitFor(session: Session, name: string, timeout = Number.POSITIVE
   for (let first = true; ; first = false) {
     const holder = await maps.lockHolder(name);
     const waitedMs = Date.now() - start;
-    if (!holder) return { holder: null, confirmed: null, waitedMs };
+    if (!holder) return { ...unbroken, waitedMs };
     if (first && holder.owner === client.lockOwner) {
       await refuseInUse(session, name);
       await release(session, name, false);

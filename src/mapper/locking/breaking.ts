@@ -5,12 +5,13 @@
 import { randomUUID } from 'node:crypto';
 import type { LockInfo } from '../../requests/json.js';
 import type { LockClient } from '../../requests/lock-client.js';
+import type { StoreFenced } from '../../requests/locks.js';
 import type { Once } from '../../requests/once.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import type { Clock } from '../clock.js';
 import type { MapperLog } from '../context.js';
 import type { Break, Volume } from '../volume.js';
-import type { Fencing, StoreFenced } from './fencing.js';
+import type { Fencing } from './fencing.js';
 
 /** How often the old holder is told, in ms. */
 const TELL_MS = 300;

@@ -3,6 +3,7 @@
  * store itself, whatever its clock and its processes do. Files cannot: there its time is all there is.
  */
 import type { LockClient } from '../../requests/lock-client.js';
+import type { StoreFenced } from '../../requests/locks.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import type { Clock } from '../clock.js';
 import type { MapperLog } from '../context.js';
@@ -14,17 +15,6 @@ const PATIENCE_MS = 40_000;
 export interface FenceTarget {
   readonly store: 'maps' | 'blocks';
   readonly client: Pick<LockClient, 'fence'>;
-}
-
-/** What became of that. */
-export interface StoreFenced {
-  readonly store: 'maps' | 'blocks';
-  /** Clients that the store refuses from now on, as it names them. */
-  readonly clients: readonly string[];
-  /** Why it goes on serving the node; null: it does not. */
-  readonly failed: string | null;
-  /** The store is one that can refuse a node. */
-  readonly able: boolean;
 }
 
 export class Fencing {

@@ -207,8 +207,43 @@ describe('unlock', () => {
       name: 'volume1',
       holder: 'node2_1002',
       confirmed: false,
+      fencedBy: 'time',
+      fenced: null,
       waitedMs: expect.any(Number),
     });
+  });
+
+  it('-f tells that the stores refuse the old holder, which of them do not, and why', async () => {
+    const did = (store: string, clients: string[]) => ({ store, clients, failed: null, able: true });
+    const reason = "EACCES: this user may not do that; give it mon 'profile rbd'";
+    const denied = { store: 'blocks', clients: [], failed: reason, able: true };
+    const cannot = { store: 'blocks', clients: [], failed: 'it cannot refuse a node', able: false };
+    const unlock = async (fenced: object[]) => {
+      lockedBy('node2_1002');
+      node.on('mapper', Op.RELEASE, () => ({ holder: 'node2_1002', confirmed: false, waitedMs: 5000, fenced }));
+      const { err } = await node.vlmc('unlock', '-f', 'volume1');
+      lockedBy('node2_1002');
+      node.on('mapper', Op.RELEASE, () => ({ holder: 'node2_1002', confirmed: false, waitedMs: 5000, fenced }));
+      const json = JSON.parse((await node.vlmc('--json', 'unlock', '-f', 'volume1')).out);
+      expect(json).toMatchObject({ confirmed: false, fenced });
+      return { err, by: json.fencedBy };
+    };
+    const both = await unlock([did('maps', ['10.0.0.2:0/17']), did('blocks', ['10.0.0.2:0/18'])]);
+    expect(both.by).toBe('stores');
+    expect(both.err).toMatch(
+      /^node2_1002 did not answer .*refuses whatever it still sends.*10\.0\.0\.2:0\/17, 10\.0\.0\.2:0\/18\n$/,
+    );
+    const partly = await unlock([did('maps', ['10.0.0.2:0/17']), denied]);
+    expect(partly.by).toBe('time');
+    expect(partly.err).toMatch(/make sure that node2 is down before anybody writes/);
+    expect(partly.err).toContain('The maps store refuses whatever node2 still sends.\n');
+    expect(partly.err).toContain(`The blocks store was asked to refuse node2, and does not: ${reason}\n`);
+    const files = await unlock([did('maps', ['10.0.0.2:0/17']), cannot]);
+    expect(files.by).toBe('time');
+    expect(files.err).toContain('The blocks store cannot refuse a node.\n');
+    const none = await unlock([{ ...cannot, store: 'maps' }, cannot]);
+    expect(none.by).toBe('time');
+    expect(none.err.split('\n')).toHaveLength(2);
   });
 
   it('-f of this node’s own lock closes the volume, and breaks nothing', async () => {
