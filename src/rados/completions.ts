@@ -1,0 +1,335 @@
+/**
+ * How a cluster's operations end. librados calls back on its own threads, where no JavaScript can run; the callback given to it is
+ * the C library's `putw(int, FILE *)`, with an unbuffered stream over a pipe as its argument: the completion's address arrives as its
+ * first parameter, so its low 32 bits come out of the pipe, which Node reads. One read takes as many as have ended meanwhile.
+ *
+ * The writers are librados' threads and must never wait for this process: operations in flight are bounded so that the pipe cannot be
+ * full. Those beyond wait here, in order. Their number of bytes is bounded too: librados would otherwise hold a copy of everything.
+ */
+import net from 'node:net';
+import koffi from 'koffi';
+import { monotonicMs } from '../sys/clock.js';
+import { errnos } from '../sys/errno.js';
+import * as libc from '../sys/libc.js';
+import { RadosError } from './error.js';
+import { live } from './memory.js';
+import type { Done } from './types.js';
+
+/** Most operations in flight; a quarter of the smallest usual pipe (64 KiB) in completions of 4 bytes. */
+const MOST_OPERATIONS = 4096;
+/** Most bytes of data of the operations in flight; a single larger operation goes alone. */
+const MOST_BYTES = 256 << 20;
+/** Completions that are read at once. */
+const BATCH = 16384;
+const TOKEN = 4;
+const PAGE = 4096;
+
+/** The functions of librados that completions need. */
+export interface CompletionCalls {
+  /** Makes a completion with these callback and argument. Returns its address. */
+  create(callback: number, argument: number): number;
+  result(completion: number): number;
+  release(completion: number): void;
+  cancel(io: number, completion: number): void;
+}
+
+/** An operation in flight. Recycled. */
+class Pending {
+  completion = 0;
+  io = 0;
+  bytes = 0;
+  since = 0;
+  done: Done | null = null;
+  /** Gives back memory that librados writes to; once it has ended, whatever `done` was told. */
+  free: (() => void) | null = null;
+}
+
+/** An operation that waits for its turn. */
+interface Waiting {
+  readonly io: number;
+  readonly bytes: number;
+  readonly since: number;
+  readonly start: Start;
+  readonly done: Done;
+  readonly free: (() => void) | null;
+}
+
+/** Hands an operation with this completion to librados. Returns a negative errno when that refused it. */
+export type Start = (completion: number) => number;
+
+/** Limits, for tests. */
+export interface Limits {
+  readonly operations?: number;
+  readonly bytes?: number;
+}
+
+const lib = koffi.load('libc.so.6');
+const pipe2 = lib.func('int pipe2(uintptr_t fds, int flags)');
+const fdopen = lib.func('uintptr_t fdopen(int fd, const char *mode)');
+const setvbuf = lib.func('int setvbuf(uintptr_t stream, uintptr_t buffer, int mode, size_t size)');
+const fclose = lib.func('int fclose(uintptr_t stream)');
+const UNBUFFERED = 2;
+const F_GETPIPE_SZ = 1032;
+
+/** Address of putw. */
+const PUTW = Number(koffi.address(lib.symbol('putw')));
+
+export class Completions {
+  readonly #calls: CompletionCalls;
+  readonly #mostOperations: number;
+  readonly #mostBytes: number;
+  readonly #stream: number;
+  /** A second descriptor of the reading end: without it a thread of librados could write to a closed pipe while the process ends. */
+  readonly #spareEnd: number;
+  readonly #socket: net.Socket;
+  /** By the low 32 bits of the completion's address; in the order in which they began. */
+  readonly #pending = new Map<number, Pending>();
+  readonly #spare: Pending[] = [];
+  readonly #waiting: Waiting[] = [];
+  #firstWaiting = 0;
+  #bytes = 0;
+  #held = false;
+  #closed = false;
+  #idle: (() => void)[] = [];
+
+  /** @throws RadosError when there are no descriptors left */
+  constructor(calls: CompletionCalls, limits: Limits = {}) {
+    this.#calls = calls;
+    const fds = libc.allocateMemory(8);
+    const made = pipe2(fds.address, libc.O_CLOEXEC) === 0;
+    const [readEnd, writeEnd] = [fds.bytes.readInt32LE(0), fds.bytes.readInt32LE(4)];
+    libc.freeMemory(fds);
+    if (!made) throw new RadosError(libc.errno(), 'cannot make the pipe for completions: too many open files?');
+    // Where a user has many pipes, the kernel makes small ones. A page is free again only when all of it was read.
+    const size = libc.fcntlInt(writeEnd, F_GETPIPE_SZ, 'int', 0);
+    const fits = Math.max(size - PAGE, size / 2) / TOKEN;
+    this.#mostOperations = Math.min(limits.operations ?? MOST_OPERATIONS, fits);
+    this.#mostBytes = limits.bytes ?? MOST_BYTES;
+    this.#stream = fdopen(writeEnd, 'w');
+    setvbuf(this.#stream, 0, UNBUFFERED, 0);
+    this.#spareEnd = libc.fcntlInt(readEnd, libc.F_DUPFD_CLOEXEC, 'int', 0);
+    const buffer = Buffer.alloc(BATCH * TOKEN);
+    const tokens = new Uint32Array(buffer.buffer, buffer.byteOffset, BATCH);
+    // @types/node has `onread` for connecting sockets only; the constructor takes it as well.
+    const options: net.SocketConstructorOpts & net.ConnectOpts = {
+      fd: readEnd,
+      readable: true,
+      writable: false,
+      onread: {
+        buffer,
+        callback: (length) => {
+          this.#ended(tokens, length / TOKEN);
+          return true;
+        },
+      },
+    };
+    this.#socket = new net.Socket(options);
+    this.#socket.resume();
+    this.#socket.unref();
+  }
+
+  /** Operations in flight and those that wait for their turn. */
+  get count(): number {
+    return this.#pending.size + this.#waiting.length - this.#firstWaiting;
+  }
+
+  /** When the oldest operation began, ms of the monotonic clock; 0 when there is none. */
+  get oldestSince(): number {
+    for (const pending of this.#pending.values()) return pending.since;
+    return 0;
+  }
+
+  /**
+   * A completion for an operation that is handed to librados at once; 0 when the operation has to wait: see `queue`.
+   * @param bytes of data it reads or writes
+   */
+  take(io: number, bytes: number, done: Done): number {
+    if (this.#firstWaiting < this.#waiting.length || !this.#fits(bytes)) return 0;
+    return this.#take(io, bytes, monotonicMs(), done, null);
+  }
+
+  /** librados refused the operation that this completion was for: it ends with that errno, later. */
+  refused(completion: number, result: number): void {
+    const pending = this.#remove(completion >>> 0)!;
+    const { done, free } = pending;
+    this.#recycle(pending);
+    this.#release(completion);
+    setImmediate(() => {
+      free?.();
+      done?.(result);
+      this.#settle();
+    });
+  }
+
+  /** Begins an operation as soon as its turn has come; at once when it has. */
+  queue(io: number, bytes: number, start: Start, done: Done, free: (() => void) | null = null): void {
+    const now = monotonicMs();
+    if (this.#firstWaiting < this.#waiting.length || !this.#fits(bytes)) {
+      this.#waiting.push({ io, bytes, since: now, start, done, free });
+    } else this.#start(io, bytes, now, start, done, free);
+  }
+
+  /** Resolves true once nothing is in flight or waits, false when that took longer than `patienceMs`. */
+  async idle(patienceMs: number): Promise<boolean> {
+    if (this.count === 0) return true;
+    return await new Promise<boolean>((resolve) => {
+      const timer = setTimeout(() => {
+        this.#idle = this.#idle.filter((other) => other !== end);
+        resolve(false);
+      }, patienceMs);
+      const end = (): void => {
+        clearTimeout(timer);
+        resolve(true);
+      };
+      this.#idle.push(end);
+    });
+  }
+
+  /** Operations that wait end now; librados is told to give up those in flight, which end soon after. Both with ECANCELED. */
+  cancel(): void {
+    const waiting = this.#waiting.splice(0).slice(this.#firstWaiting);
+    this.#firstWaiting = 0;
+    for (const { done, free } of waiting) {
+      free?.();
+      call(done, -errnos.ECANCELED);
+    }
+    for (const { io, completion } of [...this.#pending.values()]) {
+      if (io !== 0) this.#calls.cancel(io, completion);
+    }
+    this.#settle();
+  }
+
+  /** What is still in flight ends with ECANCELED, although librados may end it later: its memory is given back only then. */
+  abandon(): void {
+    for (const pending of [...this.#pending.values()]) {
+      const { done } = pending;
+      pending.done = null;
+      if (done) call(done, -errnos.ECANCELED);
+    }
+    this.#socket.unref();
+    this.#held = false;
+    this.#closed = true;
+  }
+
+  /** Once nothing is in flight and librados has ended. */
+  close(): void {
+    this.#closed = true;
+    this.#socket.destroy();
+    libc.close(this.#spareEnd);
+    fclose(this.#stream);
+  }
+
+  #fits(bytes: number): boolean {
+    if (this.#pending.size >= this.#mostOperations) return false;
+    return this.#bytes + bytes <= this.#mostBytes || this.#bytes === 0;
+  }
+
+  #start(io: number, bytes: number, since: number, start: Start, done: Done, free: (() => void) | null): void {
+    const completion = this.#take(io, bytes, since, done, free);
+    const result = start(completion);
+    if (result < 0) this.refused(completion, result);
+  }
+
+  #take(io: number, bytes: number, since: number, done: Done, free: (() => void) | null): number {
+    const completion = this.#create();
+    const pending = this.#spare.pop() ?? new Pending();
+    pending.completion = completion;
+    pending.io = io;
+    pending.bytes = bytes;
+    pending.since = since;
+    pending.done = done;
+    pending.free = free;
+    this.#pending.set(completion >>> 0, pending);
+    this.#bytes += bytes;
+    if (!this.#held && !this.#closed) {
+      this.#held = true;
+      this.#socket.ref();
+    }
+    return completion;
+  }
+
+  /** A completion whose low 32 bits no other in flight has. */
+  #create(): number {
+    live.completions++;
+    const first = this.#calls.create(PUTW, this.#stream);
+    if (!this.#pending.has(first >>> 0)) return first;
+    // Kept until another one is there, which therefore has another address.
+    const kept = [first];
+    for (;;) {
+      const next = this.#calls.create(PUTW, this.#stream);
+      if (!this.#pending.has(next >>> 0)) {
+        for (const completion of kept) this.#calls.release(completion);
+        return next;
+      }
+      kept.push(next);
+    }
+  }
+
+  #release(completion: number): void {
+    live.completions--;
+    this.#calls.release(completion);
+  }
+
+  #remove(token: number): Pending | undefined {
+    const pending = this.#pending.get(token);
+    if (!pending) return undefined;
+    this.#pending.delete(token);
+    this.#bytes -= pending.bytes;
+    return pending;
+  }
+
+  #recycle(pending: Pending): void {
+    pending.done = null;
+    pending.free = null;
+    if (this.#spare.length < this.#mostOperations) this.#spare.push(pending);
+  }
+
+  #ended(tokens: Uint32Array, count: number): void {
+    for (let i = 0; i < count; i++) {
+      const pending = this.#remove(tokens[i]);
+      if (!pending) throw new RadosError(errnos.EIO, `librados ended an operation that nobody began: ${tokens[i]}`);
+      const { completion, done, free } = pending;
+      const result = this.#calls.result(completion);
+      this.#release(completion);
+      this.#recycle(pending);
+      if (done) call(done, result);
+      free?.();
+    }
+    this.#admit();
+    this.#settle();
+  }
+
+  /** Begins those that wait, as far as there is room. */
+  #admit(): void {
+    while (this.#firstWaiting < this.#waiting.length) {
+      const { io, bytes, since, start, done, free } = this.#waiting[this.#firstWaiting];
+      if (!this.#fits(bytes)) break;
+      this.#firstWaiting++;
+      this.#start(io, bytes, since, start, done, free);
+    }
+    if (this.#firstWaiting === this.#waiting.length || this.#firstWaiting >= BATCH) {
+      this.#waiting.splice(0, this.#firstWaiting);
+      this.#firstWaiting = 0;
+    }
+  }
+
+  #settle(): void {
+    if (this.count > 0) return;
+    if (this.#held) {
+      this.#held = false;
+      this.#socket.unref();
+    }
+    for (const end of this.#idle.splice(0)) end();
+  }
+}
+
+/** One callback's error must not keep the others from being called. */
+function call(done: Done, result: number): void {
+  try {
+    done(result);
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error;
+    });
+  }
+}
