@@ -4,29 +4,14 @@ import { Flag, Op } from '../requests/ops.js';
 import { decodeName, encodeInfo, encodeName } from '../requests/structs.js';
 import { errnos, SystemError } from '../sys/errno.js';
 import type { Request } from '../xseg/index.js';
+import { answer, RangeTooSmall } from './answer.js';
 import type { Driver } from './driver.js';
-import { locksPage, parseCheck, sendMail } from './lock-requests.js';
+import { fenceNode, locksPage, parseCheck, sendMail } from './lock-requests.js';
 
 /** Most names of one page, whatever is asked for: a page is made in memory. */
 const MAX_PAGE = 4096;
 /** Room that the JSON of any lock's holder fits. */
 const HOLDER_ROOM = 8192;
-
-/** The answer needs a longer buffer: `needed` goes into the reply. */
-export class RangeTooSmall extends SystemError {
-  readonly needed: number;
-  constructor(needed: number, have: number) {
-    super(errnos.ERANGE, `the answer is ${needed} bytes long, the request's buffer ${have}`);
-    this.needed = needed;
-  }
-}
-
-/** Puts an answer into the request's buffer; returns its length. @throws RangeTooSmall */
-function answer(request: Request, bytes: Uint8Array): number {
-  if (request.dataLength < bytes.length) throw new RangeTooSmall(bytes.length, request.dataLength);
-  request.data.set(bytes);
-  return bytes.length;
-}
 
 /** A copy of the request's first `size` bytes of data. */
 function body(request: Request): Buffer {
@@ -121,6 +106,8 @@ export async function runCold(driver: Driver, request: Request, status: () => ob
       return 0;
     case Op.LOCKS:
       return answer(request, await locksPage(driver, body(request), request.dataLength));
+    case Op.FENCE:
+      return answer(request, await fenceNode(driver, target));
     case Op.STATUS:
       return answer(request, encodeJson(status()));
     default:

@@ -1,8 +1,11 @@
 /** The requests about locks between nodes: what their data says, and their answers. */
 import { decodeJson, encodeJson } from '../requests/json.js';
 import { errnos, SystemError } from '../sys/errno.js';
+import type { Request } from '../xseg/index.js';
+import { answer } from './answer.js';
 import type { Driver } from './driver.js';
 import { toMail } from './mail.js';
+import type { NewsRequests } from './news-requests.js';
 
 /** Most locks of one page, and of one check, whatever is asked for. */
 const MOST = 4096;
@@ -40,4 +43,19 @@ export async function locksPage(driver: Driver, bytes: Uint8Array, room: number)
     // A page that is too long for the buffer is made again with fewer locks.
     if (page.length <= room || most === 1) return page;
   }
+}
+
+/**
+ * NEWS: waits until the store has something to tell, as many ms as the request's offset says. Resolves to what was serviced.
+ * @throws SystemError EOPNOTSUPP for a store that tells nothing
+ */
+export async function newsRequest(driver: Driver, waiting: NewsRequests, request: Request): Promise<number> {
+  if (!driver.nextNews) throw new SystemError(errnos.EOPNOTSUPP, 'this store tells nothing by itself');
+  return answer(request, encodeJson(await waiting.wait(request.offset, (ms) => driver.nextNews!(ms))));
+}
+
+/** FENCE: has the store refuse the node of this owner. @throws SystemError EOPNOTSUPP for a store that cannot */
+export async function fenceNode(driver: Driver, owner: string): Promise<Buffer> {
+  if (!driver.fence) throw new SystemError(errnos.EOPNOTSUPP, 'this store cannot refuse anybody');
+  return encodeJson(await driver.fence(owner));
 }

@@ -1,16 +1,19 @@
 /**
  * The blocker: serves a driver on a port. Checks a request before it does anything, and answers each with its own errno and a
  * sentence. Data requests, those about locks, and the others run in a lane each: no read waits behind sixteen copies, and no look at
- * the locks, on which all writing depends, behind sixteen flushes.
+ * the locks, on which all writing depends, behind sixteen flushes. Fencing, which takes long where a store is in trouble, has another.
  */
 import type { Logger } from 'pino';
 import { Flag, Op, opName } from '../requests/ops.js';
 import { errnoName, errnoOf, errnos, messageOf } from '../sys/errno.js';
 import type { Port, Request } from '../xseg/index.js';
-import { RangeTooSmall, runCold } from './cold.js';
+import { RangeTooSmall } from './answer.js';
+import { runCold } from './cold.js';
 import type { Driver } from './driver.js';
 import { adviceFor, checkDeadline, isLate } from './errors.js';
 import { Lane } from './lane.js';
+import { newsRequest } from './lock-requests.js';
+import { NewsRequests } from './news-requests.js';
 import { RequestIo } from './request-io.js';
 
 const isHot = (op: number): boolean => op === Op.READ || op === Op.WRITE || op === Op.TRIM || op === Op.WRITE_ZEROES;
@@ -27,6 +30,9 @@ const brief = new Set<number>([
   Op.LOCKS,
   Op.FORGET,
 ]);
+
+/** Nodes that are fenced at the same time. */
+const FENCES = 4;
 
 /** Errors that are answers, not trouble: they are not worth a line in the log. */
 const expected = new Set<number>([
@@ -58,6 +64,8 @@ export class Blocker {
   readonly #hot: Lane;
   readonly #cold: Lane;
   readonly #brief: Lane;
+  readonly #fencing: Lane;
+  readonly #news = new NewsRequests();
   /** Requests and failures by operation number. */
   readonly #served = new Float64Array(128);
   readonly #failed = new Float64Array(128);
@@ -71,6 +79,7 @@ export class Blocker {
     this.#hot = new Lane(Math.max(1, nrOps), (request) => this.#runHot(request));
     this.#cold = new Lane(Math.max(1, nrOps), (request) => void this.#runCold(request, this.#cold));
     this.#brief = new Lane(Math.max(1, nrOps), (request) => void this.#runCold(request, this.#brief));
+    this.#fencing = new Lane(FENCES, (request) => void this.#runCold(request, this.#fencing));
     this.#maxIo = driver.capabilities.maxIo;
   }
 
@@ -80,13 +89,16 @@ export class Blocker {
       const { op } = request;
       if (isHot(op)) this.#hot.enter(request);
       else if (brief.has(op)) this.#brief.enter(request);
+      else if (op === Op.NEWS) void this.#runNews(request);
+      else if (op === Op.FENCE) this.#fencing.enter(request);
       else this.#cold.enter(request);
     });
   }
 
   /** Finishes what runs, leaves what waits to the port's next owner, makes everything durable and closes the driver. */
   async stop(): Promise<void> {
-    await Promise.all([this.#hot.stop(), this.#cold.stop(), this.#brief.stop()]);
+    this.#news.stop();
+    await Promise.all([this.#hot.stop(), this.#cold.stop(), this.#brief.stop(), this.#fencing.stop()]);
     this.#port.close();
     await this.#driver.close();
   }
@@ -100,13 +112,17 @@ export class Blocker {
     }
     return {
       role: 'blocker',
-      inFlight: this.#hot.running + this.#cold.running + this.#brief.running,
-      waiting: this.#hot.waiting + this.#cold.waiting + this.#brief.waiting,
+      inFlight: this.#lanes((lane) => lane.running),
+      waiting: this.#lanes((lane) => lane.waiting),
       bytesRead: this.#bytesRead,
       bytesWritten: this.#bytesWritten,
       operations,
       store: this.#driver.status?.() ?? {},
     };
+  }
+
+  #lanes(count: (lane: Lane) => number): number {
+    return count(this.#hot) + count(this.#cold) + count(this.#brief) + count(this.#fencing);
   }
 
   #runHot(request: Request): void {
@@ -162,6 +178,19 @@ export class Blocker {
   };
 
   async #runCold(request: Request, lane: Lane): Promise<void> {
+    try {
+      await this.#answer(request, () => runCold(this.#driver, request, () => this.status()));
+    } finally {
+      lane.leave();
+    }
+  }
+
+  async #runNews(request: Request): Promise<void> {
+    await this.#answer(request, () => newsRequest(this.#driver, this.#news, request));
+  }
+
+  /** Answers the request with what `run` resolves to, or with why it failed. */
+  async #answer(request: Request, run: () => Promise<number>): Promise<void> {
     const { op } = request;
     try {
       checkDeadline(request.deadline);
@@ -170,7 +199,7 @@ export class Blocker {
         this.#failed[op & 127]++;
         return;
       }
-      request.succeed(await runCold(this.#driver, request, () => this.status()));
+      request.succeed(await run());
       this.#served[op & 127]++;
     } catch (error) {
       const errno = errnoOf(error);
@@ -178,8 +207,6 @@ export class Blocker {
       if (!expected.has(errno))
         this.#log.error({ op: opName(op), target: request.target, err: error }, 'a request failed');
       request.fail(errno, `${opName(op)}: ${messageOf(error)}`, error instanceof RangeTooSmall ? error.needed : 0);
-    } finally {
-      lane.leave();
     }
   }
 }
