@@ -22,6 +22,8 @@ const words = new Map<number, string>([
   [errnos.ENODATA, 'it has no such attribute'],
   [errnos.ECANCELED, 'a condition of the operation does not hold, or it was given up when the connection was closed'],
   [errnos.ENOTCONN, 'the connection is closed'],
+  [errnos.EFBIG, 'beyond the size that objects may have (osd_max_object_size)'],
+  [errnos.ERANGE, 'the value is larger than this client reads'],
   [errnos.EOPNOTSUPP, 'the OSD does not know this operation or object class'],
 ]);
 

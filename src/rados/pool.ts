@@ -42,6 +42,11 @@ export class RadosPool implements Pool {
     const io = this.#io;
     const { library, completions } = this.#connection;
     if (this.#unusable(object, done)) return;
+    if (length === 0) {
+      // To the OSD a read of no bytes is one of all of the object, which librados would copy to the address.
+      this.#exists(object, done);
+      return;
+    }
     const completion = completions.take(io, length, done);
     if (completion === 0) {
       completions.queue(io, length, (later) => library.aioRead(io, object, later, address, length, offset), done);
@@ -98,9 +103,13 @@ export class RadosPool implements Pool {
     if (result < 0) throw radosError(result, what);
   }
 
-  readBytes(object: string, offset: number, length: number): Promise<Buffer> {
+  async readBytes(object: string, offset: number, length: number): Promise<Buffer> {
+    if (length === 0) {
+      await this.stat(object);
+      return Buffer.alloc(0);
+    }
     const room = allocate(length);
-    return this.#fetch(
+    return await this.#fetch(
       `read ${this.#names(object)}`,
       object,
       room,
@@ -245,6 +254,14 @@ export class RadosPool implements Pool {
     if (this.#connection.closed) throw radosError(-errnos.ENOTCONN, what);
     if (object === '') throw new RadosError(errnos.EINVAL, `cannot ${what}: the object has no name`);
     checkText(object);
+  }
+
+  /** Ends with 0 when the object exists. */
+  #exists(object: string, done: Done): void {
+    const { library, completions } = this.#connection;
+    const slot = takeSlot();
+    const start: Start = (completion) => library.aioStat(this.#io, object, completion, slot.address, slot.address + 8);
+    completions.queue(this.#io, 0, start, done, () => slot.free());
   }
 
   /** Begins a write operation when its turn has come, and releases it. */
