@@ -9,7 +9,6 @@ import { afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { sha256 } from './harness/clients.js';
 import type { TestNode } from './harness/node.js';
 import { owners, useNodes } from './harness/nodes.js';
-import { OriginalLocks } from './harness/original-locks.js';
 import { Monitor } from './harness/qmp.js';
 import { programs } from './harness/requirements.js';
 import { type Boot, buildBoot, Machine } from './harness/vm.js';
@@ -52,7 +51,6 @@ describe.runIf(tools)('a qemu guest', () => {
   it(`moves ${MOVES} times between two nodes while it writes, and every byte is right`, async () => {
     await rig.a.create(VOLUME, '64M');
     for (const node of [rig.a, rig.b]) await node.vlmc('open', VOLUME, '--shared');
-    const locks = new OriginalLocks(rig.store.maps, undefined, 'x');
     const sides = [
       { node: rig.a, owner: owners.a },
       { node: rig.b, owner: owners.b },
@@ -70,7 +68,7 @@ describe.runIf(tools)('a qemu guest', () => {
       expect(guest.machine.console).not.toContain('RIG-FAIL');
       guest = next;
       for (let i = 0; i < 4; i++) await guest.machine.expect(/^RIG-TICK .*$/m, 60_000);
-      expect(locks.look(VOLUME)?.content).toBe(owner);
+      expect(await rig.store.maps.holder(VOLUME)).toBe(owner);
     }
     console.log(`the guest stood still for ${pauses.join(', ')} ms`);
     guest.machine.type('stop');
@@ -81,7 +79,7 @@ describe.runIf(tools)('a qemu guest', () => {
     console.log(`${/^RIG-SLOTS (.*)$/m.exec(said)?.[1]} places of 64 KiB were compared at the end`);
     for (const { node } of sides) expect((await sha256(node.uri(VOLUME))).sha256).toBe(hash);
     for (const { node } of sides) await node.vlmc('close', VOLUME);
-    expect(locks.look(VOLUME)).toBeNull();
+    expect(await rig.store.maps.holder(VOLUME)).toBeUndefined();
     await rig.a.vlmc('check', VOLUME);
   });
 });

@@ -8,7 +8,6 @@ import { Ledger, SECTOR } from './harness/ledger.js';
 import { fill, flush, Load, randomNumbers, verify, verifyAll } from './harness/load.js';
 import type { TestNode } from './harness/node.js';
 import { hosts, owners, useNodes } from './harness/nodes.js';
-import { OriginalLocks } from './harness/original-locks.js';
 
 const MiB = 1 << 20;
 const SIZE = 48 * MiB;
@@ -27,8 +26,7 @@ describe('a volume that is open shared on two nodes', () => {
   afterEach(() => {
     for (const client of clients.splice(0)) client.destroy();
   });
-  const look = (volume: string): string | undefined =>
-    new OriginalLocks(rig.store.maps, undefined, 'x').look(volume)?.content;
+  const look = (volume: string): Promise<string | undefined> => rig.store.maps.holder(volume);
   const openShared = async (volume: string): Promise<void> => {
     for (const node of [rig.a, rig.b]) expect(await node.vlmc('open', volume, '--shared')).toBe('Volume opened\n');
   };
@@ -46,15 +44,15 @@ describe('a volume that is open shared on two nodes', () => {
     await rig.a.create('open-volume', SIZE);
     for (let i = 0; i < 2; i++) {
       await openShared('open-volume');
-      expect(look('open-volume')).toBeUndefined();
+      expect(await look('open-volume')).toBeUndefined();
     }
     const [client] = await connect(rig.b, 'open-volume');
     await client.write(0, Buffer.alloc(SECTOR, 1));
-    expect(look('open-volume')).toBe(owners.b);
+    expect(await look('open-volume')).toBe(owners.b);
     await openShared('open-volume');
-    expect(look('open-volume')).toBe(owners.b);
+    expect(await look('open-volume')).toBe(owners.b);
     for (const node of [rig.a, rig.b]) await node.vlmc('close', 'open-volume');
-    expect(look('open-volume')).toBeUndefined();
+    expect(await look('open-volume')).toBeUndefined();
   });
 
   it(`${MOVES} moves without a wrong byte, the first write after each soon`, async () => {
@@ -80,7 +78,7 @@ describe('a volume that is open shared on two nodes', () => {
       // The first move is from nowhere.
       if (move > 0) times.push(performance.now() - began);
       ledger.answer(sector, 1);
-      expect(look('guest-volume')).toBe(side.owner);
+      expect(await look('guest-volume')).toBe(side.owner);
       const load = new Load(side.clients, ledger, { depth: 6, mix, seed: SEED + move }).start();
       await load.reached(100 + Math.floor(random() * 200));
       if (move % 10 === 3) await side.node.vlmc('snapshot', 'guest-volume', `guest-running-${move}`);
@@ -102,7 +100,7 @@ describe('a volume that is open shared on two nodes', () => {
     }
     for (const client of clients.splice(0)) await client.disconnect();
     for (const { node } of sides) await node.vlmc('close', 'guest-volume');
-    expect(look('guest-volume')).toBeUndefined();
+    expect(await look('guest-volume')).toBeUndefined();
     for (const { node } of sides) await node.vlmc('check', 'guest-volume');
     // What is asked for is half a second on a machine that does nothing else.
     expect(sorted[sorted.length >> 1]).toBeLessThan(500);
@@ -132,7 +130,7 @@ describe('a volume that is open shared on two nodes', () => {
     const again = new Load(back, ledger, { depth: 8, mix, seed: 5 }).start();
     await again.reached(300);
     await again.stop();
-    expect(look('kill-volume')).toBe(owners.a);
+    expect(await look('kill-volume')).toBe(owners.a);
     await verifyAll(next[0], ledger);
   });
 
@@ -149,7 +147,7 @@ describe('a volume that is open shared on two nodes', () => {
     const write = next.write(5 * SECTOR, ledger.write(5, 1));
     write.catch(() => {});
     await verify(next, ledger, 1000, 16);
-    expect(look('dead-volume')).toBe(owners.a);
+    expect(await look('dead-volume')).toBe(owners.a);
     await rig.a.archipelago('start');
     await write;
     ledger.answer(5, 1);
@@ -186,11 +184,11 @@ describe('a volume that is open shared on two nodes', () => {
     await client.read(0, SECTOR);
     for (let i = 0; i < 6; i++) await rig.b.vlmc('lock', 'alone-volume', '--show');
     expect(done).toBe(false);
-    expect(look('alone-volume')).toBe(owners.a);
+    expect(await look('alone-volume')).toBe(owners.a);
     // Exclusive becomes shared: now the one who waits gets it.
     await rig.a.vlmc('open', 'alone-volume', '--shared');
     await write;
-    expect(look('alone-volume')).toBe(owners.b);
+    expect(await look('alone-volume')).toBe(owners.b);
     const refused = await rig.a.tryVlmc(['open', 'alone-volume']);
     expect(refused.code).toBe(255);
     expect(refused.stderr).toContain(hosts.b);
@@ -209,7 +207,7 @@ describe('a volume that is open shared on two nodes', () => {
 
     await attach(rig.b);
     await rig.b.vlmc('close', volume);
-    expect(look(volume)).toBe(owners.a);
+    expect(await look(volume)).toBe(owners.a);
     await rig.a.vlmc('open', volume, '--shared');
     await rig.b.vlmc('open', volume, '--shared');
     const next = await connect(rig.b, volume, 2);
@@ -219,7 +217,7 @@ describe('a volume that is open shared on two nodes', () => {
     await onward.reached(200);
     await Promise.all(old.map((client) => client.disconnect()));
     await rig.a.vlmc('close', volume);
-    expect(look(volume)).toBe(owners.b);
+    expect(await look(volume)).toBe(owners.b);
     await rig.b.vlmc('open', volume);
     await rig.a.vlmc('unmap', volume);
     await onward.reached(200);

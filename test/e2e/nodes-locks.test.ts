@@ -21,8 +21,9 @@ describe.each([
   { name: 'beside the maps', lockDir: false },
   { name: 'in a directory of their own', lockDir: true },
 ])('lock files $name', ({ lockDir }) => {
-  const rig = useNodes({ lockDir, settings: { mapperd: { lock_wait: 2 } } });
-  const locks = (owner: string): OriginalLocks => new OriginalLocks(rig.store.maps, rig.store.lockDir, owner);
+  const rig = useNodes({ store: 'files', lockDir, settings: { mapperd: { lock_wait: 2 } } });
+  const directory = (): string => rig.store.lockDir ?? rig.a.maps;
+  const locks = (owner: string): OriginalLocks => new OriginalLocks(rig.a.maps, rig.store.lockDir, owner);
   const clients: NbdClient[] = [];
   const connect = async (node: TestNode, volume: string): Promise<NbdClient> => {
     const client = await connectNbd(node.uri(volume));
@@ -35,7 +36,7 @@ describe.each([
 
   /** Names of all files that have to do with a volume's lock. */
   const files = (volume: string): string[] =>
-    readdirSync(rig.store.lockDir ?? rig.store.maps, { recursive: true, encoding: 'utf8' })
+    readdirSync(directory(), { recursive: true, encoding: 'utf8' })
       .map((file) => file.replace(/.*\//, ''))
       .filter((file) => file.startsWith(`${volume}_lock`));
 
@@ -99,8 +100,7 @@ describe.each([
 describe('a volume that another node has open', () => {
   const rig = useNodes();
   const volume = 'held-volume';
-  const look = (name = volume): string | undefined =>
-    new OriginalLocks(rig.store.maps, undefined, 'x').look(name)?.content;
+  const look = (name = volume): Promise<string | undefined> => rig.store.maps.holder(name);
 
   it('is changed there only: everything else fails at once and names the holder', async () => {
     await rig.a.create(volume, 2 * BLOCK);
@@ -120,7 +120,7 @@ describe('a volume that another node has open', () => {
     console.log(`a refused command takes ${Math.round((performance.now() - began) / commands.length)} ms`);
     // lock_wait, 30 s, is for writes.
     expect(performance.now() - began).toBeLessThan(20_000);
-    expect(look()).toBe(owners.a);
+    expect(await look()).toBe(owners.a);
     expect((await rig.b.vlmcJson<{ size: number }>('info', volume)).size).toBe(2 * BLOCK);
     expect((await rig.a.vlmc('list')).trim()).toBe(volume);
   });
@@ -131,18 +131,18 @@ describe('a volume that another node has open', () => {
     await rig.a.vlmc('open', volume);
     for (let i = 0; i < 2; i++) {
       expect(await rig.b.vlmc('close', volume)).toBe('Volume closed\n');
-      expect(look()).toBe(owners.a);
+      expect(await look()).toBe(owners.a);
       await client.write(0, Buffer.alloc(4096, 2 + i), { fua: true });
     }
     await client.disconnect();
     // Opened by hand, it stays when the last client goes.
-    expect(look()).toBe(owners.a);
+    expect(await look()).toBe(owners.a);
     for (let i = 0; i < 2; i++) {
       await rig.a.vlmc('close', volume);
-      expect(look()).toBeUndefined();
+      expect(await look()).toBeUndefined();
     }
     await rig.b.vlmc('open', volume);
-    expect(look()).toBe(owners.b);
+    expect(await look()).toBe(owners.b);
     const other = await connectNbd(rig.b.uri(volume));
     expect((await other.read(0, 4096)).equals(Buffer.alloc(4096, 3))).toBe(true);
     await other.disconnect();
@@ -174,18 +174,18 @@ describe('a volume that another node has open', () => {
     await rig.a.vlmc('close', volume);
     const outcome = await waiting;
     expect(outcome.code, describeOutcome(outcome)).toBe(0);
-    expect(look()).toBeUndefined();
+    expect(await look()).toBeUndefined();
   });
 
   it('unlock -f takes it from its holder, who then says who has it', async () => {
     await rig.a.vlmc('open', volume);
     await rig.b.vlmc('unlock', '-f', volume);
-    expect(look()).toBeUndefined();
+    expect(await look()).toBeUndefined();
     await rig.b.vlmc('open', volume);
     refused(await rig.a.tryVlmc(['snapshot', volume, 'late-snapshot']), volume);
-    expect(look()).toBe(owners.b);
+    expect(await look()).toBe(owners.b);
     await rig.a.vlmc('close', volume);
-    expect(look()).toBe(owners.b);
+    expect(await look()).toBe(owners.b);
     refused(await rig.a.tryVlmc(['open', volume]), hosts.b);
     await rig.b.vlmc('close', volume);
     await rig.a.vlmc('open', volume);
@@ -203,19 +203,19 @@ describe('a volume that another node has open', () => {
     await client.flush();
     rig.a.kill();
     await client.closed;
-    for (const name of [kept, locked, used]) expect(look(name)).toBe(owners.a);
+    for (const name of [kept, locked, used]) expect(await look(name)).toBe(owners.a);
     refused(await rig.b.tryVlmc(['open', used]), hosts.a);
 
     await rig.a.archipelago('start');
     // The next node goes on by itself where nothing is open any more.
     const next = await connectNbd(rig.b.uri(used));
     await next.write(0, Buffer.alloc(4096, 8));
-    expect(look(used)).toBe(owners.b);
+    expect(await look(used)).toBe(owners.b);
     expect((await next.read(BLOCK - 4096, 8192)).equals(Buffer.alloc(8192, 7))).toBe(true);
     await next.disconnect();
     for (const name of [kept, locked]) {
       refused(await rig.b.tryVlmc(['open', name]), hosts.a);
-      expect(look(name)).toBe(owners.a);
+      expect(await look(name)).toBe(owners.a);
     }
     await rig.a.vlmc('close', kept);
     await rig.a.vlmc('unlock', locked);

@@ -106,9 +106,12 @@ async function underLoad(node: TestNode, volume: string, happens: (load: Load) =
   for (const stream of [fio.stdout, fio.stderr]) stream?.on('data', (chunk: Buffer) => (said += chunk.toString()));
   const end = ended(fio);
   const goesOn = async (): Promise<void> => {
-    const since = newest(node, volume);
+    const since = await newest(node, volume);
     await expect
-      .poll(() => fio.exitCode !== null || newest(node, volume) > since, { interval: 20, timeout: 60_000 })
+      .poll(async () => fio.exitCode !== null || (await newest(node, volume)) > since, {
+        interval: 20,
+        timeout: 60_000,
+      })
       .toBe(true);
     expect(fio.exitCode, said).toBe(null);
   };

@@ -33,8 +33,8 @@ describe.runIf(programs('fio', 'nbdkit', 'qemu-storage-daemon'))(
         stream?.on('data', (chunk: Buffer) => (output += chunk.toString()));
       const end = ended(fio);
       const goesOn = async (): Promise<void> => {
-        const since = newest(node, volume);
-        const on = (): boolean => fio.exitCode !== null || newest(node, volume) > since;
+        const since = await newest(node, volume);
+        const on = async (): Promise<boolean> => fio.exitCode !== null || (await newest(node, volume)) > since;
         await expect.poll(on, { interval: 20, timeout: 60_000 }).toBe(true);
         expect(fio.exitCode, output + said()).toBe(null);
       };

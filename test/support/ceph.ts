@@ -41,6 +41,8 @@ export interface StoredObject {
   readonly size: number;
   /** Seconds since the epoch. */
   readonly modified: number;
+  /** Grows with each change of this object. */
+  readonly version: number;
 }
 
 /** A namespace of both pools, looked into by Ceph's own client and not by this project's. */

@@ -42,7 +42,9 @@ def main():
                     size, modified = io.stat(name)
                 except rados.ObjectNotFound:
                     continue
-                found.append({"name": name, "size": size, "modified": time.mktime(modified)})
+                # Of the read just made: that of the object.
+                version = io.get_last_version()
+                found.append({"name": name, "size": size, "modified": time.mktime(modified), "version": version})
             print(json.dumps(found))
         elif action == "read":
             try:

@@ -1,5 +1,4 @@
 /** Rounds on one node: load, kills in the middle of it, load again, silence, and all is compared. */
-import { readdirSync } from 'node:fs';
 import { TestNode } from '../e2e/harness/node.js';
 import type { Placement } from '../e2e/harness/placements.js';
 import { describeOutcome } from '../e2e/harness/run.js';
@@ -145,7 +144,7 @@ export class Stint {
     await this.#fleet.end();
     const outcome = await node.tryArchipelago('stop', '-f');
     if (outcome.code !== 0) throw new WrongData(describeOutcome(outcome));
-    const locks = readdirSync(node.maps, { recursive: true, encoding: 'utf8' }).filter((f) => f.endsWith('_lock'));
+    const locks = await node.stores.maps.held();
     if (locks.length > 0) throw new WrongData(`the node stopped and left locks: ${locks.join(', ')}`);
     const left = node.leftovers();
     if (left.length > 0) throw new WrongData(`the node stopped and left ${left.join(', ')}`);

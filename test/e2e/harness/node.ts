@@ -19,15 +19,19 @@ import { afterAll, afterEach, beforeAll } from 'vitest';
 import { guard, unguard } from './guard.js';
 import { type Placement, placements, usualPlacement } from './placements.js';
 import { attempt, describeOutcome, type Outcome, type RunOptions, run } from './run.js';
+import { FileStore, makeStores, type Store, type StoreKind, type Stores, usualStore } from './stores.js';
 
 /** Where the compiled tools are; an installed package's can be tested instead. */
 export const bin = process.env.ARCHIPELAGO_TEST_BIN ?? path.resolve(import.meta.dirname, '../../../dist/cli');
 
 export interface NodeOptions {
   readonly placement?: Placement;
-  /** Directories of the stores, when they exist already or are shared with another node. Default: fresh ones. */
-  readonly maps?: string;
-  readonly blocks?: string;
+  /** What the node keeps maps and blocks in. Default: that of ARCHIPELAGO_TEST_STORE, else files. */
+  readonly store?: StoreKind;
+  /** Stores that exist already or are shared with another node, or their directories. Default: fresh ones. */
+  readonly maps?: string | Store;
+  readonly blocks?: string | Store;
+  /** A directory for locks of maps in a directory. */
   readonly lockDir?: string;
   /** This node's name in locks. */
   readonly hostname?: string;
@@ -52,28 +56,45 @@ export class TestNode {
   readonly conf: string;
   readonly socket: string;
   readonly port: number;
-  readonly maps: string;
-  readonly blocks: string;
+  readonly stores: Stores;
   readonly segment: string;
+  /** Stores that are of nobody else. */
+  readonly #own: readonly Store[];
 
-  private constructor(options: NodeOptions, port: number) {
-    this.dir = mkdtempSync(path.join(os.tmpdir(), 'archipelago-test-'));
-    guard(this.dir);
+  private constructor(options: NodeOptions, dir: string, port: number, fresh: Stores) {
+    this.dir = dir;
+    const given = (part: 'maps' | 'blocks'): Store | undefined => {
+      const store = options[part];
+      const lockDir = part === 'maps' ? options.lockDir : undefined;
+      return typeof store === 'string' ? new FileStore(part, store, lockDir) : store;
+    };
+    this.stores = { maps: given('maps') ?? fresh.maps, blocks: given('blocks') ?? fresh.blocks };
+    this.#own = Object.values(this.stores).filter((store) => store === fresh.maps || store === fresh.blocks);
     this.conf = path.join(this.dir, 'archipelago.conf');
     this.socket = path.join(this.dir, 'run', 'nbd.sock');
     this.port = port;
-    this.maps = options.maps ?? path.join(this.dir, 'maps');
-    this.blocks = options.blocks ?? path.join(this.dir, 'blocks');
     this.segment = path.basename(this.dir);
-    for (const directory of [this.maps, this.blocks, path.join(this.dir, 'run'), path.join(this.dir, 'log')]) {
-      mkdirSync(directory, { recursive: true });
-    }
+    for (const directory of ['run', 'log']) mkdirSync(path.join(this.dir, directory));
     writeFileSync(this.conf, this.#configuration(options));
+  }
+
+  /** Directory of the maps, for tests that are about files. @throws when they are elsewhere */
+  get maps(): string {
+    return directoryOf(this.stores.maps);
+  }
+
+  /** Directory of the blocks, for tests that are about files. @throws when they are elsewhere */
+  get blocks(): string {
+    return directoryOf(this.stores.blocks);
   }
 
   /** Makes a node's configuration without starting it. */
   static async prepare(options: NodeOptions = {}): Promise<TestNode> {
-    return new TestNode(options, await freePort());
+    const dir = mkdtempSync(path.join(os.tmpdir(), 'archipelago-test-'));
+    guard(dir);
+    const given = options.maps !== undefined && options.blocks !== undefined;
+    const fresh = await makeStores(given ? 'files' : (options.store ?? usualStore()), dir, options.lockDir);
+    return new TestNode(options, dir, await freePort(), fresh);
   }
 
   /** Makes a node and starts it. */
@@ -92,7 +113,7 @@ export class TestNode {
   #configuration(options: NodeOptions): string {
     const { username, gid } = os.userInfo();
     const placement = placements[options.placement ?? usualPlacement()];
-    const sections: Record<string, Record<string, string | number>> = {
+    const sections: Record<string, Readonly<Record<string, string | number>>> = {
       ARCHIPELAGO: {
         USER: username,
         GROUP: groupName(gid),
@@ -103,8 +124,8 @@ export class TestNode {
       },
       XSEG: { SEGMENT_NAME: this.segment, EXPECTED_VOLUMES: 1 },
       PEERS: placement === null ? {} : { PLACEMENT: placement },
-      blockerb: { archip_dir: this.blocks },
-      blockerm: { archip_dir: this.maps, ...(options.lockDir ? { lock_dir: options.lockDir } : {}) },
+      blockerb: this.stores.blocks.settings,
+      blockerm: this.stores.maps.settings,
       nbd: { socket: this.socket, listen: `127.0.0.1:${this.port}` },
     };
     for (const [name, values] of Object.entries(options.settings ?? {})) {
@@ -216,6 +237,7 @@ export class TestNode {
     if (left.length > 0) problem = [problem, `left behind: ${left.join(', ')}`, this.logs()].filter(Boolean).join('\n');
     this.kill();
     for (const part of ['', '.bells']) rmSync(`/dev/shm/${this.segment}${part}`, { recursive: true, force: true });
+    for (const store of this.#own) await store.dispose();
     rmSync(this.dir, { recursive: true, force: true });
     unguard(this.dir);
     if (problem !== null) throw new Error(`the node did not stop as it should\n${problem}`);
@@ -243,6 +265,11 @@ export class TestNode {
       }
     }
   }
+}
+
+function directoryOf(store: Store): string {
+  if (store instanceof FileStore) return store.directory;
+  throw new Error(`the ${store.part} of this node are on RADOS: look by its stores`);
 }
 
 /** A size in bytes as `vlmc --size` takes it. */

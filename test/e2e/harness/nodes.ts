@@ -1,4 +1,4 @@
-/** Two nodes on one store: two configurations with host names, segments, ports and run directories of their own, one set of directories. */
+/** Two nodes on one store: two configurations with host names, segments, ports and run directories of their own, one set of stores. */
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -6,17 +6,16 @@ import { afterAll, afterEach, beforeAll } from 'vitest';
 import { guard, unguard } from './guard.js';
 import { type NodeOptions, TestNode } from './node.js';
 import { describeOutcome } from './run.js';
+import { makeStores, type StoreKind, type Stores, usualStore } from './stores.js';
 
 export interface NodesOptions extends Omit<NodeOptions, 'maps' | 'blocks' | 'lockDir' | 'hostname'> {
   /** Locks have a directory of their own, instead of lying beside the maps. */
   readonly lockDir?: boolean;
 }
 
-/** The directories that both nodes use. */
-export interface SharedStore {
+/** What both nodes use. */
+export interface SharedStore extends Stores {
   readonly dir: string;
-  readonly maps: string;
-  readonly blocks: string;
   /** undefined: locks are beside the maps. */
   readonly lockDir: string | undefined;
 }
@@ -31,17 +30,12 @@ export interface Nodes {
 export const hosts = { a: 'alpha', b: 'beta' } as const;
 export const owners = { a: `${hosts.a}_1002`, b: `${hosts.b}_1002` } as const;
 
-function makeStore(lockDir: boolean): SharedStore {
+async function makeStore(kind: StoreKind, withLockDir: boolean): Promise<SharedStore> {
   const dir = mkdtempSync(path.join(os.tmpdir(), 'archipelago-store-'));
   guard(dir);
-  const store = {
-    dir,
-    maps: path.join(dir, 'maps'),
-    blocks: path.join(dir, 'blocks'),
-    lockDir: lockDir ? path.join(dir, 'locks') : undefined,
-  };
-  for (const part of [store.maps, store.blocks, store.lockDir]) if (part) mkdirSync(part);
-  return store;
+  const lockDir = withLockDir ? path.join(dir, 'locks') : undefined;
+  if (lockDir) mkdirSync(lockDir);
+  return { dir, lockDir, ...(await makeStores(kind, dir, lockDir)) };
 }
 
 /** Whatever was done to them: maps and objects agree. */
@@ -59,8 +53,10 @@ export function useNodes({ lockDir = false, ...options }: NodesOptions = {}): No
   let store: SharedStore | undefined;
   const running: TestNode[] = [];
   beforeAll(async () => {
-    store = makeStore(lockDir);
-    for (const hostname of [hosts.a, hosts.b]) running.push(await TestNode.start({ ...options, ...store, hostname }));
+    store = await makeStore(options.store ?? usualStore(), lockDir);
+    const { maps, blocks } = store;
+    for (const hostname of [hosts.a, hosts.b])
+      running.push(await TestNode.start({ ...options, maps, blocks, hostname }));
   });
   afterEach(({ task }) => {
     if (task.result?.state !== 'fail') return;
@@ -76,6 +72,7 @@ export function useNodes({ lockDir = false, ...options }: NodesOptions = {}): No
     } finally {
       for (const node of running) node.kill();
       if (store) {
+        for (const part of [store.maps, store.blocks]) await part.dispose();
         rmSync(store.dir, { recursive: true, force: true });
         unguard(store.dir);
       }

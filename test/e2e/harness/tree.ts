@@ -1,20 +1,48 @@
-/** A store's directories as a fingerprint: what is there, with content and times, to prove that nobody wrote. */
+/** Stores as a fingerprint: what is there, with content and times or versions, to prove that nobody wrote. */
 import { createHash } from 'node:crypto';
 import { lstatSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
+import { objectPath } from './store.js';
+import { FileStore, type Store } from './stores.js';
 
 /** What nodes tell each other lies in files of its own, which are no part of any volume. */
 const MAIL = '.archipelago-mail';
 
 export interface Tree {
-  /** `size mtime ctime hash` of each file and directory by its path. Directories have no hash. */
+  /** `size mtime ctime hash` of each file and directory by its path (directories have no hash); `size version` of each object on RADOS. */
   readonly entries: ReadonlyMap<string, string>;
-  /** The latest change of anything in it, ns since the epoch: no program can set it back. */
+  /** The latest change of any file, ns since the epoch: no program can set it back. On RADOS 0. */
   readonly changed: { readonly path: string; readonly ctime: bigint };
 }
 
-/** All below some directories, except mail and these paths, which may be files or directories; what is below such a directory counts. */
-export function fingerprint(directories: readonly string[], except: ReadonlySet<string> = new Set()): Tree {
+/** All that is in some stores, except mail and objects with these names. */
+export async function fingerprint(stores: readonly Store[], except: readonly string[] = []): Promise<Tree> {
+  const entries = new Map<string, string>();
+  let changed = { path: '', ctime: 0n };
+  for (const store of stores) {
+    if (store instanceof FileStore) {
+      const tree = fingerprintFiles(store.directory, pathsOf(store.directory, except));
+      for (const [file, entry] of tree.entries) entries.set(file, entry);
+      if (tree.changed.ctime > changed.ctime) changed = tree.changed;
+    } else {
+      for (const { name, size, version } of await store.objects()) {
+        if (!except.includes(name)) entries.set(`${store.part}/${name}`, `${size} ${version}`);
+      }
+    }
+  }
+  return { entries, changed };
+}
+
+/** Files of objects, with their directories, which change when an object comes or goes. */
+function pathsOf(directory: string, names: readonly string[]): Set<string> {
+  const paths = new Set<string>();
+  for (const name of names) {
+    for (let at = objectPath(directory, name); at !== directory; at = path.dirname(at)) paths.add(at);
+  }
+  return paths;
+}
+
+function fingerprintFiles(directory: string, except: ReadonlySet<string>): Tree {
   const entries = new Map<string, string>();
   let changed = { path: '', ctime: 0n };
   const visit = (file: string, top: boolean): void => {
@@ -28,7 +56,7 @@ export function fingerprint(directories: readonly string[], except: ReadonlySet<
     if (!stat.isDirectory()) return;
     for (const name of readdirSync(file)) if (name !== MAIL) visit(path.join(file, name), false);
   };
-  for (const directory of directories) visit(directory, true);
+  visit(directory, true);
   return { entries, changed };
 }
 

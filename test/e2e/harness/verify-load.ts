@@ -1,6 +1,4 @@
 /** A verify load that goes on while something is done to its node: what fio is told, and how it is seen that it still writes. */
-import { readdirSync, statSync } from 'node:fs';
-import path from 'node:path';
 import type { TestNode } from './node.js';
 
 /** fio writes at random until SIGINT and reads all of it back by checksum; the first error ends it. */
@@ -12,15 +10,11 @@ export function fioArguments(uri: string): string[] {
   ];
 }
 
-/** When an object of the volume was written last, ms since the epoch. */
-export function newest(node: TestNode, volume: string): number {
-  let latest = 0;
-  for (const name of readdirSync(node.blocks, { recursive: true, encoding: 'utf8' })) {
-    if (!name.includes(volume)) continue;
-    const stat = statSync(path.join(node.blocks, name), { throwIfNoEntry: false });
-    if (stat?.isFile()) latest = Math.max(latest, stat.mtimeMs);
-  }
-  return latest;
+/** A number that grows with each write to an object of the volume: versions of its objects, or when the latest was written. */
+export async function newest(node: TestNode, volume: string): Promise<number> {
+  const { blocks } = node.stores;
+  const versions = (await blocks.objects()).filter(({ name }) => name.includes(volume)).map(({ version }) => version);
+  return blocks.onRados ? versions.reduce((sum, version) => sum + version, 0) : Math.max(0, ...versions);
 }
 
 /** Whether another process than `pid` runs the role. */

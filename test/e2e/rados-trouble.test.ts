@@ -1,0 +1,216 @@
+/**
+ * Ceph that is slow, down or full, on a cluster with bluestore: clients see a pause, or ENOSPC, and never a wrong byte; commands end in bounded
+ * time; `archipelago status` and the log say what is the matter; all goes on by itself when Ceph does.
+ */
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { afterEach, describe, expect, it } from 'vitest';
+import { clusterCommand, hasCeph, useOwnCluster } from '../support/ceph.js';
+import { onCeph } from './harness/ceph-users.js';
+import { qemuIo, tryQemuIo } from './harness/clients.js';
+import { TestNode, useNode } from './harness/node.js';
+import { Pulse } from './harness/pulse.js';
+import { programs } from './harness/requirements.js';
+import { describeOutcome, ended, killGroup, run, start } from './harness/run.js';
+import { fioArguments } from './harness/verify-load.js';
+
+const MiB = 1 << 20;
+/** How long a node's commands and starts wait for Ceph, and what is beside that, in ms. */
+const PATIENCE = 30_000;
+
+describe.runIf(hasCeph() && programs('fio', 'qemu-io'))('a Ceph cluster', () => {
+  const cluster = useOwnCluster('--bluestore', '--bytes', String(2048 * MiB));
+  const settings = (namespace = 'trouble') => onCeph({ conf: cluster.conf, id: 'archipelago' }, namespace);
+  const rig = useNode(() => ({ settings: settings() }));
+  const ceph = async (...args: string[]): Promise<string> => (await run('ceph', ['-c', cluster.conf, ...args])).stdout;
+  const pidOf = (daemon: string): number =>
+    Number(readFileSync(path.join(cluster.directory, 'run', `${daemon}.pid`), 'utf8'));
+
+  let pulse: Pulse | undefined;
+  let stopped: number | undefined;
+  afterEach(() => {
+    if (stopped !== undefined) process.kill(stopped, 'SIGCONT');
+    stopped = undefined;
+    pulse?.destroy();
+    pulse = undefined;
+  });
+
+  const beating = async (volume: string): Promise<Pulse> => {
+    pulse = await Pulse.on(await rig.node.create(volume, 8 * MiB), 8 * MiB);
+    await goesOn(pulse);
+    return pulse;
+  };
+  const status = async (): Promise<string> => (await rig.node.tryArchipelago('status')).stdout;
+  const sound = async (): Promise<void> => {
+    const outcome = await rig.node.tryVlmc(['--json', 'check', '--all']);
+    expect((JSON.parse(outcome.stdout) as { errors: number }).errors, describeOutcome(outcome)).toBe(0);
+  };
+
+  it('whose OSD is killed under load and started again is a pause to clients, and nothing is lost', async () => {
+    const heart = await beating('killed-osd-pulse');
+    await underLoad(rig.node, 'killed-osd-load', async () => {
+      await goesOn(heart);
+      heart.begin();
+      await clusterCommand('kill-osd', cluster.directory);
+      const killed = performance.now();
+      await expect.poll(() => heart.silence > 2000).toBe(true);
+      await clusterCommand('start', cluster.directory);
+      const back = performance.now();
+      await goesOn(heart);
+      console.log(
+        `OSD killed and started again after ${seconds(back - killed)}: clients waited ${seconds(heart.longest)}, ` +
+          `${seconds(Math.max(0, heart.longest - (back - killed)))} of it after the cluster served again`,
+      );
+    });
+    await heart.stop();
+    await sound();
+  });
+
+  it('whose monitor is killed goes on serving I/O, and takes commands again when it is back', async () => {
+    const heart = await beating('killed-monitor-pulse');
+    const monitor = pidOf('mon.a');
+    await underLoad(rig.node, 'killed-monitor-load', async () => {
+      heart.begin();
+      process.kill(monitor, 'SIGKILL');
+      await goesOn(heart, 100);
+      await rig.node.vlmc('create', 'without-monitor', '--size', '16M');
+      await clusterCommand('start', cluster.directory);
+      await goesOn(heart);
+      console.log(`monitor killed and started again: clients waited ${seconds(heart.longest)} at most`);
+    });
+    await heart.stop();
+    await qemuIo(rig.node.uri('without-monitor'), 'write -P 1 0 5M', 'read -P 1 0 5M');
+    await sound();
+  });
+
+  it('that stands still: clients wait, commands and starts end with the reason, status tells, and all goes on after it', async () => {
+    const { node } = rig;
+    const heart = await beating('still-pulse');
+    const others = [
+      await TestNode.start({ settings: settings('other') }),
+      await TestNode.prepare({ settings: settings('new') }),
+    ];
+    try {
+      await underLoad(node, 'still-load', async () => {
+        await goesOn(heart);
+        heart.begin();
+        stopped = pidOf('osd.0');
+        process.kill(stopped, 'SIGSTOP');
+        const since = performance.now();
+        const took = async <T>(work: Promise<T>): Promise<{ outcome: T; ms: number }> => ({
+          outcome: await work,
+          ms: performance.now() - since,
+        });
+        const commands = Promise.all([
+          took(node.tryVlmc(['create', 'still-created', '--size', '16M'])),
+          took(node.tryVlmc(['snapshot', 'killed-osd-load', 'still-snapshot'])),
+          took(node.tryVlmc(['list'])),
+          took(others[1].tryArchipelago('start')),
+        ]);
+        const ending = took(others[0].tryArchipelago('stop', '-f'));
+
+        await expect.poll(status, { timeout: 20_000 }).toMatch(/blockerb +running; .*Ceph has not answered for \d+ s/);
+        expect(rig.node.logs(1000)).toMatch(/Ceph has not answered for 5 s: \d+ operations wait/);
+
+        const [create, snapshot, list, begin] = await commands;
+        for (const { outcome, ms } of [create, snapshot, list]) {
+          console.log(`while Ceph stands still, after ${seconds(ms)}: ${describeOutcome(outcome)}`);
+          expect(outcome.code, describeOutcome(outcome)).toBe(255);
+          expect(outcome.stderr, describeOutcome(outcome)).toMatch(/has not answered/);
+          expect(ms).toBeLessThan(2 * PATIENCE);
+        }
+        console.log(`a start ends after ${seconds(begin.ms)}: ${describeOutcome(begin.outcome)}`);
+        expect(begin.outcome.code).toBe(255);
+        expect(begin.outcome.stderr).toMatch(/has not answered|timed out/i);
+        expect(begin.ms).toBeLessThan(2 * PATIENCE);
+        const end = await ending;
+        console.log(`stop -f ends after ${seconds(end.ms)}: ${describeOutcome(end.outcome)}`);
+        expect(others[0].leftovers()).toEqual([]);
+        expect(end.ms).toBeLessThan(2 * PATIENCE);
+
+        expect(heart.failure).toBeNull();
+        process.kill(stopped, 'SIGCONT');
+        stopped = undefined;
+        await goesOn(heart);
+        console.log(`OSD stood still: clients waited ${seconds(heart.longest)}`);
+      });
+      await heart.stop();
+      expect(await status()).not.toMatch(/Ceph/);
+      expect(rig.node.logs(1000)).toMatch(/Ceph answers again, after \d+ s/);
+      // What was given up while Ceph stood still was not done, or can be done again.
+      await node.tryVlmc(['remove', 'still-created']);
+      await node.vlmc('create', 'still-created', '--size', '16M');
+      await sound();
+    } finally {
+      for (const other of others) await other.dispose();
+    }
+  });
+
+  it('that is full is ENOSPC to clients that need space, takes removals, and is writable again once it is not', async () => {
+    const { node } = rig;
+    const uri = await node.create('full-volume', 256 * MiB);
+    await qemuIo(uri, 'write -P 1 0 64M', 'flush');
+    await node.create('spare-volume', 64 * MiB);
+    await qemuIo(node.uri('spare-volume'), 'write -P 9 0 32M');
+    const ratios = async (...[nearfull, backfillfull, full]: readonly number[]): Promise<void> => {
+      const set: [string, number][] = [
+        ['full', full],
+        ['backfillfull', backfillfull],
+        ['nearfull', nearfull],
+      ];
+      // Each must not be above the next, whichever way they are moved.
+      for (const [name, ratio] of full > 0.5 ? set : set.toReversed())
+        await ceph('osd', `set-${name}-ratio`, String(ratio));
+    };
+    try {
+      await ratios(0.01, 0.02, 0.03);
+      await expect.poll(() => ceph('health'), { interval: 500 }).toMatch(/full/);
+      await expect.poll(async () => (await tryQemuIo(uri, 'write -P 3 128M 64k')).code).not.toBe(0);
+      const refused = await tryQemuIo(uri, 'write -P 3 128M 64k');
+      expect(refused.stdout + refused.stderr, describeOutcome(refused)).toMatch(/No space left/);
+      expect(await status()).toMatch(/full/);
+      expect(node.logs(1000)).toMatch(/is full/);
+      // What needs no space goes on.
+      await qemuIo(uri, 'write -P 2 8M 64k', 'read -P 2 8M 64k', 'read -P 1 0 8M', 'flush');
+      const created = await node.tryVlmc(['create', 'more-volume', '--size', '1G']);
+      expect(created.code, describeOutcome(created)).toBe(255);
+      expect(created.stderr).toMatch(/space/i);
+      await node.vlmc('remove', 'spare-volume');
+    } finally {
+      await ratios(0.85, 0.9, 0.95);
+    }
+    await expect.poll(() => ceph('health'), { interval: 500 }).not.toMatch(/full/);
+    await expect.poll(async () => (await tryQemuIo(uri, 'write -P 3 128M 64k')).code).toBe(0);
+    await qemuIo(uri, 'read -P 3 128M 64k', 'read -P 2 8M 64k', 'read -P 1 9M 50M');
+    await sound();
+  });
+});
+
+const seconds = (ms: number): string => `${(ms / 1000).toFixed(1)} s`;
+
+/** Some more requests are answered. @throws when the client has got an error */
+async function goesOn(pulse: Pulse, more = 20): Promise<void> {
+  const until = pulse.beats + more;
+  await expect.poll(() => pulse.failure !== null || pulse.beats >= until, { interval: 20, timeout: 60_000 }).toBe(true);
+  if (pulse.failure) throw pulse.failure;
+}
+
+/** fio writes a volume and reads all of it back by checksum while something happens; it must see no error. */
+async function underLoad(node: TestNode, volume: string, happens: () => Promise<void>): Promise<void> {
+  const uri = await node.create(volume, 64 * MiB);
+  const fio = start('fio', fioArguments(uri), { cwd: node.dir, stdio: ['ignore', 'pipe', 'pipe'] });
+  let said = '';
+  for (const stream of [fio.stdout, fio.stderr]) stream?.on('data', (chunk: Buffer) => (said += chunk.toString()));
+  const end = ended(fio);
+  try {
+    await happens();
+    expect(fio.exitCode, said).toBe(null);
+    // What is in flight is finished, and its results are told.
+    fio.kill('SIGINT');
+    const outcome = await end;
+    expect(said).toMatch(/err= 0/);
+    expect(said, JSON.stringify(outcome)).not.toMatch(/verify:|Input\/output error|err=[^ ]| err= [1-9]/);
+  } finally {
+    killGroup(fio);
+  }
+}
