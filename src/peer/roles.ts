@@ -10,7 +10,7 @@ type Loaders = {
 
 const loaders: Loaders = {
   file_blocker: () => import('../blockers/peer.js'),
-  rados_blocker: null,
+  rados_blocker: () => import('../blockers/rados/peer.js'),
   mapperd: () => import('../mapper/peer.js'),
   vlmcd: () => import('../composer/peer.js'),
   nbd: () => import('../endpoint/peer.js'),

@@ -1,0 +1,246 @@
+/**
+ * The driver's client of Ceph, and its successor when Ceph blocklists it. Another node that takes a lock by force has this node's clients
+ * blocklisted: what they still send is refused with ESHUTDOWN, of all volumes. The locks that were not broken are still this node's, so
+ * a new client takes over, and what was refused is sent again as far as its deadline allows.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Logger } from 'pino';
+import { connect } from '../../rados/index.js';
+import type { Cluster, ClusterOptions, Pool } from '../../rados/types.js';
+import { monotonicMs } from '../../sys/clock.js';
+import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
+import { isLate } from '../errors.js';
+import type { Backlog } from './health.js';
+
+/** Between attempts to get a new client, ms. */
+const RETRY_MS = 1000;
+/** How long the answers to what an old client has in flight are waited for, ms: where an OSD is down, none comes before it is up. */
+const OLD_PATIENCE_MS = 600_000;
+/** How often a failing attempt is told, ms. */
+const TELL_MS = 60_000;
+
+const NOTHING: Backlog = { count: 0, oldestSince: 0 };
+
+export type Connect = (options: ClusterOptions) => Promise<Cluster>;
+
+export interface ConnectionOptions {
+  readonly pool: string;
+  readonly namespace: string;
+  readonly conf: string | null;
+  readonly id: string | null;
+  readonly log: Logger | null;
+  /** Called with a new client before anything is sent through it. When it fails, another client is tried. */
+  readonly renewed: () => Promise<void>;
+  /** Default: librados. */
+  readonly connect?: Connect;
+}
+
+interface Client {
+  readonly cluster: Cluster;
+  readonly pool: Pool;
+}
+
+/** Something that waits for a client. */
+export interface Waiter {
+  /** Until when it may be begun, as in ObjectIo; 0: at any time. */
+  readonly deadline: number;
+  /** There is one. */
+  resume(): void;
+  /** It ends with this errno. */
+  refuse(errno: number): void;
+}
+
+export class Connection {
+  readonly #options: ConnectionOptions;
+  readonly #connect: Connect;
+  readonly #ending = new AbortController();
+  #cluster: Cluster | null = null;
+  #pool: Pool | null = null;
+  #waiting: Waiter[] = [];
+  #renewing: Promise<void> | null = null;
+  /** When the current renewal began, ms of the monotonic clock. */
+  #refusedSince = 0;
+  /** Nothing is sent while this is false. */
+  ready = false;
+  /** How often a client was blocklisted. */
+  blocklisted = 0;
+
+  constructor(options: ConnectionOptions) {
+    this.#options = options;
+    this.#connect = options.connect ?? connect;
+  }
+
+  /** `pool blocks`, with its namespace: for messages. */
+  get where(): string {
+    const { pool, namespace } = this.#options;
+    return namespace === '' ? `pool ${pool}` : `pool ${pool}, namespace ${namespace}`;
+  }
+
+  get cluster(): Cluster {
+    if (this.#cluster === null) throw this.#closed();
+    return this.#cluster;
+  }
+
+  /** @throws SystemError EBADF when it is closed */
+  get pool(): Pool {
+    if (this.#pool === null) throw this.#closed();
+    return this.#pool;
+  }
+
+  get isOpen(): boolean {
+    return this.#pool !== null;
+  }
+
+  /** What waits for Ceph, or for a client that it takes. */
+  get backlog(): Backlog {
+    const { count, oldestSince } = this.#cluster?.inFlight ?? NOTHING;
+    if (this.#waiting.length === 0) return { count, oldestSince };
+    const since = oldestSince === 0 ? this.#refusedSince : Math.min(oldestSince, this.#refusedSince);
+    return { count: count + this.#waiting.length, oldestSince: since };
+  }
+
+  #closed(): SystemError {
+    return new SystemError(errnos.EBADF, `${this.where} is closed`);
+  }
+
+  /** Connects; nothing is sent before `begin`. @throws SystemError */
+  async open(): Promise<void> {
+    this.#take(await this.#client());
+  }
+
+  async #client(): Promise<Client> {
+    const { pool, namespace, conf, id } = this.#options;
+    const cluster = await this.#connect({ conf, id });
+    try {
+      return { cluster, pool: await cluster.pool(pool, namespace) };
+    } catch (error) {
+      await cluster.close(0);
+      throw error;
+    }
+  }
+
+  #take({ cluster, pool }: Client): void {
+    this.#cluster = cluster;
+    this.#pool = pool;
+  }
+
+  begin(): void {
+    this.ready = true;
+    const resumed = this.#waiting;
+    this.#waiting = [];
+    for (const waiter of resumed) waiter.resume();
+  }
+
+  /** Keeps a waiter until there is a client that may be used. */
+  wait(waiter: Waiter): void {
+    if (!this.isOpen) waiter.refuse(errnos.EBADF);
+    else this.#waiting.push(waiter);
+  }
+
+  /** Resolves when there is a client that may be used. @throws SystemError EBADF when it is closed */
+  #whenReady(): Promise<void> {
+    if (this.ready) return Promise.resolve();
+    return new Promise((resolve, reject) => {
+      this.wait({ deadline: 0, resume: resolve, refuse: () => reject(this.#closed()) });
+    });
+  }
+
+  /**
+   * Does something with the pool, once more with a new client's whenever Ceph refuses the old one. `work` is called in the turn in which
+   * the client is there, and checks its deadline in the turn in which it hands something to it.
+   * @throws what work throws; SystemError EBADF when it is closed
+   */
+  async attempt<T>(work: (pool: Pool) => Promise<T>): Promise<T> {
+    for (;;) {
+      if (!this.ready) await this.#whenReady();
+      // Another waiter may have found the next client refused, too.
+      if (!this.ready) continue;
+      const { pool } = this;
+      try {
+        return await work(pool);
+      } catch (error) {
+        if (!this.isRefusal(errnoOf(error), pool)) throw error;
+      }
+    }
+  }
+
+  /**
+   * Does this errno of an operation on the pool say that Ceph refused the client, so that the operation was not done and can be sent
+   * again? Then a new client is on its way, if it is not there yet.
+   */
+  isRefusal(errno: number, pool: Pool): boolean {
+    if (!this.isOpen) return false;
+    const isOld = pool !== this.#pool;
+    // An old client that was given up answers nothing else; its operations were refused, or not begun.
+    const isGone = isOld && (errno === errnos.ECANCELED || errno === errnos.ENOTCONN);
+    if (errno !== errnos.ESHUTDOWN && !isGone) return false;
+    if (!isOld && this.#renewing === null) this.#beginRenewal();
+    return true;
+  }
+
+  #beginRenewal(): void {
+    this.ready = false;
+    this.blocklisted++;
+    this.#refusedSince = monotonicMs();
+    this.#options.log?.error(
+      `${this.where}: Ceph blocklisted this node's client client.${this.#cluster?.instanceId}: another node took locks of this one by ` +
+        'force, or an administrator did it; connecting anew, volumes whose locks are still held go on',
+    );
+    this.#renewing = this.#renew().finally(() => {
+      this.#renewing = null;
+    });
+  }
+
+  async #renew(): Promise<void> {
+    const { log, renewed } = this.#options;
+    let told = Number.NEGATIVE_INFINITY;
+    while (this.isOpen) {
+      try {
+        const client = await this.#client();
+        if (!this.isOpen) {
+          await client.cluster.close(0);
+          return;
+        }
+        // What is in flight at the old one is refused by and by, and then sent again.
+        this.#cluster?.close(OLD_PATIENCE_MS).catch(() => undefined);
+        this.#take(client);
+        await renewed();
+        if (!this.isOpen) return;
+        log?.warn(
+          `${this.where}: connected anew as client.${client.cluster.instanceId}; ${this.#waiting.length} operations go on`,
+        );
+        this.begin();
+        return;
+      } catch (error) {
+        if (this.isOpen && monotonicMs() - told >= TELL_MS) {
+          told = monotonicMs();
+          log?.error(`${this.where}: cannot connect anew, trying on: ${messageOf(error)}`);
+        }
+      }
+      this.#refuseLate();
+      await delay(RETRY_MS, undefined, { signal: this.#ending.signal }).catch(() => undefined);
+    }
+  }
+
+  /** Nobody has to wait for the end of what may not be done any more. */
+  #refuseLate(): void {
+    const late = this.#waiting.filter(({ deadline }) => isLate(deadline));
+    if (late.length === 0) return;
+    this.#waiting = this.#waiting.filter((waiter) => !late.includes(waiter));
+    for (const waiter of late) waiter.refuse(errnos.ETIME);
+  }
+
+  /**
+   * Ends. What waits is refused with EBADF.
+   * @param patienceMs how long what is in flight is waited for
+   */
+  async close(patienceMs: number): Promise<void> {
+    const cluster = this.#cluster;
+    this.ready = false;
+    this.#cluster = null;
+    this.#pool = null;
+    this.#ending.abort();
+    for (const waiter of this.#waiting.splice(0)) waiter.refuse(errnos.EBADF);
+    await cluster?.close(patienceMs);
+  }
+}
