@@ -73,18 +73,20 @@ function parse(bytes: Buffer): Client[] {
   }
 }
 
-async function readClients(pool: Pool, node: string): Promise<Buffer> {
+/** The stored list; empty where the object has none, null where there is no object. */
+async function readClients(pool: Pool, node: string): Promise<Buffer | null> {
   try {
     return await pool.getXattr(CLIENTS + node, ATTRIBUTE);
   } catch (error) {
-    if (isErrno(error, errnos.ENOENT, errnos.ENODATA)) return NOTHING;
+    if (isErrno(error, errnos.ENODATA)) return NOTHING;
+    if (isErrno(error, errnos.ENOENT)) return null;
     throw error;
   }
 }
 
 /** The clients of a node. */
 export async function clientsOf(pool: Pool, node: string): Promise<Client[]> {
-  return parse(await readClients(pool, node));
+  return parse((await readClients(pool, node)) ?? NOTHING);
 }
 
 /** Changes the list of a node's clients, whoever else changes it at the same time. Resolves to what it was. */
@@ -95,19 +97,18 @@ export async function changeClients(
 ): Promise<readonly Client[]> {
   for (let race = 0; race < RACES; race++) {
     const before = await readClients(pool, node);
-    const clients = parse(before);
+    const clients = parse(before ?? NOTHING);
     const after = [...change(clients)].sort((a, b) => (b.fenced ?? Infinity) - (a.fenced ?? Infinity));
     const value = Buffer.from(JSON.stringify(after.slice(0, MOST_CLIENTS)), 'utf8');
-    if (value.equals(before)) return clients;
+    if (before && value.equals(before)) return clients;
     try {
       await pool.operate(CLIENTS + node, [
-        { do: 'create', exclusive: false },
-        { do: 'compareXattr', name: ATTRIBUTE, value: before },
+        before ? { do: 'compareXattr', name: ATTRIBUTE, value: before } : { do: 'create', exclusive: true },
         { do: 'setXattr', name: ATTRIBUTE, value },
       ]);
       return clients;
     } catch (error) {
-      if (!isErrno(error, errnos.ECANCELED)) throw error;
+      if (!isErrno(error, errnos.ECANCELED, errnos.EEXIST, errnos.ENOENT)) throw error;
     }
   }
   throw new SystemError(
