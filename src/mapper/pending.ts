@@ -4,7 +4,7 @@ import { Op } from '../requests/ops.js';
 import type { Clock } from './clock.js';
 
 /** These may take long while all is well. */
-const patient: ReadonlySet<number> = new Set([Op.FLUSH, Op.NEWS, Op.FENCE]);
+const patient: ReadonlySet<number> = new Set([Op.FLUSH, Op.LIST, Op.NEWS, Op.FENCE]);
 
 export interface PendingStatus {
   /** Requests without an answer. */

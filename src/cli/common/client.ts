@@ -10,6 +10,7 @@ import type { Op } from '../../requests/ops.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import { type CallInit, type CallReply, MAX_ALLOCATION, type Port, ReplyError, Segment } from '../../xseg/index.js';
 import { CliError } from './exit.js';
+import { DEFAULT_PATIENCE_MS, Patience } from './patience.js';
 
 /** Whom a request goes to. */
 export type Peer = 'mapper' | 'composer' | 'endpoint' | 'blocks' | 'maps';
@@ -22,18 +23,23 @@ export class NodeClient {
   readonly segment: Segment;
   readonly port: Port;
 
-  private constructor(config: Config, segment: Segment, port: Port) {
+  readonly #patience: Patience;
+
+  private constructor(config: Config, segment: Segment, port: Port, patienceMs: number) {
     this.config = config;
     this.segment = segment;
     this.port = port;
+    const stores = { maps: this.find('maps'), blocks: this.find('blocks') };
+    this.#patience = new Patience({ port, stores, mapper: this.find('mapper')?.port ?? null, patienceMs });
   }
 
   /**
    * Joins the node's segment and binds a dynamic port.
    * @param name what reports call the port, e.g. `vlmc`
+   * @param patienceMs how long a store may answer nothing
    * @throws CliError saying what to do when the node does not run
    */
-  static connect(config: Config, name: string): NodeClient {
+  static connect(config: Config, name: string, patienceMs = DEFAULT_PATIENCE_MS): NodeClient {
     let segment: Segment;
     try {
       segment = Segment.join(config.xseg.spec);
@@ -46,7 +52,7 @@ export class NodeClient {
       throw new CliError(why, errno, { cause: error });
     }
     try {
-      return new NodeClient(config, segment, segment.bind('dynamic', { name }));
+      return new NodeClient(config, segment, segment.bind('dynamic', { name }), patienceMs);
     } catch (error) {
       segment.close();
       throw new CliError(`cannot reach the node: ${messageOf(error)}`, errnoOf(error), { cause: error });
@@ -76,11 +82,12 @@ export class NodeClient {
     return role?.type === 'file_blocker' || role?.type === 'rados_blocker' ? role.uniqueStr : null;
   }
 
-  /** @throws SystemError with the peer's errno and message */
+  /** @throws SystemError with the peer's errno and message; ETIMEDOUT when a store does not answer */
   async call(peer: Peer, request: CallInit): Promise<CallReply> {
     const { role, port } = this.#require(peer);
     try {
-      return await this.port.call(port, request);
+      const store = peer === 'maps' || peer === 'blocks' ? peer : null;
+      return await this.#patience.during(request.op, store, this.port.call(port, request));
     } catch (error) {
       const errno = errnoOf(error);
       if (error instanceof ReplyError) throw error;
@@ -128,6 +135,7 @@ export class NodeClient {
 
   /** Leaves the segment. */
   close(): void {
+    this.#patience.close();
     this.port.close();
     this.segment.close();
   }

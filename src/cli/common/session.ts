@@ -49,7 +49,7 @@ export class Session {
 
   /** @throws CliError when the node does not run */
   get client(): NodeClient {
-    this.#client ??= NodeClient.connect(this.config, this.name);
+    this.#client ??= NodeClient.connect(this.config, this.name, patienceOf(this.io.env.ARCHIPELAGO_PATIENCE));
     return this.#client;
   }
 
@@ -65,4 +65,12 @@ export class Session {
     this.#client?.close();
     this.#client = null;
   }
+}
+
+/** Seconds of the environment as ms; undefined: as built in. @throws CliError for what is no number */
+function patienceOf(text: string | undefined): number | undefined {
+  if (text === undefined || text === '') return undefined;
+  const seconds = Number(text);
+  if (!(seconds > 0 && seconds <= 86_400)) throw new CliError(`ARCHIPELAGO_PATIENCE=${text} is no number of seconds`);
+  return seconds * 1000;
 }

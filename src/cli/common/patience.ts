@@ -1,0 +1,139 @@
+/**
+ * How long a command waits for a store that does not answer. Clients' I/O waits for as long as that takes, as on any disk; a person at a
+ * terminal, or a script, is told instead. Work that merely takes long is waited for: what counts is that a store answers nothing.
+ */
+import { decodeJson } from '../../requests/json.js';
+import { Op } from '../../requests/ops.js';
+import { errnos, SystemError } from '../../sys/errno.js';
+import type { CallReply, Port } from '../../xseg/index.js';
+
+export const DEFAULT_PATIENCE_MS = 30_000;
+/** How many times as long a page of a listing may take: it may be thousands of reads of a slow disk. */
+const LISTING = 10;
+const TICK_MS = 500;
+/** From when on it is looked whether the stores answer, as a part of the patience. */
+const DOUBT = 0.1;
+/** Asked of a store to see whether it answers: who holds the lock of that name. Nobody ever does. */
+const PROBE = 'archipelago-does-this-store-answer';
+
+export type StoreName = 'maps' | 'blocks';
+
+export interface PatienceOptions {
+  readonly port: Port;
+  /** Ports of the blockers, and of the mapper; null: there is none. */
+  readonly stores: Readonly<Record<StoreName, { role: string; port: number } | null>>;
+  readonly mapper: number | null;
+  readonly patienceMs: number;
+}
+
+interface Waiting {
+  readonly since: number;
+  /** It is asked of this store itself. */
+  readonly store: StoreName | null;
+  /** How long the answer itself may take, in ms. */
+  readonly limitMs: number;
+  readonly giveUp: (error: SystemError) => void;
+}
+
+export class Patience {
+  readonly #options: PatienceOptions;
+  readonly #waiting = new Set<Waiting>();
+  /** Since when each store has had a probe that it did not answer. */
+  readonly #probed = new Map<StoreName, number>();
+  /** For how long each has had a request of the mapper that it did not answer, ms. */
+  #mapperWaits: Record<StoreName, number> = { maps: 0, blocks: 0 };
+  #asking = false;
+  #timer: NodeJS.Timeout | null = null;
+
+  constructor(options: PatienceOptions) {
+    this.#options = options;
+  }
+
+  close(): void {
+    if (this.#timer) clearInterval(this.#timer);
+    this.#timer = null;
+    this.#waiting.clear();
+  }
+
+  /**
+   * Waits for an answer. @param store the one that is asked, null: another peer
+   * @throws SystemError ETIMEDOUT when a store has answered nothing for long: what was asked may still be done
+   */
+  during(op: number, store: StoreName | null, work: Promise<CallReply>): Promise<CallReply> {
+    const { patienceMs } = this.#options;
+    const unlimited = op === Op.FLUSH || (store === null && op !== Op.LIST);
+    const limitMs = unlimited ? Number.POSITIVE_INFINITY : op === Op.LIST ? LISTING * patienceMs : patienceMs;
+    this.#timer ??= setInterval(() => this.#tick(), Math.min(TICK_MS, patienceMs / 4)).unref();
+    return new Promise((resolve, reject) => {
+      const waiting: Waiting = {
+        since: Date.now(),
+        store,
+        limitMs,
+        giveUp: (error) => {
+          this.#waiting.delete(waiting);
+          reject(error);
+        },
+      };
+      this.#waiting.add(waiting);
+      work.then(resolve, reject).finally(() => this.#waiting.delete(waiting));
+    });
+  }
+
+  #tick(): void {
+    const now = Date.now();
+    const { patienceMs } = this.#options;
+    const [oldest] = this.#waiting;
+    if (!oldest || now - oldest.since < patienceMs * DOUBT) return;
+    this.#ask(now);
+    for (const waiting of [...this.#waiting]) {
+      const waited = now - waiting.since;
+      if (waited < patienceMs) continue;
+      for (const store of ['maps', 'blocks'] as const) {
+        const silent = Math.max(now - (this.#probed.get(store) ?? now), this.#mapperWaits[store]);
+        if (silent >= patienceMs) waiting.giveUp(this.#silence(store, silent));
+      }
+      if (waited >= waiting.limitMs) waiting.giveUp(this.#silence(waiting.store ?? 'maps', waited));
+    }
+  }
+
+  /** Asks the stores, one question each at a time, and the mapper how long it waits for them. */
+  #ask(now: number): void {
+    const { port, stores, mapper } = this.#options;
+    for (const name of ['maps', 'blocks'] as const) {
+      const store = stores[name];
+      if (!store || this.#probed.has(name)) continue;
+      this.#probed.set(name, now);
+      // Any answer is one; a blocker that does not run is what the command itself comes upon, or the mapper waits for.
+      const answered = (): void => void this.#probed.delete(name);
+      port.call(store.port, { op: Op.LOCKINFO, target: PROBE, capacity: 4096 }).then(answered, answered);
+    }
+    if (mapper === null || this.#asking) return;
+    this.#asking = true;
+    port
+      .call(mapper, { op: Op.STATUS, capacity: 64 << 10 })
+      .then(({ data, serviced }) => {
+        const answer = decodeJson(data.subarray(0, serviced), 'STATUS reply') as MapperAnswer | null;
+        const oldest = (name: StoreName): number => answer?.stores?.[name]?.oldestMs ?? 0;
+        this.#mapperWaits = { maps: oldest('maps'), blocks: oldest('blocks') };
+      })
+      .catch(() => {
+        this.#mapperWaits = { maps: 0, blocks: 0 };
+      })
+      .finally(() => {
+        this.#asking = false;
+      });
+  }
+
+  #silence(store: StoreName, ms: number): SystemError {
+    const role = this.#options.stores[store]?.role;
+    return new SystemError(
+      errnos.ETIMEDOUT,
+      `the ${store} store${role ? ` (${role})` : ''} has not answered for ${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s; what was asked may still be done ` +
+        'once it answers: look, then try again; archipelago status, and the log of that role, tell more',
+    );
+  }
+}
+
+interface MapperAnswer {
+  readonly stores?: Partial<Record<StoreName, { readonly oldestMs?: number }>>;
+}

@@ -1,0 +1,98 @@
+/** Commands whose store does not answer: they end, and say which one it is. Work that takes long is no such case. */
+import { afterAll, beforeEach, describe, expect, it } from 'vitest';
+import { Op } from '../../../src/requests/ops.js';
+import { FakeNode } from './fake-node.js';
+
+const node = new FakeNode();
+const quick = { env: { ARCHIPELAGO_PATIENCE: '0.4' } };
+
+beforeEach(() => {
+  node.reset();
+  for (const peer of ['maps', 'blocks'] as const) node.on(peer, Op.LOCKINFO, () => null);
+  node.on('mapper', Op.STATUS, () => status(0, 0));
+});
+afterAll(() => node.close());
+
+const status = (maps: number, blocks: number): object => ({
+  stores: { maps: { pending: 1, oldestMs: maps }, blocks: { pending: 1, oldestMs: blocks } },
+});
+
+/** An answer that comes when it is let go. */
+function held(): { answer: () => Promise<undefined>; letGo: () => void } {
+  let letGo = (): void => {};
+  const free = new Promise<undefined>((resolve) => {
+    letGo = () => resolve(undefined);
+  });
+  return { answer: () => free, letGo: () => letGo() };
+}
+
+describe('a store that does not answer', () => {
+  it.each([
+    ['maps', 'blockerm'],
+    ['blocks', 'blockerb'],
+  ] as const)('ends a command that waits for the mapper, and is named: %s', async (store, role) => {
+    const { answer, letGo } = held();
+    node.on('mapper', Op.CLONE, answer);
+    node.on(store, Op.LOCKINFO, answer);
+    const { status: code, err } = await node.vlmcWith(quick, 'create', 'volume1', '--size', '1G');
+    letGo();
+    expect(code).toBe(255);
+    expect(err).toMatch(
+      new RegExp(
+        `^vlmc creation failed: the ${store} store \\(${role}\\) has not answered for \\d\\.\\d s; what was asked may still be done`,
+      ),
+    );
+  });
+
+  it('is one that leaves a single request of the mapper unanswered, too', async () => {
+    const { answer, letGo } = held();
+    node.on('composer', Op.SNAPSHOT, answer);
+    node.on('mapper', Op.STATUS, () => status(0, 75_000));
+    const { status: code, err } = await node.vlmcWith(quick, 'snapshot', 'volume1', 'snapshot1');
+    letGo();
+    expect(code).toBe(255);
+    expect(err).toContain('the blocks store (blockerb) has not answered for 75 s;');
+  });
+
+  it('ends a command that asks it itself', async () => {
+    const { answer, letGo } = held();
+    const bare = new FakeNode(['maps']);
+    try {
+      let asked = 0;
+      // Other questions it answers.
+      bare.on('maps', Op.LOCKINFO, () => (asked++ === 0 ? answer() : null));
+      const { status: code, err } = await bare.vlmcWith(quick, 'lock', 'volume1', '--show');
+      expect(code).toBe(255);
+      expect(err).toMatch(/^vlmc lock failed: the maps store \(blockerm\) has not answered for/);
+    } finally {
+      letGo();
+      await new Promise((resolve) => setImmediate(resolve));
+      bare.close();
+    }
+  });
+});
+
+describe('a store that answers', () => {
+  it('lets a command take as long as it takes', async () => {
+    node.on('mapper', Op.CLONE, async () => {
+      await new Promise((resolve) => setTimeout(resolve, 1500));
+      return undefined;
+    });
+    const { status: code, err } = await node.vlmcWith(quick, 'create', 'volume1', '--size', '1G');
+    expect({ code, err }).toEqual({ code: 0, err: '' });
+    // It was looked whether it answers.
+    expect(node.asked('maps', Op.LOCKINFO).length).toBeGreaterThan(2);
+    expect(node.asked('mapper', Op.STATUS).length).toBeGreaterThan(2);
+  });
+
+  it('is not asked whether it does by a command that gets its answer', async () => {
+    node.on('mapper', Op.CLONE, () => undefined);
+    await node.vlmcWith(quick, 'create', 'volume1', '--size', '1G');
+    expect(node.asked('mapper', Op.STATUS)).toEqual([]);
+  });
+});
+
+it('a patience that is no number is refused', async () => {
+  const { status: code, err } = await node.vlmcWith({ env: { ARCHIPELAGO_PATIENCE: 'long' } }, 'lock', 'volume1');
+  expect({ code, err }).toEqual({ code: 255, err: expect.stringContaining('ARCHIPELAGO_PATIENCE=long is no number') });
+});
