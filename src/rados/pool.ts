@@ -1,4 +1,5 @@
 /** Operations on the objects of one namespace of a pool. */
+import { monotonicMs } from '../sys/clock.js';
 import { errnos } from '../sys/errno.js';
 import type { Start } from './completions.js';
 import type { Connection } from './connection.js';
@@ -56,7 +57,7 @@ export class RadosPool implements Pool {
     if (result < 0) completions.refused(completion, result);
   }
 
-  write(object: string, address: number, length: number, offset: number, done: Done): void {
+  write(object: string, address: number, length: number, offset: number, done: Done, deadline = 0): void {
     const io = this.#io;
     const { library, completions } = this.#connection;
     if (this.#unusable(object, done)) return;
@@ -66,14 +67,14 @@ export class RadosPool implements Pool {
       const operation = library.writeOpCreate();
       live.operations++;
       library.opWriteAt(operation, address, length, offset);
-      this.#queue(operation, object, length, done);
+      this.#queue(operation, object, length, done, deadline);
       return;
     }
     const result = library.aioWrite(io, object, completion, address, length, offset);
     if (result < 0) completions.refused(completion, result);
   }
 
-  begin(object: string, steps: readonly WriteStep[], done: Done): void {
+  begin(object: string, steps: readonly WriteStep[], done: Done, deadline = 0): void {
     if (this.#unusable(object, done)) return;
     const { library, completions } = this.#connection;
     const bytes = stepBytes(steps);
@@ -86,7 +87,7 @@ export class RadosPool implements Pool {
     }
     const completion = completions.take(this.#io, bytes, done);
     if (completion === 0) {
-      this.#queue(operation, object, bytes, done);
+      this.#queue(operation, object, bytes, done, deadline);
       return;
     }
     const result = library.writeOpOperate(operation, this.#io, completion, object, 0, 0);
@@ -94,12 +95,14 @@ export class RadosPool implements Pool {
     if (result < 0) completions.refused(completion, result);
   }
 
-  async operate(object: string, steps: readonly WriteStep[]): Promise<void> {
+  async operate(object: string, steps: readonly WriteStep[], deadline = 0): Promise<void> {
     const { library } = this.#connection;
     const what = `change (${steps.map((step) => step.do).join(', ')}) ${this.#names(object)}`;
     this.#check(object, what);
     const operation = buildOperation(library, steps);
-    const result = await new Promise<number>((resolve) => this.#queue(operation, object, stepBytes(steps), resolve));
+    const result = await new Promise<number>((resolve) =>
+      this.#queue(operation, object, stepBytes(steps), resolve, deadline),
+    );
     if (result < 0) throw radosError(result, what);
   }
 
@@ -265,9 +268,12 @@ export class RadosPool implements Pool {
   }
 
   /** Begins a write operation when its turn has come, and releases it. */
-  #queue(operation: number, object: string, bytes: number, done: Done): void {
+  #queue(operation: number, object: string, bytes: number, done: Done, deadline: number): void {
     const { library, completions } = this.#connection;
-    const start: Start = (completion) => library.writeOpOperate(operation, this.#io, completion, object, 0, 0);
+    const start: Start = (completion) => {
+      if (deadline !== 0 && monotonicMs() >= deadline) return -errnos.ETIME;
+      return library.writeOpOperate(operation, this.#io, completion, object, 0, 0);
+    };
     completions.queue(this.#io, bytes, start, done, () => releaseOperation(library, operation));
   }
 

@@ -91,14 +91,17 @@ export interface Pool {
 
   /*
    * The hot ones. They take addresses of memory that stays where it is until `done`; write copies it at the call. They never throw.
+   *
+   * A change that has to wait for its turn, because too much is in flight, ends with ETIME when its deadline (ms of the monotonic clock;
+   * 0: none) has passed by then. Otherwise the deadline is the caller's to look at, in the turn of the call.
    */
   read(object: string, address: number, length: number, offset: number, done: Done): void;
-  write(object: string, address: number, length: number, offset: number, done: Done): void;
+  write(object: string, address: number, length: number, offset: number, done: Done, deadline?: number): void;
   /** The steps' data is copied at the call. */
-  begin(object: string, steps: readonly WriteStep[], done: Done): void;
+  begin(object: string, steps: readonly WriteStep[], done: Done, deadline?: number): void;
 
   /** As `begin`. @throws RadosError of the step that failed; ENOENT, EEXIST, ECANCELED as they say */
-  operate(object: string, steps: readonly WriteStep[]): Promise<void>;
+  operate(object: string, steps: readonly WriteStep[], deadline?: number): Promise<void>;
   /** Up to `length` bytes from `offset` on; fewer at the object's end. @throws RadosError ENOENT */
   readBytes(object: string, offset: number, length: number): Promise<Buffer>;
   /** @throws RadosError ENOENT */
