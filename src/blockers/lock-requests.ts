@@ -51,7 +51,16 @@ export async function locksPage(driver: Driver, bytes: Uint8Array, room: number)
  */
 export async function newsRequest(driver: Driver, waiting: NewsRequests, request: Request): Promise<number> {
   if (!driver.nextNews) throw new SystemError(errnos.EOPNOTSUPP, 'this store tells nothing by itself');
-  return answer(request, encodeJson(await waiting.wait(request.offset, (ms) => driver.nextNews!(ms))));
+  return answer(
+    request,
+    encodeJson(
+      await waiting.wait(
+        request.offset,
+        (ms) => driver.nextNews!(ms),
+        () => request.orphaned,
+      ),
+    ),
+  );
 }
 
 /** FENCE: has the store refuse the node of this owner. @throws SystemError EOPNOTSUPP for a store that cannot */
