@@ -14,6 +14,11 @@ import type { Backlog } from './health.js';
 
 /** Between attempts to get a new client, ms. */
 const RETRY_MS = 1000;
+/**
+ * How long after a look at a lock its volume may be changed, ms (the mapper's VALID_MS): a deadline is that much later than the look it
+ * rests on.
+ */
+const LEASE_MS = 3000;
 /** How long the answers to what an old client has in flight are waited for, ms: where an OSD is down, none comes before it is up. */
 const OLD_PATIENCE_MS = 600_000;
 /** How often a failing attempt is told, ms. */
@@ -60,6 +65,10 @@ export class Connection {
   #renewing: Promise<void> | null = null;
   /** When the current renewal began, ms of the monotonic clock. */
   #refusedSince = 0;
+  /** What waits for the end of its time, and wakes it. */
+  readonly #expiring = new Map<Waiter, NodeJS.Timeout>();
+  /** Deadlines before this one rest on a look at a lock from before the client was refused, perhaps because that lock was taken. */
+  #oldestDeadline = 0;
   /** Nothing is sent while this is false. */
   ready = false;
   /** How often a client was blocklisted. */
@@ -137,6 +146,27 @@ export class Connection {
     else this.#waiting.push(waiter);
   }
 
+  /**
+   * May a change with this deadline go through the client that there is? Not when its lock was last looked at before the former client was
+   * refused: by a node whose clock stood still, say a virtual machine that was paused, the deadline may look as if it had not passed.
+   */
+  mayChange(deadline: number): boolean {
+    return deadline === 0 || (deadline >= this.#oldestDeadline && !isLate(deadline));
+  }
+
+  /**
+   * Ends a waiter that may not change anything, with ETIME once its deadline has passed: not before, as whoever asks again then has looked
+   * at the lock again.
+   */
+  expire(waiter: Waiter): void {
+    const ms = Math.max(0, Math.ceil(waiter.deadline - monotonicMs()));
+    const end = (): void => {
+      this.#expiring.delete(waiter);
+      waiter.refuse(errnos.ETIME);
+    };
+    this.#expiring.set(waiter, setTimeout(end, ms));
+  }
+
   /** Resolves when there is a client that may be used. @throws SystemError EBADF when it is closed */
   #whenReady(): Promise<void> {
     if (this.ready) return Promise.resolve();
@@ -209,6 +239,7 @@ export class Connection {
         log?.warn(
           `${this.where}: connected anew as client.${client.cluster.instanceId}; ${this.#waiting.length} operations go on`,
         );
+        this.#oldestDeadline = monotonicMs() + LEASE_MS;
         this.begin();
         return;
       } catch (error) {
@@ -241,6 +272,11 @@ export class Connection {
     this.#pool = null;
     this.#ending.abort();
     for (const waiter of this.#waiting.splice(0)) waiter.refuse(errnos.EBADF);
+    for (const [waiter, timer] of this.#expiring) {
+      clearTimeout(timer);
+      waiter.refuse(errnos.EBADF);
+    }
+    this.#expiring.clear();
     await cluster?.close(patienceMs);
   }
 }

@@ -21,11 +21,10 @@ export async function readWhole(pool: Pool, object: string, size: number): Promi
   const pieces: Buffer[] = [];
   for (let at = 0; ; ) {
     const wanted = Math.min(PIECE, Math.min(size, MAX_WHOLE + 1) - at);
-    // To read nothing is to read all of it, to Ceph; but it must exist.
-    const piece = wanted > 0 ? await pool.readBytes(object, at, wanted) : await nothing(pool, object, at);
+    const piece = await pool.readBytes(object, at, wanted);
     pieces.push(piece);
     at += piece.length;
-    if (piece.length < PIECE || wanted <= 0) break;
+    if (piece.length < PIECE) break;
   }
   const bytes = pieces.length === 1 ? pieces[0] : Buffer.concat(pieces);
   if (bytes.length > MAX_WHOLE) {
@@ -35,11 +34,6 @@ export async function readWhole(pool: Pool, object: string, size: number): Promi
     );
   }
   return bytes;
-}
-
-async function nothing(pool: Pool, object: string, read: number): Promise<Buffer> {
-  if (read === 0) await pool.stat(object);
-  return Buffer.alloc(0);
 }
 
 function isHole(bytes: Buffer, at: number): boolean {

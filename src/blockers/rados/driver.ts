@@ -12,7 +12,7 @@ import { checkName, checkOwner } from '../names.js';
 import { type Connect, Connection } from './connection.js';
 import { Health } from './health.js';
 import { RadosIo } from './io.js';
-import { listNames } from './listing.js';
+import { Listing } from './listing.js';
 import { RadosLocks } from './locks.js';
 import { RadosObjects } from './objects.js';
 
@@ -52,6 +52,7 @@ export class RadosDriver implements Driver {
   readonly #health: Health;
   readonly #io: RadosIo;
   readonly #objects: RadosObjects;
+  readonly #listing = new Listing();
   readonly #locks: RadosLocks;
 
   /** @throws SystemError EINVAL for an unusable owner string */
@@ -65,7 +66,10 @@ export class RadosDriver implements Driver {
     this.#health = new Health(connection.where, log, () => connection.backlog);
     const failed = (errno: number): void => this.#health.failed(errno);
     this.#io = new RadosIo(connection, failed);
-    this.#objects = new RadosObjects((work) => this.#attempt(work));
+    this.#objects = new RadosObjects(
+      (work) => this.#attempt(work),
+      (deadline) => connection.mayChange(deadline),
+    );
     this.#locks = new RadosLocks({ owner: uniqueStr, connection, log });
   }
 
@@ -195,7 +199,7 @@ export class RadosDriver implements Driver {
   }
 
   list(cursor: string | null, limit: number): Promise<ListPage> {
-    return this.#attempt((pool) => listNames(pool, cursor, limit));
+    return this.#attempt((pool) => this.#listing.page(pool, cursor, limit));
   }
 
   acquire(target: string): Promise<void> {

@@ -4,9 +4,9 @@
  */
 
 import type { Pool, WriteStep } from '../../rados/types.js';
-import { errnoOf, errnos } from '../../sys/errno.js';
+import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
 import type { ObjectIo } from '../driver.js';
-import { checkDeadline, isErrno, isLate } from '../errors.js';
+import { adviceFor, isErrno } from '../errors.js';
 import { nameError } from '../names.js';
 import type { Connection, Waiter } from './connection.js';
 
@@ -36,16 +36,22 @@ class Transfer implements Waiter {
     this.#io = io;
     this.#name = name;
     this.#writes = writes;
-    if (this.#connection.ready) this.#send(io);
-    else this.#connection.wait(this);
+    this.resume();
   }
 
-  #send(io: ObjectIo): void {
-    const { pool } = this.#connection;
-    this.#pool = pool;
-    if (!this.#writes) pool.read(this.#name, io.address, io.length, io.offset, this.#done);
-    else if (io.length > 0) pool.write(this.#name, io.address, io.length, io.offset, this.#done);
-    else pool.begin(this.#name, TOUCH, this.#done);
+  resume(): void {
+    const io = this.#io as ObjectIo;
+    const connection = this.#connection;
+    if (!connection.ready) connection.wait(this);
+    else if (!this.#writes) {
+      this.#pool = connection.pool;
+      this.#pool.read(this.#name, io.address, io.length, io.offset, this.#done);
+    } else if (!connection.mayChange(io.deadline)) connection.expire(this);
+    else {
+      this.#pool = connection.pool;
+      if (io.length > 0) this.#pool.write(this.#name, io.address, io.length, io.offset, this.#done, io.deadline);
+      else this.#pool.begin(this.#name, TOUCH, this.#done, io.deadline);
+    }
   }
 
   readonly #done = (result: number): void => {
@@ -61,14 +67,6 @@ class Transfer implements Waiter {
 
   get deadline(): number {
     return this.#io?.deadline ?? 0;
-  }
-
-  resume(): void {
-    // It has waited: it must not begin later than it may.
-    const io = this.#io as ObjectIo;
-    if (isLate(io.deadline)) this.#complete(errnos.ETIME);
-    else if (this.#connection.ready) this.#send(io);
-    else this.#connection.wait(this);
   }
 
   refuse(errno: number): void {
@@ -113,9 +111,7 @@ export class RadosIo {
   }
 
   read(io: ObjectIo): void {
-    // Nothing asked for is all of the object to Ceph.
-    if (io.length === 0) void this.#finish(io, () => this.#connection.attempt((pool) => pool.stat(io.name)));
-    else this.#transfer(io, false);
+    this.#transfer(io, false);
   }
 
   write(io: ObjectIo): void {
@@ -155,15 +151,9 @@ export class RadosIo {
       await this.#connection.attempt(async (pool) => {
         const { size } = await pool.stat(name);
         if (length === 0 || offset >= size) return;
-        checkDeadline(deadline);
-        if (offset + length < size) await pool.operate(name, [ASSERT_EXISTS, { do: 'zero', offset, length }]);
-        else {
-          await pool.operate(name, [
-            ASSERT_EXISTS,
-            { do: 'zero', offset, length: size - offset },
-            { do: 'write', data: ONE_ZERO, offset: size - 1 },
-          ]);
-        }
+        const steps: WriteStep[] = [ASSERT_EXISTS, { do: 'zero', offset, length: Math.min(length, size - offset) }];
+        if (offset + length >= size) steps.push({ do: 'write', data: ONE_ZERO, offset: size - 1 });
+        await this.#change(pool, name, steps, deadline);
       });
     } catch (error) {
       // What is not there reads as zeros already.
@@ -178,9 +168,16 @@ export class RadosIo {
     const steps: WriteStep[] = [CREATE];
     if (whole > 0) steps.push({ do: 'writeSame', data: ZEROS, offset, length: whole });
     if (whole < length) steps.push({ do: 'write', data: ZEROS.subarray(0, length - whole), offset: offset + whole });
-    await this.#connection.attempt((pool) => {
-      checkDeadline(deadline);
-      return pool.operate(name, steps);
+    await this.#connection.attempt((pool) => this.#change(pool, name, steps, deadline));
+  }
+
+  /** @throws SystemError ETIME, not before the deadline */
+  #change(pool: Pool, name: string, steps: readonly WriteStep[], deadline: number): Promise<void> {
+    const connection = this.#connection;
+    if (connection.mayChange(deadline)) return pool.operate(name, steps, deadline);
+    return new Promise((resolve, reject) => {
+      const refuse = (errno: number): void => reject(new SystemError(errno, adviceFor(errno)));
+      connection.expire({ deadline, resume: resolve, refuse });
     });
   }
 }

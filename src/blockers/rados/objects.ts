@@ -6,7 +6,7 @@ import type { Pool, WriteStep } from '../../rados/types.js';
 import { errnos, SystemError } from '../../sys/errno.js';
 import { sha256, withoutTrailingZeros } from '../digest.js';
 import type { ObjectInfo } from '../driver.js';
-import { checkDeadline, isErrno } from '../errors.js';
+import { adviceFor, checkDeadline, isErrno } from '../errors.js';
 import { missing } from '../names.js';
 import { contentSteps, readWhole } from './content.js';
 
@@ -18,15 +18,19 @@ export type Attempt = <T>(work: (pool: Pool) => Promise<T>) => Promise<T>;
 
 export class RadosObjects {
   readonly #attempt: Attempt;
+  readonly #mayChange: (deadline: number) => boolean;
 
-  constructor(attempt: Attempt) {
+  /** @param mayChange whether a change with this deadline may be begun now */
+  constructor(attempt: Attempt, mayChange: (deadline: number) => boolean) {
     this.#attempt = attempt;
+    this.#mayChange = mayChange;
   }
 
   async #change(name: string, deadline: number, steps: readonly WriteStep[]): Promise<void> {
-    await this.#attempt((pool) => {
-      checkDeadline(deadline);
-      return pool.operate(name, steps);
+    await this.#attempt(async (pool) => {
+      // Whoever asks looks at the lock again then, and asks again.
+      if (!this.#mayChange(deadline)) throw new SystemError(errnos.ETIME, adviceFor(errnos.ETIME));
+      await pool.operate(name, steps, deadline);
     });
   }
 
