@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # A small Ceph cluster of its own as plain processes on loopback: one monitor, OSDs, the pools maps and blocks. For tests and benchmarks.
 #
-#   ceph.sh start DIR [--bluestore] [--osds N] [--bytes N] [--pools 'A B']   prints CEPH_CONF=… when I/O works; run again: starts what is not running
+#   ceph.sh start DIR [--bluestore] [--osds N] [--bytes N] [--pools 'A B'] [--set 'OPTION = VALUE']…   prints CEPH_CONF=… when I/O works; run again: starts what is not running
 #   ceph.sh stop DIR [--wipe]                                    ends it; a memstore saves its data first. --wipe: at once, and DIR goes too
 #   ceph.sh kill-osd DIR [N]                                     kill -9 of OSD N (0); `start` brings it back. A memstore has lost all then
 #   ceph.sh restart-osd DIR [N]                                  kill-osd and start; returns when I/O works again
 #
 # No root, no systemd, no user `ceph`, no mgr. Everything is in DIR: ceph.conf, keyring, run/*.pid, log/. Ports are free ones, chosen at the first start.
 # Users: client.admin, and client.archipelago with the capabilities of docs (mon 'profile rbd', rwx on the pools).
-# --bytes is the room of each OSD (2 GiB); a memstore has it in memory, bluestore in a sparse file. Two and more OSDs keep two copies.
+# --set is one more setting of the OSDs. --bytes is the room of each OSD (2 GiB); a memstore has it in memory, bluestore in a sparse file. Two and more OSDs keep two copies.
 set -euo pipefail
 export LC_ALL=C PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 unset CEPH_CONF CEPH_ARGS CEPH_KEYRING
@@ -32,13 +32,14 @@ dir=$(realpath "$2")
 shift 2
 conf=$dir/ceph.conf
 
-store=memstore osds=1 bytes=$((2 << 30)) pools='maps blocks' wipe='' which=0
+store=memstore osds=1 bytes=$((2 << 30)) pools='maps blocks' wipe='' which=0 more=''
 while [ $# -gt 0 ]; do
   case $1 in
     --bluestore) store=bluestore ;;
     --osds) osds=$2 && shift ;;
     --bytes) bytes=$2 && shift ;;
     --pools) pools=$2 && shift ;;
+    --set) more+="$2"$'\n' && shift ;;
     --wipe) wipe=yes ;;
     [0-9]*) which=$1 ;;
     *) usage ;;
@@ -146,6 +147,7 @@ bluestore block wal size = 0
 bluestore block create = true
 bluestore cache autotune = false
 bluestore cache size = 134217728
+$more
 CONF
 }
 
