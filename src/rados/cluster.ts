@@ -1,4 +1,5 @@
 /** A connection to a cluster: one client instance, with its own addresses and threads. */
+import { monotonicMs } from '../sys/clock.js';
 import { errnos } from '../sys/errno.js';
 import { allocateMemory } from '../sys/libc.js';
 import { BlockingCalls } from './blocking.js';
@@ -154,20 +155,22 @@ class RadosCluster implements Cluster {
     const { library, handle, completions, blocking } = this.#connection;
     this.#connection.closed = true;
     live.clusters--;
-    const deadline = performance.now() + patienceMs;
-    const left = (): number => Math.max(0, deadline - performance.now());
-    for (const pool of this.#pools) void pool.endWatches();
-    if (!(await completions.idle(left()))) {
+    const watches = Promise.all([...this.#pools].map((pool) => pool.endWatches()));
+    // What a watch does last, it begins when it is being ended: so the watches first, then all that is in flight.
+    const quiet = async (until: number): Promise<boolean> =>
+      (await within(leftOf(until), watches)) && (await completions.idle(leftOf(until)));
+    const deadline = monotonicMs() + patienceMs;
+    if (!(await quiet(deadline))) {
       completions.cancel();
-      await completions.idle(CANCEL_MS);
+      await quiet(monotonicMs() + CANCEL_MS);
     }
-    if (completions.count > 0 || !(await blocking.idle(left()))) {
+    if (completions.count > 0 || !(await blocking.idle(leftOf(deadline)))) {
       // librados' threads may still use all of it. It stays, unused, until the process ends.
       completions.abandon();
       return;
     }
     await new Promise<number>((resolve) =>
-      completions.queue(0, 0, (completion) => library.aioWatchFlush(handle, completion), resolve),
+      completions.queue(0, (completion) => library.aioWatchFlush(handle, completion), resolve),
     );
     for (const pool of this.#pools) pool.close();
     this.#pools.clear();
@@ -183,6 +186,19 @@ class RadosCluster implements Cluster {
 /** Where librados writes the address of a completion it made; read at once. */
 const made = allocateMemory(8);
 const madeWords = new Uint32Array(made.bytes.buffer, made.bytes.byteOffset, 2);
+
+const leftOf = (deadline: number): number => Math.max(0, deadline - monotonicMs());
+
+/** Whether a promise resolves to something but false in time. */
+async function within(limitMs: number, promise: Promise<unknown>): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<boolean>((resolve) => {
+    timer = setTimeout(resolve, limitMs, false);
+  });
+  const result = await Promise.race([promise, late]);
+  clearTimeout(timer);
+  return result !== false;
+}
 
 function completionCalls(library: Library): CompletionCalls {
   return {

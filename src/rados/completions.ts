@@ -4,7 +4,7 @@
  * first parameter, so its low 32 bits come out of the pipe, which Node reads. One read takes as many as have ended meanwhile.
  *
  * The writers are librados' threads and must never wait for this process: operations in flight are bounded so that the pipe cannot be
- * full. Those beyond wait here, in order. Their number of bytes is bounded too: librados would otherwise hold a copy of everything.
+ * full. Those beyond wait here, in order. Their bytes need no bound of their own: they are those of the callers' requests.
  */
 import net from 'node:net';
 import koffi from 'koffi';
@@ -15,10 +15,8 @@ import { RadosError } from './error.js';
 import { live } from './memory.js';
 import type { Done } from './types.js';
 
-/** Most operations in flight; a quarter of the smallest usual pipe (64 KiB) in completions of 4 bytes. */
-const MOST_OPERATIONS = 4096;
-/** Most bytes of data of the operations in flight; a single larger operation goes alone. */
-const MOST_BYTES = 256 << 20;
+/** Bytes the pipe is to have: room for 260,000 operations. It is what every user may ask for; where there are too many pipes, it stays 64 KiB. */
+const PIPE_BYTES = 1 << 20;
 /** Completions that are read at once. */
 const BATCH = 16384;
 const TOKEN = 4;
@@ -37,7 +35,6 @@ export interface CompletionCalls {
 class Pending {
   completion = 0;
   io = 0;
-  bytes = 0;
   since = 0;
   done: Done | null = null;
   /** Gives back memory that librados writes to; once it has ended, whatever `done` was told. */
@@ -47,7 +44,6 @@ class Pending {
 /** An operation that waits for its turn. */
 interface Waiting {
   readonly io: number;
-  readonly bytes: number;
   readonly since: number;
   readonly start: Start;
   readonly done: Done;
@@ -57,19 +53,17 @@ interface Waiting {
 /** Hands an operation with this completion to librados. Returns a negative errno when that refused it. */
 export type Start = (completion: number) => number;
 
-/** Limits, for tests. */
-export interface Limits {
-  readonly operations?: number;
-  readonly bytes?: number;
-}
-
 const lib = koffi.load('libc.so.6');
 const pipe2 = lib.func('int pipe2(uintptr_t fds, int flags)');
 const fdopen = lib.func('uintptr_t fdopen(int fd, const char *mode)');
 const setvbuf = lib.func('int setvbuf(uintptr_t stream, uintptr_t buffer, int mode, size_t size)');
 const fclose = lib.func('int fclose(uintptr_t stream)');
 const UNBUFFERED = 2;
+const F_SETPIPE_SZ = 1031;
 const F_GETPIPE_SZ = 1032;
+
+/** See Completions.queue. */
+export const PATIENT = 0;
 
 /** Address of putw. */
 const PUTW = Number(koffi.address(lib.symbol('putw')));
@@ -77,7 +71,6 @@ const PUTW = Number(koffi.address(lib.symbol('putw')));
 export class Completions {
   readonly #calls: CompletionCalls;
   readonly #mostOperations: number;
-  readonly #mostBytes: number;
   readonly #stream: number;
   /** A second descriptor of the reading end: without it a thread of librados could write to a closed pipe while the process ends. */
   readonly #spareEnd: number;
@@ -87,13 +80,12 @@ export class Completions {
   readonly #spare: Pending[] = [];
   readonly #waiting: Waiting[] = [];
   #firstWaiting = 0;
-  #bytes = 0;
   #held = false;
   #closed = false;
   #idle: (() => void)[] = [];
 
-  /** @throws RadosError when there are no descriptors left */
-  constructor(calls: CompletionCalls, limits: Limits = {}) {
+  /** @param most operations in flight, as far as the pipe allows @throws RadosError when there are no descriptors left */
+  constructor(calls: CompletionCalls, most = Number.POSITIVE_INFINITY) {
     this.#calls = calls;
     const fds = libc.allocateMemory(8);
     const made = pipe2(fds.address, libc.O_CLOEXEC) === 0;
@@ -101,10 +93,10 @@ export class Completions {
     libc.freeMemory(fds);
     if (!made) throw new RadosError(libc.errno(), 'cannot make the pipe for completions: too many open files?');
     // Where a user has many pipes, the kernel makes small ones. A page is free again only when all of it was read.
+    libc.fcntlInt(writeEnd, F_SETPIPE_SZ, 'int', PIPE_BYTES);
     const size = libc.fcntlInt(writeEnd, F_GETPIPE_SZ, 'int', 0);
     const fits = Math.max(size - PAGE, size / 2) / TOKEN;
-    this.#mostOperations = Math.min(limits.operations ?? MOST_OPERATIONS, fits);
-    this.#mostBytes = limits.bytes ?? MOST_BYTES;
+    this.#mostOperations = Math.min(most, fits);
     this.#stream = fdopen(writeEnd, 'w');
     setvbuf(this.#stream, 0, UNBUFFERED, 0);
     this.#spareEnd = libc.fcntlInt(readEnd, libc.F_DUPFD_CLOEXEC, 'int', 0);
@@ -133,19 +125,18 @@ export class Completions {
     return this.#pending.size + this.#waiting.length - this.#firstWaiting;
   }
 
-  /** When the oldest operation began, ms of the monotonic clock; 0 when there is none. */
+  /** When the oldest operation began that only the cluster has to answer, ms of the monotonic clock; 0 when there is none. */
   get oldestSince(): number {
-    for (const pending of this.#pending.values()) return pending.since;
+    for (const { since } of this.#pending.values()) if (since !== PATIENT) return since;
     return 0;
   }
 
   /**
    * A completion for an operation that is handed to librados at once; 0 when the operation has to wait: see `queue`.
-   * @param bytes of data it reads or writes
    */
-  take(io: number, bytes: number, done: Done): number {
-    if (this.#firstWaiting < this.#waiting.length || !this.#fits(bytes)) return 0;
-    return this.#take(io, bytes, monotonicMs(), done, null);
+  take(io: number, done: Done): number {
+    if (this.#firstWaiting < this.#waiting.length || this.#full) return 0;
+    return this.#take(io, monotonicMs(), done, null);
   }
 
   /** librados refused the operation that this completion was for: it ends with that errno, later. */
@@ -161,12 +152,15 @@ export class Completions {
     });
   }
 
-  /** Begins an operation as soon as its turn has come; at once when it has. */
-  queue(io: number, bytes: number, start: Start, done: Done, free: (() => void) | null = null): void {
-    const now = monotonicMs();
-    if (this.#firstWaiting < this.#waiting.length || !this.#fits(bytes)) {
-      this.#waiting.push({ io, bytes, since: now, start, done, free });
-    } else this.#start(io, bytes, now, start, done, free);
+  /**
+   * Begins an operation as soon as its turn has come; at once when it has.
+   * @param free gives back memory that librados uses: called once it no longer does
+   * @param since PATIENT: an operation that waits for other clients, so that its age says nothing of the cluster
+   */
+  queue(io: number, start: Start, done: Done, free: (() => void) | null = null, since = monotonicMs()): void {
+    if (this.#firstWaiting < this.#waiting.length || this.#full) {
+      this.#waiting.push({ io, since, start, done, free });
+    } else this.#start(io, since, start, done, free);
   }
 
   /** Resolves true once nothing is in flight or waits, false when that took longer than `patienceMs`. */
@@ -219,28 +213,25 @@ export class Completions {
     fclose(this.#stream);
   }
 
-  #fits(bytes: number): boolean {
-    if (this.#pending.size >= this.#mostOperations) return false;
-    return this.#bytes + bytes <= this.#mostBytes || this.#bytes === 0;
+  get #full(): boolean {
+    return this.#pending.size >= this.#mostOperations;
   }
 
-  #start(io: number, bytes: number, since: number, start: Start, done: Done, free: (() => void) | null): void {
-    const completion = this.#take(io, bytes, since, done, free);
+  #start(io: number, since: number, start: Start, done: Done, free: (() => void) | null): void {
+    const completion = this.#take(io, since, done, free);
     const result = start(completion);
     if (result < 0) this.refused(completion, result);
   }
 
-  #take(io: number, bytes: number, since: number, done: Done, free: (() => void) | null): number {
+  #take(io: number, since: number, done: Done, free: (() => void) | null): number {
     const completion = this.#create();
     const pending = this.#spare.pop() ?? new Pending();
     pending.completion = completion;
     pending.io = io;
-    pending.bytes = bytes;
     pending.since = since;
     pending.done = done;
     pending.free = free;
     this.#pending.set(completion >>> 0, pending);
-    this.#bytes += bytes;
     if (!this.#held && !this.#closed) {
       this.#held = true;
       this.#socket.ref();
@@ -274,7 +265,6 @@ export class Completions {
     const pending = this.#pending.get(token);
     if (!pending) return undefined;
     this.#pending.delete(token);
-    this.#bytes -= pending.bytes;
     return pending;
   }
 
@@ -302,10 +292,10 @@ export class Completions {
   /** Begins those that wait, as far as there is room. */
   #admit(): void {
     while (this.#firstWaiting < this.#waiting.length) {
-      const { io, bytes, since, start, done, free } = this.#waiting[this.#firstWaiting];
-      if (!this.#fits(bytes)) break;
+      const { io, since, start, done, free } = this.#waiting[this.#firstWaiting];
+      if (this.#full) break;
       this.#firstWaiting++;
-      this.#start(io, bytes, since, start, done, free);
+      this.#start(io, since, start, done, free);
     }
     if (this.#firstWaiting === this.#waiting.length || this.#firstWaiting >= BATCH) {
       this.#waiting.splice(0, this.#firstWaiting);

@@ -1,12 +1,12 @@
 /** Operations on the objects of one namespace of a pool. */
 import { monotonicMs } from '../sys/clock.js';
 import { errnos } from '../sys/errno.js';
-import type { Start } from './completions.js';
+import { PATIENT, type Start } from './completions.js';
 import type { Connection } from './connection.js';
 import { RadosError, radosError } from './error.js';
 import { Listing } from './listing.js';
 import { allocate, copyFrom, live, numberAt, type Room, takeSlot } from './memory.js';
-import { buildOperation, checkText, releaseOperation, stepBytes } from './steps.js';
+import { buildOperation, checkText, releaseOperation } from './steps.js';
 import type { Done, NamesPage, ObjectStat, OmapPage, Pool, Watch, WatchHandlers, WriteStep } from './types.js';
 import { ObjectWatch } from './watch.js';
 
@@ -48,9 +48,9 @@ export class RadosPool implements Pool {
       this.#exists(object, done);
       return;
     }
-    const completion = completions.take(io, length, done);
+    const completion = completions.take(io, done);
     if (completion === 0) {
-      completions.queue(io, length, (later) => library.aioRead(io, object, later, address, length, offset), done);
+      completions.queue(io, (later) => library.aioRead(io, object, later, address, length, offset), done);
       return;
     }
     const result = library.aioRead(io, object, completion, address, length, offset);
@@ -61,13 +61,13 @@ export class RadosPool implements Pool {
     const io = this.#io;
     const { library, completions } = this.#connection;
     if (this.#unusable(object, done)) return;
-    const completion = completions.take(io, length, done);
+    const completion = completions.take(io, done);
     if (completion === 0) {
       // It waits as an operation of librados, which has its copy of the data.
       const operation = library.writeOpCreate();
       live.operations++;
       library.opWriteAt(operation, address, length, offset);
-      this.#queue(operation, object, length, done, deadline);
+      this.#queue(operation, object, done, deadline);
       return;
     }
     const result = library.aioWrite(io, object, completion, address, length, offset);
@@ -77,7 +77,6 @@ export class RadosPool implements Pool {
   begin(object: string, steps: readonly WriteStep[], done: Done, deadline = 0): void {
     if (this.#unusable(object, done)) return;
     const { library, completions } = this.#connection;
-    const bytes = stepBytes(steps);
     let operation: number;
     try {
       operation = buildOperation(library, steps);
@@ -85,9 +84,9 @@ export class RadosPool implements Pool {
       setImmediate(done, error instanceof RadosError ? -error.errno : -errnos.EINVAL);
       return;
     }
-    const completion = completions.take(this.#io, bytes, done);
+    const completion = completions.take(this.#io, done);
     if (completion === 0) {
-      this.#queue(operation, object, bytes, done, deadline);
+      this.#queue(operation, object, done, deadline);
       return;
     }
     const result = library.writeOpOperate(operation, this.#io, completion, object, 0, 0);
@@ -100,9 +99,7 @@ export class RadosPool implements Pool {
     const what = `change (${steps.map((step) => step.do).join(', ')}) ${this.#names(object)}`;
     this.#check(object, what);
     const operation = buildOperation(library, steps);
-    const result = await new Promise<number>((resolve) =>
-      this.#queue(operation, object, stepBytes(steps), resolve, deadline),
-    );
+    const result = await new Promise<number>((resolve) => this.#queue(operation, object, resolve, deadline));
     if (result < 0) throw radosError(result, what);
   }
 
@@ -118,7 +115,6 @@ export class RadosPool implements Pool {
       room,
       (completion) => this.#connection.library.aioRead(this.#io, object, completion, room.address, length, offset),
       (result) => Buffer.from(room.bytes.subarray(0, result)),
-      length,
     );
   }
 
@@ -160,7 +156,6 @@ export class RadosPool implements Pool {
       { free: once(free) },
       (completion) => library.readOpOperate(operation, this.#io, completion, object, 0),
       () => copyFrom(numberAt(slot.bytes, 0), numberAt(slot.bytes, 8)),
-      0,
       operation,
     );
   }
@@ -197,7 +192,6 @@ export class RadosPool implements Pool {
       { free: once(free) },
       (completion) => library.readOpOperate(operation, this.#io, completion, object, 0),
       () => ({ entries: this.#entries(slot), more: slot.bytes[8] !== 0 }),
-      0,
       operation,
     );
   }
@@ -225,7 +219,7 @@ export class RadosPool implements Pool {
     const timeout = Math.max(1, Math.ceil(timeoutMs / 1000)) * 1000;
     const start: Start = (completion) =>
       library.aioNotify(this.#io, object, completion, message, message.length, timeout, 0, 0);
-    const result = await new Promise<number>((resolve) => completions.queue(this.#io, 0, start, resolve));
+    const result = await new Promise<number>((resolve) => completions.queue(this.#io, start, resolve, null, PATIENT));
     if (result < 0) throw radosError(result, what);
   }
 
@@ -264,17 +258,17 @@ export class RadosPool implements Pool {
     const { library, completions } = this.#connection;
     const slot = takeSlot();
     const start: Start = (completion) => library.aioStat(this.#io, object, completion, slot.address, slot.address + 8);
-    completions.queue(this.#io, 0, start, done, () => slot.free());
+    completions.queue(this.#io, start, done, () => slot.free());
   }
 
   /** Begins a write operation when its turn has come, and releases it. */
-  #queue(operation: number, object: string, bytes: number, done: Done, deadline: number): void {
+  #queue(operation: number, object: string, done: Done, deadline: number): void {
     const { library, completions } = this.#connection;
     const start: Start = (completion) => {
       if (deadline !== 0 && monotonicMs() >= deadline) return -errnos.ETIME;
       return library.writeOpOperate(operation, this.#io, completion, object, 0, 0);
     };
-    completions.queue(this.#io, bytes, start, done, () => releaseOperation(library, operation));
+    completions.queue(this.#io, start, done, () => releaseOperation(library, operation));
   }
 
   /** Runs an operation that writes results to `room`, which is freed when librados is done with it, and not before. */
@@ -284,7 +278,6 @@ export class RadosPool implements Pool {
     room: Pick<Room, 'free'>,
     start: Start,
     take: (result: number) => T,
-    bytes = 0,
     operation = 0,
   ): Promise<T> {
     const { library, completions } = this.#connection;
@@ -305,7 +298,7 @@ export class RadosPool implements Pool {
         if (result < 0) reject(radosError(result, what));
         else resolve(take(result));
       };
-      completions.queue(this.#io, bytes, start, done, free);
+      completions.queue(this.#io, start, done, free);
     });
   }
 

@@ -30,15 +30,6 @@ export function releaseOperation(library: Library, operation: number): void {
   library.writeOpRelease(operation);
 }
 
-/** Bytes of data that the steps carry to the cluster. */
-export function stepBytes(steps: readonly WriteStep[]): number {
-  let bytes = 0;
-  for (const step of steps) {
-    if (step.do === 'write' || step.do === 'writeFull' || step.do === 'writeSame') bytes += step.data.length;
-  }
-  return bytes;
-}
-
 function checkStep(step: WriteStep): void {
   if (step.do === 'setXattr' || step.do === 'removeXattr' || step.do === 'compareXattr') checkText(step.name);
   else if (step.do === 'exec') {

@@ -70,7 +70,6 @@ export class ObjectWatch implements Watch {
     const result = await new Promise<number>((resolve) => {
       completions.queue(
         this.#io,
-        0,
         (completion) =>
           library.aioWatch(
             this.#io,
@@ -116,7 +115,7 @@ export class ObjectWatch implements Watch {
     const handle = this.#handle!;
     // Whether the OSD has heard of it does not matter: it gives up a watcher that it no longer hears of.
     await new Promise<number>((resolve) =>
-      completions.queue(this.#io, 0, (completion) => library.aioUnwatch(this.#io, handle, completion), resolve),
+      completions.queue(this.#io, (completion) => library.aioUnwatch(this.#io, handle, completion), resolve),
     );
     live.watches--;
     this.#onEnd();
