@@ -3,12 +3,13 @@
  * asks for more gets an error or waits; everybody else goes on; when there is enough again nothing needs a restart.
  */
 import { readdirSync } from 'node:fs';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, it, onTestFailed } from 'vitest';
 import { qemuIo, sha256, tryQemuIo } from './harness/clients.js';
 import { Model } from './harness/model.js';
-import { type TestNode, useNode } from './harness/node.js';
+import { bin, type TestNode, useNode } from './harness/node.js';
 import { programs, root } from './harness/requirements.js';
-import { describeOutcome, run } from './harness/run.js';
+import { describeOutcome, type Outcome, run } from './harness/run.js';
 import { empty, fill, fillInodes, useSmallDisk } from './harness/small-disk.js';
 import { Command, request, Wire } from './harness/wire.js';
 
@@ -206,15 +207,31 @@ describe.runIf(usable)('the segment is small', () => {
   afterAll(() => {
     for (const wire of wires) wire.vanish();
   });
+  const xseg = (command: string): Promise<Outcome> =>
+    run(process.execPath, [path.join(bin, 'xseg.js'), `posix:${rig.node.segment}:`, command]);
+
+  /** The answers that each flood of the test has got. */
+  let floods: number[][] = [];
+
+  /** If the test fails, says how far each flood came, and who waits for what. */
+  function tellWhoWaits(): void {
+    floods = [];
+    onTestFailed(async () => {
+      const status = await rig.node.archipelago('status', '--json');
+      const { stdout } = await xseg('reportall');
+      console.log(`answers of each flood: ${floods.map(({ length }) => length).join(', ')}\n${status}\n${stdout}`);
+    });
+  }
 
   /** Sends writes without looking at answers, then takes all of them. Resolves to their errnos. */
   async function flood(volume: string, at: (i: number) => number, count: number, length: number): Promise<number[]> {
+    const errors: number[] = [];
+    floods.push(errors);
     const wire = await Wire.open(rig.node.socket, volume);
     wires.push(wire);
     for (let i = 0; i < count; i++) {
       wire.send(Buffer.concat([request(Command.WRITE, at(i), length, BigInt(i)), Buffer.alloc(length, 1 + (i % 250))]));
     }
-    const errors: number[] = [];
     for (let i = 0; i < count; i++) errors.push(await wire.reply());
     wire.send(request(Command.FLUSH, 0, 0));
     errors.push(await wire.reply());
@@ -223,15 +240,17 @@ describe.runIf(usable)('the segment is small', () => {
   }
 
   it('many large writes wait for its memory, and another volume goes on meanwhile', async () => {
+    tellWhoWaits();
     const large = Array.from({ length: 6 }, (_, c) =>
       flood('a-volume', (i) => c * 64 * MiB + (i % 8) * 8 * MiB, 14, 8 * MiB),
     );
     let others = 0;
     const all = Promise.all(large);
     let over = false;
-    void all.then(() => {
+    const end = (): void => {
       over = true;
-    });
+    };
+    all.then(end, end);
     while (!over) {
       await qemuIo(rig.node.uri('other-volume'), 'write -P 5 1M 64k', 'read -P 5 1M 64k');
       others++;
@@ -244,6 +263,7 @@ describe.runIf(usable)('the segment is small', () => {
   }, 120_000);
 
   it('10,000 queued writes on one connection, and as many over fifty, are all answered', async () => {
+    tellWhoWaits();
     const one = await flood('a-volume', (i) => i * 4096, 10_000, 4096);
     expect(one).toHaveLength(10_001);
     expect(one.filter((errno) => errno !== 0)).toEqual([]);
@@ -258,11 +278,6 @@ describe.runIf(usable)('the segment is small', () => {
 
   it('keeps nothing of it: the node is idle, its memory free, its segment sound', async () => {
     await expectClean(rig.node);
-    const problems = await run(process.execPath, [
-      `${process.env.ARCHIPELAGO_TEST_BIN ?? new URL('../../dist/cli', import.meta.url).pathname}/xseg.js`,
-      `posix:${rig.node.segment}:`,
-      'verify',
-    ]);
-    expect(problems.stdout).toBe('no problems\n');
+    expect((await xseg('verify')).stdout).toBe('no problems\n');
   });
 });
