@@ -7,15 +7,21 @@ import type { Fenced } from '../../requests/locks.js';
 import { errnoName, errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import { type Client, changeClients, clientsOf, nodeOf } from './registry.js';
 
+async function refuse(cluster: Cluster, addr: string): Promise<void> {
+  try {
+    await cluster.monitorCommand({ prefix: 'osd blocklist', blocklistop: 'add', addr });
+  } catch (error) {
+    if (errnoOf(error) !== errnos.EINVAL) throw error;
+    // Before Ceph 16 the monitors knew it by another name.
+    await cluster.monitorCommand({ prefix: 'osd blacklist', blacklistop: 'add', addr });
+  }
+}
+
 /** Makes Ceph refuse these clients, for an hour (Ceph's default). @throws SystemError EACCES with the way out */
 export async function blocklist(cluster: Cluster, addresses: readonly string[]): Promise<void> {
   if (addresses.length === 0) return;
   try {
-    await Promise.all(
-      [...new Set(addresses)].map((addr) =>
-        cluster.monitorCommand({ prefix: 'osd blocklist', blocklistop: 'add', addr }),
-      ),
-    );
+    await Promise.all([...new Set(addresses)].map((address) => refuse(cluster, address)));
   } catch (error) {
     const errno = errnoOf(error);
     if (errno !== errnos.EACCES && errno !== errnos.EPERM) throw error;

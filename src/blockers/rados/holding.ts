@@ -203,12 +203,13 @@ export class Holding {
     const held = await readLock(pool, target, self);
     if (held?.owner === this.#owner && !held.isOurs) {
       if (!(await this.#takeOver(pool, target, self))) return null;
-      this.#options.watches.hold(target);
     } else if (!held?.isOurs) {
       this.#seen.delete(target);
       this.#options.watches.drop(target);
       return held ?? 'nobody';
     }
+    // Again, where the watch has broken.
+    this.#options.watches.hold(target);
     if (heard === this.#heard) this.#seen.set(target, began);
     return 'ours';
   }

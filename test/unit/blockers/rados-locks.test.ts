@@ -1,0 +1,273 @@
+/** Locks on a real cluster: beside Ceph's own tools and the original's way, after crashes, and how their loss is noticed. */
+import { setTimeout as delay } from 'node:timers/promises';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import type { RadosDriver } from '../../../src/blockers/rados/index.js';
+import { type LockConnection, RadosLocks } from '../../../src/blockers/rados/locks.js';
+import { connect } from '../../../src/rados/index.js';
+import type { LockMail } from '../../../src/requests/locks.js';
+import { monotonicMs } from '../../../src/sys/clock.js';
+import { hasCeph, useCeph } from '../../support/ceph.js';
+import { driverProcess } from './rados-child.js';
+import { radosDriver } from './rados-support.js';
+
+const letter = (kind: LockMail['kind'], id: string): LockMail => ({ kind, name: 'web1', from: 'node2_1002', id });
+
+/** The original's way to take a lock, from another client. */
+const ORIGINAL = ['RadosLock', '--lock-cookie', 'foo', '--lock-tag', ''];
+
+interface Info {
+  name: string;
+  type: string;
+  tag: string;
+  lockers: { name: string; cookie: string; description: string; expiration: string; addr: string }[];
+}
+
+describe.runIf(hasCeph())('locks on RADOS', () => {
+  const ceph = useCeph();
+  const open = (owner: string): Promise<RadosDriver> => radosDriver(ceph, { pool: 'maps', uniqueStr: owner });
+  const rados = (...args: string[]): Promise<string> => ceph.rados('maps', ...args);
+  const info = async (target: string): Promise<Info> =>
+    JSON.parse(await rados('lock', 'info', `${target}_lock`, 'RadosLock'));
+
+  it('a lock that the original took is respected, named after its client, and broken', async () => {
+    const driver = await open('node1_1002');
+    await rados('lock', 'get', 'theirs_lock', ...ORIGINAL);
+    const [{ name }] = (await info('theirs')).lockers;
+    expect(name).toMatch(/^client\.\d+$/);
+    await expect(driver.acquire('theirs')).rejects.toMatchObject({ code: 'EBUSY' });
+    await expect(driver.acquire('theirs')).rejects.toThrow(`theirs is locked by ${name}`);
+    expect(await driver.lockHolder('theirs')).toEqual({ owner: name, since: null });
+    await expect(driver.release('theirs', false)).rejects.toMatchObject({ code: 'EPERM' });
+    expect((await driver.checkLocks(['theirs'])).lost).toEqual([
+      { name: 'theirs', holder: { owner: name, since: null } },
+    ]);
+    expect(await driver.breakLock('theirs')).toEqual({ owner: name, since: null });
+    expect((await info('theirs')).lockers).toMatchObject([{ cookie: 'foo', description: /^node1_1002 / }]);
+    await driver.release('theirs', false);
+    await rados('lock', 'get', 'theirs_lock', ...ORIGINAL);
+    await driver.release('theirs', true);
+    expect(await driver.lockHolder('theirs')).toBe(null);
+  });
+
+  it('ours is what Ceph’s tools see as the original’s, taken or broken; they break it', async () => {
+    const driver = await open('node1_1002');
+    const other = await open('node2_1002');
+    const began = Date.now();
+    await driver.acquire('ours');
+    const stored = async (owner: string, client: RadosDriver): Promise<void> => {
+      const { client: instance, addresses } = client.status() as { client: string; addresses: string[] };
+      const { lockers, ...lock } = await info('ours');
+      expect(lock).toEqual({ name: 'RadosLock', type: 'exclusive', tag: '' });
+      const [{ description, ...locker }] = lockers;
+      expect(lockers.length).toBe(1);
+      expect(locker).toEqual({ name: instance, cookie: 'foo', expiration: '0.000000', addr: addresses[0] });
+      const [name, since] = description.split(' ');
+      expect(name).toBe(owner);
+      expect(Date.parse(since)).toBeGreaterThanOrEqual(began);
+    };
+    await stored('node1_1002', driver);
+    await other.breakLock('ours');
+    await stored('node2_1002', other);
+    expect(JSON.parse(await rados('lock', 'list', 'ours_lock')).locks).toEqual([{ name: 'RadosLock' }]);
+    const busy = await ceph.tryRados('maps', ['lock', 'get', 'ours_lock', ...ORIGINAL]);
+    expect(busy.stderr).toMatch(/16|busy/i);
+    const [{ name }] = (await info('ours')).lockers;
+    await rados('lock', 'break', 'ours_lock', 'RadosLock', name, '--lock-cookie', 'foo');
+    expect(await other.lockHolder('ours')).toBe(null);
+    expect((await other.checkLocks(['ours'])).lost).toEqual([{ name: 'ours', holder: null }]);
+    await expect(other.release('ours', false)).rejects.toMatchObject({ code: 'ENOENT' });
+  });
+
+  it('a lock that several share, or that says nothing understandable, is respected, and broken', async () => {
+    const driver = await open('node1_1002');
+    for (const cookie of ['a', 'b']) {
+      await rados('lock', 'get', 'odd_lock', 'RadosLock', '--lock-type', 'shared', '--lock-cookie', cookie);
+    }
+    await expect(driver.acquire('odd')).rejects.toMatchObject({ code: 'EBUSY' });
+    await driver.breakLock('odd');
+    expect((await info('odd')).lockers).toMatchObject([{ description: /^node1_1002 / }]);
+    await rados('setxattr', 'odd_lock', 'lock.RadosLock', 'rubbish');
+    await expect(driver.checkLocks(['odd'])).rejects.toThrow();
+    await expect(driver.breakLock('odd')).rejects.toMatchObject({ code: 'EBADMSG' });
+  });
+
+  it('who waits for a lock hears of its release at once, ours or the original’s, and in time that there is none', async () => {
+    const [driver, other] = [await open('node1_1002'), await open('node2_1002')];
+    await driver.acquire('wanted');
+    await expect(other.acquire('wanted')).rejects.toMatchObject({ code: 'EBUSY' });
+    // That it is watched from now on: what happened before was not heard.
+    expect(await other.nextNews(20_000)).toEqual({ changed: ['wanted'], mail: false });
+    expect(await other.nextNews(1)).toEqual({ changed: [], mail: false });
+    const news = other.nextNews(20_000);
+    const began = monotonicMs();
+    await driver.release('wanted', false);
+    expect(await news).toEqual({ changed: ['wanted'], mail: false });
+    console.log(`heard of a release ${(monotonicMs() - began).toFixed(1)} ms after it began`);
+    await rados('lock', 'get', 'wanted_lock', ...ORIGINAL);
+    await expect(other.acquire('wanted')).rejects.toMatchObject({ code: 'EBUSY' });
+    const [{ name }] = (await info('wanted')).lockers;
+    await rados('lock', 'break', 'wanted_lock', 'RadosLock', name, '--lock-cookie', 'foo');
+    const more = other.nextNews(20_000);
+    await rados('notify', 'wanted_lock', '');
+    expect(await more).toEqual({ changed: ['wanted'], mail: false });
+    await other.acquire('wanted');
+  });
+
+  it('a holder hears at once that its lock was broken, and its next poll says so', async () => {
+    const [driver, other] = [await open('node1_1002'), await open('node2_1002')];
+    await driver.acquire('mine');
+    expect(await driver.checkLocks(['mine'], true)).toEqual({ lost: [], mail: [] });
+    const began = monotonicMs();
+    const news = driver.nextNews(20_000);
+    await other.breakLock('mine');
+    expect((await news).changed).toEqual(['mine']);
+    expect((await driver.checkLocks(['mine'], true)).lost).toMatchObject([{ holder: { owner: 'node2_1002' } }]);
+    const took = monotonicMs() - began;
+    console.log(`loss known ${took.toFixed(1)} ms after the breaking began`);
+    expect(took).toBeLessThan(1000);
+  });
+
+  it('a lock that is removed by hand, without a word to anybody, is missed by polls within a second', async () => {
+    const driver = await open('node1_1002');
+    await driver.acquire('removed');
+    await driver.checkLocks(['removed'], true);
+    const [{ name }] = (await info('removed')).lockers;
+    await rados('lock', 'break', 'removed_lock', 'RadosLock', name, '--lock-cookie', 'foo');
+    const began = monotonicMs();
+    while ((await driver.checkLocks(['removed'], true)).lost.length === 0) await delay(50);
+    const took = monotonicMs() - began;
+    console.log(`missed ${took.toFixed(0)} ms after it was removed`);
+    expect(took).toBeLessThan(1000);
+    await driver.acquire('removed');
+    await rados('rm', 'removed_lock');
+    expect((await driver.checkLocks(['removed'])).lost).toEqual([{ name: 'removed', holder: null }]);
+  });
+
+  it('without watches all is found by looking', async () => {
+    const cluster = await connect({ conf: ceph.conf, id: ceph.user });
+    onTestFinished(() => cluster.close());
+    const pool = await cluster.pool('maps', ceph.namespace);
+    let watches = 0;
+    const deaf = new Proxy(pool, {
+      get: (of, name) => {
+        if (name !== 'watch') return Reflect.get(of, name, of).bind?.(of) ?? Reflect.get(of, name, of);
+        return async () => {
+          watches++;
+          return { age: () => -107, end: async () => undefined };
+        };
+      },
+    });
+    const connection: LockConnection = { cluster, pool: deaf, attempt: (work) => work(deaf) };
+    const locks = new RadosLocks({ owner: 'node1_1002', connection, log: null });
+    await locks.open();
+    const other = await open('node2_1002');
+    await locks.acquire('mine-too');
+    expect(await locks.checkLocks(['mine-too'], true)).toEqual({ lost: [], mail: [] });
+    await other.breakLock('mine-too');
+    expect((await locks.checkLocks(['mine-too'], true)).lost).toMatchObject([{ holder: { owner: 'node2_1002' } }]);
+    await expect(locks.acquire('mine-too')).rejects.toMatchObject({ code: 'EBUSY' });
+    await other.release('mine-too', false);
+    await locks.acquire('mine-too');
+    expect(watches).toBeGreaterThan(1);
+    await locks.close();
+  });
+
+  it('a successor after kill -9 finds its locks, has them, and Ceph refuses what the dead one had under way', async () => {
+    const child = await driverProcess(ceph, 'node3_1002');
+    await child.call('acquire', 'kept');
+    await child.call('acquire', 'broken');
+    const before = (await child.call('status')) as { client: string; addresses: string[] };
+    await child.kill();
+    const other = await open('node2_1002');
+    await expect(other.acquire('kept')).rejects.toThrow(/node3_1002/);
+    await other.breakLock('broken');
+    const driver = await open('node3_1002');
+    const { locks } = await driver.listLocks(null, 10);
+    expect(locks).toMatchObject([{ name: 'kept', owner: 'node3_1002' }]);
+    expect((await driver.checkLocks(['kept', 'broken'])).lost).toMatchObject([
+      { name: 'broken', holder: { owner: 'node2_1002' } },
+    ]);
+    const [{ name }] = (await info('kept')).lockers;
+    expect(name).not.toBe(before.client);
+    expect(name).toBe((driver.status() as { client: string }).client);
+    expect(await ceph.ceph('osd', 'blocklist', 'ls')).toContain(before.addresses[0]);
+    await driver.release('kept', false);
+    await other.acquire('kept');
+  });
+
+  it('a client that was closed left its locks to its successor, and nobody is refused', async () => {
+    const first = await open('node4_1002');
+    await first.acquire('web1');
+    const { addresses } = first.status() as { addresses: string[] };
+    await first.close();
+    const second = await open('node4_1002');
+    await second.acquire('web1');
+    expect((await second.listLocks(null, 10)).locks.map(({ name }) => name)).toEqual(['web1']);
+    expect(await ceph.ceph('osd', 'blocklist', 'ls')).not.toContain(addresses[0]);
+    // Another client may break and release it: it was really taken over.
+    await second.release('web1', false);
+  });
+
+  it('a lock that is broken to and fro is never free for a third', async () => {
+    const [one, two, third] = [await open('node1_1002'), await open('node2_1002'), await open('node5_1002')];
+    await one.acquire('contested');
+    let done = false;
+    let tries = 0;
+    const wanting = (async () => {
+      for (; !done; tries++) {
+        await expect(third.acquire('contested')).rejects.toMatchObject({ code: 'EBUSY' });
+      }
+    })();
+    for (let round = 0; round < 50; round++) {
+      await two.breakLock('contested');
+      await one.breakLock('contested');
+    }
+    done = true;
+    await wanting;
+    expect(tries).toBeGreaterThan(10);
+    // Whoever wins each of these races, somebody else had it before, and it is one who has it then.
+    const owners = new Set<string | undefined>();
+    for (let round = 0; round < 10; round++) {
+      await Promise.all([one, two, third].map((driver) => driver.breakLock('contested')));
+      const holder = await one.lockHolder('contested');
+      owners.add(holder?.owner);
+      const lost = await Promise.all([one, two, third].map((driver) => driver.checkLocks(['contested'])));
+      expect(lost.filter((check) => check.lost.length === 0).length).toBe(1);
+    }
+    expect(owners.has(undefined)).toBe(false);
+  });
+
+  it('mail to one who was killed holds nobody up, and what is repeated meanwhile does not pile up', async () => {
+    const child = await driverProcess(ceph, 'node3_1002');
+    const driver = await open('node2_1002');
+    await driver.sendMail('node3_1002', letter('want', '1'));
+    expect(await child.call('checkLocks', [])).toMatchObject({ mail: [letter('want', '1')] });
+    await child.kill();
+    const began = monotonicMs();
+    for (let i = 0; i < 20; i++) await driver.sendMail('node3_1002', letter('broken', `${i}`));
+    const took = monotonicMs() - began;
+    console.log(`20 letters to a dead node took ${took.toFixed(0)} ms`);
+    expect(took).toBeLessThan(3000);
+    // Another addressee is not behind them.
+    const other = await open('node6_1002');
+    await driver.sendMail('node6_1002', letter('gone', '1'));
+    expect((await other.checkLocks([])).mail).toEqual([letter('gone', '1')]);
+  });
+
+  it('mail wakes its addressee; news are told once; rubbish is passed over', async () => {
+    const [driver, other] = [await open('node1_1002'), await open('node2_1002')];
+    const news = [other.nextNews(20_000), other.nextNews(20_000)];
+    await driver.sendMail('node2_1002', letter('want', '1'));
+    for (const each of news) expect(await each).toEqual({ changed: [], mail: true });
+    expect(await other.nextNews(1)).toEqual({ changed: [], mail: false });
+    expect((await other.checkLocks([], true)).mail).toEqual([letter('want', '1')]);
+    for (const text of ['', 'null', '[]', '{"kind":"want"}', '{"changed":7}', '{'.repeat(99)]) {
+      await rados('notify', '.archipelago-mail-node2_1002', text);
+    }
+    expect(await other.nextNews(1)).toEqual({ changed: [], mail: false });
+    expect(await other.checkLocks([])).toEqual({ lost: [], mail: [] });
+    const closing = other.nextNews(20_000);
+    await other.close();
+    expect(await closing).toEqual({ changed: [], mail: false });
+  });
+});
