@@ -5,6 +5,7 @@
  */
 import { errnos } from '../sys/errno.js';
 import { radosError } from './error.js';
+import { untilCalled } from './idle.js';
 
 /** Calls of one cluster at a time. */
 const WIDTH = 2;
@@ -20,7 +21,7 @@ const waiting: (() => boolean)[] = [];
 /** The blocking calls of one cluster. */
 export class BlockingCalls {
   #running = 0;
-  #idle: (() => void)[] = [];
+  readonly #idle: (() => void)[] = [];
 
   /**
    * Runs a call as soon as there is room. @param what for the error, e.g. `list pool blocks`
@@ -62,13 +63,7 @@ export class BlockingCalls {
   /** Resolves true once no call runs, false when that took longer than `patienceMs`. */
   idle(patienceMs: number): Promise<boolean> {
     if (this.#running === 0) return Promise.resolve(true);
-    return new Promise((resolve) => {
-      const timer = setTimeout(() => resolve(false), patienceMs);
-      this.#idle.push(() => {
-        clearTimeout(timer);
-        resolve(true);
-      });
-    });
+    return untilCalled(this.#idle, patienceMs);
   }
 }
 

@@ -152,9 +152,8 @@ class RadosCluster implements Cluster {
   }
 
   async #close(patienceMs: number): Promise<void> {
-    const { library, handle, completions, blocking } = this.#connection;
+    const { completions, blocking } = this.#connection;
     this.#connection.closed = true;
-    live.clusters--;
     const watches = Promise.all([...this.#pools].map((pool) => pool.endWatches()));
     // What a watch does last, it begins when it is being ended: so the watches first, then all that is in flight.
     const quiet = async (until: number): Promise<boolean> =>
@@ -164,11 +163,23 @@ class RadosCluster implements Cluster {
       completions.cancel();
       await quiet(monotonicMs() + CANCEL_MS);
     }
-    if (completions.count > 0 || !(await blocking.idle(leftOf(deadline)))) {
-      // librados' threads may still use all of it. It stays, unused, until the process ends.
-      completions.abandon();
+    if (completions.count === 0 && (await blocking.idle(leftOf(deadline)))) {
+      await this.#shutdown();
       return;
     }
+    // librados' threads may still use all of it: it is given back when they have ended what they do, if ever.
+    completions.abandon();
+    const atLast = async (): Promise<void> => {
+      await completions.idle(Number.POSITIVE_INFINITY);
+      await blocking.idle(Number.POSITIVE_INFINITY);
+      await this.#shutdown();
+    };
+    void atLast();
+  }
+
+  /** Gives everything back. Nothing is in flight any more. */
+  async #shutdown(): Promise<void> {
+    const { library, handle, completions } = this.#connection;
     await new Promise<number>((resolve) =>
       completions.queue(0, (completion) => library.aioWatchFlush(handle, completion), resolve),
     );
@@ -176,6 +187,7 @@ class RadosCluster implements Cluster {
     this.#pools.clear();
     await new Promise<void>((resolve) => library.shutdown.async(handle, () => resolve()));
     completions.close();
+    live.clusters--;
   }
 
   #check(what: string): void {
@@ -255,7 +267,7 @@ function connectError(
       return radosError(
         result,
         what,
-        `the cluster does not take its key in ${keyring}; compare it with \`ceph auth get ${client}\``,
+        `there is no key for it in ${keyring} that the cluster takes; compare with \`ceph auth get ${client}\``,
       );
     case errnos.ENOENT:
       if (monitors === '') return radosError(result, what, `${file} names no monitors (mon_host)`);

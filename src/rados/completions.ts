@@ -12,6 +12,7 @@ import { monotonicMs } from '../sys/clock.js';
 import { errnos } from '../sys/errno.js';
 import * as libc from '../sys/libc.js';
 import { RadosError } from './error.js';
+import { untilCalled } from './idle.js';
 import { live } from './memory.js';
 import type { Done } from './types.js';
 
@@ -82,7 +83,7 @@ export class Completions {
   #firstWaiting = 0;
   #held = false;
   #closed = false;
-  #idle: (() => void)[] = [];
+  readonly #idle: (() => void)[] = [];
 
   /** @param most operations in flight, as far as the pipe allows @throws RadosError when there are no descriptors left */
   constructor(calls: CompletionCalls, most = Number.POSITIVE_INFINITY) {
@@ -164,19 +165,9 @@ export class Completions {
   }
 
   /** Resolves true once nothing is in flight or waits, false when that took longer than `patienceMs`. */
-  async idle(patienceMs: number): Promise<boolean> {
-    if (this.count === 0) return true;
-    return await new Promise<boolean>((resolve) => {
-      const timer = setTimeout(() => {
-        this.#idle = this.#idle.filter((other) => other !== end);
-        resolve(false);
-      }, patienceMs);
-      const end = (): void => {
-        clearTimeout(timer);
-        resolve(true);
-      };
-      this.#idle.push(end);
-    });
+  idle(patienceMs: number): Promise<boolean> {
+    if (this.count === 0) return Promise.resolve(true);
+    return untilCalled(this.#idle, patienceMs);
   }
 
   /** Operations that wait end now; librados is told to give up those in flight, which end soon after. Both with ECANCELED. */
