@@ -192,7 +192,9 @@ export class Locks {
       if (holder) {
         const since = holder.since === null ? '' : ` since ${clockTime(holder.since)}`;
         const host = holder.owner.replace(/_\d+$/, '');
-        const text = `volume ${volume} is locked by ${holder.owner}${since}; run vlmc unlock -f ${volume} once ${host} is down`;
+        const text =
+          `volume ${volume} is locked by ${holder.owner}${since}; run vlmc close ${volume} there, or ` +
+          `vlmc unlock -f ${volume} here once ${host} is down`;
         return new LockedElsewhere(text, holder.owner, cause);
       }
     } catch {

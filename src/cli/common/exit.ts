@@ -1,4 +1,5 @@
 /** How the commands end: exit statuses, and the error that means "say this sentence and exit 255". */
+import { Op } from '../../requests/ops.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 
 /** Exit statuses, those of the original's tools. */
@@ -18,10 +19,12 @@ export class CliError extends SystemError {
   }
 }
 
-/** Puts the command's own first words before what a peer said: `vlmc creation failed: volume web1 exists`. */
+const internal = new RegExp(`^(?:(?:${Object.keys(Op).join('|')}): )+`);
+
+/** Puts the command's own first words before what a peer said, without the name of the request: `vlmc creation failed: volume web1 exists`. */
 export function failed(what: string, error: unknown): CliError {
   if (error instanceof CliError) return error;
-  return new CliError(`${what}: ${messageOf(error)}`, errnoOf(error), { cause: error });
+  return new CliError(`${what}: ${messageOf(error).replace(internal, '')}`, errnoOf(error), { cause: error });
 }
 
 /** Runs `work` and puts `what` before the message of its failure. */

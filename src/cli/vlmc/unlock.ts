@@ -97,7 +97,7 @@ async function release(session: Session, name: string, force: boolean): Promise<
   const request = { op: Op.RELEASE, target: name, flags: force ? Flag.FORCE : 0, capacity: 64 << 10 };
   const reply = await session.progress.during(what, client.call('mapper', request)).catch((error) => {
     if (errnoOf(error) === errnos.EPERM && holder !== null) {
-      const why = `volume ${name} is ${formatLock(holder)}, not by this node; vlmc unlock -f ${name} once ${host} is down`;
+      const why = `volume ${name} is ${formatLock(holder)}, not by this node; vlmc close ${name} there, or vlmc unlock -f ${name} once ${host} is down`;
       throw new CliError(`vlmc unlock failed: ${why}`, errnos.EPERM, { cause: error });
     }
     if (!force || errnoOf(error) !== errnos.ECONNREFUSED) throw error;

@@ -4,7 +4,7 @@
  * written under them is durable.
  */
 import { randomUUID } from 'node:crypto';
-import { errnoOf, errnos, messageOf } from '../../sys/errno.js';
+import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import type { Clock } from '../clock.js';
 import type { MapperContext, MapperLog } from '../context.js';
 import { plainName } from '../names.js';
@@ -20,6 +20,8 @@ const PAGE = 256;
  * run out.
  */
 const PATIENCE_MS = 3500;
+/** When what failed is tried again, in ms: the store may be in trouble for a while. */
+const AGAIN_MS = 10_000;
 
 export interface AdoptionOptions {
   readonly context: Pick<MapperContext, 'volumes' | 'leases' | 'locks'>;
@@ -37,6 +39,7 @@ export class Adoption {
   /** Volumes that composers used under the earlier mapper, or may have. */
   readonly #held: string[] = [];
   readonly #hadComposers: boolean;
+  #stopped = false;
 
   constructor(options: AdoptionOptions) {
     this.#options = options;
@@ -83,14 +86,46 @@ export class Adoption {
     if (late) log.warn('a composer does not answer; what it was allowed to do has run out');
   }
 
-  /** Goes on with what was begun, takes the other locks back and releases what nobody uses. To be called after reclaim. */
-  async finish(): Promise<void> {
-    const { breaking, context, log, registry } = this.#options;
-    for (const [name, record] of [...registry.records]) if (record.breaking) this.#resume(name, breaking);
+  /** What failed is not tried again. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  /**
+   * Goes on with what was begun, takes the other locks back and releases what nobody uses; tries until it succeeds. To be called after
+   * reclaim.
+   */
+  finish(): void {
+    const { registry } = this.#options;
+    for (const [name, record] of [...registry.records]) if (record.breaking) this.#resume(name);
+    this.#until('locks that an earlier mapper left', () => this.#release());
+  }
+
+  #until(what: string, work: () => Promise<void>): void {
+    const { clock, log } = this.#options;
+    let told = false;
+    const attempt = (): void => {
+      if (this.#stopped) return;
+      work().catch((error) => {
+        if (!told) log.warn(`${what}: ${messageOf(error)}; it is tried again`);
+        told = true;
+        clock.after(AGAIN_MS, attempt);
+      });
+    };
+    attempt();
+  }
+
+  /** @throws the first error, when all has been tried */
+  async #release(): Promise<void> {
+    const { context } = this.#options;
     let flushed: Promise<void> | null = null;
     const flush = (): Promise<void> => (flushed ??= this.#options.flushAll());
-    const failed = (name: string) => (error: unknown) =>
-      log.warn(`the lock of ${name}, left by an earlier mapper, is not released: ${messageOf(error)}`);
+    let failure: unknown = null;
+    const failed = (name: string) => (error: unknown) => {
+      failure ??= new SystemError(errnoOf(error), `that of ${name} is not released: ${messageOf(error)}`, {
+        cause: error,
+      });
+    };
     if (!this.#hadComposers) {
       for (const name of this.#held) await this.#releaseUnused(name, flush).catch(failed(name));
     }
@@ -100,12 +135,13 @@ export class Adoption {
       for (const { name } of page.locks) await this.#takeBack(name, flush).catch(failed(name));
       cursor = page.cursor;
     } while (cursor !== null);
+    if (failure) throw failure;
   }
 
-  #resume(name: string, breaking: Breaking): void {
-    void this.#options.context.volumes
-      .use(name, (volume) => breaking.resume(volume))
-      .catch((error) => this.#options.log.warn(`breaking the lock of ${name}: ${messageOf(error)}`));
+  #resume(name: string): void {
+    const { breaking, context } = this.#options;
+    const { volumes } = context;
+    this.#until(`breaking the lock of ${name}`, () => volumes.use(name, (volume) => breaking.resume(volume)));
   }
 
   /** A lock that was held for clients of a composer that lives no more. */

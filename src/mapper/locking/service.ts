@@ -7,7 +7,7 @@ import type { LockClient } from '../../requests/lock-client.js';
 import type { LockNews } from '../../requests/locks.js';
 import type { ObjectClient } from '../../requests/object-client.js';
 import { forOnce, type Once } from '../../requests/once.js';
-import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
+import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
 import { withAlone } from '../alone.js';
 import type { Clock } from '../clock.js';
 import type { MapperLog } from '../context.js';
@@ -61,6 +61,7 @@ export class Locking {
   readonly #known = new Set<string>();
   #ready: Promise<void> = Promise.resolve();
   #predecessorFlushed: Promise<void> | null = null;
+  #adoption: Adoption | null = null;
 
   constructor(options: LockingOptions) {
     const { client, owner, volumes, leases, registry, clock, log, blocks } = options;
@@ -145,12 +146,12 @@ export class Locking {
     this.#watch.start();
     this.#news.start();
     this.#ready = adoption.reclaim();
-    this.#ready
-      .then(() => adoption.finish())
-      .catch((error) => log.warn(`locks that an earlier mapper left: ${messageOf(error)}`));
+    this.#adoption = adoption;
+    void this.#ready.then(() => adoption.finish());
   }
 
   stop(): void {
+    this.#adoption?.stop();
     this.#watch.stop();
     this.#news.stop();
   }

@@ -152,14 +152,15 @@ describe('unlock', () => {
     const { status, err } = await node.vlmc('unlock', 'volume1');
     expect(status).toBe(255);
     expect(err).toMatch(
-      /^vlmc unlock failed: volume volume1 is locked by node2_1002 since \S+, not by this node; vlmc unlock -f volume1 once node2 is down\n$/,
+      /^vlmc unlock failed: volume volume1 is locked by node2_1002 since \S+, not by this node; vlmc close volume1 there, or vlmc unlock -f volume1 once node2 is down\n$/,
     );
     expect(lock.holder).toBe('node2_1002');
     expect(node.asked('composer', Op.CLOSE)).toEqual([]);
   });
 
   it('fails when nobody holds it', async () => {
-    node.on('mapper', Op.RELEASE, refuse(errnos.ENOENT, 'volume1 is not locked'));
+    // As blockers begin what they say.
+    node.on('mapper', Op.RELEASE, refuse(errnos.ENOENT, 'RELEASE: volume1 is not locked'));
     expect((await node.vlmc('unlock', 'volume1')).err).toBe('vlmc unlock failed: volume1 is not locked\n');
   });
 

@@ -181,7 +181,7 @@ it('D13: a write to a volume that another node has locked fails at once and name
     failure('EBUSY', 'is locked by node2_1002 since'),
   );
   await expect(node.mapper.snapshot('volume', 'the-snapshot')).rejects.toEqual(
-    failure('EBUSY', 'vlmc unlock -f volume once node2 is down'),
+    failure('EBUSY', 'run vlmc close volume there, or vlmc unlock -f volume here once node2 is down'),
   );
   expect((await readVolume(node, 'volume', 0, BLOCK)).equals(Buffer.alloc(BLOCK, 1))).toBe(true);
   await node.mapper.close('volume');

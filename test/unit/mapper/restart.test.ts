@@ -3,6 +3,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { LockRegistry } from '../../../src/mapper/locking/registry.js';
+import { errnos, SystemError } from '../../../src/sys/errno.js';
 import { A, B, settle, startNode, TestClock, type TwoNodes } from './nodes.js';
 import { createSmall, failure, memoryStores, type Node, temporaryDirectory, writeVolume } from './support.js';
 
@@ -94,6 +95,35 @@ describe('after a restart of the mapper', () => {
       expect(order.indexOf(`release ${name}`), name).toBeGreaterThan(order.indexOf('flush *'));
       expect(order.indexOf(`release ${name}`), name).toBeGreaterThan(flushed);
     }
+  });
+
+  it('locks that nobody uses are released as soon as the store answers, and what was being broken is gone on with', async () => {
+    const r = await rig();
+    r.a.holders.set(500, async () => {});
+    await r.a.mapper.lease('volume', { write: true }, 500);
+    await r.a.maps.driver.acquire('cut-short');
+    r.stores.maps.locks.set('other', { owner: 'old_1002', since: 0 });
+    void r.a.mapper.unlock('other', true);
+    await expect.poll(() => holder(r, 'other')).toBe(A);
+    let answers = false;
+    await r.again(undefined, (node) => {
+      node.locks.before = () => {
+        if (!answers) throw new SystemError(errnos.EIO, 'the store is in trouble');
+      };
+    });
+    await r.clock.pass(25_000);
+    expect([holder(r), holder(r, 'cut-short'), holder(r, 'other')]).toEqual([A, A, A]);
+    const { warnings } = r.a;
+    // Each thing that fails is in the log once.
+    expect(warnings.filter((line) => line.includes('it is tried again'))).toHaveLength(2);
+    expect(new Set(warnings).size).toBe(warnings.length);
+    answers = true;
+    await expect
+      .poll(async () => {
+        await r.clock.pass(1000);
+        return r.stores.maps.locks.size;
+      })
+      .toBe(0);
   });
 
   it('locks that a living composer uses stay, and it is asked for its leases before there are new ones', async () => {
