@@ -9,6 +9,7 @@ import { monotonicMs } from '../../sys/clock.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import type { Driver, DriverCapabilities, ListPage, LockHolder, ObjectInfo, ObjectIo } from '../driver.js';
 import { checkName, checkOwner } from '../names.js';
+import { neededCapabilities, requireLocks } from './capabilities.js';
 import { type Connect, Connection } from './connection.js';
 import { Health } from './health.js';
 import { RadosIo } from './io.js';
@@ -33,6 +34,8 @@ export interface RadosDriverSettings {
   readonly cephxId?: string | null;
   /** Owner string of this driver's locks, `<hostname>_<first port>`. */
   readonly uniqueStr: string;
+  /** The store is one of maps: that its user may take locks is asked at the start, not when the first volume is opened. */
+  readonly locks?: boolean;
   readonly log?: Logger;
   /** Default: librados. */
   readonly connect?: Connect;
@@ -77,7 +80,7 @@ export class RadosDriver implements Driver {
   async open(): Promise<void> {
     try {
       await this.#connection.open();
-      await within(OPEN_LIMIT_MS, this.#locks.open());
+      await within(OPEN_LIMIT_MS, this.#ask());
     } catch (error) {
       await this.#connection.close(0);
       throw this.#openError(error);
@@ -86,11 +89,19 @@ export class RadosDriver implements Driver {
     this.#health.start();
   }
 
+  async #ask(): Promise<void> {
+    await this.#locks.open();
+    if (this.#settings.locks) await requireLocks(this.#connection.pool);
+  }
+
   #openError(error: unknown): SystemError {
-    const { conf, cephxId } = this.#settings;
+    const { pool, namespace = '', locks = false, conf, cephxId } = this.#settings;
     const user = cephxId ? `client.${cephxId}` : 'the default user';
     const from = `${this.#connection.where} cannot be used (${conf ?? 'the default ceph.conf'}, ${user})`;
-    return new SystemError(errnoOf(error), `${from}: ${messageOf(error)}`, { cause: error });
+    // The OSDs do not say which right is missing.
+    const forbidden = errnoOf(error) === errnos.EPERM;
+    const needs = forbidden ? `; ${user} needs ${neededCapabilities({ pool, namespace, locks })} for this pool` : '';
+    return new SystemError(errnoOf(error), `${from}: ${messageOf(error)}${needs}`, { cause: error });
   }
 
   async close(): Promise<void> {
