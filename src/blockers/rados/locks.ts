@@ -2,6 +2,7 @@
  * Locks on RADOS: taking and releasing them as the original does, and what it has not: saying whose they are, taking them back after a
  * crash, noticing their loss, mail, breaking and fencing.
  */
+import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { Cluster, Pool } from '../../rados/types.js';
 import type { Fenced, LockCheck, LockMail, LockNews, LockPage } from '../../requests/locks.js';
@@ -13,6 +14,7 @@ import { type Attempts, Holding } from './holding.js';
 import { KeptWatch } from './kept-watch.js';
 import type { Self } from './lock-object.js';
 import { Inbox, Outbox, toMessage } from './mail.js';
+import { hasEnded, requireNone, thisProcess } from './namesake.js';
 import { News } from './news.js';
 import { type Client, changeClients, mailObject, nodeOf, withClient } from './registry.js';
 import { LockWatches } from './watching.js';
@@ -49,6 +51,8 @@ export class RadosLocks implements LockService {
   readonly #holding: Holding;
   /** Fencing that runs, by the owner that was named. */
   readonly #fencing = new Map<string, Promise<Fenced>>();
+  /** The question whether another has this owner's name, while it is asked. */
+  #question: { readonly id: string; readonly answered: (by: string) => void } | null = null;
 
   /** @throws SystemError EINVAL for an unusable owner string */
   constructor({ owner, connection, log }: RadosLocksOptions) {
@@ -80,20 +84,40 @@ export class RadosLocks implements LockService {
   /**
    * To be called when there is a client, and before anything is sent to the store. A predecessor that was not closed is refused by Ceph
    * from then on: what it had under way when it was killed does not come after what is sent now.
+   * @throws SystemError EBUSY when it lives
    */
   async open(): Promise<void> {
     const left = await this.#register();
-    const unfenced = left.filter(({ fenced }) => fenced === undefined).map(({ address }) => address);
+    const unfenced = left.filter(({ fenced }) => fenced === undefined);
     try {
-      await blocklist(this.#connection.cluster, unfenced);
+      await this.#mailWatch.begin();
+      if (!unfenced.every(hasEnded)) await this.#askForNamesake();
+    } catch (error) {
+      await this.#leave();
+      throw error;
+    }
+    const addresses = unfenced.map(({ address }) => address);
+    try {
+      await blocklist(this.#connection.cluster, addresses);
     } catch (error) {
       this.#log?.warn(
-        `an earlier client of this blocker, ${unfenced.join(', ')}, was not closed, and Ceph was not told to refuse what it may still ` +
+        `an earlier client of this blocker, ${addresses.join(', ')}, was not closed, and Ceph was not told to refuse what it may still ` +
           `have under way: ${messageOf(error)}`,
       );
     }
     await this.#forget(left);
-    await this.#mailWatch.begin();
+  }
+
+  async #askForNamesake(): Promise<void> {
+    const id = randomUUID();
+    const answer = new Promise<string>((resolve) => {
+      this.#question = { id, answered: resolve };
+    });
+    try {
+      await requireNone(this.#owner, () => this.#outbox.ask(this.#owner, id), answer);
+    } finally {
+      this.#question = null;
+    }
   }
 
   /** To be called when there is another client, before anything is sent through it. */
@@ -194,20 +218,28 @@ export class RadosLocks implements LockService {
   #received(bytes: Buffer): void {
     const message = toMessage(bytes);
     if (!message) return;
-    if ('changed' in message) {
-      this.#changed(message.changed);
-      return;
+    if ('changed' in message) this.#changed(message.changed);
+    else if ('alive' in message) {
+      if (message.alive === this.#question?.id) this.#question.answered(message.by);
+    } else if ('ask' in message) {
+      const { instanceId, addresses } = this.#connection.cluster;
+      if (message.ask !== this.#question?.id) {
+        this.#outbox.answer(this.#owner, message.ask, `client.${instanceId} at ${addresses[0]}`);
+      }
+    } else {
+      const { letter } = message;
+      // Who says that it broke a lock did so.
+      if (letter.kind === 'broken') this.#holding.heard(letter.name);
+      this.#inbox.put(letter);
+      this.#news.mail();
     }
-    // Who says that it broke a lock did so.
-    if (message.letter.kind === 'broken') this.#holding.heard(message.letter.name);
-    this.#inbox.put(message.letter);
-    this.#news.mail();
   }
 
   /** Puts this client on the list of its node. Resolves to those that this owner had before. */
   async #register(): Promise<readonly Client[]> {
     const { cluster, pool } = this.#connection;
-    const client = { owner: this.#owner, instance: `client.${cluster.instanceId}`, since: Date.now() };
+    const instance = `client.${cluster.instanceId}`;
+    const client = { owner: this.#owner, instance, since: Date.now(), process: thisProcess };
     const before = await changeClients(pool, nodeOf(this.#owner), (clients) =>
       cluster.addresses.reduce((all, address) => withClient(all, { ...client, address }), clients),
     );

@@ -17,8 +17,12 @@ const MOST = 256;
 /** Most letters that are read at once. */
 const AT_ONCE = 64;
 
-/** A message of the mail object. */
-export type Message = { readonly letter: LockMail } | { readonly changed: string };
+/** A message of the mail object: a letter, that a lock may not be the owner's any more, and whether another has this owner's name. */
+export type Message =
+  | { readonly letter: LockMail }
+  | { readonly changed: string }
+  | { readonly ask: string }
+  | { readonly alive: string; readonly by: string };
 
 /** @returns null when it is no message */
 export function toMessage(bytes: Buffer): Message | null {
@@ -30,8 +34,10 @@ export function toMessage(bytes: Buffer): Message | null {
   }
   const letter = toMail(value);
   if (letter) return { letter };
-  const { changed } = (value ?? {}) as Record<string, unknown>;
-  return typeof changed === 'string' ? { changed } : null;
+  const { changed, ask, alive, by } = (value ?? {}) as Record<string, unknown>;
+  if (typeof changed === 'string') return { changed };
+  if (typeof ask === 'string') return { ask };
+  return typeof alive === 'string' && typeof by === 'string' ? { alive, by } : null;
 }
 
 /** What has come and was not read yet. */
@@ -82,6 +88,16 @@ export class Outbox {
       return;
     }
     this.#send(to, `changed ${changed}`, { changed }).catch(() => undefined);
+  }
+
+  /** Asks whether another has this owner's name. Resolves when all have heard of it that are there. @throws SystemError */
+  ask(owner: string, id: string): Promise<void> {
+    return this.#notify(owner, { ask: id });
+  }
+
+  /** Answers such a question. */
+  answer(owner: string, id: string, by: string): void {
+    this.#notify(owner, { alive: id, by }).catch(() => undefined);
   }
 
   close(): void {

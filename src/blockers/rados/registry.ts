@@ -35,6 +35,14 @@ export function nodeOf(owner: string): string {
   return at > 0 ? owner.slice(0, at) : owner;
 }
 
+/** A process, told from all others of its machine and from those before the machine was started last. */
+export interface ClientProcess {
+  readonly boot: string;
+  readonly pid: number;
+  /** When it began, in ticks since the machine was started; 0: not known. */
+  readonly start: number;
+}
+
 /** A client instance that can write to this store, or could. */
 export interface Client {
   readonly owner: string;
@@ -46,19 +54,24 @@ export interface Client {
   readonly since: number;
   /** When Ceph was told last to refuse it, ms since the epoch; absent: never. */
   readonly fenced?: number;
+  /** Absent where another client noted it. */
+  readonly process?: ClientProcess;
 }
 
 function toClient(value: unknown): Client[] {
   if (typeof value !== 'object' || value === null) return [];
-  const { owner, address, instance, since, fenced } = value as Record<string, unknown>;
+  const { owner, address, instance, since, fenced, process } = value as Record<string, unknown>;
   if (typeof owner !== 'string' || typeof address !== 'string' || address === '') return [];
+  const { boot, pid, start } = (process ?? {}) as Record<string, unknown>;
+  const hasProcess = typeof boot === 'string' && typeof pid === 'number' && typeof start === 'number';
   return [
     {
       owner,
       address,
       instance: typeof instance === 'string' ? instance : '',
       since: typeof since === 'number' ? since : 0,
-      ...(typeof fenced === 'number' ? { fenced } : {}),
+      ...(typeof fenced === 'number' && { fenced }),
+      ...(hasProcess && { process: { boot, pid, start } }),
     },
   ];
 }

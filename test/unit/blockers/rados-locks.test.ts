@@ -208,6 +208,26 @@ describe.runIf(hasCeph())('locks on RADOS', () => {
     await second.release('web1', false);
   });
 
+  it('a second node with the name of one that lives does not start; one that only looks alive is no hindrance', async () => {
+    const child = await driverProcess(ceph, 'twin_1002');
+    await child.call('acquire', 'twins');
+    await expect(open('twin_1002')).rejects.toMatchObject({ code: 'EBUSY' });
+    const { client } = (await child.call('status')) as { client: string };
+    await expect(open('twin_1002')).rejects.toThrow(`in use by ${client} at `);
+    // It was left alone, and only it is on the list.
+    expect((await child.call('checkLocks', ['twins'])) as object).toEqual({ lost: [], mail: [] });
+    expect((await child.call('status')) as object).toMatchObject({ client, blocklisted: 0 });
+    const stored = await rados('getxattr', '.archipelago-clients-twin', 'clients');
+    expect(JSON.parse(stored)).toMatchObject([{ instance: client, owner: 'twin_1002' }]);
+    // As if it were of another machine: one that hangs does not answer.
+    await rados('setxattr', '.archipelago-clients-twin', 'clients', stored.replace(/"boot":"[^"]*"/, '"boot":"other"'));
+    child.stop();
+    const began = monotonicMs();
+    const driver = await open('twin_1002');
+    console.log(`a predecessor on another machine was waited for: ${(monotonicMs() - began).toFixed(0)} ms`);
+    expect(await driver.checkLocks(['twins'])).toEqual({ lost: [], mail: [] });
+  });
+
   it('a lock that is broken to and fro is never free for a third', async () => {
     const [one, two, third] = [await open('node1_1002'), await open('node2_1002'), await open('node5_1002')];
     await one.acquire('contested');
