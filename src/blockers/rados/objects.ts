@@ -9,6 +9,7 @@ import type { ObjectInfo } from '../driver.js';
 import { adviceFor, checkDeadline, isErrno } from '../errors.js';
 import { missing } from '../names.js';
 import { contentSteps, readWhole } from './content.js';
+import { ROOM, readIntoRoom, type Whole } from './rooms.js';
 
 /** SHA-256 in hex, as an object's name and as a memo's content. */
 const DIGEST = /^[0-9a-f]{64}$/;
@@ -70,17 +71,29 @@ export class RadosObjects {
   /** Reads the source and makes the target of it, in one operation: librados' C interface has nothing that copies inside the cluster. */
   async copy(source: string, target: string, size: number, exclusive: boolean, deadline: number): Promise<void> {
     checkDeadline(deadline);
-    const bytes = await this.#read(source, size);
+    const { bytes, giveBack } = await this.#readWhole(source, size);
     try {
       await this.#change(target, deadline, contentSteps(bytes, exclusive));
     } catch (error) {
       throw isErrno(error, errnos.EEXIST) ? new SystemError(errnos.EEXIST, `object ${target} exists already`) : error;
+    } finally {
+      giveBack();
     }
   }
 
-  async #read(name: string, size: number): Promise<Buffer> {
+  async #readWhole(name: string, size: number): Promise<Whole> {
+    if (size > ROOM) return { bytes: await this.#read(name, size), giveBack: () => undefined };
+    return await this.#existing(name, (pool) => readIntoRoom(pool, name, size));
+  }
+
+  #read(name: string, size: number): Promise<Buffer> {
+    return this.#existing(name, (pool) => readWhole(pool, name, size));
+  }
+
+  /** Reads of an object; a missing one is an error of the driver's own words. */
+  async #existing<T>(name: string, read: (pool: Pool) => Promise<T>): Promise<T> {
     try {
-      return await this.#attempt((pool) => readWhole(pool, name, size));
+      return await this.#attempt(read);
     } catch (error) {
       throw isErrno(error, errnos.ENOENT) ? missing(name) : error;
     }
