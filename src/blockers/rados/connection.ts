@@ -114,7 +114,12 @@ export class Connection {
 
   /** Connects; nothing is sent before `begin`. @throws SystemError */
   async open(): Promise<void> {
-    this.#take(await this.#client());
+    const client = await this.#client();
+    if (this.#ending.signal.aborted) {
+      await client.cluster.close(0);
+      throw this.#closed();
+    }
+    this.#take(client);
   }
 
   async #client(): Promise<Client> {
@@ -196,7 +201,8 @@ export class Connection {
 
   /**
    * Does this errno of an operation on the pool say that Ceph refused the client, so that the operation was not done and can be sent
-   * again? Then a new client is on its way, if it is not there yet.
+   * again? Then a new client is on its way, if it is not there yet. (If an OSD did it and died before it answered, it is done twice: the
+   * same bytes again, or EEXIST, or ENOENT.)
    */
   isRefusal(errno: number, pool: Pool): boolean {
     if (!this.isOpen) return false;

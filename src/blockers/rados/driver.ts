@@ -19,8 +19,10 @@ import { RadosObjects } from './objects.js';
 
 /** The largest data buffer of a segment. */
 const MAX_IO = 4 << 20;
-/** How long the store may take to answer the first questions, ms: monitors that answer say nothing of the OSDs. */
-const OPEN_LIMIT_MS = 40_000;
+/**
+ * How long opening may take, ms. librados gives up monitors that do not answer after 30 s, OSDs never. The supervisor waits for a minute.
+ */
+const OPEN_LIMIT_MS = 45_000;
 /** How long close waits for what is in flight, ms. */
 const CLOSE_PATIENCE_MS = 5000;
 
@@ -79,7 +81,6 @@ export class RadosDriver implements Driver {
   /** @throws SystemError that names pool, configuration and user, and says what to do */
   async open(): Promise<void> {
     try {
-      await this.#connection.open();
       await within(OPEN_LIMIT_MS, this.#ask());
     } catch (error) {
       await this.#connection.close(0);
@@ -90,6 +91,7 @@ export class RadosDriver implements Driver {
   }
 
   async #ask(): Promise<void> {
+    await this.#connection.open();
     await this.#locks.open();
     if (this.#settings.locks) await requireLocks(this.#connection.pool);
   }
