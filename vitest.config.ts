@@ -1,29 +1,14 @@
 import { defineConfig } from 'vitest/config';
 import { hasCeph } from './test/support/ceph-cluster.js';
 
-/** Files that measure times, or kill processes and count on others to notice soon: one at a time, nothing beside them. */
-const alone = [
-  'archipelago',
-  'attack',
-  'bad-clients',
-  'exhaustion',
-  'fencing',
-  'migration',
-  'migration-qemu',
-  'nodes-io',
-  'nodes-locks',
-  'peer-failure',
-  'reconnect',
-  'redelivery',
-  'shutdown',
-  'torture',
-];
+/** Files that print times which the documentation tells, or take all of a resource: one at a time, nothing beside them. */
+const alone = ['exhaustion', 'fencing', 'migration', 'torture'];
 
 /**
  * Files that are about directories, or about no node at all: everything else runs on RADOS too. What they are about: modes and descriptors of files,
  * small disks, trees of the original, damage done to files; the library (fuzz), a configuration of its own (quickstart).
  */
-const onFiles = ['bad-store', 'exhaustion', 'full-disk', 'fuzz', 'golden', 'quickstart', 'tree', 'vlmc-golden'];
+const onFiles = ['bad-store', 'exhaustion', 'full-disk', 'fuzz', 'golden', 'quickstart', 'vlmc-golden'];
 
 const files = (names: readonly string[]): string[] => names.map((name) => `test/e2e/${name}.test.ts`);
 const everything = 'test/e2e/**/*.test.ts';

@@ -2,14 +2,16 @@
  * Byte compatibility, reading: every volume that the original system wrote reads through NBD to the hash that the original itself
  * gave, also volumes that another host has locked, and reading changes no file of the store.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { hasCeph } from '../support/ceph.js';
 import { nbdinfo, nbdlist, sha256 } from './harness/clients.js';
 import { fingerprintTree, type GoldenVolume, readList, unpackGolden } from './harness/golden.js';
 import { useNode } from './harness/node.js';
 import { programs } from './harness/requirements.js';
+import { differences, fingerprint, type Tree } from './harness/tree.js';
 
 const work = mkdtempSync(path.join(os.tmpdir(), 'archipelago-golden-'));
 const golden = await unpackGolden(work);
@@ -66,6 +68,36 @@ const lockDir = path.join(golden, 'main', 'locks');
 readsEverything('the tree written without direct I/O', 'main', 'SHA256', { lockDir, direct: 'False' });
 readsEverything('the tree written with direct I/O', 'direct', 'SHA256.direct', { direct: 'False' });
 readsEverything('the same tree read with direct I/O', 'direct', 'SHA256.direct', { direct: 'True' });
+
+describe.runIf(programs('nbdcopy', 'nbdinfo') && hasCeph())('the objects of the first tree on RADOS', () => {
+  const rig = useNode({ store: 'rados', hostname: 'reader' });
+  const locked = readdirSync(lockDir).filter((name) => name.endsWith('_lock'));
+  let before: Tree;
+  beforeAll(async () => {
+    const { maps, blocks } = rig.node.stores;
+    await maps.load(path.join(golden, 'main', 'maps'));
+    await blocks.load(path.join(golden, 'main', 'blocks'));
+    for (const name of locked) expect(await maps.lockAs('', name.replace(/_lock$/, ''))).toBe(true);
+    before = await fingerprint([maps, blocks]);
+  });
+
+  it.each(readList(path.join(golden, 'SHA256')))('reads $name as the original did', async (volume) => {
+    let uri = rig.node.uri(volume.name);
+    if (volume.mapOptions.length > 0) uri = (await rig.node.vlmc('map', volume.name, ...volume.mapOptions)).trim();
+    expect(await sha256(uri)).toEqual({ sha256: volume.sha256, length: volume.size });
+  });
+
+  it('changed no object by reading, and no lock of others', async () => {
+    const { maps, blocks } = rig.node.stores;
+    await rig.node.archipelago('stop', '-f');
+    const after = await fingerprint([maps, blocks]);
+    const theirs = (change: string): boolean =>
+      !/_lock:/.test(change) || locked.some((name) => change.includes(`/${name}:`));
+    expect(differences(before, after).filter(theirs)).toEqual([]);
+    expect((await maps.held()).map((name) => `${name}_lock`).toSorted()).toEqual(locked.toSorted());
+    await rig.node.archipelago('start');
+  });
+});
 
 describe.runIf(programs('nbdcopy', 'nbdinfo'))('what the original deleted', () => {
   const rig = useNode({

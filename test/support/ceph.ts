@@ -70,7 +70,17 @@ export class Namespace {
   }
 
   async list(pool: string): Promise<StoredObject[]> {
-    return JSON.parse((await this.#objects(['list', pool])).stdout) as StoredObject[];
+    return (JSON.parse((await this.#objects(['list', pool])).stdout) as Record<string, StoredObject[]>)[pool];
+  }
+
+  /** Puts every file below a directory into a pool, under its own name. */
+  async load(pool: string, directory: string): Promise<void> {
+    await this.#objects(['load', pool, directory]);
+  }
+
+  /** Writes a pool's objects to a directory as a file store has them. */
+  async save(pool: string, directory: string): Promise<void> {
+    await this.#objects(['save', pool, directory]);
   }
 
   /** An object's content; null: there is none. */

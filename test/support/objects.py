@@ -1,7 +1,9 @@
 #!/usr/bin/python3
-"""Objects of a RADOS namespace by Ceph's own client: objects.py CONF NAMESPACE list|read|write|remove|empty …, see ceph.ts. Names are UTF-8."""
+"""Objects of a RADOS namespace by Ceph's own client: objects.py CONF NAMESPACE list|read|write|remove|load|save|empty …, see ceph.ts. Names are UTF-8."""
 import base64
+import hashlib
 import json
+import os
 import sys
 import time
 
@@ -19,6 +21,25 @@ def remove(io, name):
         pass
 
 
+def size_of(io, name):
+    """None: there is no such object (any more)."""
+    try:
+        return io.stat(name)
+    except rados.ObjectNotFound:
+        return None
+
+
+def content(io, name, size):
+    """A read stops at the object's end, never before it."""
+    return io.read(name, size) if size else b""
+
+
+def place(directory, name):
+    """Where a file store keeps an object."""
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return os.path.join(directory, digest[:2], digest[2:4], digest[4:6], name)
+
+
 def main():
     conf, namespace, action, *rest = sys.argv[1:]
     with rados.Rados(conffile=conf) as cluster:
@@ -34,24 +55,36 @@ def main():
                 for found in names(io):
                     remove(io, found)
             return
-        io, args = pool(rest[0]), rest[1:]
         if action == "list":
-            found = []
-            for name in sorted(names(io)):
-                try:
-                    size, modified = io.stat(name)
-                except rados.ObjectNotFound:
-                    continue
-                # Of the read just made: that of the object.
-                version = io.get_last_version()
-                found.append({"name": name, "size": size, "modified": time.mktime(modified), "version": version})
+            found = {}
+            for name in rest:
+                io = pool(name)
+                found[name] = []
+                for each in sorted(names(io)):
+                    stat = size_of(io, each)
+                    if stat:
+                        # The version is that of the object which was asked for last.
+                        entry = {"name": each, "size": stat[0], "modified": time.mktime(stat[1]), "version": io.get_last_version()}
+                        found[name].append(entry)
             print(json.dumps(found))
-        elif action == "read":
-            try:
-                size = io.stat(args[0])[0]
-                print("=" + base64.b64encode(io.read(args[0], size) if size else b"").decode(), end="")
-            except rados.ObjectNotFound:
-                pass
+            return
+        io, args = pool(rest[0]), rest[1:]
+        if action == "read":
+            stat = size_of(io, args[0])
+            if stat:
+                print("=" + base64.b64encode(content(io, args[0], stat[0])).decode(), end="")
+        elif action == "load":
+            for directory, _, files in os.walk(args[0]):
+                for name in files:
+                    with open(os.path.join(directory, name), "rb") as file:
+                        io.write_full(name, file.read())
+        elif action == "save":
+            for name in names(io):
+                stat = size_of(io, name)
+                if stat and not name.startswith(".archipelago"):
+                    os.makedirs(os.path.dirname(place(args[0], name)), exist_ok=True)
+                    with open(place(args[0], name), "wb") as file:
+                        file.write(content(io, name, stat[0]))
         elif action == "write":
             io.write_full(args[0], sys.stdin.buffer.read())
         elif action == "remove":

@@ -60,6 +60,10 @@ export interface Store {
   lockAs(owner: string, volume: string): Promise<boolean>;
   /** Takes the lock away from whoever has it, as `unlock -f` of the original. */
   breakLock(volume: string): Promise<void>;
+  /** Puts every file below a directory into the store, under its own name. */
+  load(directory: string): Promise<void>;
+  /** The store as a directory for programs that know nothing else: its own, or a copy below `parent`. */
+  asDirectory(parent: string): Promise<string>;
   /** Removes all of it. */
   dispose(): Promise<void>;
 }
@@ -125,6 +129,16 @@ export class FileStore implements Store {
 
   async breakLock(volume: string): Promise<void> {
     this.#locks('').release(volume, true);
+  }
+
+  async load(directory: string): Promise<void> {
+    for (const file of readdirSync(directory, { recursive: true, withFileTypes: true })) {
+      if (file.isFile()) await this.write(file.name, readFileSync(path.join(file.parentPath, file.name)));
+    }
+  }
+
+  async asDirectory(): Promise<string> {
+    return this.directory;
   }
 
   async dispose(): Promise<void> {
@@ -201,6 +215,18 @@ export class RadosStore implements Store {
     if (!locker) throw new Error(`nobody has the lock of ${volume}`);
     const words = ['--lock-cookie', LOCK.cookie, 'lock', 'break', `${volume}_lock`, LOCK.name, locker.name];
     await this.#ceph.rados(this.part, ...words);
+  }
+
+  async load(directory: string): Promise<void> {
+    await this.#ceph.load(this.part, directory);
+  }
+
+  async asDirectory(parent: string): Promise<string> {
+    const directory = path.join(parent, this.part);
+    rmSync(directory, { recursive: true, force: true });
+    mkdirSync(directory);
+    await this.#ceph.save(this.part, directory);
+    return directory;
   }
 
   async dispose(): Promise<void> {
