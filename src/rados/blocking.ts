@@ -2,7 +2,11 @@
  * Functions of librados that block run on libuv's thread pool, which the whole process shares: a cluster that does not answer must
  * not take all of its threads from the others (files, names, other clusters). So few run at a time, and nobody waits for one for
  * ever: a call that has not returned in time is given up, and keeps its place until it does return.
+ *
+ * A process that exits waits for the threads of the pool, in C, where nobody can interrupt it: one that exits while such a call runs
+ * ends at once instead.
  */
+import koffi from 'koffi';
 import { errnos } from '../sys/errno.js';
 import { radosError } from './error.js';
 import { untilCalled } from './idle.js';
@@ -15,8 +19,20 @@ const ALL = Math.max(2, (Number(process.env.UV_THREADPOOL_SIZE) || 4) - 2);
 /** Starts a call through `.async` with this callback. */
 export type Blocking<R> = (done: (error: Error | null, result: R) => void) => void;
 
+const endNow = koffi.load('libc.so.6').func('void _exit(int status)');
+
 let running = 0;
 const waiting: (() => boolean)[] = [];
+
+function atExit(code: number): void {
+  if (running > 0) endNow(code);
+}
+
+/** Again with each call, so that whatever else is to be done at the exit is done before it. */
+function registerLast(): void {
+  process.off('exit', atExit);
+  process.on('exit', atExit);
+}
 
 /** The blocking calls of one cluster. */
 export class BlockingCalls {
@@ -44,6 +60,7 @@ export class BlockingCalls {
         }
         this.#running++;
         running++;
+        registerLast();
         call((error, result) => {
           this.#running--;
           running--;
