@@ -42,7 +42,7 @@ export class KeptWatch {
       failed: () => {
         if (round !== this.#round || this.#closed) return;
         broken();
-        this.#retry();
+        this.retry();
       },
     });
     if (round !== this.#round || this.#closed) await watch.end();
@@ -69,13 +69,14 @@ export class KeptWatch {
     await watch?.end().catch(() => undefined);
   }
 
-  #retry(): void {
+  /** Tries again by and by. */
+  retry(): void {
     if (this.#closed || this.#timer) return;
     const round = this.#round;
     this.#timer = setTimeout(() => {
       this.#timer = null;
       if (round !== this.#round || this.#closed) return;
-      this.begin().then(this.#options.mended, () => this.#retry());
+      this.begin().then(this.#options.mended, () => this.retry());
     }, RETRY_MS).unref();
   }
 }

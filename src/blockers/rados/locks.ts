@@ -6,8 +6,9 @@ import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { Cluster, Pool } from '../../rados/types.js';
 import type { Fenced, LockCheck, LockMail, LockNews, LockPage } from '../../requests/locks.js';
-import { messageOf } from '../../sys/errno.js';
+import { errnos, messageOf } from '../../sys/errno.js';
 import type { LockHolder, LockService } from '../driver.js';
+import { isErrno } from '../errors.js';
 import { checkAddressee } from '../mail.js';
 import { blocklist, fenceNode } from './fencing.js';
 import { type Attempts, Holding } from './holding.js';
@@ -21,8 +22,12 @@ import { LockWatches } from './watching.js';
 
 /** Ceph has heard of the watch of the mail within this time, in ms; it is told every few seconds at least. */
 const WATCH_ALIVE_MS = 10_000;
+/** Until something is tried again that did not fit into the store, in ms. */
+const RETRY_MS = 30_000;
 /** How long the end may take, in ms. */
 const CLOSE_MS = 3000;
+
+const isFull = (error: unknown): boolean => isErrno(error, errnos.ENOSPC, errnos.EDQUOT);
 
 /**
  * The driver's connection: its client of Ceph, and the next one when Ceph refuses it. `attempt` runs its work with the pool in the turn
@@ -51,6 +56,9 @@ export class RadosLocks implements LockService {
   readonly #holding: Holding;
   /** Fencing that runs, by the owner that was named. */
   readonly #fencing = new Map<string, Promise<Fenced>>();
+  /** Of putting this client on the list. */
+  #retry: NodeJS.Timeout | null = null;
+  #closed = false;
   /** The question whether another has this owner's name, while it is asked. */
   #question: { readonly id: string; readonly answered: (by: string) => void } | null = null;
 
@@ -87,10 +95,10 @@ export class RadosLocks implements LockService {
    * @throws SystemError EBUSY when it lives
    */
   async open(): Promise<void> {
-    const left = await this.#register();
+    const left = await this.#registerIfFits();
     const unfenced = left.filter(({ fenced }) => fenced === undefined);
     try {
-      await this.#mailWatch.begin();
+      await this.#watchMail();
       if (!unfenced.every(hasEnded)) await this.#askForNamesake();
     } catch (error) {
       await this.#leave();
@@ -123,15 +131,44 @@ export class RadosLocks implements LockService {
   /** To be called when there is another client, before anything is sent through it. */
   async reconnected(): Promise<void> {
     this.#holding.heard();
-    await this.#forget(await this.#register());
-    await this.#mailWatch.begin();
+    await this.#forget(await this.#registerIfFits());
+    await this.#watchMail();
     this.#watches.renewed();
     // There is much to look at: a client is refused because somebody took a lock.
     this.#news.mail();
   }
 
+  /** A store that is full must be usable, or nobody could delete anything: what does not fit now is made when there is space. */
+  async #registerIfFits(): Promise<readonly Client[]> {
+    if (this.#retry) clearTimeout(this.#retry);
+    this.#retry = null;
+    try {
+      return await this.#register();
+    } catch (error) {
+      if (!isFull(error)) throw error;
+      this.#log?.warn(
+        `this client is not on the list of those of its node, so that nobody can fence it: ${messageOf(error)}`,
+      );
+      this.#retry = setTimeout(() => {
+        if (!this.#closed) this.#registerIfFits().catch(() => undefined);
+      }, RETRY_MS).unref();
+      return [];
+    }
+  }
+
+  async #watchMail(): Promise<void> {
+    try {
+      await this.#mailWatch.begin();
+    } catch (error) {
+      if (!isFull(error)) throw error;
+      this.#mailWatch.retry();
+    }
+  }
+
   /** To be called while there is a client. Ends in bounded time though Ceph does not answer: then Ceph and successors find out. */
   async close(): Promise<void> {
+    this.#closed = true;
+    if (this.#retry) clearTimeout(this.#retry);
     this.#news.close();
     this.#outbox.close();
     let timer: NodeJS.Timeout | undefined;

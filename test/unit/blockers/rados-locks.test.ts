@@ -1,11 +1,12 @@
 /** Locks on a real cluster: beside Ceph's own tools and the original's way, after crashes, and how their loss is noticed. */
 import { setTimeout as delay } from 'node:timers/promises';
-import { describe, expect, it, onTestFinished } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import type { RadosDriver } from '../../../src/blockers/rados/index.js';
 import { type LockConnection, RadosLocks } from '../../../src/blockers/rados/locks.js';
 import { connect } from '../../../src/rados/index.js';
 import type { LockMail } from '../../../src/requests/locks.js';
 import { monotonicMs } from '../../../src/sys/clock.js';
+import { errnos, SystemError } from '../../../src/sys/errno.js';
 import { hasCeph, useCeph } from '../../support/ceph.js';
 import { driverProcess } from './rados-child.js';
 import { radosDriver } from './rados-support.js';
@@ -141,6 +142,34 @@ describe.runIf(hasCeph())('locks on RADOS', () => {
     await driver.acquire('removed');
     await rados('rm', 'removed_lock');
     expect((await driver.checkLocks(['removed'])).lost).toEqual([{ name: 'removed', holder: null }]);
+  });
+
+  it('a store that is full does not keep a node from starting, to delete something: it is on the list when there is space', async () => {
+    const cluster = await connect({ conf: ceph.conf, id: ceph.user });
+    onTestFinished(() => cluster.close());
+    const pool = await cluster.pool('maps', ceph.namespace);
+    let full = true;
+    const narrow = new Proxy(pool, {
+      get: (of, name) => {
+        if (name === 'operate' && full) return () => Promise.reject(new SystemError(errnos.ENOSPC, 'full'));
+        return Reflect.get(of, name, of).bind?.(of) ?? Reflect.get(of, name, of);
+      },
+    });
+    const connection: LockConnection = { cluster, pool: narrow, attempt: (work) => work(narrow) };
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    onTestFinished(() => void vi.useRealTimers());
+    const locks = new RadosLocks({ owner: 'full_1002', connection, log: null });
+    await locks.open();
+    expect(await locks.lockHolder('any')).toBe(null);
+    await expect(locks.acquire('any')).rejects.toMatchObject({ code: 'ENOSPC' });
+    full = false;
+    vi.advanceTimersByTime(60_000);
+    vi.useRealTimers();
+    const other = await open('node2_1002');
+    await expect
+      .poll(() => other.fence('full_1002').catch(() => null))
+      .toMatchObject({ clients: [expect.any(String)] });
+    await locks.close();
   });
 
   it('without watches all is found by looking', async () => {
