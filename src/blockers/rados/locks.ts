@@ -237,11 +237,6 @@ export class RadosLocks implements LockService {
     return fencing;
   }
 
-  /** For the blocker's status. */
-  status(): { watches: number } {
-    return { watches: this.#watches.size };
-  }
-
   #self(): Self {
     const { instanceId, addresses } = this.#connection.cluster;
     return { owner: this.#owner, instance: instanceId, address: addresses[0] ?? '' };

@@ -1,6 +1,9 @@
 /** What there is to look at, kept until somebody asks, or told at once to all who wait. */
 import type { LockNews } from '../../requests/locks.js';
 
+/** Most locks that are kept: they fit one answer. What is left out is found by looking. */
+const MOST = 512;
+
 export class News {
   #changed = new Set<string>();
   #mail = false;
@@ -9,7 +12,7 @@ export class News {
 
   /** A lock may have changed hands. */
   changed(target: string): void {
-    this.#changed.add(target);
+    if (this.#changed.size < MOST) this.#changed.add(target);
     this.#tell();
   }
 

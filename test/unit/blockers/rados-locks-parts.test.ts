@@ -57,6 +57,8 @@ it('news that nobody waits for are kept and told once, to all who wait', async (
   news.changed('b');
   for (const each of waiting) expect(await each).toEqual({ changed: ['b'], mail: false });
   expect(await news.next(0)).toEqual({ changed: [], mail: false });
+  for (let i = 0; i < 2000; i++) news.changed(`volume${i}`);
+  expect((await news.next(10_000)).changed.length).toBe(512);
   const last = news.next(10_000);
   news.close();
   expect(await last).toEqual({ changed: [], mail: false });
