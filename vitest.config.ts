@@ -2,13 +2,23 @@ import { defineConfig } from 'vitest/config';
 import { hasCeph } from './test/support/ceph-cluster.js';
 
 /** Files that print times which the documentation tells, or take all of a resource: one at a time, nothing beside them. */
-const alone = ['exhaustion', 'fencing', 'migration', 'torture'];
+const alone = ['exhaustion', 'fencing', 'migration', 'rados-trouble', 'torture'];
 
 /**
  * Files that are about directories, or about no node at all: everything else runs on RADOS too. What they are about: modes and descriptors of files,
- * small disks, trees of the original, damage done to files; the library (fuzz), a configuration of its own (quickstart).
+ * small disks, trees of the original, damage done to files; the library (fuzz), a configuration of its own (quickstart), clusters of their own.
  */
-const onFiles = ['bad-store', 'exhaustion', 'full-disk', 'fuzz', 'golden', 'quickstart', 'vlmc-golden'];
+const onFiles = [
+  'bad-store',
+  'exhaustion',
+  'full-disk',
+  'fuzz',
+  'golden',
+  'quickstart',
+  'vlmc-golden',
+  'rados-caps',
+  'rados-trouble',
+];
 
 const files = (names: readonly string[]): string[] => names.map((name) => `test/e2e/${name}.test.ts`);
 const everything = 'test/e2e/**/*.test.ts';
