@@ -14,6 +14,8 @@ export const MAIL_SHARED_MS = 50;
 export const MAIL_MS = 100;
 /** How often every held lock is looked at, in ms: its loss must be noticed within a second. */
 export const LOOK_MS = 300;
+/** More locks than this are not all looked at in the store each time, where it tells of changes by itself (LockService.checkLocks). */
+const FEW = 64;
 /** For how long after the loss of a lock whoever broke it may still ask about it, in ms. */
 const ASKED_MS = 15_000;
 
@@ -102,7 +104,7 @@ export class LockWatch {
     const held = volumes.all().filter(({ locked, name }) => locked && (due || this.#changed.has(name)));
     this.#changed.clear();
     this.#atOnce = false;
-    const poll = isTold();
+    const poll = isTold() && held.length > FEW;
     const cancel = clock.after(VALID_MS, () => this.#complain(`no answer for ${VALID_MS / 1000} s`));
     try {
       await checks.look(held, poll);
