@@ -6,6 +6,7 @@ import type { TestNode } from './harness/node.js';
 import { hosts, owners, useNodes } from './harness/nodes.js';
 import { OriginalLocks } from './harness/original-locks.js';
 import { describeOutcome, type Outcome } from './harness/run.js';
+import { usuallyOnRados } from './harness/stores.js';
 
 const MiB = 1 << 20;
 const BLOCK = 4 * MiB;
@@ -17,10 +18,13 @@ interface Shown {
 
 const shown = (node: TestNode, volume: string): Promise<Shown> => node.vlmcJson<Shown>('lock', volume, '--show');
 
-describe.each([
+/** Tests about files alone are none of a run on RADOS, and need no line there that says they were skipped. */
+const places = [
   { name: 'beside the maps', lockDir: false },
   { name: 'in a directory of their own', lockDir: true },
-])('lock files $name', ({ lockDir }) => {
+];
+
+describe.each(usuallyOnRados('maps') ? [] : places)('lock files $name', ({ lockDir }) => {
   const rig = useNodes({ store: 'files', lockDir, settings: { mapperd: { lock_wait: 2 } } });
   const directory = (): string => rig.store.lockDir ?? rig.a.maps;
   const locks = (owner: string): OriginalLocks => new OriginalLocks(rig.a.maps, rig.store.lockDir, owner);
@@ -94,6 +98,60 @@ describe.each([
     await rig.a.vlmc('close', volume);
     expect(other.look(volume)?.content).toBe(`${owners.a}3`);
     expect(other.release(volume)).toBe(true);
+  });
+});
+
+describe.each(usuallyOnRados('maps') ? ['RADOS'] : [])('locks on %s', () => {
+  const rig = useNodes({ settings: { mapperd: { lock_wait: 2 } } });
+  const clients: NbdClient[] = [];
+  afterEach(() => {
+    for (const client of clients.splice(0)) client.destroy();
+  });
+
+  it('say whose they are, and are gone with the last client', async () => {
+    const volume = 'said-volume';
+    const { maps } = rig.store;
+    await rig.a.create(volume, BLOCK);
+    await rig.a.vlmc('open', volume);
+    expect(await maps.holder(volume)).toBe(owners.a);
+    expect(await maps.held()).toEqual([volume]);
+    await rig.a.vlmc('close', volume);
+    expect(await maps.held()).toEqual([]);
+    const client = await connectNbd(rig.b.uri(volume));
+    clients.push(client);
+    await client.write(0, Buffer.alloc(4096, 1));
+    expect(await maps.holder(volume)).toBe(owners.b);
+    await client.disconnect();
+    await expect.poll(() => maps.held()).toEqual([]);
+  });
+
+  it('keep a node of the original out, and are kept out by it', async () => {
+    const volume = 'original-volume';
+    const { maps } = rig.store;
+    await rig.a.create(volume, BLOCK);
+    await rig.a.vlmc('open', volume);
+    expect(await maps.lockAs('', volume)).toBe(false);
+    await rig.a.vlmc('close', volume);
+
+    // The original does not say who it is: it is told by the number of its client.
+    expect(await maps.lockAs('', volume)).toBe(true);
+    const holder = (await maps.holder(volume)) ?? '';
+    expect(holder).toMatch(/^client\.\d+$/);
+    for (const node of [rig.a, rig.b]) {
+      refused(await node.tryVlmc(['open', volume]), holder);
+      refused(await node.tryVlmc(['snapshot', volume, `${volume}-snap`]), holder);
+      refused(await node.tryVlmc(['unlock', volume]), holder);
+      expect(await shown(node, volume)).toMatchObject({ lock: { owner: holder, here: false } });
+    }
+    const client = await connectNbd(rig.a.uri(volume));
+    clients.push(client);
+    expect((await client.read(0, 4096)).equals(Buffer.alloc(4096))).toBe(true);
+    // lock_wait is 2 s here.
+    await expect(client.write(0, Buffer.alloc(4096, 1))).rejects.toThrow(holder);
+    const write = client.write(0, Buffer.alloc(4096, 2));
+    await maps.breakLock(volume);
+    await write;
+    expect(await maps.lockAs('', volume)).toBe(false);
   });
 });
 

@@ -58,8 +58,8 @@ export interface Store {
   held(): Promise<string[]>;
   /** Takes the lock of a volume as a node of the original does, without waiting. @returns false when somebody has it */
   lockAs(owner: string, volume: string): Promise<boolean>;
-  /** Takes the lock away from whoever has it, as `unlock -f` of the original. */
-  breakLock(volume: string): Promise<void>;
+  /** Takes the lock away from whoever has it, as `unlock -f` of the original. Resolves to when that was at the earliest, by performance.now(). */
+  breakLock(volume: string): Promise<number>;
   /** Puts every file below a directory into the store, under its own name. */
   load(directory: string): Promise<void>;
   /** The store as a directory for programs that know nothing else: its own, or a copy below `parent`. */
@@ -127,8 +127,10 @@ export class FileStore implements Store {
     return this.#locks(owner).acquire(volume);
   }
 
-  async breakLock(volume: string): Promise<void> {
+  async breakLock(volume: string): Promise<number> {
+    const began = performance.now();
     this.#locks('').release(volume, true);
+    return began;
   }
 
   async load(directory: string): Promise<void> {
@@ -210,11 +212,10 @@ export class RadosStore implements Store {
     return (await this.#ceph.tryRados(this.part, [...words, 'lock', 'get', `${volume}_lock`, LOCK.name])).code === 0;
   }
 
-  async breakLock(volume: string): Promise<void> {
+  async breakLock(volume: string): Promise<number> {
     const locker = (await this.#lockInfo(volume))?.lockers[0];
     if (!locker) throw new Error(`nobody has the lock of ${volume}`);
-    const words = ['--lock-cookie', LOCK.cookie, 'lock', 'break', `${volume}_lock`, LOCK.name, locker.name];
-    await this.#ceph.rados(this.part, ...words);
+    return this.#ceph.breakLock(this.part, `${volume}_lock`, LOCK.name, locker.name, LOCK.cookie);
   }
 
   async load(directory: string): Promise<void> {
