@@ -214,7 +214,9 @@ describe('a lock that somebody removes', () => {
     const volume = 'unlinked-volume';
     await rig.a.create(volume, SIZE);
     const times: number[] = [];
-    for (let round = 0; round < 20; round++) {
+    // Looking into RADOS from outside takes a process each time.
+    const rounds = onRados ? 8 : 20;
+    for (let round = 0; round < rounds; round++) {
       const clients = await Promise.all([1, 2].map(() => connectNbd(rig.a.uri(volume))));
       // Half of the rounds never flush: what notices then is the mapper's own look.
       const kinds = round % 2 === 0 ? { write: 60, read: 10 } : { write: 60, flush: 2, fua: 2, zero: 2, read: 10 };
@@ -240,8 +242,9 @@ describe('a lock that somebody removes', () => {
       await reader.disconnect();
     }
     const sorted = times.toSorted((x, y) => x - y).map(Math.round);
-    console.log(`a removed lock is missed after ${sorted[10]} ms (median), ${sorted[19]} ms (worst of 20)`);
-    expect(sorted[19]).toBeLessThan(1000);
+    const worst = sorted[rounds - 1];
+    console.log(`a removed lock is missed after ${sorted[rounds >> 1]} ms (median), ${worst} ms (worst of ${rounds})`);
+    expect(worst).toBeLessThan(1000);
   });
 
   it("may be another node's at once: nothing of the old holder is written after it has noticed", async () => {

@@ -94,6 +94,15 @@ export class Namespace {
     await this.#objects(['write', pool, name], { input: Buffer.from(content) });
   }
 
+  /**
+   * Takes a lock of an object away from its holder (`client.N`), as `rados lock break`. Resolves to when that was done at the earliest, by
+   * performance.now().
+   */
+  async breakLock(pool: string, object: string, lock: string, holder: string, cookie: string): Promise<number> {
+    const began = Number((await this.#objects(['break', pool, object, lock, holder, cookie])).stdout);
+    return began - Number(process.hrtime.bigint()) / 1e6 + performance.now();
+  }
+
   /** Removes objects; missing ones are fine. */
   async remove(pool: string, ...names: string[]): Promise<void> {
     await this.#objects(['remove', pool, ...names]);

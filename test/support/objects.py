@@ -1,9 +1,10 @@
 #!/usr/bin/python3
-"""Objects of a RADOS namespace by Ceph's own client: objects.py CONF NAMESPACE list|read|write|remove|load|save|empty …, see ceph.ts. Names are UTF-8."""
+"""Objects of a RADOS namespace by Ceph's own client: objects.py CONF NAMESPACE list|read|write|remove|load|save|break|empty …, see ceph.ts. Names are UTF-8."""
 import base64
 import hashlib
 import json
 import os
+import struct
 import sys
 import time
 
@@ -38,6 +39,19 @@ def place(directory, name):
     """Where a file store keeps an object."""
     digest = hashlib.sha256(name.encode()).hexdigest()
     return os.path.join(directory, digest[:2], digest[2:4], digest[4:6], name)
+
+
+def text(value):
+    return struct.pack("<I", len(value.encode())) + value.encode()
+
+
+def break_lock(io, name, lock, holder, cookie):
+    """As `rados lock break`, which takes its time to start. Prints when it began by the monotonic clock, in ms."""
+    kind, number = {"client": 8}[holder.split(".")[0]], int(holder.split(".")[1])
+    body = text(lock) + struct.pack("<Bq", kind, number) + text(cookie)
+    began = time.monotonic()
+    io.execute(name, "lock", "break_lock", struct.pack("<BBI", 1, 1, len(body)) + body)
+    print(began * 1000)
 
 
 def main():
@@ -85,6 +99,8 @@ def main():
                     os.makedirs(os.path.dirname(place(args[0], name)), exist_ok=True)
                     with open(place(args[0], name), "wb") as file:
                         file.write(content(io, name, stat[0]))
+        elif action == "break":
+            break_lock(io, *args)
         elif action == "write":
             io.write_full(args[0], sys.stdin.buffer.read())
         elif action == "remove":
