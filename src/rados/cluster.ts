@@ -34,7 +34,11 @@ export async function connect(options: ClusterOptions): Promise<Cluster> {
   const client = `client.${options.id ?? 'admin'}`;
   if (created < 0) throw radosError(created, `make a client of Ceph for ${client}`);
   const blocking = new BlockingCalls();
-  const shutdown = (): void => library.shutdown.async(handle, () => {});
+  let over = false;
+  const shutdown = (): void => {
+    if (!over) library.shutdown.async(handle, () => {});
+    over = true;
+  };
   try {
     configure(library, handle, options);
     const limit = getMilliseconds(library, handle, 'client_mount_timeout') + GRACE_MS;
@@ -45,12 +49,12 @@ export async function connect(options: ClusterOptions): Promise<Cluster> {
       shutdown,
     );
     if (result < 0) throw connectError(library, handle, result, client, options.conf);
+    return new RadosCluster(library, handle, blocking, client);
   } catch (error) {
     // A call that was given up still uses the handle; it is shut down when that returns.
     if (await blocking.idle(0)) shutdown();
     throw error;
   }
-  return new RadosCluster(library, handle, blocking, client);
 }
 
 class RadosCluster implements Cluster {
@@ -64,13 +68,13 @@ class RadosCluster implements Cluster {
   #closing: Promise<void> | null = null;
 
   constructor(library: Library, handle: number, blocking: BlockingCalls, client: string) {
-    const completions = new Completions(completionCalls(library));
-    this.#connection = { library, handle, completions, blocking, closed: false };
     this.#client = client;
     this.instanceId = BigInt(library.instanceId(handle));
     this.addresses = addressesOf(library, handle);
     this.fsid = fsidOf(library, handle);
     this.#monitorLimit = getMilliseconds(library, handle, 'rados_mon_op_timeout') + GRACE_MS;
+    const completions = new Completions(completionCalls(library));
+    this.#connection = { library, handle, completions, blocking, closed: false };
     live.clusters++;
   }
 

@@ -1,27 +1,17 @@
 /**
- * How a cluster's operations end. librados calls back on its own threads, where no JavaScript can run; the callback given to it is
- * the C library's `putw(int, FILE *)`, with an unbuffered stream over a pipe as its argument: the completion's address arrives as its
- * first parameter, so its low 32 bits come out of the pipe, which Node reads. One read takes as many as have ended meanwhile.
+ * A cluster's operations in flight, and how they end: librados tells through a pipe (pipe.ts) by the low 32 bits of the completion's
+ * address, which no two operations in flight share.
  *
- * The writers are librados' threads and must never wait for this process: operations in flight are bounded so that the pipe cannot be
- * full. Those beyond wait here, in order. Their bytes need no bound of their own: they are those of the callers' requests.
+ * They are bounded so that the pipe cannot be full: its writers are librados' threads, which must never wait for this process. Those
+ * beyond wait here, in order. Their bytes need no bound of their own: they are those of the callers' requests.
  */
-import net from 'node:net';
-import koffi from 'koffi';
 import { monotonicMs } from '../sys/clock.js';
 import { errnos } from '../sys/errno.js';
-import * as libc from '../sys/libc.js';
 import { RadosError } from './error.js';
 import { untilCalled } from './idle.js';
 import { live } from './memory.js';
+import { CompletionPipe } from './pipe.js';
 import type { Done } from './types.js';
-
-/** Bytes the pipe is to have: room for 260,000 operations. It is what every user may ask for; where there are too many pipes, it stays 64 KiB. */
-const PIPE_BYTES = 1 << 20;
-/** Completions that are read at once. */
-const BATCH = 16384;
-const TOKEN = 4;
-const PAGE = 4096;
 
 /** The functions of librados that completions need. */
 export interface CompletionCalls {
@@ -54,28 +44,16 @@ interface Waiting {
 /** Hands an operation with this completion to librados. Returns a negative errno when that refused it. */
 export type Start = (completion: number) => number;
 
-const lib = koffi.load('libc.so.6');
-const pipe2 = lib.func('int pipe2(uintptr_t fds, int flags)');
-const fdopen = lib.func('uintptr_t fdopen(int fd, const char *mode)');
-const setvbuf = lib.func('int setvbuf(uintptr_t stream, uintptr_t buffer, int mode, size_t size)');
-const fclose = lib.func('int fclose(uintptr_t stream)');
-const UNBUFFERED = 2;
-const F_SETPIPE_SZ = 1031;
-const F_GETPIPE_SZ = 1032;
+/** Entries at the head of the queue that have gone, before it is moved up. */
+const MOST_GONE = 1024;
 
 /** See Completions.queue. */
 export const PATIENT = 0;
 
-/** Address of putw. */
-const PUTW = Number(koffi.address(lib.symbol('putw')));
-
 export class Completions {
   readonly #calls: CompletionCalls;
   readonly #mostOperations: number;
-  readonly #stream: number;
-  /** A second descriptor of the reading end: without it a thread of librados could write to a closed pipe while the process ends. */
-  readonly #spareEnd: number;
-  readonly #socket: net.Socket;
+  readonly #pipe: CompletionPipe;
   /** By the low 32 bits of the completion's address; in the order in which they began. */
   readonly #pending = new Map<number, Pending>();
   readonly #spare: Pending[] = [];
@@ -88,37 +66,8 @@ export class Completions {
   /** @param most operations in flight, as far as the pipe allows @throws RadosError when there are no descriptors left */
   constructor(calls: CompletionCalls, most = Number.POSITIVE_INFINITY) {
     this.#calls = calls;
-    const fds = libc.allocateMemory(8);
-    const made = pipe2(fds.address, libc.O_CLOEXEC) === 0;
-    const [readEnd, writeEnd] = [fds.bytes.readInt32LE(0), fds.bytes.readInt32LE(4)];
-    libc.freeMemory(fds);
-    if (!made) throw new RadosError(libc.errno(), 'cannot make the pipe for completions: too many open files?');
-    // Where a user has many pipes, the kernel makes small ones. A page is free again only when all of it was read.
-    libc.fcntlInt(writeEnd, F_SETPIPE_SZ, 'int', PIPE_BYTES);
-    const size = libc.fcntlInt(writeEnd, F_GETPIPE_SZ, 'int', 0);
-    const fits = Math.max(size - PAGE, size / 2) / TOKEN;
-    this.#mostOperations = Math.min(most, fits);
-    this.#stream = fdopen(writeEnd, 'w');
-    setvbuf(this.#stream, 0, UNBUFFERED, 0);
-    this.#spareEnd = libc.fcntlInt(readEnd, libc.F_DUPFD_CLOEXEC, 'int', 0);
-    const buffer = Buffer.alloc(BATCH * TOKEN);
-    const tokens = new Uint32Array(buffer.buffer, buffer.byteOffset, BATCH);
-    // @types/node has `onread` for connecting sockets only; the constructor takes it as well.
-    const options: net.SocketConstructorOpts & net.ConnectOpts = {
-      fd: readEnd,
-      readable: true,
-      writable: false,
-      onread: {
-        buffer,
-        callback: (length) => {
-          this.#ended(tokens, length / TOKEN);
-          return true;
-        },
-      },
-    };
-    this.#socket = new net.Socket(options);
-    this.#socket.resume();
-    this.#socket.unref();
+    this.#pipe = new CompletionPipe((tokens, count) => this.#ended(tokens, count));
+    this.#mostOperations = Math.min(most, this.#pipe.capacity);
   }
 
   /** Operations in flight and those that wait for their turn. */
@@ -191,7 +140,7 @@ export class Completions {
       pending.done = null;
       if (done) call(done, -errnos.ECANCELED);
     }
-    this.#socket.unref();
+    this.#pipe.unref();
     this.#held = false;
     this.#closed = true;
   }
@@ -199,9 +148,7 @@ export class Completions {
   /** Once nothing is in flight and librados has ended. */
   close(): void {
     this.#closed = true;
-    this.#socket.destroy();
-    libc.close(this.#spareEnd);
-    fclose(this.#stream);
+    this.#pipe.close();
   }
 
   get #full(): boolean {
@@ -225,7 +172,7 @@ export class Completions {
     this.#pending.set(completion >>> 0, pending);
     if (!this.#held && !this.#closed) {
       this.#held = true;
-      this.#socket.ref();
+      this.#pipe.ref();
     }
     return completion;
   }
@@ -233,12 +180,12 @@ export class Completions {
   /** A completion whose low 32 bits no other in flight has. */
   #create(): number {
     live.completions++;
-    const first = this.#calls.create(PUTW, this.#stream);
+    const first = this.#calls.create(this.#pipe.callback, this.#pipe.argument);
     if (!this.#pending.has(first >>> 0)) return first;
     // Kept until another one is there, which therefore has another address.
     const kept = [first];
     for (;;) {
-      const next = this.#calls.create(PUTW, this.#stream);
+      const next = this.#calls.create(this.#pipe.callback, this.#pipe.argument);
       if (!this.#pending.has(next >>> 0)) {
         for (const completion of kept) this.#calls.release(completion);
         return next;
@@ -288,7 +235,7 @@ export class Completions {
       this.#firstWaiting++;
       this.#start(io, since, start, done, free);
     }
-    if (this.#firstWaiting === this.#waiting.length || this.#firstWaiting >= BATCH) {
+    if (this.#firstWaiting === this.#waiting.length || this.#firstWaiting > MOST_GONE) {
       this.#waiting.splice(0, this.#firstWaiting);
       this.#firstWaiting = 0;
     }
@@ -298,7 +245,7 @@ export class Completions {
     if (this.count > 0) return;
     if (this.#held) {
       this.#held = false;
-      this.#socket.unref();
+      this.#pipe.unref();
     }
     for (const end of this.#idle.splice(0)) end();
   }
