@@ -16,6 +16,8 @@ export interface Backlog {
   readonly oldestSince: number;
 }
 
+const inWords = (count: number): string => (count === 1 ? '1 operation waits' : `${count} operations wait`);
+
 export class Health {
   readonly #where: string;
   readonly #log: Logger | null;
@@ -55,9 +57,9 @@ export class Health {
   trouble(reconnecting: boolean): string | null {
     const { count, oldestSince } = this.#backlog();
     const waits = oldestSince === 0 ? 0 : monotonicMs() - oldestSince;
-    const waiting = count === 1 ? '1 operation waits' : `${count} operations wait`;
-    if (reconnecting) return `Ceph blocklisted this node's client: connecting anew, ${waiting}`;
-    if (waits >= SLOW_MS) return `Ceph has not answered for ${Math.round(waits / 1000)} s: ${waiting}`;
+    const waiting = inWords(count);
+    if (reconnecting) return `${this.#where}: Ceph blocklisted this node's client: connecting anew, ${waiting}`;
+    if (waits >= SLOW_MS) return `${this.#where}: Ceph has not answered for ${Math.round(waits / 1000)} s: ${waiting}`;
     if (this.lastFull !== null && Date.now() - this.lastFull < FULL_MS) {
       return `${this.#where} is full: the last refusal was ${Math.round((Date.now() - this.lastFull) / 1000)} s ago`;
     }
@@ -71,7 +73,7 @@ export class Health {
     if (slow && this.#slowSince === 0) {
       this.#slowSince = oldestSince;
       this.#log?.warn(
-        `${this.#where}: Ceph has not answered for ${SLOW_MS / 1000} s: ${count} operations wait, and go on when it answers; see ceph -s`,
+        `${this.#where}: Ceph has not answered for ${SLOW_MS / 1000} s: ${inWords(count)} until it does; see ceph -s`,
       );
     } else if (!slow && this.#slowSince !== 0) {
       const seconds = Math.round((now - this.#slowSince) / 1000);
