@@ -17,6 +17,7 @@ const onFiles = [
   'quickstart',
   'vlmc-golden',
   'rados-caps',
+  'rados-mixed',
   'rados-trouble',
 ];
 
