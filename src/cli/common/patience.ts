@@ -4,7 +4,7 @@
  */
 import { decodeJson } from '../../requests/json.js';
 import { Op } from '../../requests/ops.js';
-import { errnos, SystemError } from '../../sys/errno.js';
+import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
 import type { CallReply, Port } from '../../xseg/index.js';
 
 export const DEFAULT_PATIENCE_MS = 30_000;
@@ -15,6 +15,18 @@ const TICK_MS = 500;
 const DOUBT = 0.1;
 /** Asked of a store to see whether it answers: who holds the lock of that name. Nobody ever does. */
 const PROBE = 'archipelago-does-this-store-answer';
+
+/** A store has answered nothing for long. */
+export class StoreSilent extends SystemError {
+  constructor(message: string) {
+    super(errnos.ETIMEDOUT, message);
+    this.name = 'StoreSilent';
+  }
+}
+
+/** Nothing can be asked just now, whatever it is: not a fault of what was asked for. */
+export const isOutage = (error: unknown): boolean =>
+  error instanceof StoreSilent || errnoOf(error) === errnos.ECONNREFUSED || errnoOf(error) === errnos.ECONNRESET;
 
 export type StoreName = 'maps' | 'blocks';
 
@@ -32,7 +44,7 @@ interface Waiting {
   readonly store: StoreName | null;
   /** How long the answer itself may take, in ms. */
   readonly limitMs: number;
-  readonly giveUp: (error: SystemError) => void;
+  readonly giveUp: (error: StoreSilent) => void;
 }
 
 export class Patience {
@@ -57,7 +69,7 @@ export class Patience {
 
   /**
    * Waits for an answer. @param store the one that is asked, null: another peer
-   * @throws SystemError ETIMEDOUT when a store has answered nothing for long: what was asked may still be done
+   * @throws StoreSilent when a store has answered nothing for long: what was asked may still be done
    */
   during(op: number, store: StoreName | null, work: Promise<CallReply>): Promise<CallReply> {
     const { patienceMs } = this.#options;
@@ -124,10 +136,9 @@ export class Patience {
       });
   }
 
-  #silence(store: StoreName, ms: number): SystemError {
+  #silence(store: StoreName, ms: number): StoreSilent {
     const role = this.#options.stores[store]?.role;
-    return new SystemError(
-      errnos.ETIMEDOUT,
+    return new StoreSilent(
       `the ${store} store${role ? ` (${role})` : ''} has not answered for ${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s; what was asked may still be done ` +
         'once it answers: look, then try again; archipelago status, and the log of that role, tell more',
     );

@@ -96,3 +96,16 @@ it('a patience that is no number is refused', async () => {
   const { status: code, err } = await node.vlmcWith({ env: { ARCHIPELAGO_PATIENCE: 'long' } }, 'lock', 'volume1');
   expect({ code, err }).toEqual({ code: 255, err: expect.stringContaining('ARCHIPELAGO_PATIENCE=long is no number') });
 });
+
+it('a check ends with it, instead of finding fault with everything it cannot look at', async () => {
+  const { answer, letGo } = held();
+  const entry = { name: 'volume1', size: 4096, blockSize: 4096, readOnly: false, epoch: 1, version: 2 };
+  node.on('mapper', Op.LIST, () => ({ volumes: [entry], cursor: null }));
+  for (const op of [Op.LIST, Op.READ, Op.INFO, Op.LOCKS, Op.LOCKINFO]) node.on('maps', op, answer);
+  for (const op of [Op.LIST, Op.READ, Op.INFO]) node.on('blocks', op, answer);
+  const { status: code, out, err } = await node.vlmcWith(quick, 'check', '--all');
+  letGo();
+  expect(code).toBe(255);
+  expect(err).toMatch(/the maps store \(blockerm\) has not answered for/);
+  expect(out).not.toMatch(/ERROR/);
+});

@@ -5,6 +5,7 @@
 import type { VolumeListEntry } from '../../../requests/json.js';
 import { XsegLockClient } from '../../../requests/lock-client.js';
 import { errnoOf, errnos, messageOf } from '../../../sys/errno.js';
+import { isOutage } from '../../common/patience.js';
 import type { Session } from '../../common/session.js';
 import { formatLock } from '../lock-state.js';
 import { count, type Findings } from './findings.js';
@@ -118,6 +119,7 @@ export async function protectNamed(session: Session, leftovers: Leftovers, candi
     try {
       await namesIn(session, object, (name) => candidates.delete(name));
     } catch (error) {
+      if (isOutage(error)) throw error;
       // Gone meanwhile: then a map that has a header has it, or nobody.
       if (errnoOf(error) !== errnos.ENOENT) complete = false;
     }
@@ -166,6 +168,7 @@ async function tellLock(session: Session, findings: Findings, target: string): P
       `${target} is ${formatLock(lock)}, and there is no such volume: if nobody took the lock by hand on purpose, vlmc unlock ${target} there`,
     );
   } catch (error) {
+    if (isOutage(error)) throw error;
     await findings.note('lock-unreadable', `the lock of ${target} cannot be read: ${messageOf(error)}`);
   }
 }

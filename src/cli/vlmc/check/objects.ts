@@ -2,6 +2,7 @@
 
 import type { VolumeListEntry } from '../../../requests/json.js';
 import { errnoOf, errnos, messageOf } from '../../../sys/errno.js';
+import { isOutage } from '../../common/patience.js';
 import type { Session } from '../../common/session.js';
 import { EntryFlag, type MapEntry, mapOf } from '../entries.js';
 import type { Finding, Findings } from './findings.js';
@@ -30,7 +31,7 @@ export async function checkObjects(
     try {
       return judgeLength((await blocks.info(entry.object)).size, volume.blockSize);
     } catch (error) {
-      if (errnoOf(error) === errnos.ECONNREFUSED || errnoOf(error) === errnos.ECONNRESET) throw error;
+      if (isOutage(error)) throw error;
       return judgeError(error, entry.flags);
     }
   };

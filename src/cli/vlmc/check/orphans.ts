@@ -5,6 +5,7 @@
  */
 import type { XsegObjectClient } from '../../../requests/object-client.js';
 import { errnoOf, errnos } from '../../../sys/errno.js';
+import { isOutage } from '../../common/patience.js';
 import type { Session } from '../../common/session.js';
 import { count, type Findings } from './findings.js';
 import { NameSet, parseObjectName } from './name-set.js';
@@ -70,7 +71,7 @@ export async function dropMissing(session: Session, candidates: NameSet): Promis
       try {
         await blocks.info(object);
       } catch (error) {
-        if (errnoOf(error) === errnos.ECONNREFUSED || errnoOf(error) === errnos.ECONNRESET) throw error;
+        if (isOutage(error)) throw error;
         if (errnoOf(error) === errnos.ENOENT) candidates.delete(object);
       }
     }

@@ -19,6 +19,7 @@ import { encodeNote } from '../../../requests/once.js';
 import { Flag, Op } from '../../../requests/ops.js';
 import { errnoOf, errnos, messageOf } from '../../../sys/errno.js';
 import type { Request } from '../../../xseg/index.js';
+import { StoreSilent } from '../../common/patience.js';
 import type { Session } from '../../common/session.js';
 import { mapOf } from '../entries.js';
 import { lockState } from '../lock-state.js';
@@ -92,6 +93,7 @@ export class Repair {
       const note = encodeNote(remains);
       if (!this.#options.dryRun) await client.call('composer', { op: Op.DELETE, target: name, note });
     } catch (error) {
+      if (error instanceof StoreSilent) throw error;
       return messageOf(error);
     }
     await this.#findings.markRemoved(name);

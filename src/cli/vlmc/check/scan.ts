@@ -2,7 +2,8 @@
 import type { VolumeListEntry } from '../../../requests/json.js';
 import { Flag, NO_V0_SIZE } from '../../../requests/ops.js';
 import { CHUNK_ENTRIES } from '../../../requests/resolved-map.js';
-import { errnoOf, errnos, messageOf } from '../../../sys/errno.js';
+import { messageOf } from '../../../sys/errno.js';
+import { isOutage } from '../../common/patience.js';
 import type { Session } from '../../common/session.js';
 import { EntryFlag, type MapEntry, mapOf } from '../entries.js';
 import { count, type Findings, type Severity } from './findings.js';
@@ -38,7 +39,7 @@ export async function* scanMap(
       for await (const entries of map.pieces(at, end - at)) piece.push(...entries);
       at = end;
     } catch (error) {
-      if (errnoOf(error) === errnos.ECONNREFUSED || errnoOf(error) === errnos.ECONNRESET) throw error;
+      if (isOutage(error)) throw error;
       const bad = at + piece.length;
       at = Math.min((Math.floor(bad / unit) + 1) * unit, end);
       onDamage(bad, at - 1, error);

@@ -6,6 +6,7 @@ import { HEADER_READ, type MapHeader } from '../../../mapper/formats/header.js';
 import * as v2 from '../../../mapper/formats/v2.js';
 import { CHUNK_ENTRIES, EntryFlag, ResolvedMap } from '../../../requests/resolved-map.js';
 import { errnoOf, errnos, messageOf } from '../../../sys/errno.js';
+import { isOutage } from '../../common/patience.js';
 import type { Session } from '../../common/session.js';
 
 /** Before the names of volumes of versions up to 0.3. */
@@ -58,6 +59,7 @@ export async function explainDamage(session: Session, map: StoredHeader, block: 
     const what = v2.decodeEntry(new ResolvedMap(block + 1), block, bytes, 0);
     return what === null ? null : { kind: 'map-entry-damaged', object, message: `map data ${object}: ${what}` };
   } catch (error) {
+    if (isOutage(error)) throw error;
     if (errnoOf(error) === errnos.ENOENT) {
       return { kind: 'map-data-missing', object, message: `map data ${object} is missing` };
     }

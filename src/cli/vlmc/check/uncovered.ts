@@ -5,6 +5,7 @@
 import * as v2 from '../../../mapper/formats/v2.js';
 import type { VolumeListEntry } from '../../../requests/json.js';
 import { errnoOf, errnos } from '../../../sys/errno.js';
+import { isOutage } from '../../common/patience.js';
 import type { Session } from '../../common/session.js';
 import { EntryFlag } from '../entries.js';
 import { count, type Findings } from './findings.js';
@@ -47,6 +48,7 @@ export async function protectUncovered(
     try {
       await namesIn(session, object, onName, Math.max(0, first));
     } catch (error) {
+      if (isOutage(error)) throw error;
       // Its volume was removed or renamed meanwhile.
       if (errnoOf(error) !== errnos.ENOENT) complete = false;
     }
