@@ -152,11 +152,16 @@ export class Connection {
   }
 
   /**
-   * May a change with this deadline go through the client that there is? Not when its lock was last looked at before the former client was
-   * refused: by a node whose clock stood still, say a virtual machine that was paused, the deadline may look as if it had not passed.
+   * Does this deadline rest on a look at a lock from before the former client was refused? Then nothing is changed on its word: on a machine
+   * whose clock stood still, say a virtual one that was paused, it may look as if it had not passed.
    */
+  isStale(deadline: number): boolean {
+    return deadline !== 0 && deadline < this.#oldestDeadline;
+  }
+
+  /** May a change with this deadline be begun now? */
   mayChange(deadline: number): boolean {
-    return deadline === 0 || (deadline >= this.#oldestDeadline && !isLate(deadline));
+    return !this.isStale(deadline) && !isLate(deadline);
   }
 
   /**

@@ -6,7 +6,7 @@
 import type { Pool, WriteStep } from '../../rados/types.js';
 import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
 import type { ObjectIo } from '../driver.js';
-import { adviceFor, isErrno } from '../errors.js';
+import { adviceFor, isErrno, isLate } from '../errors.js';
 import { nameError } from '../names.js';
 import type { Connection, Waiter } from './connection.js';
 
@@ -36,17 +36,23 @@ class Transfer implements Waiter {
     this.#io = io;
     this.#name = name;
     this.#writes = writes;
-    this.resume();
+    this.#start(io);
   }
 
   resume(): void {
     const io = this.#io as ObjectIo;
+    // It has waited, and must not begin later than it may.
+    if (isLate(io.deadline)) this.#complete(errnos.ETIME);
+    else this.#start(io);
+  }
+
+  #start(io: ObjectIo): void {
     const connection = this.#connection;
     if (!connection.ready) connection.wait(this);
     else if (!this.#writes) {
       this.#pool = connection.pool;
       this.#pool.read(this.#name, io.address, io.length, io.offset, this.#done);
-    } else if (!connection.mayChange(io.deadline)) connection.expire(this);
+    } else if (connection.isStale(io.deadline)) connection.expire(this);
     else {
       this.#pool = connection.pool;
       if (io.length > 0) this.#pool.write(this.#name, io.address, io.length, io.offset, this.#done, io.deadline);

@@ -43,7 +43,7 @@ describe.runIf(hasCeph())('a blocklisted client', () => {
       ...names.map((name, i) => write(driver, name, i, Buffer.alloc(4096, i + 1))),
       driver.copy('kept', 'copied', 4096, { durable: true, exclusive: true }),
       driver.truncate('kept', 100),
-      driver.hash('copied', 4096),
+      driver.hash('kept', 100),
       driver.list(null, 10),
       driver.acquire('volume2'),
     ]);
