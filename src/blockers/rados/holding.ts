@@ -47,7 +47,7 @@ export interface HoldingOptions {
   readonly self: () => Self;
   /** Whether this owner would hear of it if another node broke a lock. */
   readonly wouldHear: () => boolean;
-  /** The lock was this owner's. */
+  /** The lock was taken from this owner. */
   readonly broke: (target: string, owner: string) => void;
   readonly tookOver: (target: string, from: string) => void;
 }
@@ -115,6 +115,7 @@ export class Holding {
         // Those, and nobody who comes after them.
         const broken = await Promise.all(held.lockers.map((locker) => breakLocker(pool, target, locker)));
         if (!broken.includes(true)) return null;
+        if (!this.#isOurs(held)) this.#options.broke(target, held.owner);
       }
       this.#notify(pool, target);
       await removeLock(pool, this.#owner, target);

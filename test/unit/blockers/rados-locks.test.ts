@@ -1,6 +1,7 @@
 /** Locks on a real cluster: beside Ceph's own tools and the original's way, after crashes, and how their loss is noticed. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
+import { randoms } from '../../../src/blockers/kit/context.js';
 import type { RadosDriver } from '../../../src/blockers/rados/index.js';
 import { type LockConnection, RadosLocks } from '../../../src/blockers/rados/locks.js';
 import { connect } from '../../../src/rados/index.js';
@@ -284,6 +285,58 @@ describe.runIf(hasCeph())('locks on RADOS', () => {
       expect(lost.filter((check) => check.lost.length === 0).length).toBe(1);
     }
     expect(owners.has(undefined)).toBe(false);
+  });
+
+  it('200 random operations of three nodes, and of the original, end as a model says', async () => {
+    const seed = Number(process.env.ARCHIPELAGO_TEST_SEED ?? Date.now() % 1_000_000);
+    console.log(`seed ${seed} (ARCHIPELAGO_TEST_SEED)`);
+    const next = randoms(seed);
+    const owners = ['model1_1002', 'model2_1002', 'model3_1002'];
+    const drivers = await Promise.all(owners.map(open));
+    const locks = ['la', 'lb', 'lc', 'ld'];
+    const model = new Map<string, string>();
+    const code = (work: Promise<unknown>): Promise<string> =>
+      work.then(
+        () => 'done',
+        (error: { code: string }) => error.code,
+      );
+    for (let step = 0; step < 200; step++) {
+      const [i, lock] = [next(3), locks[next(4)]];
+      const [driver, owner, holder] = [drivers[i], owners[i], model.get(lock)];
+      const action = next(100);
+      const what = `step ${step}: ${owner} ${action} ${lock} of ${holder}`;
+      if (action < 30) {
+        expect(await code(driver.acquire(lock)), what).toBe(!holder || holder === owner ? 'done' : 'EBUSY');
+        if (!holder) model.set(lock, owner);
+      } else if (action < 55) {
+        const wanted = !holder ? 'ENOENT' : holder === owner ? 'done' : 'EPERM';
+        expect(await code(driver.release(lock, false)), what).toBe(wanted);
+        if (wanted === 'done') model.delete(lock);
+      } else if (action < 60) {
+        expect(await code(driver.release(lock, true)), what).toBe(holder ? 'done' : 'ENOENT');
+        model.delete(lock);
+      } else if (action < 75) {
+        expect((await driver.breakLock(lock))?.owner, what).toBe(holder);
+        model.set(lock, owner);
+      } else if (action < 85) {
+        const polled = (await driver.checkLocks(locks, true)).lost.map(({ name }) => name);
+        const { lost } = await driver.checkLocks(locks);
+        const wanted = locks.filter((name) => model.get(name) !== owner);
+        expect(lost.map(({ name }) => name).sort(), what).toEqual(wanted);
+        for (const { name, holder: by } of lost) expect(by?.owner, what).toBe(model.get(name));
+        // What changed in the last half second a poll may not know yet; it makes nothing up.
+        expect(wanted, what).toEqual(expect.arrayContaining(polled));
+      } else if (action < 92) {
+        const listed = (await driver.listLocks(null, 100)).locks.map(({ name }) => name);
+        expect(listed, what).toEqual(locks.filter((name) => model.get(name) === owner));
+      } else if (action < 97) {
+        await driver.close();
+        drivers[i] = await open(owner);
+      } else if (!holder) {
+        await rados('lock', 'get', `${lock}_lock`, ...ORIGINAL);
+        model.set(lock, (await info(lock)).lockers[0].name);
+      }
+    }
   });
 
   it('mail to one who was killed holds nobody up, and what is repeated meanwhile does not pile up', async () => {
