@@ -206,6 +206,55 @@ async function inFlight(node: TestNode): Promise<number> {
   return roles.find(({ name }) => name === 'blockerb')?.status.inFlight ?? 0;
 }
 
+describe('a lock of a node that was killed', () => {
+  const rig = useNodes();
+
+  it('is taken; when the node comes back it keeps the other volumes, writes nothing of this one, and harms nobody', async () => {
+    const [taken, kept] = ['taken-volume', 'kept-volume'];
+    for (const name of [taken, kept]) {
+      await rig.a.create(name, SIZE);
+      await rig.a.vlmc('open', name);
+    }
+    const ledger = new Ledger(SIZE, 1);
+    const clients = await Promise.all([1, 2].map(() => connectNbd(rig.a.uri(taken))));
+    const load = new Load(clients, ledger, { depth: 32, mix, persistent: true }).start();
+    await load.reached(500);
+    rig.a.kill();
+    await load.stop();
+    for (const client of clients) client.destroy();
+    const unlocked = await rig.b.vlmcJson<Unlocked>('unlock', '-f', taken);
+    expect([unlocked.holder, unlocked.confirmed]).toEqual([owners.a, false]);
+
+    const other = await connectNbd(rig.b.uri(taken));
+    await rig.b.vlmc('open', taken);
+    await settleAll(other, ledger);
+    const next = new Load([other], ledger, { depth: 16, mix, persistent: true, seed: 7 }).start();
+    await next.reached(200);
+    await rig.a.archipelago('start');
+    // It takes its locks back, and finds that one is not its own any more.
+    const client = await connectNbd(rig.a.uri(kept));
+    await client.write(0, Buffer.alloc(SECTOR, 5));
+    await client.disconnect();
+    expect(await rig.store.maps.holder(kept)).toBe(owners.a);
+    expect(await rig.store.maps.holder(taken)).toBe(owners.b);
+    await next.reached(200);
+    await next.stop();
+    expect(next.endings.filter(({ error }) => error).map(describeEnding)).toEqual([]);
+    // It had the volume open: that this is over is told to whoever uses it, until it is closed.
+    const refused = await connectNbd(rig.a.uri(taken));
+    await expect(refused.read(0, SECTOR)).rejects.toThrow(`lock of volume ${taken} was taken by ${owners.b}`);
+    await refused.disconnect();
+    await rig.a.vlmc('close', taken);
+    const reader = await connectNbd(rig.a.uri(taken));
+    await verifyAll(reader, ledger);
+    await reader.disconnect();
+    await verifyAll(other, ledger);
+    await other.disconnect();
+    await rig.b.vlmc('close', taken);
+    await rig.a.vlmc('close', kept);
+  });
+});
+
 describe('a lock that somebody removes', () => {
   const rig = useNodes();
 
