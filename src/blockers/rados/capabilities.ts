@@ -1,6 +1,6 @@
 /** What Ceph must allow the user of a blocker: asked for at its start, and named where it is missing. */
-import type { Pool } from '../../rados/index.js';
-import { errnos } from '../../sys/errno.js';
+import type { Pool, WriteStep } from '../../rados/index.js';
+import { errnos, SystemError } from '../../sys/errno.js';
 import { isErrno } from '../errors.js';
 import { CLASS, encodeUnlock } from './cls-lock.js';
 
@@ -21,12 +21,36 @@ export function neededCapabilities({ pool, namespace, locks }: Needs): string {
   return `mon 'profile rbd' osd 'allow ${locks ? 'rwx' : 'rw'} ${where}'`;
 }
 
-/** Unlocks what nobody has locked: changes nothing, and asks for the rights that locks take. @throws RadosError EPERM without them */
-export async function requireLocks(pool: Pool): Promise<void> {
-  const input = encodeUnlock('probe', '');
+/**
+ * Asks for what the blocker will ask for, and changes nothing: a pool or a user that cannot do it is found at the start, not by the first guest
+ * that writes.
+ * @throws SystemError EPERM, EOPNOTSUPP with the way out
+ */
+export async function requirePool(pool: Pool, locks: boolean): Promise<void> {
   try {
-    await pool.operate(NOBODYS, [{ do: 'exec', class: CLASS, method: 'unlock', input }]);
+    await attempt(pool, [
+      { do: 'create', exclusive: false },
+      { do: 'write', data: Buffer.alloc(1), offset: 1 },
+      ...(locks ? [{ do: 'setOmap', entries: new Map([['probe', Buffer.alloc(0)]]) } as const] : []),
+      { do: 'remove' },
+    ]);
   } catch (error) {
-    if (!isErrno(error, errnos.ENOENT)) throw error;
+    if (!isErrno(error, errnos.EOPNOTSUPP)) throw error;
+    const why = locks
+      ? 'maps and locks need a replicated pool'
+      : `blocks need ceph osd pool set ${pool.name} allow_ec_overwrites true`;
+    throw new SystemError(errnos.EOPNOTSUPP, `the pool is erasure coded: ${why}`, { cause: error });
+  }
+  // Unlocks what nobody has locked.
+  const input = encodeUnlock('probe', '');
+  if (locks) await attempt(pool, [{ do: 'exec', class: CLASS, method: 'unlock', input }]);
+}
+
+/** A pool that is full takes neither; that is no reason not to serve what is in it. */
+async function attempt(pool: Pool, steps: readonly WriteStep[]): Promise<void> {
+  try {
+    await pool.operate(NOBODYS, steps);
+  } catch (error) {
+    if (!isErrno(error, errnos.ENOENT, errnos.ENOSPC, errnos.EDQUOT)) throw error;
   }
 }

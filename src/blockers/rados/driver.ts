@@ -9,7 +9,7 @@ import { monotonicMs } from '../../sys/clock.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import type { Driver, DriverCapabilities, ListPage, LockHolder, ObjectInfo, ObjectIo } from '../driver.js';
 import { checkName, checkOwner } from '../names.js';
-import { neededCapabilities, requireLocks } from './capabilities.js';
+import { neededCapabilities, requirePool } from './capabilities.js';
 import { type Connect, Connection } from './connection.js';
 import { Health } from './health.js';
 import { RadosIo } from './io.js';
@@ -36,7 +36,7 @@ export interface RadosDriverSettings {
   readonly cephxId?: string | null;
   /** Owner string of this driver's locks, `<hostname>_<first port>`. */
   readonly uniqueStr: string;
-  /** The store is one of maps: that its user may take locks is asked at the start, not when the first volume is opened. */
+  /** The store is one of maps: locks are taken there. */
   readonly locks?: boolean;
   readonly log?: Logger;
   /** Default: librados. */
@@ -93,7 +93,7 @@ export class RadosDriver implements Driver {
   async #ask(): Promise<void> {
     await this.#connection.open();
     await this.#locks.open();
-    if (this.#settings.locks) await requireLocks(this.#connection.pool);
+    await requirePool(this.#connection.pool, this.#settings.locks === true);
   }
 
   #openError(error: unknown): SystemError {
