@@ -1,8 +1,6 @@
+import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
 import { hasCeph } from './test/support/ceph-cluster.js';
-
-/** Files that print times which the documentation tells, or take all of a resource: one at a time, nothing beside them. */
-const alone = ['exhaustion', 'fencing', 'migration', 'rados-trouble', 'torture'];
 
 /**
  * Files that are about directories, or about no node at all: everything else runs on RADOS too. What they are about: modes and descriptors of files,
@@ -10,6 +8,7 @@ const alone = ['exhaustion', 'fencing', 'migration', 'rados-trouble', 'torture']
  */
 const onFiles = [
   'bad-store',
+  'check',
   'exhaustion',
   'full-disk',
   'fuzz',
@@ -21,6 +20,9 @@ const onFiles = [
   'rados-trouble',
 ];
 
+/** What takes all of a resource, or waits until nobody has any: nothing runs beside it. */
+const alone = ['exhaustion'];
+
 const files = (names: readonly string[]): string[] => names.map((name) => `test/e2e/${name}.test.ts`);
 const everything = 'test/e2e/**/*.test.ts';
 
@@ -30,11 +32,11 @@ const endToEnd = {
   expect: { poll: { timeout: 30_000 } },
   hookTimeout: 300_000,
 } as const;
-const onRados = { env: { ARCHIPELAGO_TEST_STORE: 'rados' } };
 
-/** One group after the other; two cores serve two files with whole nodes and real clients at a time. */
-const beside = (groupOrder: number) => ({ maxWorkers: 2, sequence: { groupOrder } });
-const oneByOne = (groupOrder: number) => ({ maxWorkers: 1, sequence: { groupOrder } });
+/** One group after the other. */
+const group = (groupOrder: number, maxWorkers: number) => ({ maxWorkers, sequence: { groupOrder } });
+/** Two cores serve two files with whole nodes and real clients at a time. */
+const WORKERS = 2;
 
 const projects = [
   {
@@ -44,31 +46,28 @@ const projects = [
       pool: 'forks' as const,
       testTimeout: 60_000,
       expect: { poll: { timeout: 20_000 } },
+      ...group(0, Math.max(WORKERS, availableParallelism() - 1)),
     },
   },
-  { test: { name: 'e2e', include: [everything], exclude: files(alone), ...endToEnd, ...beside(1) } },
-  { test: { name: 'e2e-alone', include: files(alone), ...endToEnd, ...oneByOne(2) } },
+  { test: { name: 'e2e', include: [everything], exclude: files(alone), ...endToEnd, ...group(1, WORKERS) } },
+  { test: { name: 'e2e-alone', include: files(alone), ...endToEnd, ...group(2, 1) } },
 ];
 
-const both = alone.filter((name) => !onFiles.includes(name));
-const rados = [
-  {
-    test: {
-      name: 'rados',
-      include: [everything],
-      exclude: files([...alone, ...onFiles]),
-      ...endToEnd,
-      ...onRados,
-      ...beside(3),
-    },
+const rados = {
+  test: {
+    name: 'rados',
+    include: [everything],
+    exclude: files(onFiles),
+    ...endToEnd,
+    env: { ARCHIPELAGO_TEST_STORE: 'rados' },
+    ...group(3, WORKERS),
   },
-  { test: { name: 'rados-alone', include: files(both), ...endToEnd, ...onRados, ...oneByOne(4) } },
-];
+};
 
 export default defineConfig({
   test: {
     // Of the whole run, for all projects: a Ceph cluster for the tests that ask for one.
     globalSetup: ['test/support/ceph-setup.ts'],
-    projects: hasCeph() ? [...projects, ...rados] : projects,
+    projects: hasCeph() ? [...projects, rados] : projects,
   },
 });
