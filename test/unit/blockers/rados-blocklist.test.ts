@@ -1,6 +1,7 @@
 /** Ceph blocklists the driver's client, as `vlmc unlock -f` on another node does: what a real cluster and librados make of that. */
 import pino from 'pino';
 import { describe, expect, it } from 'vitest';
+import { randoms } from '../../../src/blockers/kit/context.js';
 import { type OneIo, runIo } from '../../../src/blockers/object-io.js';
 import type { RadosDriver } from '../../../src/blockers/rados/index.js';
 import { monotonicMs } from '../../../src/sys/clock.js';
@@ -97,5 +98,60 @@ describe.runIf(hasCeph())('a blocklisted client', () => {
       expect(await read(driver, 'again', 0, 512)).toEqual(Buffer.alloc(512, round));
       expect(statusOf(driver).blocklisted).toBe(round);
     }
+  });
+
+  it('loses nothing, and repeats nothing at the wrong time: random operations while clients come and go', async () => {
+    const driver = await radosDriver(ceph);
+    let refusals = 0;
+    let working = true;
+    const refusing = (async () => {
+      while (working && refusals < 4) {
+        await blocklist(driver);
+        refusals++;
+        await expect
+          .poll(() => statusOf(driver), { interval: 5 })
+          .toMatchObject({ blocklisted: refusals, reconnecting: false });
+      }
+    })();
+    const worker = async (seed: number): Promise<void> => {
+      const next = randoms(seed);
+      const name = `stormy-${seed}`;
+      let model = Buffer.alloc(0);
+      // Until a client was refused four times, and some more.
+      for (let step = 0; step < 40 || refusals < 4; step++) {
+        const [offset, length] = [next(60_000), 1 + next(20_000)];
+        switch (next(6)) {
+          case 0:
+            await runIo(driver, 'trim', { name, offset, length });
+            model.fill(0, Math.min(offset, model.length), Math.min(offset + length, model.length));
+            break;
+          case 1:
+            await driver.reset(name, true);
+            model = Buffer.alloc(0);
+            break;
+          case 2:
+            await driver.reset(name, true);
+            await driver.truncate(name, length);
+            model = Buffer.alloc(length);
+            break;
+          default: {
+            const data = Buffer.alloc(length, 1 + next(255));
+            await write(driver, name, offset, data);
+            if (model.length < offset + length) model = Buffer.concat([model], offset + length);
+            data.copy(model, offset);
+          }
+        }
+        const got = await read(driver, name, 0, 90_000).catch((error: { code: string }) => {
+          // Nothing but trims so far.
+          if (error.code !== 'ENOENT') throw error;
+          return Buffer.alloc(90_000);
+        });
+        expect(got.equals(Buffer.concat([model], 90_000)), `${name}, step ${step}`).toBe(true);
+      }
+    };
+    await Promise.all(Array.from({ length: 8 }, (_, i) => worker(i + 1)));
+    working = false;
+    await refusing;
+    expect(refusals).toBe(4);
   });
 });
