@@ -22,7 +22,7 @@ import {
   type Self,
   takeLock,
 } from './lock-object.js';
-import { addLock, changeClients, listTargets, nodeOf, removeLock, withClient } from './registry.js';
+import { addLock, changeClients, isFull, listTargets, nodeOf, removeLock, withClient } from './registry.js';
 import type { LockWatches } from './watching.js';
 
 /** How often a lock may change between reading and changing it before this counts as held by somebody. */
@@ -91,7 +91,7 @@ export class Holding {
       }
       if (held?.isOurs) return true;
       // Before it is taken: after a crash it must be found.
-      await addLock(pool, this.#owner, target);
+      await unlessFull(addLock(pool, this.#owner, target));
       if (!(held ? await this.#takeOver(pool, target, self) : await takeLock(pool, target, self))) return null;
       this.#options.watches.hold(target);
       return true;
@@ -130,11 +130,11 @@ export class Holding {
       const stored = await readStored(pool, target, self);
       const held = stored?.held ?? null;
       if (held?.isOurs) return { holder: toHolder(held) };
-      await addLock(pool, this.#owner, target);
+      await unlessFull(addLock(pool, this.#owner, target));
       if (!stored || !held) {
         if (!(await takeLock(pool, target, self))) return null;
       } else {
-        if (held.owner !== this.#owner) await noteHolder(pool, held);
+        if (held.owner !== this.#owner) await unlessFull(noteHolder(pool, held));
         if (!(await replaceLock(pool, target, stored, self))) return null;
       }
       this.heard(target);
@@ -231,6 +231,15 @@ export class Holding {
       .catch(() => undefined)
       .finally(() => this.#notifying.delete(notifying));
     this.#notifying.add(notifying);
+  }
+}
+
+/** What is noted helps later; where there is no space for it, a lock can be taken all the same, or nobody could remove a volume. */
+async function unlessFull(noting: Promise<void>): Promise<void> {
+  try {
+    await noting;
+  } catch (error) {
+    if (!isFull(error)) throw error;
   }
 }
 

@@ -6,9 +6,8 @@ import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { Cluster, Pool } from '../../rados/types.js';
 import type { Fenced, LockCheck, LockMail, LockNews, LockPage } from '../../requests/locks.js';
-import { errnos, messageOf } from '../../sys/errno.js';
+import { messageOf } from '../../sys/errno.js';
 import type { LockHolder, LockService } from '../driver.js';
-import { isErrno } from '../errors.js';
 import { checkAddressee } from '../mail.js';
 import { blocklist, fenceNode } from './fencing.js';
 import { type Attempts, Holding } from './holding.js';
@@ -17,7 +16,7 @@ import type { Self } from './lock-object.js';
 import { Inbox, Outbox, toMessage } from './mail.js';
 import { hasEnded, requireNone, thisProcess } from './namesake.js';
 import { News } from './news.js';
-import { type Client, changeClients, mailObject, nodeOf, withClient } from './registry.js';
+import { type Client, changeClients, isFull, mailObject, nodeOf, withClient } from './registry.js';
 import { LockWatches } from './watching.js';
 
 /** Ceph has heard of the watch of the mail within this time, in ms; it is told every few seconds at least. */
@@ -26,8 +25,6 @@ const WATCH_ALIVE_MS = 10_000;
 const RETRY_MS = 30_000;
 /** How long the end may take, in ms. */
 const CLOSE_MS = 3000;
-
-const isFull = (error: unknown): boolean => isErrno(error, errnos.ENOSPC, errnos.EDQUOT);
 
 /**
  * The driver's connection: its client of Ceph, and the next one when Ceph refuses it. `attempt` runs its work with the pool in the turn

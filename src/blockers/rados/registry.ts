@@ -18,6 +18,10 @@ const MAIL = '.archipelago-mail-';
 
 const ATTRIBUTE = 'clients';
 const NOTHING = Buffer.alloc(0);
+
+/** There is no space, in the cluster or in the pool's quota. */
+export const isFull = (error: unknown): boolean => isErrno(error, errnos.ENOSPC, errnos.EDQUOT);
+
 /** How often another client may change the list of a node between reading and writing it. */
 const RACES = 64;
 /** Most clients of one node that are kept: the attribute stays short. Those that were refused longest ago are dropped. */

@@ -5,6 +5,7 @@ import { randoms } from '../../../src/blockers/kit/context.js';
 import type { RadosDriver } from '../../../src/blockers/rados/index.js';
 import { type LockConnection, RadosLocks } from '../../../src/blockers/rados/locks.js';
 import { connect } from '../../../src/rados/index.js';
+import type { WriteStep } from '../../../src/rados/types.js';
 import type { LockMail } from '../../../src/requests/locks.js';
 import { monotonicMs } from '../../../src/sys/clock.js';
 import { errnos, SystemError } from '../../../src/sys/errno.js';
@@ -150,9 +151,16 @@ describe.runIf(hasCeph())('locks on RADOS', () => {
     onTestFinished(() => cluster.close());
     const pool = await cluster.pool('maps', ceph.namespace);
     let full = true;
+    await rados('create', 'known_lock');
+    // As Ceph does it: what is there can be changed, nothing is made.
     const narrow = new Proxy(pool, {
       get: (of, name) => {
-        if (name === 'operate' && full) return () => Promise.reject(new SystemError(errnos.ENOSPC, 'full'));
+        if (name === 'operate' && full) {
+          return (object: string, steps: readonly WriteStep[]) =>
+            object === 'known_lock'
+              ? of.operate(object, steps)
+              : Promise.reject(new SystemError(errnos.ENOSPC, 'full'));
+        }
         return Reflect.get(of, name, of).bind?.(of) ?? Reflect.get(of, name, of);
       },
     });
@@ -163,6 +171,8 @@ describe.runIf(hasCeph())('locks on RADOS', () => {
     await locks.open();
     expect(await locks.lockHolder('any')).toBe(null);
     await expect(locks.acquire('any')).rejects.toMatchObject({ code: 'ENOSPC' });
+    await locks.acquire('known');
+    expect(await locks.lockHolder('known')).toMatchObject({ owner: 'full_1002' });
     full = false;
     vi.advanceTimersByTime(60_000);
     vi.useRealTimers();
