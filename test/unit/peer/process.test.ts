@@ -147,9 +147,12 @@ describe('a process of roles', () => {
 });
 
 describe('the parts', () => {
-  test.each(['file_blocker', 'rados_blocker', 'mapperd', 'vlmcd', 'nbd'] as const)('there is one for %s', async (type) => {
-    expect(await loadStarter(type)).toBeTypeOf('function');
-  });
+  test.each(['file_blocker', 'rados_blocker', 'mapperd', 'vlmcd', 'nbd'] as const)(
+    'there is one for %s',
+    async (type) => {
+      expect(await loadStarter(type)).toBeTypeOf('function');
+    },
+  );
 
   test.each(['poold'] as const)('%s is refused in words', async (type) => {
     await expect(loadStarter(type)).rejects.toThrow(`roles of type ${type} are not built in this version`);
