@@ -53,7 +53,6 @@ export function readAddress(reader: Reader): string {
 }
 
 interface Parsed {
-  readonly family: number;
   /** As in struct sockaddr_in or sockaddr_in6. */
   readonly sockaddr: Buffer;
   readonly nonce: number;
@@ -75,7 +74,7 @@ function parse(address: string): Parsed | null {
     if (!groups) return null;
     for (const [i, group] of groups.entries()) sockaddr.writeUInt16BE(group, 8 + 2 * i);
   }
-  return { family: v4 ? AF_INET : AF_INET6, sockaddr, nonce: Number(nonce) };
+  return { sockaddr, nonce: Number(nonce) };
 }
 
 function groupsV6(address: string): number[] | null {

@@ -20,13 +20,6 @@ export class Writer {
     return this;
   }
 
-  u16(value: number): this {
-    const bytes = Buffer.alloc(2);
-    bytes.writeUInt16LE(value);
-    this.#parts.push(bytes);
-    return this;
-  }
-
   u32(value: number): this {
     const bytes = Buffer.alloc(4);
     bytes.writeUInt32LE(value);
@@ -89,10 +82,6 @@ export class Reader {
 
   u8(): number {
     return this.#bytes[this.#take(1)];
-  }
-
-  u16(): number {
-    return this.#bytes.readUInt16LE(this.#take(2));
   }
 
   u32(): number {

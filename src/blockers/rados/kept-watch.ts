@@ -31,7 +31,8 @@ export class KeptWatch {
     const round = ++this.#round;
     if (this.#timer) clearTimeout(this.#timer);
     this.#timer = null;
-    await this.#end();
+    // Not waited for: that of an earlier client may take as long as Ceph does not answer.
+    void this.#end();
     const { pool, object, notified, broken } = this.#options;
     const current = pool();
     await current.operate(object, [{ do: 'create', exclusive: false }]);
