@@ -5,5 +5,5 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/node_modules/.bin/tsc" -p "$root/test/torture/tsconfig.json"
-export ARCHIPELAGO_TEST_BIN=${ARCHIPELAGO_TEST_BIN:-$root/dist/cli}
+export ARCHIPELAGO_TEST_BIN=${ARCHIPELAGO_TEST_BIN:-$root/dist/cli} ARCHIPELAGO_TEST_ROOT=$root
 exec node "$root/.cache/torture/test/torture/main.js" "$@"

@@ -3,7 +3,10 @@ import path from 'node:path';
 import { programs } from '../e2e/harness/requirements.js';
 import { run } from '../e2e/harness/run.js';
 
-export const clusterScript = path.resolve(import.meta.dirname, '../../scripts/rigs/ceph.sh');
+/** The project's directory: the torture is compiled to another place. */
+export const root = process.env.ARCHIPELAGO_TEST_ROOT ?? path.resolve(import.meta.dirname, '../..');
+
+export const clusterScript = path.join(root, 'scripts/rigs/ceph.sh');
 
 /** Environment variable with the directory of the run's cluster (ceph-setup.ts). */
 export const CLUSTER_DIRECTORY = 'ARCHIPELAGO_TEST_CEPH_DIR';

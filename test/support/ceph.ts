@@ -17,12 +17,12 @@ import path from 'node:path';
 import { afterAll, beforeAll } from 'vitest';
 import { guard, unguard } from '../e2e/harness/guard.js';
 import { attempt, type Outcome, type RunOptions, run } from '../e2e/harness/run.js';
-import { cephCluster, clusterCommand } from './ceph-cluster.js';
+import { cephCluster, clusterCommand, root } from './ceph-cluster.js';
 
 export { cephCluster, clusterCommand, hasCeph } from './ceph-cluster.js';
 
 /** Ceph's Python module looks into the store, so that what this project wrote is read by another. */
-const objectsScript = path.join(import.meta.dirname, 'objects.py');
+const objectsScript = path.join(root, 'test/support/objects.py');
 
 /** Pools of the cluster. */
 export const POOLS = ['maps', 'blocks'] as const;
@@ -101,6 +101,11 @@ export class Namespace {
   async breakLock(pool: string, object: string, lock: string, holder: string, cookie: string): Promise<number> {
     const began = Number((await this.#objects(['break', pool, object, lock, holder, cookie])).stdout);
     return began - Number(process.hrtime.bigint()) / 1e6 + performance.now();
+  }
+
+  /** Makes an object look as if nobody had changed it for so many seconds. */
+  async age(pool: string, name: string, seconds: number): Promise<void> {
+    await this.#objects(['age', pool, name, String(seconds)]);
   }
 
   /** Removes objects; missing ones are fine. */
