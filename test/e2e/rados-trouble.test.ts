@@ -202,7 +202,7 @@ describe.runIf(hasCeph() && programs('fio', 'qemu-io'))('a Ceph cluster', () => 
       expect(await status()).toMatch(/full/);
       expect(node.logs(1000)).toMatch(/is full/);
       // What needs no space goes on.
-      await qemuIo(uri, 'write -P 2 8M 64k', 'read -P 2 8M 64k', 'read -P 1 0 8M', 'flush');
+      await qemuIo(uri, 'write -P 2 8M 64k', 'read -P 2 8M 64k', 'read -P 1 0 8M', 'discard 60M 4M', 'flush');
       const created = await node.tryVlmc(['create', 'more-volume', '--size', '1G']);
       expect(created.code, describeOutcome(created)).toBe(255);
       expect(created.stderr).toMatch(/space/i);
