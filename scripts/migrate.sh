@@ -22,4 +22,4 @@ export ARCHIPELAGO_TEST_MOVES=$moves ARCHIPELAGO_TEST_GUEST_MOVES=$guest_moves
 files=()
 [ "$moves" != 0 ] && files+=(test/e2e/migration.test.ts)
 [ "$guest_moves" != 0 ] && files+=(test/e2e/migration-qemu.test.ts)
-exec node_modules/.bin/vitest run --project e2e-alone --testTimeout 36000000 "${files[@]}"
+exec node_modules/.bin/vitest run --project e2e --testTimeout 36000000 "${files[@]}"
