@@ -8,7 +8,6 @@ import { hasCeph } from './test/support/ceph-cluster.js';
  */
 const onFiles = [
   'bad-store',
-  'check',
   'exhaustion',
   'full-disk',
   'fuzz',
@@ -16,6 +15,7 @@ const onFiles = [
   'quickstart',
   'vlmc-golden',
   'rados-caps',
+  'rados-fencing',
   'rados-mixed',
   'rados-trouble',
 ];

@@ -7,7 +7,7 @@
 #   ceph.sh restart-osd DIR [N]                                  kill-osd and start; returns when I/O works again
 #
 # No root, no systemd, no user `ceph`, no mgr. Everything is in DIR: ceph.conf, keyring, run/*.pid, log/. Ports are free ones, chosen at the first start.
-# Users: client.admin, and client.archipelago with the capabilities of docs (mon 'profile rbd', rwx on the pools).
+# Users: client.admin, and client.archipelago with the capabilities of docs/rados.md (here with x on every pool).
 # --set is one more setting of the OSDs. --bytes is the room of each OSD (2 GiB); a memstore has it in memory, bluestore in a sparse file. Two and more OSDs keep two copies.
 set -euo pipefail
 export LC_ALL=C PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"

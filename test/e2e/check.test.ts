@@ -2,13 +2,13 @@
  * vlmc check on a real store: everything that damage and crashes can leave is told as what it is, what the repair does is done and nothing else
  * is touched, and volumes in use raise no false alarm.
  */
-import { appendFileSync, existsSync, readFileSync, rmSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { qemuIo, qemuRead } from './harness/clients.js';
 import { useNode } from './harness/node.js';
 import { programs } from './harness/requirements.js';
 import { ended, start } from './harness/run.js';
-import { dataObjectName, entry, lockAs, mapDataName, objectPath, putObject } from './harness/store.js';
+import { dataObjectName, entry, mapDataName } from './harness/store.js';
+import type { Stores } from './harness/stores.js';
 import { vlmcDone, vlmcHere } from './harness/vlmc-here.js';
 
 const MiB = 1 << 20;
@@ -62,27 +62,35 @@ describe.runIf(programs('qemu-io'))('vlmc check', () => {
     await vlmc('close', name);
   }
 
-  const blockFile = (volume: string, epoch: number, block: number): string =>
-    objectPath(rig.node.blocks, dataObjectName(volume, epoch, block));
-  const mapFile = (name: string): string => objectPath(rig.node.maps, name);
-  /** Nobody has changed it for an hour. */
-  const age = (file: string): void => utimesSync(file, Date.now() / 1000 - 3600, Date.now() / 1000 - 3600);
+  const stores = (): Stores => rig.node.stores;
+  const block = dataObjectName;
+  /** A map of a volume, which must be there. */
+  const readMap = async (name: string): Promise<Buffer> => {
+    const content = await stores().maps.read(name);
+    if (!content) throw new Error(`there is no map object ${name}`);
+    return content;
+  };
+  /** An object that nobody has changed for an hour. */
+  const putOld = async (part: 'maps' | 'blocks', name: string, content: string): Promise<string> => {
+    await stores()[part].write(name, content);
+    await stores()[part].age(name, 3600);
+    return name;
+  };
+  const exists = async (name: string): Promise<boolean> => (await stores().blocks.read(name)) !== null;
 
   beforeAll(() => make('checked'));
 
   // What a test damaged must not show in the next one, also when it failed.
   afterEach(async () => {
-    const { node } = rig;
+    const { maps, blocks } = stores();
     for (const name of (await vlmc('list')).split('\n')) {
-      if (name === '' || /^checked(-snap)?$/.test(name)) continue;
-      rmSync(mapFile(name), { force: true });
-      rmSync(mapFile(mapDataName(name)), { force: true });
+      if (name !== '' && !/^checked(-snap)?$/.test(name)) await maps.remove(name, mapDataName(name));
     }
     const { findings } = await check('--all');
     for (const { object } of findings) {
       if (object === undefined) continue;
-      rmSync(objectPath(node.blocks, object), { force: true });
-      if (!object.startsWith('checked_')) rmSync(mapFile(object), { force: true });
+      await blocks.remove(object);
+      if (!object.startsWith('checked_')) await maps.remove(object);
     }
   });
 
@@ -92,9 +100,9 @@ describe.runIf(programs('qemu-io'))('vlmc check', () => {
 
   it('tells damaged objects, each with its volume and block', async () => {
     await make('damaged');
-    appendFileSync(blockFile('damaged', 2, 4), Buffer.alloc(5 * MiB));
-    rmSync(blockFile('damaged', 1, 1));
-    rmSync(blockFile('damaged', 2, 0));
+    const { blocks } = stores();
+    await blocks.write(block('damaged', 2, 4), Buffer.alloc(5 * MiB));
+    await blocks.remove(block('damaged', 1, 1), block('damaged', 2, 0));
     const { code, kinds, findings } = await check('damaged');
     expect({ code, kinds }).toEqual({
       code: 255,
@@ -103,20 +111,21 @@ describe.runIf(programs('qemu-io'))('vlmc check', () => {
     expect(findings.map(({ block }) => block).sort()).toEqual([0, 1, 4]);
     expect((await check('damaged-snap')).kinds).toEqual(['error missing-object']);
     // A short object is as good as a long one.
-    truncateSync(blockFile('checked', 1, 2), 100);
+    await blocks.write(block('checked', 1, 2), Buffer.alloc(100, 1));
     expect((await check('checked')).kinds).toEqual([]);
   });
 
   it('tells damaged maps: cut short, missing, nonsense', async () => {
     await make('map-damage');
-    const file = mapFile(mapDataName('map-damage'));
-    const whole = readFileSync(file);
-    truncateSync(file, 5 * ENTRY);
+    const name = mapDataName('map-damage');
+    const { maps } = stores();
+    const whole = await readMap(name);
+    await maps.write(name, whole.subarray(0, 5 * ENTRY));
     expect(await check('map-damage')).toMatchObject({
       code: 255,
       findings: [{ kind: 'map-data-short', block: 5, count: 3 }],
     });
-    rmSync(file);
+    await maps.remove(name);
     const { errors, findings } = await check('map-damage');
     expect({ errors, first: findings[0] }).toMatchObject({
       errors: 1,
@@ -124,18 +133,18 @@ describe.runIf(programs('qemu-io'))('vlmc check', () => {
     });
     // Whose map cannot be read, whose objects are not called orphans.
     expect(findings.slice(1).map(({ kind }) => kind)).toEqual(['perhaps-orphan', 'perhaps-orphan']);
-    writeFileSync(file, whole.fill(0xff, 2 * ENTRY, 3 * ENTRY));
+    await maps.write(name, whole.fill(0xff, 2 * ENTRY, 3 * ENTRY));
     expect(await check('map-damage')).toMatchObject({ findings: [{ kind: 'map-entry-damaged', block: 2, count: 1 }] });
   });
 
   it('tells an object of two writers and names that a write would use again', async () => {
     await make('clashing');
     await vlmc('create', 'clash-two', '--size', '32M');
-    const map = readFileSync(mapFile(mapDataName('clash-two')));
+    const map = await readMap(mapDataName('clash-two'));
     entry({ flags: 3, name: dataObjectName('clashing', 2, 4) }).copy(map, 4 * ENTRY);
     entry({ flags: 2, name: dataObjectName('clashing', 2, 7) }).copy(map, 7 * ENTRY);
-    writeFileSync(mapFile(mapDataName('clash-two')), map);
-    putObject(rig.node.blocks, dataObjectName('clashing', 2, 7), 'x');
+    await stores().maps.write(mapDataName('clash-two'), map);
+    await stores().blocks.write(block('clashing', 2, 7), 'x');
     const { kinds, findings } = await check('--all');
     expect(kinds).toEqual(['error epoch-behind', 'error two-writers']);
     expect(findings.find(({ kind }) => kind === 'two-writers')?.message).toMatch(
@@ -146,16 +155,16 @@ describe.runIf(programs('qemu-io'))('vlmc check', () => {
   it('finishes a deletion that was cut short, with --repair only', async () => {
     const { node } = rig;
     await make('half-gone');
-    const map = readFileSync(mapFile(mapDataName('half-gone')));
+    const map = await readMap(mapDataName('half-gone'));
     map[0] |= 8;
-    writeFileSync(mapFile(mapDataName('half-gone')), map);
-    rmSync(blockFile('half-gone', 2, 0));
+    await stores().maps.write(mapDataName('half-gone'), map);
+    await stores().blocks.remove(block('half-gone', 2, 0));
     expect(await check('--all')).toMatchObject({ code: 0, kinds: ['note interrupted-deletion'] });
     expect(await check('--all', '--repair', '--dry-run')).toMatchObject({ repaired: 0, wouldRepair: 1 });
     expect(await vlmc('list')).toMatch(/^half-gone$/m);
     expect(await check('--all', '--repair')).toMatchObject({ code: 0, repaired: 1 });
     expect(await vlmc('list')).not.toMatch(/^half-gone$/m);
-    expect(existsSync(blockFile('half-gone', 2, 4))).toBe(false);
+    expect(await exists(block('half-gone', 2, 4))).toBe(false);
     await qemuRead(node.uri('half-gone-snap'), 'read -P 1 0 12M');
     await vlmc('remove', 'half-gone-snap');
     // What only the snapshot named is an orphan now, and goes once it is old enough or told to.
@@ -167,11 +176,11 @@ describe.runIf(programs('qemu-io'))('vlmc check', () => {
     const { node } = rig;
     await make('old-name');
     // What a crash before the old header goes leaves: both maps, no entry writable, the old one's epoch raised.
-    const [head, map] = [readFileSync(mapFile('old-name')), readFileSync(mapFile(mapDataName('old-name')))];
+    const [head, map] = [await readMap('old-name'), await readMap(mapDataName('old-name'))];
     for (let at = 0; at < map.length; at += ENTRY) map[at] &= ~1;
-    writeFileSync(mapFile(mapDataName('old-name')), map);
-    putObject(node.maps, 'new-name', head);
-    putObject(node.maps, mapDataName('new-name'), map);
+    await stores().maps.write(mapDataName('old-name'), map);
+    await stores().maps.write('new-name', head);
+    await stores().maps.write(mapDataName('new-name'), map);
     // The same lineage in both needs the same epoch, which its checksum covers; new writes of the old name would clash.
     await vlmc('snapshot', 'old-name', 'old-name-snap2');
     const twins = await check('--all');
@@ -183,31 +192,30 @@ describe.runIf(programs('qemu-io'))('vlmc check', () => {
   });
 
   it('tells maps that were never finished and locks of no volume; nothing they name is deleted', async () => {
-    const { node } = rig;
-    const object = dataObjectName('checked', 1, 7);
-    age(putObject(node.blocks, object, 'of a snapshot that is being made'));
-    const stray = putObject(node.maps, mapDataName('unfinished'), entry({ flags: 2, name: object }));
-    const lock = lockAs(node.maps, 'lock-of-nothing', 'node9_1002');
-    age(lock);
+    const { maps } = stores();
+    const object = await putOld('blocks', block('checked', 1, 7), 'of a snapshot that is being made');
+    const stray = mapDataName('unfinished');
+    await maps.write(stray, entry({ flags: 2, name: object }));
+    await maps.lockAs('node9_1002', 'lock-of-nothing');
+    await maps.age('lock-of-nothing_lock', 3600);
     const report = await check('--all', '--repair');
     expect(report).toMatchObject({ code: 0, repaired: 0, kinds: ['note lock-without-volume', 'note stray-map'] });
-    rmSync(stray);
-    rmSync(lock);
+    await maps.remove(stray, 'lock-of-nothing_lock');
     expect(await check('--all', '--repair')).toMatchObject({ code: 0, repaired: 1 });
-    expect(existsSync(objectPath(node.blocks, object))).toBe(false);
+    expect(await exists(object)).toBe(false);
   });
 
   it('never touches what others may own, and keeps what is young', async () => {
-    const { node } = rig;
+    const { blocks } = stores();
     const hash = 'ab'.repeat(32);
     const kept = [
-      putObject(node.blocks, hash, 'an image'),
-      putObject(node.blocks, `${hash}_hash`, hash),
-      putObject(node.blocks, 'somebody-elses-object', 'x'),
-      putObject(node.blocks, dataObjectName('never-heard-of', 1, 1), 'x'),
+      await putOld('blocks', hash, 'an image'),
+      await putOld('blocks', `${hash}_hash`, hash),
+      await putOld('blocks', 'somebody-elses-object', 'x'),
+      await putOld('blocks', block('never-heard-of', 1, 1), 'x'),
     ];
-    for (const file of kept) age(file);
-    const young = putObject(node.blocks, dataObjectName('checked', 1, 6), 'x');
+    const young = block('checked', 1, 6);
+    await blocks.write(young, 'x');
     const { code, findings } = await check('--all', '--repair');
     expect(code).toBe(255);
     const reasons = findings
@@ -217,20 +225,19 @@ describe.runIf(programs('qemu-io'))('vlmc check', () => {
       expect.stringMatching(/^checked: orphans kept: 1 changed within the last 60 s/),
       expect.stringMatching(/^never-heard-of: orphans kept: there is no header/),
     ]);
-    expect([...kept, young].filter((file) => existsSync(file))).toEqual([...kept, young]);
-    age(young);
+    for (const name of [...kept, young]) expect(await exists(name), name).toBe(true);
+    await blocks.age(young, 3600);
     await check('checked', '--repair');
-    expect(existsSync(young)).toBe(false);
-    for (const file of kept) rmSync(file);
+    expect(await exists(young)).toBe(false);
+    await blocks.remove(...kept);
   });
 
   it('an open volume keeps its orphans, and check takes no lock', async () => {
     const { node } = rig;
     await vlmc('open', 'checked');
-    const file = putObject(node.blocks, dataObjectName('checked', 2, 6), 'x');
-    age(file);
+    const orphan = await putOld('blocks', block('checked', 2, 6), 'x');
     expect(await check('checked', '--repair')).toMatchObject({ code: 0, kinds: ['note perhaps-orphan'] });
-    expect(existsSync(file)).toBe(true);
+    expect(await exists(orphan)).toBe(true);
     await vlmc('close', 'checked');
     const { lock } = JSON.parse(await vlmc('--json', 'lock', 'checked', '--show')) as { lock: object | null };
     expect(lock).toBeNull();

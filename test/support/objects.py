@@ -103,6 +103,11 @@ def main():
             break_lock(io, *args)
         elif action == "write":
             io.write_full(args[0], sys.stdin.buffer.read())
+        elif action == "age":
+            # Only a write can set the time: it is of what is there.
+            with rados.WriteOpCtx() as op:
+                op.write_full(content(io, args[0], io.stat(args[0])[0]))
+                io.operate_write_op(op, args[0], mtime=int(time.time()) - int(args[1]))
         elif action == "remove":
             for name in args:
                 remove(io, name)

@@ -2,7 +2,7 @@
  * What a node keeps its objects in: directories, or namespaces of a Ceph cluster. Looked into, and changed, by other means than this project's.
  * ARCHIPELAGO_TEST_STORE runs all tests that do not choose on another store.
  */
-import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { cephCluster, makeNamespace, Namespace } from '../../support/ceph.js';
 import { OriginalLocks } from './original-locks.js';
@@ -50,6 +50,8 @@ export interface Store {
   read(name: string): Promise<Buffer | null>;
   /** Replaces an object's content, or makes it. */
   write(name: string, content: Buffer | string): Promise<void>;
+  /** Makes an object look as if nobody had changed it for so many seconds. */
+  age(name: string, seconds: number): Promise<void>;
   /** Missing ones are fine. */
   remove(...names: string[]): Promise<void>;
   /** Who holds the lock of a volume, as the store says; undefined: nobody. */
@@ -107,6 +109,11 @@ export class FileStore implements Store {
     const file = objectPath(this.directory, name);
     mkdirSync(path.dirname(file), { recursive: true });
     writeFileSync(file, content);
+  }
+
+  async age(name: string, seconds: number): Promise<void> {
+    const then = Date.now() / 1000 - seconds;
+    utimesSync(objectPath(this.directory, name), then, then);
   }
 
   async remove(...names: string[]): Promise<void> {
@@ -188,6 +195,10 @@ export class RadosStore implements Store {
 
   async write(name: string, content: Buffer | string): Promise<void> {
     await this.#ceph.write(this.part, name, Buffer.from(content));
+  }
+
+  async age(name: string, seconds: number): Promise<void> {
+    await this.#ceph.age(this.part, name, seconds);
   }
 
   async remove(...names: string[]): Promise<void> {
