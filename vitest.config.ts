@@ -4,21 +4,10 @@ import { hasCeph } from './test/support/ceph-cluster.js';
 
 /**
  * Files that are about directories, or about no node at all: everything else runs on RADOS too. What they are about: modes and descriptors of files,
- * small disks, trees of the original, damage done to files; the library (fuzz), a configuration of its own (quickstart), clusters of their own.
+ * small disks, trees of the original, damage done to files; the library (fuzz), a configuration of its own (quickstart); RADOS itself, on
+ * clusters of their own or mixed with files.
  */
-const onFiles = [
-  'bad-store',
-  'exhaustion',
-  'full-disk',
-  'fuzz',
-  'golden',
-  'quickstart',
-  'vlmc-golden',
-  'rados-caps',
-  'rados-fencing',
-  'rados-mixed',
-  'rados-trouble',
-];
+const onFiles = ['bad-store', 'exhaustion', 'full-disk', 'fuzz', 'golden', 'quickstart', 'rados-*', 'vlmc-golden'];
 
 /** What takes all of a resource, or waits until nobody has any: nothing runs beside it. */
 const alone = ['exhaustion'];
