@@ -14,6 +14,9 @@ export const CLUSTER_DIRECTORY = 'ARCHIPELAGO_TEST_CEPH_DIR';
 /** Environment variable with the ceph.conf of a cluster of the script that runs already, to be used instead. */
 const RUNNING_CLUSTER = 'ARCHIPELAGO_TEST_CEPH_CONF';
 
+/** Room of the run's cluster, in bytes; a memstore takes as much memory as is used. A map of 16 TiB has half a GiB, an image that is copied one. */
+const ROOM = 6 * 2 ** 30;
+
 /** Whether Ceph is installed: a loud skip otherwise. @throws when it is not and CI=true */
 export function hasCeph(): boolean {
   return programs('ceph-mon', 'ceph-osd', 'ceph', 'rados');
@@ -37,5 +40,5 @@ export async function cephCluster(): Promise<string> {
   if (!directory) {
     throw new Error(`${CLUSTER_DIRECTORY} is not set: the tests were not started by this project's vitest.config.ts`);
   }
-  return clusterCommand('start', directory);
+  return clusterCommand('start', directory, '--bytes', String(ROOM));
 }
