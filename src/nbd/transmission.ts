@@ -20,6 +20,9 @@ export interface Shared extends IntakeContext {
   schedule(transmission: Transmission): void;
 }
 
+/** Writes of so many bytes are not held back until all that is there was received: about what a socket holds. */
+const KICK_BYTES = 256 << 10;
+
 export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
   readonly #transport: Transport;
   readonly #device: BlockDevice;
@@ -33,6 +36,8 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
 
   /** Pieces in the device. */
   #inDevice = 0;
+  /** Bytes of the writes that were submitted since the device was last told to begin. */
+  #heldBack = 0;
   #pumping = false;
   /** The intake waits for something; the transport is paused. */
   #stalled = false;
@@ -210,11 +215,17 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
       } else {
         // A payload is likely there already; of headers, libuv or the poller tells.
         if (stop === Stop.TURN || !this.#intake.eager) break;
+        // The store works while the next payload is received, instead of after all of them.
+        if (this.#heldBack >= KICK_BYTES) {
+          this.#heldBack = 0;
+          this.#device.kick?.();
+        }
         const count = this.#intake.receive();
         if (count < 0) this.ended();
         if (count <= 0) break;
       }
     }
+    this.#heldBack = 0;
     if (this.#inDevice > 0) this.#device.kick?.();
     if (this.#replies.flush()) this.#woken = true;
     return stop;
@@ -233,7 +244,8 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
     piece.request.outstanding++;
     this.#inDevice++;
     piece.running = true;
-    if (piece.command === IoCommand.BLOCK_STATUS) this.#endings.statusSubmitted(piece);
+    if (piece.command === IoCommand.WRITE) this.#heldBack += piece.length;
+    else if (piece.command === IoCommand.BLOCK_STATUS) this.#endings.statusSubmitted(piece);
     try {
       this.#device.submit(piece);
     } catch (error) {

@@ -77,6 +77,21 @@ describe.each(transports)('over the %s transport', (transport) => {
     await client.disconnect();
   });
 
+  test.each<Fate>(['kick', 'second kick'])(
+    'long payloads begin while later ones are still received, and all end (%s)',
+    async (fate) => {
+      const piece = 256 * KiB;
+      const large = new MemoryDisk({ size: 16 * piece, maxIo: piece });
+      const limits = { inFlightBytes: 3 * piece, blockedBytes: 3 * piece };
+      const client = await connectNbd({ path: await serveKicked(large, { transport, limits }, () => fate) });
+      const data = Array.from({ length: 8 }, (_, i) => Buffer.alloc(2 * piece, i + 1));
+      await Promise.all(data.map((bytes, i) => client.write(i * bytes.length, bytes)));
+      const back = await Promise.all(data.map((bytes, i) => client.read(i * bytes.length, bytes.length)));
+      expect(back.map((bytes, i) => bytes.equals(data[i]))).toEqual(data.map(() => true));
+      await client.disconnect();
+    },
+  );
+
   test('whatever ends when and whatever is short, everybody is answered', async () => {
     const fates = fc.array(fc.constantFrom<Fate>('now', 'kick', 'second kick', 'later'), {
       minLength: 1,
