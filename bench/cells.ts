@@ -11,9 +11,9 @@ export type DiskKind =
   /** A clone of a snapshot that is full of data, nothing of its own yet. */
   | 'clone';
 
-/** What a timed cell does: one command, on a volume of `size` bytes. */
+/** What a timed cell does: one command, on a volume of `size` bytes; `nothing` is a command that only starts and ends. */
 export interface Task {
-  readonly what: 'snapshot' | 'clone';
+  readonly what: 'nothing' | 'snapshot' | 'clone';
   readonly size: number;
 }
 

@@ -28,8 +28,8 @@ export const radosCells: readonly Cell[] = [
     [false, true].flatMap((write) => depths.map((depth) => cell(write, bytes, depth))),
   ),
   firstWrites(RADOS_DISK_SIZE),
-  ...(['snapshot', 'clone'] as const).map((what): Cell => {
-    const title = `${what} of 1 TiB`;
+  ...(['snapshot', 'clone', 'nothing'] as const).map((what): Cell => {
+    const title = what === 'nothing' ? 'start of the command' : `${what} of 1 TiB`;
     return { id: what, title, kind: 'fresh', unit: 'ms', fio: [], task: { what, size: LARGE_SIZE } };
   }),
 ];

@@ -86,10 +86,12 @@ abstract class Images implements Contender {
     const name = this.#name('timed');
     const large = this.#large;
     const began = performance.now();
-    if (what === 'snapshot') await this.rbd('snap', 'create', `${large}@${name}`);
+    if (what === 'nothing') await this.rbd('--version');
+    else if (what === 'snapshot') await this.rbd('snap', 'create', `${large}@${name}`);
     else await this.#clone(`${large}@snapshot`, name);
     const took = performance.now() - began;
-    await (what === 'snapshot' ? this.rbd('snap', 'rm', `${large}@${name}`) : this.rbd('rm', name));
+    if (what !== 'nothing')
+      await (what === 'snapshot' ? this.rbd('snap', 'rm', `${large}@${name}`) : this.rbd('rm', name));
     return took;
   }
 
