@@ -3,14 +3,17 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll } from 'vitest';
+import { makeNamespace, POOLS } from '../../support/ceph.js';
 import { guard, unguard } from './guard.js';
 import { type NodeOptions, TestNode } from './node.js';
 import { describeOutcome } from './run.js';
-import { makeStores, type StoreKind, type Stores, usualStore } from './stores.js';
+import { makeStores, RadosStore, type StoreKind, type Stores, usualStore } from './stores.js';
 
 export interface NodesOptions extends Omit<NodeOptions, 'maps' | 'blocks' | 'lockDir' | 'hostname'> {
   /** Locks have a directory of their own, instead of lying beside the maps. */
   readonly lockDir?: boolean;
+  /** ceph.conf of a cluster that runs when the tests begin: both stores are there, whatever other tests use. */
+  readonly cluster?: () => string;
 }
 
 /** What both nodes use. */
@@ -30,12 +33,15 @@ export interface Nodes {
 export const hosts = { a: 'alpha', b: 'beta' } as const;
 export const owners = { a: `${hosts.a}_1002`, b: `${hosts.b}_1002` } as const;
 
-async function makeStore(kind: StoreKind, withLockDir: boolean): Promise<SharedStore> {
+async function makeStore(kind: StoreKind, withLockDir: boolean, conf?: string): Promise<SharedStore> {
   const dir = mkdtempSync(path.join(os.tmpdir(), 'archipelago-store-'));
   guard(dir);
   const lockDir = withLockDir ? path.join(dir, 'locks') : undefined;
   if (lockDir) mkdirSync(lockDir);
-  return { dir, lockDir, ...(await makeStores(kind, dir, lockDir)) };
+  if (conf === undefined) return { dir, lockDir, ...(await makeStores(kind, dir, lockDir)) };
+  const namespace = makeNamespace();
+  const [maps, blocks] = POOLS.map((pool) => new RadosStore(pool, conf, namespace));
+  return { dir, lockDir, maps, blocks };
 }
 
 /** Whatever was done to them: maps and objects agree. */
@@ -49,11 +55,11 @@ async function requireSound(node: TestNode): Promise<void> {
  * Two nodes for the tests of the enclosing describe, as useNode. Processes that a test froze are thawed before they are stopped, and what all
  * tests left is checked.
  */
-export function useNodes({ lockDir = false, ...options }: NodesOptions = {}): Nodes {
+export function useNodes({ lockDir = false, cluster, ...options }: NodesOptions = {}): Nodes {
   let store: SharedStore | undefined;
   const running: TestNode[] = [];
   beforeAll(async () => {
-    store = await makeStore(options.store ?? usualStore(), lockDir);
+    store = await makeStore(options.store ?? usualStore(), lockDir, cluster?.());
     const { maps, blocks } = store;
     for (const hostname of [hosts.a, hosts.b])
       running.push(await TestNode.start({ ...options, maps, blocks, hostname }));
