@@ -110,7 +110,7 @@ describe.runIf(hasCeph() && programs('fio', 'qemu-io'))('a Ceph cluster', () => 
     const { node } = rig;
     const heart = await beating('still-pulse');
     // A node that is stopped meanwhile, with a write that Ceph does not answer.
-    const other = await TestNode.start({ settings: settings('other') });
+    const other = await TestNode.start({ placement: 'one process', settings: settings('other') });
     const cut = await Pulse.on(await other.create('cut-volume', 8 * MiB), 8 * MiB);
     let running: Promise<unknown> = Promise.resolve();
     try {
