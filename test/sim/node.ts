@@ -2,6 +2,7 @@
  * A node over a modelled disk: blockers with the real file driver, mapper, composer and a client's port, all in this process. Segments
  * are used again, since making one takes longer than most lives here.
  */
+import { existsSync, readdirSync } from 'node:fs';
 import pino from 'pino';
 import type { Driver } from '../../src/blockers/driver.js';
 import { FileDriver } from '../../src/blockers/file/index.js';
@@ -30,7 +31,21 @@ export interface NodeSettings {
 const free: Segment[] = [];
 let made = 0;
 
+/** Removes what simulations left that were killed: a segment has megabytes of memory. */
+function removeLeft(): void {
+  for (const name of readdirSync('/dev/shm')) {
+    const pid = /^sim-(\d+)-\d+$/.exec(name)?.[1];
+    if (pid === undefined || existsSync(`/proc/${pid}`)) continue;
+    try {
+      Segment.destroy(`posix:${name}:`);
+    } catch {
+      // Another user's.
+    }
+  }
+}
+
 function takeSegment(): Segment {
+  if (made === 0) removeLeft();
   const segment = free.pop() ?? Segment.create(`posix:sim-${process.pid}-${made++}:1200:1100:16:12`);
   segment.ref();
   return segment;

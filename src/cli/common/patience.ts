@@ -100,7 +100,7 @@ export class Patience {
     for (const waiting of [...this.#waiting]) {
       const waited = now - waiting.since;
       if (waited < patienceMs) continue;
-      for (const store of ['maps', 'blocks'] as const) {
+      for (const store of waiting.store ? [waiting.store] : (['maps', 'blocks'] as const)) {
         const silent = Math.max(now - (this.#probed.get(store) ?? now), this.#mapperWaits[store]);
         if (silent >= patienceMs) waiting.giveUp(this.#silence(store, silent));
       }

@@ -1,11 +1,12 @@
 /**
  * Cleans up after tests that did not come to do it: a shell of its own session that outlives this process, whatever ends it, and then ends
- * every process that was given something below the directories, and removes these with their segments and mounts.
+ * every process that was given one of the directories or something below, and removes these with their segments and mounts.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import type net from 'node:net';
 
-// Supervisors start roles again: until none is left. What a test froze is killed as well.
+// Supervisors start roles again: until none is left. What a test froze is killed as well, and who was given the directory itself: the zeros
+// between arguments become slashes.
 const SCRIPT = `
 IFS='
 '
@@ -22,7 +23,7 @@ for dir in $all; do
   for attempt in 1 2 3 4 5 6 7 8 9 10; do
     found=
     for process in $(ls /proc | grep '^[0-9]'); do
-      if tr '\\0' '\\n' < "/proc/$process/cmdline" 2> /dev/null | grep -qF "$dir/"; then
+      if tr '\\0' '/' < "/proc/$process/cmdline" 2> /dev/null | grep -qF "$dir/"; then
         kill -9 "$process" 2> /dev/null && found=yes
       fi
     done

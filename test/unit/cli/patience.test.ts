@@ -1,6 +1,8 @@
 /** Commands whose store does not answer: they end, and say which one it is. Work that takes long is no such case. */
 import { afterAll, beforeEach, describe, expect, it } from 'vitest';
+import { Patience } from '../../../src/cli/common/patience.js';
 import { Op } from '../../../src/requests/ops.js';
+import type { CallReply, Port } from '../../../src/xseg/index.js';
 import { FakeNode } from './fake-node.js';
 
 const node = new FakeNode();
@@ -83,6 +85,20 @@ describe('a store that answers', () => {
     // It was looked whether it answers.
     expect(node.asked('maps', Op.LOCKINFO).length).toBeGreaterThan(2);
     expect(node.asked('mapper', Op.STATUS).length).toBeGreaterThan(2);
+  });
+
+  it('is waited for while the other one does not', async () => {
+    const answered = {} as CallReply;
+    const silent = new Promise<CallReply>(() => {});
+    const port = { call: (number: number) => (number === 1 ? Promise.resolve(answered) : silent) } as unknown as Port;
+    const stores = { maps: { role: 'blockerm', port: 1 }, blocks: { role: 'blockerb', port: 2 } };
+    const patience = new Patience({ port, stores, mapper: null, patienceMs: 100 });
+    let letGo = (_: CallReply): void => {};
+    const names = patience.during(Op.LIST, 'maps', new Promise((resolve) => (letGo = resolve)));
+    await expect(patience.during(Op.READ, 'blocks', silent)).rejects.toThrow('the blocks store (blockerb)');
+    letGo(answered);
+    expect(await names).toBe(answered);
+    patience.close();
   });
 
   it('is not asked whether it does by a command that gets its answer', async () => {
