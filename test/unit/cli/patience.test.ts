@@ -122,6 +122,6 @@ it('a check ends with it, instead of finding fault with everything it cannot loo
   const { status: code, out, err } = await node.vlmcWith(quick, 'check', '--all');
   letGo();
   expect(code).toBe(255);
-  expect(err).toMatch(/the maps store \(blockerm\) has not answered for/);
+  expect(err).toMatch(/the (maps store \(blockerm\)|blocks store \(blockerb\)) has not answered for/);
   expect(out).not.toMatch(/ERROR/);
 });
