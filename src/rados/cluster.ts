@@ -2,10 +2,11 @@
 import { monotonicMs } from '../sys/clock.js';
 import { errnos } from '../sys/errno.js';
 import { allocateMemory } from '../sys/libc.js';
-import { BlockingCalls } from './blocking.js';
+import { BlockingCalls, runBeside } from './blocking.js';
 import { type CompletionCalls, Completions } from './completions.js';
 import type { Connection } from './connection.js';
 import { type RadosError, radosError } from './error.js';
+import { withPool } from './gone.js';
 import { type Library, loadLibrary } from './library.js';
 import { allocate, copyFrom, live, numberAt, packStrings, stringAt, takeSlot } from './memory.js';
 import { RadosPool } from './pool.js';
@@ -36,7 +37,7 @@ export async function connect(options: ClusterOptions): Promise<Cluster> {
   const blocking = new BlockingCalls();
   let over = false;
   const shutdown = (): void => {
-    if (!over) library.shutdown.async(handle, () => {});
+    if (!over) void runBeside((done) => library.shutdown.async(handle, done));
     over = true;
   };
   try {
@@ -189,7 +190,7 @@ class RadosCluster implements Cluster {
     );
     for (const pool of this.#pools) pool.close();
     this.#pools.clear();
-    await new Promise<void>((resolve) => library.shutdown.async(handle, () => resolve()));
+    await runBeside((done) => library.shutdown.async(handle, done));
     completions.close();
     live.clusters--;
   }
@@ -222,7 +223,10 @@ function completionCalls(library: Library): CompletionCalls {
       library.completionCreate(argument, callback, made.address);
       return madeWords[1] * 2 ** 32 + madeWords[0];
     },
-    result: library.completionResult,
+    result: (completion, io) => {
+      const result = library.completionResult(completion);
+      return io === 0 ? result : withPool(library, io, result);
+    },
     release: library.completionRelease,
     cancel: library.cancel,
   };

@@ -17,7 +17,8 @@ import type { Done } from './types.js';
 export interface CompletionCalls {
   /** Makes a completion with these callback and argument. Returns its address. */
   create(callback: number, argument: number): number;
-  result(completion: number): number;
+  /** How an operation of this pool ended. */
+  result(completion: number, io: number): number;
   release(completion: number): void;
   cancel(io: number, completion: number): void;
 }
@@ -216,8 +217,8 @@ export class Completions {
     for (let i = 0; i < count; i++) {
       const pending = this.#remove(tokens[i]);
       if (!pending) throw new RadosError(errnos.EIO, `librados ended an operation that nobody began: ${tokens[i]}`);
-      const { completion, done, free } = pending;
-      const result = this.#calls.result(completion);
+      const { completion, io, done, free } = pending;
+      const result = this.#calls.result(completion, io);
       this.#release(completion);
       this.#recycle(pending);
       if (done) call(done, result);

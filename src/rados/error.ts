@@ -21,6 +21,10 @@ const words = new Map<number, string>([
   [errnos.ETIMEDOUT, 'no answer in time: see `ceph status`'],
   [errnos.ENODATA, 'it has no such attribute'],
   [errnos.ECANCELED, 'a condition of the operation does not hold, or it was given up when the connection was closed'],
+  [
+    errnos.ENODEV,
+    'the pool was deleted: one that is made anew under its name is another, for which the blocker is to be started again',
+  ],
   [errnos.ENOTCONN, 'the connection is closed'],
   [errnos.EFBIG, 'beyond the size that objects may have (osd_max_object_size)'],
   [errnos.ERANGE, 'the value is larger than this client reads'],

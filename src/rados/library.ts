@@ -52,6 +52,8 @@ export interface Library {
   readonly ioctxDestroy: Call<[io: Address], void>;
   readonly ioctxSetNamespace: Call<[io: Address, namespace: string], void>;
   readonly ioctxId: Call<[io: Address], Id>;
+  /** By the map of the OSDs that this client has. */
+  readonly ioctxPoolName: Call<[io: Address, room: Address, length: number]>;
   readonly setPoolFullTry: Call<[io: Address], void>;
 
   readonly completionCreate: Call<[argument: Address, callback: Address, out: Address]>;
@@ -234,6 +236,7 @@ function declarations(name: string): Library {
     ioctxDestroy: bind('ioctx_destroy', 'p', 'v'),
     ioctxSetNamespace: bind('ioctx_set_namespace', 'ps', 'v'),
     ioctxId: bind('ioctx_get_id', 'p', 'q'),
+    ioctxPoolName: bind('ioctx_get_pool_name', 'ppu'),
     setPoolFullTry: bind('set_pool_full_try', 'p', 'v'),
 
     completionCreate: bind('aio_create_completion2', 'ppp'),

@@ -3,8 +3,9 @@
  * each under the string that was given out for it, until it is used, or too many newer ones have been given out.
  */
 import { errnos } from '../sys/errno.js';
-import type { BlockingCalls } from './blocking.js';
+import { type BlockingCalls, ENDLESS } from './blocking.js';
 import { RadosError, radosError } from './error.js';
+import { withPool } from './gone.js';
 import type { Library } from './library.js';
 import { allocate, copyFrom, live, numberAt, type Room, takeSlot } from './memory.js';
 import type { NamesPage } from './types.js';
@@ -50,8 +51,14 @@ export class Listing {
     const free = (): void => {
       items.free();
       out.free();
-      this.#free(start);
       this.#free(finish);
+    };
+    // What has failed can be tried again.
+    const giveUp = (): void => {
+      free();
+      this.#free(next);
+      if (cursor === null) this.#free(start);
+      else this.#remember(cursor, start);
     };
     const found = await this.#blocking.run<number>(
       what,
@@ -59,16 +66,17 @@ export class Listing {
       (done) => this.#library.list.async(this.#io, start, finish, count, 0, 0, items.address, out.address, done),
       (result) => {
         if (result > 0) this.#library.listFree(result, items.address);
-        free();
-        this.#free(next);
+        giveUp();
       },
+      ENDLESS,
     );
+    if (found < 0) {
+      giveUp();
+      throw radosError(withPool(this.#library, this.#io, found), what);
+    }
     const names = found > 0 ? this.#names(items, found) : [];
     free();
-    if (found < 0) {
-      this.#free(next);
-      throw radosError(found, what);
-    }
+    this.#free(start);
     return { names, cursor: this.#keep(next) };
   }
 
@@ -95,13 +103,21 @@ export class Listing {
       return null;
     }
     const name = `${process.pid}.${++this.#given}`;
+    this.#remember(name, cursor);
+    return name;
+  }
+
+  #remember(name: string, cursor: number): void {
+    if (this.#closed) {
+      this.#free(cursor);
+      return;
+    }
     this.#cursors.set(name, cursor);
     if (this.#cursors.size > MOST_CURSORS) {
       const [oldest, abandoned] = this.#cursors.entries().next().value!;
       this.#cursors.delete(oldest);
       this.#free(abandoned);
     }
-    return name;
   }
 
   #begin(what: string): number {

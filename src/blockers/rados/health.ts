@@ -28,6 +28,7 @@ export class Health {
   #fullTold = Number.NEGATIVE_INFINITY;
   /** When an operation was last refused for want of space, ms since the epoch; null: never. */
   lastFull: number | null = null;
+  #isGone = false;
 
   /** @param where `pool blocks` */
   constructor(where: string, log: Logger | null, backlog: () => Backlog) {
@@ -58,6 +59,7 @@ export class Health {
     const { count, oldestSince } = this.#backlog();
     const waits = oldestSince === 0 ? 0 : monotonicMs() - oldestSince;
     const waiting = inWords(count);
+    if (this.#isGone) return `${this.#where} was deleted`;
     if (reconnecting) return `${this.#where}: Ceph blocklisted this node's client: connecting anew, ${waiting}`;
     if (waits >= SLOW_MS) return `${this.#where}: Ceph has not answered for ${Math.round(waits / 1000)} s: ${waiting}`;
     if (this.lastFull !== null && Date.now() - this.lastFull < FULL_MS) {
@@ -84,6 +86,12 @@ export class Health {
 
   /** Told of every operation that failed. */
   failed(errno: number): void {
+    if (errno === errnos.ENODEV && !this.#isGone) {
+      this.#isGone = true;
+      this.#log?.error(
+        `${this.#where} was deleted: all that is asked of it fails. One that is made anew is used from the blocker's next start on`,
+      );
+    }
     if (errno !== errnos.ENOSPC && errno !== errnos.EDQUOT) return;
     this.lastFull = Date.now();
     const now = monotonicMs();
