@@ -81,7 +81,7 @@ ${table(schema.fileBlocker)}
 
 ### type = rados_blocker
 
-Objects are RADOS objects. The settings are read and checked; starting such a role fails, as this version is built without it.
+Objects are RADOS objects of a Ceph cluster; needs the package librados2 ([rados.md](rados.md)).
 
 ${table(schema.radosBlocker)}
 

@@ -193,7 +193,12 @@ export const fileBlocker = {
 };
 
 export const radosBlocker = {
-  nrThreads: threads,
+  nrThreads: fixed(
+    'nr_threads',
+    v.integer(1, 1024),
+    8,
+    'Threads for what librados does not do in the background: connecting, listing, asking the monitors. Roles of one process share them.',
+  ),
   pool: derived(
     'pool',
     v.text('the name of a pool'),
