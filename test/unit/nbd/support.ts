@@ -137,14 +137,17 @@ export class SteeredProvider implements ExportProvider {
 /** A socket that speaks bytes. */
 export class RawPeer {
   readonly socket: net.Socket;
-  #received = Buffer.alloc(0);
+  /** What came and was not taken; put together only when it is: payloads of megabytes come in hundreds of chunks. */
+  #chunks: Buffer[] = [];
+  #length = 0;
   #ended = false;
   #wake: () => void = () => {};
 
   private constructor(socket: net.Socket) {
     this.socket = socket;
     socket.on('data', (chunk) => {
-      this.#received = Buffer.concat([this.#received, chunk]);
+      this.#chunks.push(chunk);
+      this.#length += chunk.length;
       this.#wake();
     });
     const over = () => {
@@ -179,15 +182,16 @@ export class RawPeer {
 
   /** Exactly `length` bytes. @throws Error when the server closes before */
   async take(length: number): Promise<Buffer> {
-    while (this.#received.length < length) {
-      if (this.#ended) throw new Error(`the server closed after ${this.#received.length} of ${length} bytes`);
+    while (this.#length < length) {
+      if (this.#ended) throw new Error(`the server closed after ${this.#length} of ${length} bytes`);
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
       });
     }
-    const bytes = this.#received.subarray(0, length);
-    this.#received = this.#received.subarray(length);
-    return bytes;
+    const received = this.#received();
+    this.#chunks = [received.subarray(length)];
+    this.#length -= length;
+    return received.subarray(0, length);
   }
 
   /** Resolves when the server has closed, to what it said before. */
@@ -197,7 +201,11 @@ export class RawPeer {
         this.#wake = resolve;
       });
     }
-    return this.#received;
+    return this.#received();
+  }
+
+  #received(): Buffer {
+    return this.#chunks.length === 1 ? this.#chunks[0] : Buffer.concat(this.#chunks);
   }
 }
 
