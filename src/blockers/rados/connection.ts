@@ -152,11 +152,16 @@ export class Connection {
   }
 
   /**
-   * Does this deadline rest on a look at a lock from before the former client was refused? Then nothing is changed on its word: on a machine
+   * Does this deadline rest on a look at a lock from before a former client was refused? Then nothing is changed on its word: on a machine
    * whose clock stood still, say a virtual one that was paused, it may look as if it had not passed.
    */
   isStale(deadline: number): boolean {
     return deadline !== 0 && deadline < this.#oldestDeadline;
+  }
+
+  /** From now on a deadline that rests on a look at a lock from before now is stale. */
+  distrustLeases(): void {
+    this.#oldestDeadline = monotonicMs() + LEASE_MS;
   }
 
   /** May a change with this deadline be begun now? */
@@ -250,7 +255,7 @@ export class Connection {
         log?.warn(
           `${this.where}: connected anew as client.${client.cluster.instanceId}; ${this.#waiting.length} operations go on`,
         );
-        this.#oldestDeadline = monotonicMs() + LEASE_MS;
+        this.distrustLeases();
         this.begin();
         return;
       } catch (error) {

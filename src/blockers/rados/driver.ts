@@ -92,7 +92,7 @@ export class RadosDriver implements Driver {
 
   async #ask(): Promise<void> {
     await this.#connection.open();
-    await this.#locks.open();
+    if (await this.#locks.open()) this.#connection.distrustLeases();
     await requirePool(this.#connection.pool, this.#settings.locks === true);
   }
 

@@ -2,7 +2,8 @@
  * The locks of an owner: taken, held, looked at, given up, broken.
  *
  * A lock belongs to the owner string in it. That of another client instance with this owner string is a predecessor's, which has ended,
- * or which Ceph refuses since another node fenced it: it is taken over wherever it is met.
+ * or which Ceph refuses since another node fenced it: it is taken over wherever it is met. But not from one that took it from this
+ * process: that is its successor, or another node with this one's name.
  */
 import type { Pool } from '../../rados/types.js';
 import type { LockCheck, LockPage } from '../../requests/locks.js';
@@ -62,6 +63,12 @@ export class Holding {
   /** Goes up with everything that is heard: what was seen before counts no more. */
   #heard = 0;
   readonly #notifying = new Set<Promise<void>>();
+  /** The client instances that this process has been. */
+  readonly #instances = new Set<bigint>();
+  /** Locks that this process has had, and has not given up. */
+  readonly #had = new Set<string>();
+  /** The last change that was asked for, by target: they are done one after the other. */
+  readonly #changing = new Map<string, Promise<unknown>>();
 
   constructor(options: HoldingOptions) {
     this.#options = options;
@@ -83,16 +90,20 @@ export class Holding {
   /** @throws SystemError EBUSY naming the holder */
   async acquire(target: string): Promise<void> {
     checkLockTarget(target);
-    await this.#racing(target, async (pool, self) => {
+    await this.#changingAlone(target, async (pool, self) => {
       const held = await readLock(pool, target, self);
-      if (held && !this.#isOurs(held)) {
+      if (held && !this.#isOurs(target, held)) {
         this.#options.watches.refused(target);
         throw lockedError(target, held.owner, held.since);
       }
-      if (held?.isOurs) return true;
+      if (held?.isOurs) {
+        this.#had.add(target);
+        return true;
+      }
       // Before it is taken: after a crash it must be found.
       await unlessFull(addLock(pool, this.#owner, target));
       if (!(held ? await this.#takeOver(pool, target, self) : await takeLock(pool, target, self))) return null;
+      this.#had.add(target);
       this.#options.watches.hold(target);
       return true;
     });
@@ -102,10 +113,11 @@ export class Holding {
   async release(target: string, force: boolean): Promise<void> {
     checkLockTarget(target);
     this.heard(target);
-    await this.#racing(target, async (pool, self) => {
+    await this.#changingAlone(target, async (pool, self) => {
       this.#options.watches.drop(target);
       const held = await readLock(pool, target, self);
-      if (!held || (!force && !this.#isOurs(held))) {
+      if (!held) this.#had.delete(target);
+      if (!held || (!force && !this.#isOurs(target, held))) {
         await removeLock(pool, this.#owner, target);
         throw held ? notOwnerError(target, held.owner) : notLockedError(target);
       }
@@ -115,10 +127,11 @@ export class Holding {
         // Those, and nobody who comes after them.
         const broken = await Promise.all(held.lockers.map((locker) => breakLocker(pool, target, locker)));
         if (!broken.includes(true)) return null;
-        if (!this.#isOurs(held)) this.#options.broke(target, held.owner);
+        if (!this.#isOurs(target, held)) this.#options.broke(target, held.owner);
       }
       this.#notify(pool, target);
       await removeLock(pool, this.#owner, target);
+      this.#had.delete(target);
       return true;
     });
   }
@@ -126,7 +139,7 @@ export class Holding {
   /** Takes the lock whoever has it. Resolves to who had it; null: nobody. */
   async break(target: string): Promise<LockHolder | null> {
     checkLockTarget(target);
-    const { holder } = await this.#racing(target, async (pool, self) => {
+    const { holder } = await this.#changingAlone(target, async (pool, self) => {
       const stored = await readStored(pool, target, self);
       const held = stored?.held ?? null;
       if (held?.isOurs) return { holder: toHolder(held) };
@@ -138,6 +151,7 @@ export class Holding {
         if (!(await replaceLock(pool, target, stored, self))) return null;
       }
       this.heard(target);
+      this.#had.add(target);
       this.#options.watches.hold(target);
       this.#notify(pool, target);
       if (held && held.owner !== this.#owner) this.#options.broke(target, held.owner);
@@ -156,7 +170,9 @@ export class Holding {
   async check(targets: readonly string[], poll: boolean): Promise<LockCheck['lost']> {
     const since = monotonicMs() - FRESH_MS;
     const known = poll && this.#options.wouldHear();
-    const asked = known ? targets.filter((target) => (this.#seen.get(target) ?? 0) < since) : targets;
+    const asked = known
+      ? targets.filter((target) => (this.#seen.get(target) ?? Number.NEGATIVE_INFINITY) < since)
+      : targets;
     if (asked.length === 0) return [];
     const found = await abreast(asked, async (target) => {
       checkLockTarget(target);
@@ -173,14 +189,31 @@ export class Holding {
       const { targets, more } = await listTargets(pool, this.#owner, cursor ?? '', limit);
       const found = await abreast(targets, async (name) => {
         const held = await readLock(pool, name, self);
-        return held && this.#isOurs(held) ? [{ name, owner: this.#owner, since: held.since }] : [];
+        return held && this.#isOurs(name, held) ? [{ name, owner: this.#owner, since: held.since }] : [];
       });
       return { locks: found.flat(), cursor: more ? (targets.at(-1) ?? null) : null };
     });
   }
 
-  #isOurs(held: Held): boolean {
-    return held.isOurs || held.owner === this.#owner;
+  /** This client has it, or a predecessor. */
+  #isOurs(target: string, held: Held): boolean {
+    if (held.isOurs) return true;
+    return held.owner === this.#owner && (this.#instances.has(held.instance) || !this.#had.has(target));
+  }
+
+  /** As #racing, after what was asked before about this lock: what is noted beside it must be of the last. */
+  async #changingAlone<T extends object | string | boolean>(
+    target: string,
+    step: (pool: Pool, self: Self) => Promise<T | null>,
+  ): Promise<T> {
+    const before = this.#changing.get(target);
+    const change = (before ?? Promise.resolve()).catch(() => undefined).then(() => this.#racing(target, step));
+    this.#changing.set(target, change);
+    try {
+      return await change;
+    } finally {
+      if (this.#changing.get(target) === change) this.#changing.delete(target);
+    }
   }
 
   /** Runs `step` until it has a result: null means that the lock changed in between. @throws SystemError EBUSY */
@@ -190,6 +223,7 @@ export class Holding {
   ): Promise<T> {
     return this.#options.connection.attempt(async (pool) => {
       const self = this.#options.self();
+      this.#instances.add(self.instance);
       for (let race = 0; race < RACES; race++) {
         const result = await step(pool, self);
         if (result !== null) return result;
@@ -202,13 +236,14 @@ export class Holding {
     const began = monotonicMs();
     const heard = this.#heard;
     const held = await readLock(pool, target, self);
-    if (held?.owner === this.#owner && !held.isOurs) {
+    if (held && !held.isOurs && this.#isOurs(target, held)) {
       if (!(await this.#takeOver(pool, target, self))) return null;
     } else if (!held?.isOurs) {
       this.#seen.delete(target);
       this.#options.watches.drop(target);
       return held ?? 'nobody';
     }
+    this.#had.add(target);
     // Again, where the watch has broken.
     this.#options.watches.hold(target);
     if (heard === this.#heard) this.#seen.set(target, began);
@@ -218,7 +253,7 @@ export class Holding {
   /** Makes a predecessor's lock this client's. Resolves to false when it is not a predecessor's any more. */
   async #takeOver(pool: Pool, target: string, self: Self): Promise<boolean> {
     const stored = await readStored(pool, target, self);
-    if (!stored?.held || stored.held.isOurs || stored.held.owner !== this.#owner) return false;
+    if (!stored?.held || stored.held.isOurs || !this.#isOurs(target, stored.held)) return false;
     if (!(await replaceLock(pool, target, stored, self))) return false;
     this.#options.tookOver(target, lockerName(stored.held.lockers[0]));
     return true;

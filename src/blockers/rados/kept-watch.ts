@@ -56,11 +56,17 @@ export class KeptWatch {
     return age >= 0 && age <= ms;
   }
 
-  async close(): Promise<void> {
-    this.#closed = true;
+  /** Ends until `begin`. */
+  async pause(): Promise<void> {
     this.#round++;
     if (this.#timer) clearTimeout(this.#timer);
+    this.#timer = null;
     await this.#end();
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.pause();
   }
 
   async #end(): Promise<void> {

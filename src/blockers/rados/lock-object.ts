@@ -37,7 +37,7 @@ const ATTRIBUTE = attributeOf(NAME);
 const GET_INFO = encodeGetInfo(NAME);
 const UNLOCK = encodeUnlock(NAME, COOKIE);
 
-const DESCRIPTION = /^(.+) (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)$/s;
+const DESCRIPTION = /^([^\0]+) (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)$/s;
 
 export const lockObject = (target: string): string => target + LOCK_SUFFIX;
 
@@ -54,6 +54,8 @@ export interface Held extends LockHolder {
   readonly lockers: readonly Locker[];
   /** This very client instance has it. */
   readonly isOurs: boolean;
+  /** Number of the (first) client instance that has it. */
+  readonly instance: bigint;
 }
 
 /** What is stored, to be replaced. */
@@ -70,8 +72,8 @@ function heldBy({ lockers, type }: LockState, self: Self): Held | null {
   const isOurs = alone && lockerName(locker) === `client.${self.instance}`;
   // Whoever holds it beside others, or under another cookie, is none of ours, whatever it says.
   if (!owner || !alone || Buffer.byteLength(owner) > MAX_OWNER)
-    return { owner: lockerName(locker), since: null, lockers, isOurs };
-  return { owner, since: Date.parse(since), lockers, isOurs };
+    return { owner: lockerName(locker), since: null, lockers, isOurs, instance: locker.id };
+  return { owner, since: Date.parse(since), lockers, isOurs, instance: locker.id };
 }
 
 const describe = (owner: string): string => `${owner} ${new Date().toISOString()}`;

@@ -9,7 +9,7 @@ import type { Fenced, LockCheck, LockMail, LockNews, LockPage } from '../../requ
 import { messageOf } from '../../sys/errno.js';
 import type { LockHolder, LockService } from '../driver.js';
 import { checkAddressee } from '../mail.js';
-import { blocklist, fenceNode } from './fencing.js';
+import { blocklist, fenceNode, HOUR, isRefused, WEEK } from './fencing.js';
 import { type Attempts, Holding } from './holding.js';
 import { KeptWatch } from './kept-watch.js';
 import type { Self } from './lock-object.js';
@@ -56,6 +56,8 @@ export class RadosLocks implements LockService {
   /** Of putting this client on the list. */
   #retry: NodeJS.Timeout | null = null;
   #closed = false;
+  /** Addresses of the clients that this was. */
+  readonly #addresses = new Set<string>();
   /** The question whether another has this owner's name, while it is asked. */
   #question: { readonly id: string; readonly answered: (by: string) => void } | null = null;
 
@@ -89,28 +91,45 @@ export class RadosLocks implements LockService {
   /**
    * To be called when there is a client, and before anything is sent to the store. A predecessor that was not closed is refused by Ceph
    * from then on: what it had under way when it was killed does not come after what is sent now.
+   * Resolves to whether another node has had a predecessor refused, or is about to: then leases from before may rest on locks that it took.
    * @throws SystemError EBUSY when it lives
    */
-  async open(): Promise<void> {
+  async open(): Promise<boolean> {
     const left = await this.#registerIfFits();
-    const unfenced = left.filter(({ fenced }) => fenced === undefined);
     try {
       await this.#watchMail();
-      if (!unfenced.every(hasEnded)) await this.#askForNamesake();
+      await this.#succeed(left);
     } catch (error) {
       await this.#leave();
       throw error;
     }
-    const addresses = unfenced.map(({ address }) => address);
+    return left.some(({ fencing, fenced }) => fencing !== undefined || fenced !== undefined);
+  }
+
+  /**
+   * Makes sure that others of this owner string have ended, or are refused from now on, and takes them off the list.
+   * @throws SystemError EBUSY when one of them lives
+   */
+  async #succeed(left: readonly Client[]): Promise<void> {
+    const others = left.filter((client) => !this.#addresses.has(client.address) && !isRefused(client));
+    const ended = others.filter(hasEnded);
+    const perhapsLiving = others.filter((other) => !ended.includes(other));
+    if (perhapsLiving.length > 0) await this.#askForNamesake();
+    await this.#refuse(ended, HOUR);
+    await this.#refuse(perhapsLiving, WEEK);
+    await this.#forget(left);
+  }
+
+  async #refuse(clients: readonly Client[], seconds: number): Promise<void> {
+    const addresses = clients.map(({ address }) => address);
     try {
-      await blocklist(this.#connection.cluster, addresses);
+      await blocklist(this.#connection.cluster, addresses, seconds);
     } catch (error) {
       this.#log?.warn(
         `an earlier client of this blocker, ${addresses.join(', ')}, was not closed, and Ceph was not told to refuse what it may still ` +
           `have under way: ${messageOf(error)}`,
       );
     }
-    await this.#forget(left);
   }
 
   async #askForNamesake(): Promise<void> {
@@ -125,11 +144,23 @@ export class RadosLocks implements LockService {
     }
   }
 
-  /** To be called when there is another client, before anything is sent through it. */
+  /**
+   * To be called when there is another client, before anything is sent through it. It may be a successor of this process that had the former
+   * one refused, after this stood still for long.
+   * @throws SystemError EBUSY when that one lives
+   */
   async reconnected(): Promise<void> {
     this.#holding.heard();
-    await this.#forget(await this.#registerIfFits());
+    const left = await this.#registerIfFits();
     await this.#watchMail();
+    try {
+      await this.#succeed(left);
+    } catch (error) {
+      // Not to be found, nor to answer, before it is tried again.
+      await this.#mailWatch.pause();
+      await this.#unregister();
+      throw error;
+    }
     this.#watches.renewed();
     // There is much to look at: a client is refused because somebody took a lock.
     this.#news.mail();
@@ -179,14 +210,19 @@ export class RadosLocks implements LockService {
   async #leave(): Promise<void> {
     try {
       await Promise.all([this.#mailWatch.close(), this.#watches.close(), this.#holding.settled()]);
-      const { cluster, pool } = this.#connection;
-      const ours = new Set(cluster.addresses);
-      await changeClients(pool, nodeOf(this.#owner), (clients) =>
-        clients.filter(({ owner, address }) => owner !== this.#owner || !ours.has(address)),
-      );
+      await this.#unregister();
     } catch (error) {
       this.#log?.warn(`this client stays on the list of those of its node: ${messageOf(error)}`);
     }
+  }
+
+  async #unregister(): Promise<void> {
+    const { cluster, pool } = this.#connection;
+    const ours = new Set(cluster.addresses);
+    await changeClients(pool, nodeOf(this.#owner), (clients) =>
+      clients.filter(({ owner, address }) => owner !== this.#owner || !ours.has(address)),
+    );
+    for (const address of ours) this.#addresses.delete(address);
   }
 
   acquire(target: string): Promise<void> {
@@ -252,7 +288,8 @@ export class RadosLocks implements LockService {
       if (message.alive === this.#question?.id) this.#question.answered(message.by);
     } else if ('ask' in message) {
       const { instanceId, addresses } = this.#connection.cluster;
-      if (message.ask !== this.#question?.id) {
+      // Of two that ask each other at the same time one goes on.
+      if (!this.#question || this.#question.id < message.ask) {
         this.#outbox.answer(this.#owner, message.ask, `client.${instanceId} at ${addresses[0]}`);
       }
     } else {
@@ -273,6 +310,7 @@ export class RadosLocks implements LockService {
       cluster.addresses.reduce((all, address) => withClient(all, { ...client, address }), clients),
     );
     const ours = new Set(cluster.addresses);
+    for (const address of ours) this.#addresses.add(address);
     return before.filter(({ owner, address }) => owner === this.#owner && !ours.has(address));
   }
 

@@ -8,12 +8,15 @@ import type { LockMail } from '../../requests/locks.js';
 import { errnos } from '../../sys/errno.js';
 import { isErrno } from '../errors.js';
 import { checkAddressee, toMail } from '../mail.js';
+import { nameError } from '../names.js';
 import { mailObject } from './registry.js';
 
 /** How long a letter is waited for: a client that died is thought alive by Ceph for up to half a minute. */
 const PATIENCE_MS = 1000;
 /** Most letters that wait for one addressee, and most that wait to be read. The oldest are dropped. */
 const MOST = 256;
+/** Longest message that is read: names are short. */
+const MOST_BYTES = 4096;
 /** Most letters that are read at once. */
 const AT_ONCE = 64;
 
@@ -26,6 +29,7 @@ export type Message =
 
 /** @returns null when it is no message */
 export function toMessage(bytes: Buffer): Message | null {
+  if (bytes.length > MOST_BYTES) return null;
   let value: unknown;
   try {
     value = JSON.parse(bytes.toString('utf8'));
@@ -35,7 +39,7 @@ export function toMessage(bytes: Buffer): Message | null {
   const letter = toMail(value);
   if (letter) return { letter };
   const { changed, ask, alive, by } = (value ?? {}) as Record<string, unknown>;
-  if (typeof changed === 'string') return { changed };
+  if (typeof changed === 'string') return nameError(changed) ? null : { changed };
   if (typeof ask === 'string') return { ask };
   return typeof alive === 'string' && typeof by === 'string' ? { alive, by } : null;
 }

@@ -1,7 +1,8 @@
 /**
  * Two nodes with one name would take each other's locks for their own. So a blocker that finds an earlier client of its owner string on
  * the list, which was not closed, makes sure that it has ended: by the process, if it was one of this machine, else by asking: the
- * earlier client, if it lives, hears the question where its mail comes.
+ * earlier client, if it lives, hears the question where its mail comes. One that was replaced while it stood still asks likewise when it
+ * goes on and finds itself refused.
  */
 import fs from 'node:fs';
 import { errnos, SystemError } from '../../sys/errno.js';
@@ -19,10 +20,23 @@ function bootId(): string {
   }
 }
 
-/** This process, for the list. */
-export const thisProcess: ClientProcess = { boot: bootId(), pid: self.pid, start: self.start };
+/** In a container the numbers of processes are others than outside. */
+function numbering(): string {
+  try {
+    return fs.readlinkSync('/proc/self/ns/pid');
+  } catch {
+    return '';
+  }
+}
 
-/** Whether the client is certain to have ended: its process was one of this machine since it was started. */
+/** This process, for the list. */
+export const thisProcess: ClientProcess = {
+  boot: bootId() && `${bootId()} ${numbering()}`,
+  pid: self.pid,
+  start: self.start,
+};
+
+/** Whether the client is certain to have ended: its process was one of this machine, or container, since that was started. */
 export function hasEnded({ process }: Client): boolean {
   if (!process || process.boot === '' || process.boot !== thisProcess.boot) return false;
   return !isAlive(process.pid, process.start);

@@ -56,6 +56,8 @@ export interface Client {
   readonly instance: string;
   /** ms since the epoch. */
   readonly since: number;
+  /** When somebody was about to have Ceph refuse it, ms since the epoch; absent: never. */
+  readonly fencing?: number;
   /** When Ceph was told last to refuse it, ms since the epoch; absent: never. */
   readonly fenced?: number;
   /** Absent where another client noted it. */
@@ -64,7 +66,7 @@ export interface Client {
 
 function toClient(value: unknown): Client[] {
   if (typeof value !== 'object' || value === null) return [];
-  const { owner, address, instance, since, fenced, process } = value as Record<string, unknown>;
+  const { owner, address, instance, since, fencing, fenced, process } = value as Record<string, unknown>;
   if (typeof owner !== 'string' || typeof address !== 'string' || address === '') return [];
   const { boot, pid, start } = (process ?? {}) as Record<string, unknown>;
   const hasProcess = typeof boot === 'string' && typeof pid === 'number' && typeof start === 'number';
@@ -74,6 +76,7 @@ function toClient(value: unknown): Client[] {
       address,
       instance: typeof instance === 'string' ? instance : '',
       since: typeof since === 'number' ? since : 0,
+      ...(typeof fencing === 'number' && { fencing }),
       ...(typeof fenced === 'number' && { fenced }),
       ...(hasProcess && { process: { boot, pid, start } }),
     },
@@ -117,7 +120,7 @@ export async function changeClients(
     const clients = parse(before ?? NOTHING);
     const after = [...change(clients)].sort((a, b) => (b.fenced ?? Infinity) - (a.fenced ?? Infinity));
     const value = Buffer.from(JSON.stringify(after.slice(0, MOST_CLIENTS)), 'utf8');
-    if (before && value.equals(before)) return clients;
+    if (before ? value.equals(before) : after.length === 0) return clients;
     try {
       await pool.operate(CLIENTS + node, [
         before ? { do: 'compareXattr', name: ATTRIBUTE, value: before } : { do: 'create', exclusive: true },

@@ -200,14 +200,17 @@ it('monitors from before Ceph 16 are asked by the word that they know; an error 
     },
     waitForLatestMap: async () => void asked.push('map'),
   } as unknown as Cluster;
-  await blocklist(cluster, ['192.0.2.1:0/1', '192.0.2.1:0/1']);
-  expect(asked.slice(1)).toEqual([{ prefix: 'osd blacklist', blacklistop: 'add', addr: '192.0.2.1:0/1' }, 'map']);
+  await blocklist(cluster, ['192.0.2.1:0/1', '192.0.2.1:0/1'], 60);
+  expect(asked.slice(1)).toEqual([
+    { prefix: 'osd blacklist', blacklistop: 'add', addr: '192.0.2.1:0/1', expire: 60.5 },
+    'map',
+  ]);
   asked.length = 0;
   errno = errnos.ETIMEDOUT;
-  await expect(blocklist(cluster, ['192.0.2.1:0/1'])).rejects.toMatchObject({ code: 'ETIMEDOUT' });
+  await expect(blocklist(cluster, ['192.0.2.1:0/1'], 60)).rejects.toMatchObject({ code: 'ETIMEDOUT' });
   expect(asked.length).toBe(1);
   asked.length = 0;
-  await blocklist(cluster, []);
+  await blocklist(cluster, [], 60);
   expect(asked).toEqual([]);
 });
 
