@@ -8,7 +8,7 @@ import type { Driver } from '../../../src/blockers/driver.js';
 import { runIo } from '../../../src/blockers/object-io.js';
 import { contentSteps } from '../../../src/blockers/rados/content.js';
 import { connect } from '../../../src/rados/index.js';
-import { hasCeph, useCeph } from '../../support/ceph.js';
+import { hasCeph, makeNamespace, type Namespace, useCeph } from '../../support/ceph.js';
 import { radosDriver } from './rados-support.js';
 import { fileDriver, filesOf, listAll, read, temporaryDirectory, write } from './support.js';
 
@@ -182,6 +182,43 @@ describe.runIf(hasCeph())('objects on RADOS', () => {
     }
   });
 });
+
+describe.runIf(hasCeph())('a pool that is deleted', () => {
+  const ceph = useCeph();
+
+  it('is an error in all that is asked of it: its objects are not missing, which would be zeros', async () => {
+    const pool = makeNamespace();
+    const driver = await radosDriver(ceph, { pool: await madePool(ceph, pool), cephxId: 'admin' });
+    await write(driver, 'object', 0, Buffer.alloc(512, 1));
+    await ceph.ceph('osd', 'pool', 'delete', pool, pool, '--yes-i-really-really-mean-it');
+    const object = { name: 'object', offset: 0, length: 512 };
+    const refused = [
+      runIo(driver, 'read', object),
+      runIo(driver, 'write', { ...object, data: Buffer.alloc(512, 2) }),
+      runIo(driver, 'trim', object),
+      driver.info('object'),
+      driver.delete('object'),
+      driver.copy('object', 'copy', 512, { durable: true, exclusive: true }),
+      driver.hash('object', 512),
+      driver.list(null, 10),
+    ];
+    for (const outcome of await Promise.allSettled(refused)) {
+      expect(outcome).toMatchObject({ status: 'rejected', reason: { code: 'ENODEV' } });
+    }
+    expect(driver.status()).toMatchObject({ trouble: `pool ${pool}, namespace ${ceph.namespace} was deleted` });
+    // Another one under its name has none of what was in it.
+    await madePool(ceph, pool);
+    onTestFinished(async () => {
+      await ceph.ceph('osd', 'pool', 'delete', pool, pool, '--yes-i-really-really-mean-it');
+    });
+    await expect(runIo(driver, 'read', object)).rejects.toMatchObject({ code: 'ENODEV' });
+  });
+});
+
+async function madePool(ceph: Namespace, name: string): Promise<string> {
+  await ceph.ceph('osd', 'pool', 'create', name, '1');
+  return name;
+}
 
 describe('the steps that make a copy', () => {
   const kinds = (bytes: Buffer, exclusive: boolean): string[] =>
