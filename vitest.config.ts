@@ -4,10 +4,21 @@ import { hasCeph } from './test/support/ceph-cluster.js';
 
 /**
  * Files that are about directories, or about no node at all: everything else runs on RADOS too. What they are about: modes and descriptors of files,
- * small disks, trees of the original, damage done to files; the library (fuzz), a configuration of its own (quickstart); RADOS itself, on
+ * small disks, trees of the original, damage done to files, maps written
+ * as files, a node that libnbd starts by itself (libnbd-interop); the library (fuzz), a configuration of its own (quickstart); RADOS itself, on
  * clusters of their own or mixed with files.
  */
-const onFiles = ['bad-store', 'exhaustion', 'full-disk', 'fuzz', 'golden', 'quickstart', 'rados-*', 'vlmc-golden'];
+const onFiles = [
+  'bad-store',
+  'exhaustion',
+  'full-disk',
+  'fuzz',
+  'golden',
+  'libnbd-interop',
+  'quickstart',
+  'rados-*',
+  'vlmc-golden',
+];
 
 /** What takes all of a resource, or waits until nobody has any: nothing runs beside it. */
 const alone = ['exhaustion'];
