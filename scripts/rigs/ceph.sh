@@ -3,7 +3,7 @@
 #
 #   ceph.sh start DIR [--bluestore] [--osds N] [--bytes N] [--pools 'A B'] [--set 'OPTION = VALUE']…   prints CEPH_CONF=… when I/O works; run again: starts what is not running
 #   ceph.sh stop DIR [--wipe]                                    ends it; a memstore saves its data first. --wipe: at once, and DIR goes too
-#   ceph.sh kill-osd DIR [N]                                     kill -9 of OSD N (0); `start` brings it back. A memstore has lost all then
+#   ceph.sh kill-osd DIR [N]                                     kill -9 of OSD N (0); `start` brings it back. The pools of a memstore are empty then
 #   ceph.sh restart-osd DIR [N]                                  kill-osd and start; returns when I/O works again
 #
 # No root, no systemd, no user `ceph`, no mgr. Everything is in DIR: ceph.conf, keyring, run/*.pid, log/. Ports are free ones, chosen at the first start.
@@ -66,7 +66,7 @@ end() {
       sleep 0.05
     done
   fi
-  rm -f "$dir/run/$1.pid"
+  if [ "$2" = TERM ]; then rm -f "$dir/run/$1.pid"; fi
 }
 
 names() { for file in "$dir"/run/"$1"*.pid; do [ -e "$file" ] && basename "$file" .pid; done; }
@@ -186,6 +186,12 @@ start_monitor() {
   start_daemon ceph-mon -c "$conf" -i a || fail "the monitor does not start: see $dir/log/mon.a.log"
 }
 
+forget_pools() {
+  local pool
+  for pool in $pools; do ceph osd pool rm "$pool" "$pool" --yes-i-really-really-mean-it >/dev/null; done
+  rm -f "$dir/pools.made" "$dir/run/osd.0.pid"
+}
+
 start_osd() {
   local id=$1 data=$dir/osd.$1 key uuid
   if [ ! -e "$data.made" ]; then
@@ -198,6 +204,8 @@ start_osd() {
     touch "$data.made"
   fi
   daemon_pid "osd.$id" >/dev/null && return
+  # One that was not stopped has left its pidfile. No other OSD has what the memory of the only one had, and its placement groups would be waited for for ever.
+  if [ -e "$dir/run/osd.$id.pid" ] && [ "$store" = memstore ] && [ "$osds" = 1 ]; then forget_pools; fi
   start_daemon ceph-osd -c "$conf" -i "$id" --keyring "$data/keyring" --crush-location="root=default host=h$id" ||
     fail "osd.$id does not start: see $dir/log/osd.$id.log"
 }

@@ -1,5 +1,7 @@
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { hasCeph, Namespace, useCeph } from '../../support/ceph.js';
+import { clusterCommand, hasCeph, Namespace, useCeph, useOwnCluster } from '../../support/ceph.js';
 
 describe.runIf(hasCeph())('a Ceph cluster for tests', () => {
   const ceph = useCeph();
@@ -24,5 +26,18 @@ describe.runIf(hasCeph())('a Ceph cluster for tests', () => {
     await ceph.rados('maps', '--id', ceph.user, 'lock', 'get', 'a', 'RadosLock');
     expect(JSON.parse(await ceph.rados('maps', 'lock', 'info', 'a', 'RadosLock'))).toMatchObject({ type: 'exclusive' });
     expect(await ceph.ceph('--id', ceph.user, 'osd', 'blocklist', 'add', '127.0.0.1:0/4711', '1')).toBe('');
+  });
+});
+
+describe.runIf(hasCeph())('a cluster whose OSD died', () => {
+  const cluster = useOwnCluster('--pools', 'maps');
+
+  it('is started again, empty, by the next test that needs it', async () => {
+    const ceph = new Namespace(cluster.conf, 'a');
+    await ceph.rados('maps', 'create', 'before');
+    process.kill(Number(readFileSync(path.join(cluster.directory, 'run/osd.0.pid'), 'utf8')), 'SIGKILL');
+    await clusterCommand('start', cluster.directory);
+    expect(await ceph.rados('maps', 'ls')).toBe('');
+    await ceph.rados('maps', 'create', 'after');
   });
 });
