@@ -62,7 +62,7 @@ export class Connection {
   #cluster: Cluster | null = null;
   #pool: Pool | null = null;
   #waiting: Waiter[] = [];
-  #renewing: Promise<void> | null = null;
+  #renewing = false;
   /** When the current renewal began, ms of the monotonic clock. */
   #refusedSince = 0;
   /** What waits for the end of its time, and wakes it. */
@@ -220,7 +220,7 @@ export class Connection {
     // An old client that was given up answers nothing else; its operations were refused, or not begun.
     const isGone = isOld && (errno === errnos.ECANCELED || errno === errnos.ENOTCONN);
     if (errno !== errnos.ESHUTDOWN && !isGone) return false;
-    if (!isOld && this.#renewing === null) this.#beginRenewal();
+    if (!isOld && !this.#renewing) this.#beginRenewal();
     return true;
   }
 
@@ -232,12 +232,21 @@ export class Connection {
       `${this.where}: Ceph blocklisted this node's client client.${this.#cluster?.instanceId}: another node took locks of this one by ` +
         'force, or an administrator did it; connecting anew, volumes whose locks are still held go on',
     );
-    this.#renewing = this.#renew().finally(() => {
-      this.#renewing = null;
-    });
+    void this.#renew();
   }
 
   async #renew(): Promise<void> {
+    this.#renewing = true;
+    // An attempt may take half a minute.
+    const sweeping = setInterval(() => this.#refuseLate(), RETRY_MS);
+    const renewed = await this.#tryOn();
+    clearInterval(sweeping);
+    this.#renewing = false;
+    if (renewed && this.isOpen) this.begin();
+  }
+
+  /** Tries until there is a client that may be used (true), or this is closed. */
+  async #tryOn(): Promise<boolean> {
     const { log, renewed } = this.#options;
     let told = Number.NEGATIVE_INFINITY;
     while (this.isOpen) {
@@ -245,28 +254,27 @@ export class Connection {
         const client = await this.#client();
         if (!this.isOpen) {
           await client.cluster.close(0);
-          return;
+          return false;
         }
         // What is in flight at the old one is refused by and by, and then sent again.
         this.#cluster?.close(OLD_PATIENCE_MS).catch(() => undefined);
         this.#take(client);
         await renewed();
-        if (!this.isOpen) return;
+        if (!this.isOpen) return false;
         log?.warn(
           `${this.where}: connected anew as client.${client.cluster.instanceId}; ${this.#waiting.length} operations go on`,
         );
         this.distrustLeases();
-        this.begin();
-        return;
+        return true;
       } catch (error) {
         if (this.isOpen && monotonicMs() - told >= TELL_MS) {
           told = monotonicMs();
           log?.error(`${this.where}: cannot connect anew, trying on: ${messageOf(error)}`);
         }
       }
-      this.#refuseLate();
       await delay(RETRY_MS, undefined, { signal: this.#ending.signal }).catch(() => undefined);
     }
+    return false;
   }
 
   /** Nobody has to wait for the end of what may not be done any more. */

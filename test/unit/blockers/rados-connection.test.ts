@@ -193,6 +193,20 @@ describe('when Ceph refuses the client', () => {
     expect(ceph.pools[1].sent.map(({ object }) => object)).toEqual(['timeless', 'good']);
   });
 
+  it('what may not begin any more ends with ETIME while an attempt to get a client takes long, and not after it', async () => {
+    const { ceph, io } = await opened();
+    const { promise, open } = latch();
+    ceph.gate = promise;
+    const ios = [makeIo('late', { deadline: monotonicMs() + 1 }), makeIo('timeless')];
+    for (const one of ios) io.write(one);
+    for (const { done } of ceph.pools[0].sent) done(REFUSED);
+    await expect.poll(() => ios[0].errno, { timeout: 20_000 }).toBe(errnos.ETIME);
+    expect(ios[1].errno).toBe(null);
+    expect(ceph.pools).toHaveLength(1);
+    open();
+    await expect.poll(() => ceph.pools[1]?.sent.map(({ object }) => object)).toEqual(['timeless']);
+  });
+
   it('what is done with promises is done again, from its beginning', async () => {
     const { ceph, connection } = await opened();
     const seen: number[] = [];
