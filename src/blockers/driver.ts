@@ -70,6 +70,8 @@ export interface LockHolder {
   readonly owner: string;
   /** When the lock was taken, ms since the epoch; null where the store does not tell. */
   readonly since: number | null;
+  /** From whom it took the lock by force, the last first, and has not said that those have ended; absent where the store does not tell. */
+  readonly after?: readonly string[];
 }
 
 /**

@@ -22,6 +22,8 @@ export interface Break {
   /** Ties the answer to the question. */
   readonly id: string;
   readonly holder: string;
+  /** Whom that one had taken it from, and was not sure of. */
+  readonly after: readonly string[];
   /** Until when it is waited for an answer, ms of the monotonic clock. */
   until: number;
 }

@@ -127,6 +127,8 @@ export type LockState = Pick<VolumeStat, 'lock' | 'open' | 'byHand' | 'lost'>;
 export interface LockInfo {
   owner: string;
   since: number | null;
+  /** See LockHolder of blockers/driver.ts. */
+  after?: readonly string[];
 }
 
 /** The bytes of a JSON body. */

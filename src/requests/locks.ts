@@ -26,7 +26,7 @@ export interface LockCheck {
 }
 
 export interface LockPage {
-  readonly locks: readonly { readonly name: string; readonly owner: string; readonly since: number | null }[];
+  readonly locks: readonly (Readonly<LockInfo> & { readonly name: string })[];
   /** Pass to the next call; null at the end. */
   readonly cursor: string | null;
 }

@@ -53,7 +53,8 @@ export interface HoldingOptions {
   readonly tookOver: (target: string, from: string) => void;
 }
 
-const toHolder = ({ owner, since }: LockHolder): LockHolder => ({ owner, since });
+const toHolder = ({ owner, since, after = [] }: LockHolder): LockHolder =>
+  after.length === 0 ? { owner, since } : { owner, since, after };
 
 export class Holding {
   readonly #options: HoldingOptions;
@@ -189,7 +190,7 @@ export class Holding {
       const { targets, more } = await listTargets(pool, this.#owner, cursor ?? '', limit);
       const found = await abreast(targets, async (name) => {
         const held = await readLock(pool, name, self);
-        return held && this.#isOurs(name, held) ? [{ name, owner: this.#owner, since: held.since }] : [];
+        return held && this.#isOurs(name, held) ? [{ name, ...toHolder(held) }] : [];
       });
       return { locks: found.flat(), cursor: more ? (targets.at(-1) ?? null) : null };
     });

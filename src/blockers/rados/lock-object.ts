@@ -37,7 +37,9 @@ const ATTRIBUTE = attributeOf(NAME);
 const GET_INFO = encodeGetInfo(NAME);
 const UNLOCK = encodeUnlock(NAME, COOKIE);
 
-const DESCRIPTION = /^([^\0]+) (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)$/s;
+const DESCRIPTION = /^([^\0]+) (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)(?: after (\[.*\]))?$/s;
+/** Most former holders that are kept. */
+const MOST_AFTER = 8;
 
 export const lockObject = (target: string): string => target + LOCK_SUFFIX;
 
@@ -68,15 +70,36 @@ function heldBy({ lockers, type }: LockState, self: Self): Held | null {
   if (lockers.length === 0) return null;
   const [locker] = lockers;
   const alone = lockers.length === 1 && type === LockType.EXCLUSIVE && locker.cookie === COOKIE;
-  const [, owner, since] = DESCRIPTION.exec(locker.description) ?? [];
+  const [, owner, since, after] = DESCRIPTION.exec(locker.description) ?? [];
   const isOurs = alone && lockerName(locker) === `client.${self.instance}`;
   // Whoever holds it beside others, or under another cookie, is none of ours, whatever it says.
   if (!owner || !alone || Buffer.byteLength(owner) > MAX_OWNER)
     return { owner: lockerName(locker), since: null, lockers, isOurs, instance: locker.id };
-  return { owner, since: Date.parse(since), lockers, isOurs, instance: locker.id };
+  return { owner, since: Date.parse(since), after: ownersIn(after), lockers, isOurs, instance: locker.id };
 }
 
-const describe = (owner: string): string => `${owner} ${new Date().toISOString()}`;
+/** Owner strings as a lock that was broken names them. */
+function ownersIn(json: string | undefined): readonly string[] {
+  if (json === undefined) return [];
+  try {
+    const owners = (JSON.parse(json) as unknown[]).filter((owner): owner is string => typeof owner === 'string');
+    return owners.filter((owner) => owner !== '' && Buffer.byteLength(owner) <= MAX_OWNER).slice(0, MOST_AFTER);
+  } catch {
+    return [];
+  }
+}
+
+function describe(owner: string, after: readonly string[] = []): string {
+  const words = `${owner} ${new Date().toISOString()}`;
+  return after.length === 0 ? words : `${words} after ${JSON.stringify(after)}`;
+}
+
+/** Whom somebody who takes this lock by force must be sure of: its holder, and those whom that one was not sure of yet. */
+function followed(held: Held | null, owner: string): readonly string[] {
+  if (!held) return [];
+  const former = [held.owner, ...(held.after ?? [])].filter((each) => each !== owner);
+  return [...new Set(former)].slice(0, MOST_AFTER);
+}
 
 /** Who has the lock, as the OSD sees it; null: nobody. */
 export async function readLock(pool: Pool, target: string, self: Self): Promise<Held | null> {
@@ -123,7 +146,8 @@ export async function takeLock(pool: Pool, target: string, self: Self): Promise<
 
 /** Makes the lock this client's in the place of what was read. Resolves to false when it is not that any more. */
 export async function replaceLock(pool: Pool, target: string, stored: Stored, self: Self): Promise<boolean> {
-  const locker = clientLocker(self.instance, COOKIE, self.address, describe(self.owner));
+  const after = followed(stored.held, self.owner);
+  const locker = clientLocker(self.instance, COOKIE, self.address, describe(self.owner, after));
   const value = encodeState({ type: LockType.EXCLUSIVE, tag: TAG, lockers: [locker] });
   try {
     await pool.operate(lockObject(target), [

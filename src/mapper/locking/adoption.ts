@@ -9,7 +9,7 @@ import type { Clock } from '../clock.js';
 import type { MapperContext, MapperLog } from '../context.js';
 import { plainName } from '../names.js';
 import type { Volume } from '../volume.js';
-import type { Breaking } from './breaking.js';
+import { PATIENCE_MS as BREAK_MS, type Breaking } from './breaking.js';
 import type { Losses } from './losses.js';
 import type { LockRegistry } from './registry.js';
 
@@ -54,7 +54,7 @@ export class Adoption {
         volume.open = record.open;
         volume.byHand = record.byHand;
         const { breaking } = record;
-        if (breaking) volume.breaking = { id: randomUUID(), ...breaking };
+        if (breaking) volume.breaking = { id: randomUUID(), after: [], ...breaking };
         if (record.lost) losses.mark(volume, record.lost);
         else if (record.held) {
           volume.locked = true;
@@ -132,7 +132,7 @@ export class Adoption {
     let cursor: string | null = null;
     do {
       const page = await context.locks.client.list(cursor, PAGE);
-      for (const { name } of page.locks) await this.#takeBack(name, flush).catch(failed(name));
+      for (const { name, after = [] } of page.locks) await this.#takeBack(name, after, flush).catch(failed(name));
       cursor = page.cursor;
     } while (cursor !== null);
     if (failure) throw failure;
@@ -155,7 +155,8 @@ export class Adoption {
     });
   }
 
-  async #takeBack(name: string, flush: () => Promise<void>): Promise<void> {
+  /** @param after whom this node took the lock from, when the machine ended before that was done with */
+  async #takeBack(name: string, after: readonly string[], flush: () => Promise<void>): Promise<void> {
     const { locks } = this.#options.context;
     const plain = plainName(name);
     if (plain !== name) {
@@ -168,6 +169,13 @@ export class Adoption {
     }
     await this.#alone(name, async (volume) => {
       if (volume.locked || volume.lost || volume.breaking) return;
+      if (after.length > 0) {
+        const [holder, ...others] = after;
+        volume.breaking = { id: randomUUID(), holder, after: others, until: this.#options.clock.now() + BREAK_MS };
+        await locks.note(volume);
+        this.#resume(name);
+        return;
+      }
       try {
         await locks.acquire(volume);
       } catch (error) {

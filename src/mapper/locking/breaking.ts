@@ -121,7 +121,12 @@ export class Breaking {
       const before = await client.holder(name);
       if (!before) throw new SystemError(errnos.ENOENT, `volume ${name} is not locked`);
       // Noted before it is done: a mapper that dies in between must not give the lock to anybody too early.
-      const breaking: Break = { id: randomUUID(), holder: before.owner, until: clock.now() + 2 * PATIENCE_MS };
+      const breaking: Break = {
+        id: randomUUID(),
+        holder: before.owner,
+        after: before.after ?? [],
+        until: clock.now() + 2 * PATIENCE_MS,
+      };
       volume.breaking = breaking;
       await note(volume);
       const previous = await this.#take(volume, before);
@@ -133,6 +138,7 @@ export class Breaking {
       volume.breaking = {
         id: breaking.id,
         holder: holder ?? before.owner,
+        after: (twice ? before : previous)?.after ?? [],
         until: clock.now() + (waits ? PATIENCE_MS : 0),
       };
       await note(volume);
@@ -184,7 +190,7 @@ export class Breaking {
     const holder = broken.holder === owner ? null : broken.holder;
     // Before anybody gets the lock: what the old holder sent is refused from then on. One that has answered is left alone: all its other
     // volumes would fail with it.
-    const fenced = confirmed || holder === null ? null : await fencing.run(holder);
+    const fenced = confirmed || holder === null ? null : await fencing.run([holder, ...broken.after]);
     await volume.locking.exclusive(async () => {
       await client.release(name, false).catch((error) => {
         // Somebody broke it in turn. Otherwise it stays as it is for whoever tries again.

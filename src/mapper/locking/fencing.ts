@@ -28,8 +28,13 @@ export class Fencing {
     this.#log = log;
   }
 
-  /** Fences the node whose owner string this is. What fails is told, here and in the log. */
-  async run(owner: string): Promise<readonly StoreFenced[]> {
+  /** Fences the nodes whose owner strings these are. What fails is told, here and in the log. */
+  async run(owners: readonly string[]): Promise<readonly StoreFenced[]> {
+    const results = await Promise.all(owners.map((owner) => this.#fence(owner)));
+    return this.#targets.map((_, i) => together(results.map((stores) => stores[i])));
+  }
+
+  async #fence(owner: string): Promise<readonly StoreFenced[]> {
     const results = await Promise.all(this.#targets.map((target) => this.#one(target, owner)));
     for (const { store, clients, failed, able } of results) {
       if (failed === null) this.#log.info(`the ${store} store refuses ${owner} from now on: ${clients.join(', ')}`);
@@ -61,6 +66,13 @@ export class Fencing {
       cancel();
     }
   }
+}
+
+/** What became of several nodes in one store: it refuses all of them, or that failed. */
+function together(results: readonly StoreFenced[]): StoreFenced {
+  const failed = results.find((result) => result.failed !== null);
+  const clients = [...new Set(results.flatMap((result) => result.clients))];
+  return { ...(failed ?? results[0]), clients };
 }
 
 /** Without the name of the request, which is of no use to people. */

@@ -7,7 +7,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { messageOf } from '../../sys/errno.js';
 import type { MapperLog } from '../context.js';
-import type { LostMark, Volume } from '../volume.js';
+import type { Break, LostMark, Volume } from '../volume.js';
 
 export interface LockRecord {
   readonly open: 'exclusive' | 'shared' | null;
@@ -16,7 +16,7 @@ export interface LockRecord {
   readonly held: boolean;
   readonly lost: LostMark | null;
   /** until: ms of the monotonic clock. */
-  readonly breaking: { readonly holder: string; readonly until: number } | null;
+  readonly breaking: { readonly holder: string; readonly until: number; readonly after?: readonly string[] } | null;
 }
 
 interface Stored {
@@ -107,7 +107,11 @@ function recordOf(volume: Volume): LockRecord | null {
   const { open, byHand, lost, breaking } = volume;
   const held = volume.locked && !volume.releasing && (volume.kept || volume.leases.size > 0);
   if (open === null && !byHand && !held && lost === null && breaking === null) return null;
-  return { open, byHand, held, lost, breaking: breaking && { holder: breaking.holder, until: breaking.until } };
+  return { open, byHand, held, lost, breaking: breaking && toRecord(breaking) };
+}
+
+function toRecord({ holder, until, after }: Break): NonNullable<LockRecord['breaking']> {
+  return after.length === 0 ? { holder, until } : { holder, until, after };
 }
 
 const same = (a: LockRecord, b: LockRecord | undefined): boolean => JSON.stringify(a) === JSON.stringify(b);
@@ -130,9 +134,15 @@ function isRecord(value: unknown): value is LockRecord {
     typeof byHand === 'boolean' &&
     typeof held === 'boolean' &&
     (lost === null || (typeof lost === 'object' && typeof (lost as LostMark).at === 'number')) &&
-    (breaking === null || (typeof breaking === 'object' && typeof (breaking as { until: unknown }).until === 'number'))
+    (breaking === null ||
+      (typeof breaking === 'object' &&
+        typeof (breaking as { until: unknown }).until === 'number' &&
+        isList((breaking as { after?: unknown }).after)))
   );
 }
+
+const isList = (value: unknown): boolean =>
+  value === undefined || (Array.isArray(value) && value.every((each) => typeof each === 'string'));
 
 function bootId(): string {
   try {

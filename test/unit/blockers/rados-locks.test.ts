@@ -81,6 +81,31 @@ describe.runIf(hasCeph())('locks on RADOS', () => {
     await expect(other.release('ours', false)).rejects.toMatchObject({ code: 'ENOENT' });
   });
 
+  it('a lock that was taken by force says from whom, until it is given up: whoever breaks it in turn must be sure of them all', async () => {
+    const [first, second, third] = [
+      await open('node1_1002'),
+      await driverProcess(ceph, 'node6_1002'),
+      await open('node7_1002'),
+    ];
+    await first.acquire('chain');
+    expect(await second.call('breakLock', 'chain')).toEqual({ owner: 'node1_1002', since: expect.any(Number) });
+    const broken = { owner: 'node6_1002', since: expect.any(Number), after: ['node1_1002'] };
+    expect(await first.lockHolder('chain')).toEqual(broken);
+    // Its successor knows it, too, and so does who takes it from that one.
+    await second.kill();
+    const successor = await driverProcess(ceph, 'node6_1002');
+    expect(await successor.call('checkLocks', ['chain'])).toMatchObject({ lost: [] });
+    expect(await successor.call('listLocks', null, 10)).toMatchObject({ locks: [{ ...broken, name: 'chain' }] });
+    expect(await third.breakLock('chain')).toEqual(broken);
+    expect(await third.lockHolder('chain')).toMatchObject({ owner: 'node7_1002', after: ['node6_1002', 'node1_1002'] });
+    // Who gets it back is sure of himself.
+    await first.breakLock('chain');
+    expect(await third.lockHolder('chain')).toMatchObject({ after: ['node7_1002', 'node6_1002'] });
+    await first.release('chain', false);
+    await first.acquire('chain');
+    expect(await first.lockHolder('chain')).toEqual({ owner: 'node1_1002', since: expect.any(Number) });
+  });
+
   it('a lock that several share, or that says nothing understandable, is respected, and broken', async () => {
     const driver = await open('node1_1002');
     for (const cookie of ['a', 'b']) {

@@ -121,6 +121,53 @@ describe('a holder that does not answer', () => {
     expect(b.warnings).toEqual([]);
   });
 
+  it('that was taking the lock from another is refused together with that one', async () => {
+    const nodes = twoNodes();
+    const { b, clock, stores } = nodes;
+    await silentHolder(nodes);
+    stores.maps.locks.set('volume', { owner: 'breaker_1002', since: 0, after: [OLD] });
+    const known = async (owner: string) => {
+      if (owner === OLD) throw new SystemError(errnos.ENOENT, 'nobody is known as old');
+      return { clients: ['10.0.0.2:0/blocks'] };
+    };
+    const calls = able(b, nodes, { blocks: known });
+    const unlock = b.mapper.unlock('volume', true);
+    await clock.until(unlock, 6000);
+    expect(calls.map((call) => call.split(',')[0]).sort()).toEqual([
+      'blocks breaker_1002',
+      `blocks ${OLD}`,
+      'maps breaker_1002',
+      `maps ${OLD}`,
+    ]);
+    expect(await unlock).toMatchObject({
+      holder: 'breaker_1002',
+      fenced: [
+        { store: 'maps', clients: ['10.0.0.1:0/maps'], failed: null },
+        { store: 'blocks', clients: ['10.0.0.2:0/blocks'], failed: 'nobody is known as old' },
+      ],
+    });
+  });
+
+  it('is refused by a node that was started anew while it took the lock, before the lock is free', async () => {
+    const nodes = twoNodes();
+    const { clock, stores } = nodes;
+    await silentHolder(nodes);
+    stores.maps.locks.set('volume', { owner: 'node3_1002', since: 0, after: [OLD] });
+    const began = clock.now();
+    let free = Number.NaN;
+    const node = startNode(stores, clock, 'node3_1002');
+    const calls = able(node, nodes);
+    await expect
+      .poll(async () => {
+        await clock.pass(100);
+        if (stores.maps.locks.size === 0) free = clock.now();
+        return stores.maps.locks.size;
+      })
+      .toBe(0);
+    expect(free - began).toBeGreaterThanOrEqual(5000);
+    expect(calls).toEqual([`maps ${OLD}, the lock is node3_1002's`, `blocks ${OLD}, the lock is node3_1002's`]);
+  });
+
   it('is refused by the successor of a mapper that dies meanwhile, before the lock is free', async () => {
     const nodes = twoNodes();
     const { clock, stores } = nodes;
