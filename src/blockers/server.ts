@@ -5,12 +5,13 @@
  */
 import type { Logger } from 'pino';
 import { Flag, Op, opName } from '../requests/ops.js';
-import { errnoName, errnoOf, errnos, messageOf } from '../sys/errno.js';
+import { errnoOf, errnos, messageOf } from '../sys/errno.js';
 import type { Port, Request } from '../xseg/index.js';
 import { RangeTooSmall } from './answer.js';
 import { runCold } from './cold.js';
 import type { Driver } from './driver.js';
 import { adviceFor, checkDeadline, isLate } from './errors.js';
+import { FailureLog } from './failure-log.js';
 import { Lane } from './lane.js';
 import { newsRequest } from './lock-requests.js';
 import { NewsRequests } from './news-requests.js';
@@ -34,17 +35,6 @@ const brief = new Set<number>([
 /** Nodes that are fenced at the same time. */
 const FENCES = 4;
 
-/** Errors that are answers, not trouble: they are not worth a line in the log. */
-const expected = new Set<number>([
-  errnos.ENOENT,
-  errnos.EEXIST,
-  errnos.EBUSY,
-  errnos.ERANGE,
-  errnos.EOPNOTSUPP,
-  errnos.EPERM,
-  errnos.ETIME,
-]);
-
 export interface BlockerOptions {
   /** Bound; the blocker serves on it and closes it in stop. */
   readonly port: Port;
@@ -58,7 +48,7 @@ export interface BlockerOptions {
 export class Blocker {
   readonly #port: Port;
   readonly #driver: Driver & { status?(): object };
-  readonly #log: Logger;
+  readonly #failures: FailureLog;
   readonly #maxIo: number;
   readonly #pool: RequestIo[] = [];
   readonly #hot: Lane;
@@ -75,7 +65,7 @@ export class Blocker {
   constructor({ port, driver, nrOps, log }: BlockerOptions) {
     this.#port = port;
     this.#driver = driver;
-    this.#log = log;
+    this.#failures = new FailureLog(log);
     this.#hot = new Lane(Math.max(1, nrOps), (request) => this.#runHot(request));
     this.#cold = new Lane(Math.max(1, nrOps), (request) => void this.#runCold(request, this.#cold));
     this.#brief = new Lane(Math.max(1, nrOps), (request) => void this.#runCold(request, this.#brief));
@@ -172,7 +162,7 @@ export class Blocker {
       else if (op === Op.WRITE) this.#bytesWritten += io.length;
     } else {
       this.#failed[op]++;
-      if (!expected.has(errno)) this.#log.error({ op: opName(op), errno: errnoName(errno) }, 'a request failed');
+      this.#failures.tell(op, errno);
     }
     this.#hot.leave();
   };
@@ -204,8 +194,7 @@ export class Blocker {
     } catch (error) {
       const errno = errnoOf(error);
       this.#failed[op & 127]++;
-      if (!expected.has(errno))
-        this.#log.error({ op: opName(op), target: request.target, err: error }, 'a request failed');
+      this.#failures.tell(op, errno, request.target, error);
       request.fail(errno, `${opName(op)}: ${messageOf(error)}`, error instanceof RangeTooSmall ? error.needed : 0);
     }
   }
