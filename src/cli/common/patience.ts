@@ -4,6 +4,7 @@
  */
 import { decodeJson } from '../../requests/json.js';
 import { Op } from '../../requests/ops.js';
+import { monotonicMs } from '../../sys/clock.js';
 import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
 import type { CallReply, Port } from '../../xseg/index.js';
 
@@ -78,7 +79,7 @@ export class Patience {
     this.#timer ??= setInterval(() => this.#tick(), Math.min(TICK_MS, patienceMs / 4)).unref();
     return new Promise((resolve, reject) => {
       const waiting: Waiting = {
-        since: Date.now(),
+        since: monotonicMs(),
         store,
         limitMs,
         giveUp: (error) => {
@@ -92,7 +93,7 @@ export class Patience {
   }
 
   #tick(): void {
-    const now = Date.now();
+    const now = monotonicMs();
     const { patienceMs } = this.#options;
     const [oldest] = this.#waiting;
     if (!oldest || now - oldest.since < patienceMs * DOUBT) return;
