@@ -189,8 +189,9 @@ export class Breaking {
     }
     const holder = broken.holder === owner ? null : broken.holder;
     // Before anybody gets the lock: what the old holder sent is refused from then on. One that has answered is left alone: all its other
-    // volumes would fail with it.
-    const fenced = confirmed || holder === null ? null : await fencing.run([holder, ...broken.after]);
+    // volumes would fail with it. But it answers for itself only: one that was started anew does not remember whom it broke.
+    const silent = confirmed || holder === null ? broken.after : [holder, ...broken.after];
+    const fenced = silent.length === 0 ? null : await fencing.run(silent);
     await volume.locking.exclusive(async () => {
       await client.release(name, false).catch((error) => {
         // Somebody broke it in turn. Otherwise it stays as it is for whoever tries again.

@@ -210,3 +210,16 @@ it('a holder that answers is not refused: its other volumes go on', async () => 
   await settle();
   expect(calls).toEqual([]);
 });
+
+it('a holder that answers does so for itself: from whom it took the lock is refused', async () => {
+  const nodes = twoNodes();
+  const { a, b, clock, stores } = nodes;
+  await createSmall(a, 'volume', BLOCK, BLOCK);
+  await a.mapper.open('volume');
+  stores.maps.locks.set('volume', { owner: A, since: 0, after: [OLD] });
+  const calls = able(b, nodes);
+  const unlock = b.mapper.unlock('volume', true);
+  await clock.until(unlock, 1000);
+  expect(await unlock).toMatchObject({ holder: A, confirmed: true });
+  expect(calls).toEqual([`maps ${OLD}, the lock is ${B}'s`, `blocks ${OLD}, the lock is ${B}'s`]);
+});
