@@ -17,7 +17,6 @@ type Id = number | bigint;
 
 /** Functions of librados.so.2, under the names of librados.h without `rados_`. Those marked `blocks` are called by `.async` only. */
 export interface Library {
-  readonly create2: Call<[out: Address, cluster: string, name: string, flags: number]>;
   readonly create: Call<[out: Address, id: string | null]>;
   readonly confReadFile: Call<[cluster: Address, path: string | null]>;
   readonly confSet: Call<[cluster: Address, option: string, value: string]>;
@@ -218,7 +217,6 @@ function declarations(name: string): Library {
     return lib.func(`${types[result]} rados_${symbol}(${list})`) as unknown as Native<A, R>;
   };
   return {
-    create2: bind('create2', 'pssn'),
     create: bind('create', 'ps'),
     confReadFile: bind('conf_read_file', 'ps'),
     confSet: bind('conf_set', 'pss'),
