@@ -1,15 +1,20 @@
-/** Errors of system calls on files, as SystemErrors that say what to do about them. */
+/** What to do about errors of the stores; and errors of system calls on files, as SystemErrors that say it. */
 import { monotonicMs } from '../sys/clock.js';
 import { errnoName, errnoOf, errnos, SystemError } from '../sys/errno.js';
 
 const advice = new Map<number, string>([
-  [errnos.ENOSPC, 'the file system is full: free space, then retry'],
-  [errnos.EDQUOT, 'the disk quota is used up: raise it or free space'],
+  [errnos.ENOSPC, 'the file system, or the pool of Ceph, is full: free space, then retry'],
+  [errnos.EDQUOT, 'the quota of the disk, or of the pool of Ceph, is used up: raise it or free space'],
   [errnos.EROFS, 'the file system is read-only: remount it writable'],
-  [errnos.EACCES, 'permission denied: check owner and mode of the directory and file'],
-  [errnos.EPERM, 'not permitted: check owner, mode and attributes (lsattr)'],
+  [
+    errnos.EACCES,
+    'permission denied: check owner and mode of the directory and file, or the capabilities of the Ceph user',
+  ],
+  [errnos.EPERM, 'not permitted: check owner, mode and attributes (lsattr), or the capabilities of the Ceph user'],
   [errnos.EMFILE, 'no file descriptor is left: raise LimitNOFILE or lower fdcache'],
   [errnos.ENFILE, 'the system has no file descriptor left: raise fs.file-max'],
+  [errnos.ENODEV, 'the device, or the pool of Ceph, is gone'],
+  [errnos.EFBIG, 'longer than objects of this store may be (Ceph: osd_max_object_size)'],
   [errnos.EIO, 'the disk reports an input/output error: see the kernel log'],
   [errnos.ENOTDIR, 'a file is where a directory belongs'],
   [errnos.EISDIR, 'a directory is where the object belongs'],
