@@ -37,6 +37,14 @@ export function readReleased(answer: Record<string, unknown> | null): Omit<Relea
 export function tellFenced(io: Io, name: string, holder: string, { fencedBy, fenced, waitedMs }: Released): void {
   if (fencedBy === 'answer') {
     io.stderr.write(`${holder} has answered: it writes no more to ${name}\n`);
+    for (const { store, failed } of fenced ?? []) {
+      if (failed === null) continue;
+      const why = `it had taken the lock from another node, which the ${store} store does not refuse (${failed}): its time was waited out`;
+      printWarning(
+        io,
+        `${holder} answers for itself alone; ${why}. Make sure that nothing on that node still writes to ${name}.`,
+      );
+    }
     return;
   }
   const seconds = (waitedMs / 1000).toFixed(1);

@@ -192,6 +192,11 @@ export class Breaking {
     // volumes would fail with it. But it answers for itself only: one that was started anew does not remember whom it broke.
     const silent = confirmed || holder === null ? broken.after : [holder, ...broken.after];
     const fenced = silent.length === 0 ? null : await fencing.run(silent);
+    // Whom a store does not refuse may write for as long as it was allowed to: that began before its lock was taken.
+    const left = broken.until - clock.now();
+    if (left > 0 && fenced?.some(({ failed }) => failed !== null)) {
+      await new Promise<void>((resolve) => void clock.after(left, resolve));
+    }
     await volume.locking.exclusive(async () => {
       await client.release(name, false).catch((error) => {
         // Somebody broke it in turn. Otherwise it stays as it is for whoever tries again.

@@ -247,6 +247,19 @@ describe('unlock', () => {
     expect(none.err.split('\n')).toHaveLength(2);
   });
 
+  it('-f tells that a store does not refuse the node from which a holder that answered had taken the lock', async () => {
+    lockedBy('node2_1002');
+    const fenced = [
+      { store: 'maps', clients: ['10.0.0.2:0/17'], failed: null, able: true },
+      { store: 'blocks', clients: [], failed: 'no capability', able: true },
+    ];
+    node.on('mapper', Op.RELEASE, () => ({ holder: 'node2_1002', confirmed: true, waitedMs: 5000, fenced }));
+    const { err } = await node.vlmc('unlock', '-f', 'volume1');
+    expect(err).toMatch(/^node2_1002 has answered: it writes no more to volume1\n/);
+    expect(err).toContain('which the blocks store does not refuse (no capability): its time was waited out');
+    expect(err.split('\n')).toHaveLength(3);
+  });
+
   it('-f of this node’s own lock closes the volume, and breaks nothing', async () => {
     lockedBy('here_1002');
     expect(await node.vlmc('unlock', '-f', 'volume1')).toEqual({ ...done, out: 'Volume unlocked\n' });

@@ -223,3 +223,18 @@ it('a holder that answers does so for itself: from whom it took the lock is refu
   expect(await unlock).toMatchObject({ holder: A, confirmed: true });
   expect(calls).toEqual([`maps ${OLD}, the lock is ${B}'s`, `blocks ${OLD}, the lock is ${B}'s`]);
 });
+
+it('from whom it took the lock, and whom a store does not refuse, has its time waited out though the holder answers', async () => {
+  const nodes = twoNodes();
+  const { a, b, clock, stores } = nodes;
+  await createSmall(a, 'volume', BLOCK, BLOCK);
+  await a.mapper.open('volume');
+  stores.maps.locks.set('volume', { owner: A, since: 0, after: [OLD] });
+  able(b, nodes, { blocks: () => Promise.reject(new SystemError(errnos.EACCES, 'no capability')) });
+  const unlock = b.mapper.unlock('volume', true);
+  await clock.pass(4900);
+  expect(stores.maps.locks.get('volume')?.owner).toBe(B);
+  await clock.until(unlock, 1000);
+  expect(await unlock).toMatchObject({ holder: A, confirmed: true, fenced: [{}, { failed: 'no capability' }] });
+  expect(stores.maps.locks.size).toBe(0);
+});
