@@ -1,5 +1,14 @@
 /** `archipelago`: start, stop, restart, status, and what happens when processes die, as an administrator and his scripts see it. */
-import { chmodSync, chownSync, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
@@ -173,12 +182,16 @@ describe('a node that cannot start', () => {
     await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve));
     const { port } = taken.address() as net.AddressInfo;
     node = await TestNode.prepare({ settings: { nbd: { listen: `127.0.0.1:${port}` } } });
+    // What an earlier start logged says nothing of this one.
+    mkdirSync(path.join(node.dir, 'log'), { recursive: true });
+    writeFileSync(path.join(node.dir, 'log/nbd.log'), 'a line of an earlier start\n');
     const outcome = await node.tryArchipelago('start');
     taken.close();
     expect(outcome.code).toBe(255);
     expect(outcome.stdout).toContain(`${column('Starting nbd')}FAILED\n`);
     expect(outcome.stdout).toContain(`${column('Stopping blockerb')}OK\n`);
     expect(outcome.stderr).toMatch(new RegExp(`^nbd: .*127\\.0\\.0\\.1:${port}.*another program does`, 'm'));
+    expect(outcome.stderr).not.toContain('a line of an earlier start');
     expect(node.leftovers()).toEqual([]);
   });
 

@@ -48,24 +48,32 @@ function reporter({ json, io }: CommandContext): { show: (event: Progress) => vo
 /** Asks the supervisor for something that takes a while, showing its progress. */
 async function ask(context: CommandContext, client: ControlClient, op: string, params: Message): Promise<void> {
   const report = reporter(context);
+  const logged = new Map(context.config.roles.map(({ name }) => [name, logSize(context, name)]));
   try {
     await client.call(op, params, 0, (event) => {
       const progress = event as unknown as Progress;
       report.show(progress);
-      if (progress.action === 'start' && progress.state === 'failed') showLog(context, progress.role);
+      if (progress.action === 'start' && progress.state === 'failed')
+        showLog(context, progress.role, logged.get(progress.role) ?? 0);
     });
   } finally {
     await report.end();
   }
 }
 
-/** What a role logged last: why it did not start may be there. */
-function showLog({ config, io }: CommandContext, role: string): void {
+/** Bytes in the file that a role logs to; 0: there is none. */
+function logSize({ config }: CommandContext, role: string): number {
   const file = logFileOf(config, role);
-  const size = file === null ? 0 : (fs.statSync(file, { throwIfNoEntry: false })?.size ?? 0);
-  if (file === null || size === 0) return;
+  return file === null ? 0 : (fs.statSync(file, { throwIfNoEntry: false })?.size ?? 0);
+}
+
+/** What a role logged last: why it did not start may be there. Not what is from before: that is another start's. @param from bytes */
+function showLog(context: CommandContext, role: string, from: number): void {
+  const { config, io } = context;
+  const file = logFileOf(config, role);
+  if (file === null || logSize(context, role) <= from) return;
   io.stderr.write(`last lines of ${file}:\n`);
-  for (const line of tail(file, 0).split(' | ')) io.stderr.write(`  ${line}\n`);
+  for (const line of tail(file, from).split(' | ')) io.stderr.write(`  ${line}\n`);
 }
 
 export interface StartOptions {
