@@ -68,6 +68,8 @@ export class Holding {
   readonly #instances = new Set<bigint>();
   /** Locks that this process has had, and has not given up. */
   readonly #had = new Set<string>();
+  /** Locks that this process has broken, and has not given up. */
+  readonly #broken = new Set<string>();
   /** The last change that was asked for, by target: they are done one after the other. */
   readonly #changing = new Map<string, Promise<unknown>>();
 
@@ -97,6 +99,8 @@ export class Holding {
         this.#options.watches.refused(target);
         throw lockedError(target, held.owner, held.since);
       }
+      // A process before this one broke it and ended: from whom it took it may still write, until that is gone on with.
+      if (held?.after?.length && !this.#broken.has(target)) throw unfinished(target, held.after);
       if (held?.isOurs) {
         this.#had.add(target);
         return true;
@@ -119,6 +123,7 @@ export class Holding {
       const held = await readLock(pool, target, self);
       if (!held) this.#had.delete(target);
       if (!held || (!force && !this.#isOurs(target, held))) {
+        this.#broken.delete(target);
         await removeLock(pool, this.#owner, target);
         throw held ? notOwnerError(target, held.owner) : notLockedError(target);
       }
@@ -133,6 +138,7 @@ export class Holding {
       this.#notify(pool, target);
       await removeLock(pool, this.#owner, target);
       this.#had.delete(target);
+      this.#broken.delete(target);
       return true;
     });
   }
@@ -153,6 +159,7 @@ export class Holding {
       }
       this.heard(target);
       this.#had.add(target);
+      this.#broken.add(target);
       this.#options.watches.hold(target);
       this.#notify(pool, target);
       if (held && held.owner !== this.#owner) this.#options.broke(target, held.owner);
@@ -305,4 +312,12 @@ async function abreast<T, R>(items: readonly T[], work: (item: T) => Promise<R>)
   };
   await Promise.all(Array.from({ length: Math.min(ABREAST, items.length) }, one));
   return results;
+}
+
+function unfinished(target: string, after: readonly string[]): SystemError {
+  return new SystemError(
+    errnos.EBUSY,
+    `${target} was taken from ${after.join(', ')} by force by this node, which was not finished; the mapper goes on with it, and ` +
+      `\`vlmc unlock ${target}\` ends it by hand`,
+  );
 }

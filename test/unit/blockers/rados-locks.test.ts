@@ -96,7 +96,10 @@ describe.runIf(hasCeph())('locks on RADOS', () => {
     const successor = await driverProcess(ceph, 'node6_1002');
     expect(await successor.call('checkLocks', ['chain'])).toMatchObject({ lost: [] });
     expect(await successor.call('listLocks', null, 10)).toMatchObject({ locks: [{ ...broken, name: 'chain' }] });
+    // It does not hand it to whoever comes: what was begun is gone on with first.
+    await expect(successor.call('acquire', 'chain')).rejects.toThrow(/from node1_1002 by force/);
     expect(await third.breakLock('chain')).toEqual(broken);
+    await third.acquire('chain');
     expect(await third.lockHolder('chain')).toMatchObject({ owner: 'node7_1002', after: ['node6_1002', 'node1_1002'] });
     // Who gets it back is sure of himself.
     await first.breakLock('chain');
