@@ -136,7 +136,8 @@ describe.runIf(hasCeph() && programs('fio', 'qemu-io'))('a Ceph cluster', () => 
         running = Promise.allSettled([commands, ending]);
 
         await expect.poll(status, { timeout: 20_000 }).toMatch(/blockerb +running; .*Ceph has not answered for \d+ s/);
-        expect(rig.node.logs(1000)).toMatch(/Ceph has not answered for 5 s: \d+ operations? waits?/);
+        // The log follows: it is looked at once a second.
+        await expect.poll(() => node.logs(1000)).toMatch(/Ceph has not answered for 5 s: \d+ operations? waits?/);
 
         const [create, snapshot, list] = await commands;
         for (const { outcome, ms } of [create, snapshot, list]) {
@@ -158,7 +159,7 @@ describe.runIf(hasCeph() && programs('fio', 'qemu-io'))('a Ceph cluster', () => 
       });
       await heart.stop();
       expect(await status()).not.toMatch(/Ceph/);
-      expect(rig.node.logs(1000)).toMatch(/Ceph answers again, after \d+ s/);
+      await expect.poll(() => node.logs(1000)).toMatch(/Ceph answers again, after \d+ s/);
       // What was given up while Ceph stood still was not done, or can be done again.
       await node.tryVlmc(['remove', 'still-created']);
       await node.vlmc('create', 'still-created', '--size', '16M');
