@@ -5,8 +5,8 @@ import path from 'node:path';
 import { objectPath } from './store.js';
 import { FileStore, type Store } from './stores.js';
 
-/** What nodes tell each other lies in files of its own, which are no part of any volume. */
-const MAIL = '.archipelago-mail';
+/** What nodes tell each other, and what has no name yet, lies in files of its own, which are no part of any volume. */
+const APART: readonly string[] = ['.archipelago-mail', '.archipelago-tmp'];
 
 export interface Tree {
   /** `size mtime ctime hash` of each file and directory by its path (directories have no hash); `size version` of each object on RADOS. */
@@ -15,7 +15,7 @@ export interface Tree {
   readonly changed: { readonly path: string; readonly ctime: bigint };
 }
 
-/** All that is in some stores, except mail and objects with these names. */
+/** All that is in some stores, except mail, temporary files, and objects with these names. */
 export async function fingerprint(stores: readonly Store[], except: readonly string[] = []): Promise<Tree> {
   const entries = new Map<string, string>();
   let changed = { path: '', ctime: 0n };
@@ -47,14 +47,14 @@ function fingerprintFiles(directory: string, except: ReadonlySet<string>): Tree 
   let changed = { path: '', ctime: 0n };
   const visit = (file: string, top: boolean): void => {
     const stat = lstatSync(file, { bigint: true });
-    // The top directory changes when the directory of mail comes into being.
+    // The top directory changes when those come into being.
     if (!top && !except.has(file)) {
       const hash = stat.isFile() ? createHash('sha256').update(readFileSync(file)).digest('hex') : '-';
       entries.set(file, `${stat.isFile() ? stat.size : '-'} ${stat.mtimeNs} ${stat.ctimeNs} ${hash}`);
       if (stat.ctimeNs > changed.ctime) changed = { path: file, ctime: stat.ctimeNs };
     }
     if (!stat.isDirectory()) return;
-    for (const name of readdirSync(file)) if (name !== MAIL) visit(path.join(file, name), false);
+    for (const name of readdirSync(file)) if (!APART.includes(name)) visit(path.join(file, name), false);
   };
   visit(directory, true);
   return { entries, changed };
