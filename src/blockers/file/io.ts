@@ -9,12 +9,12 @@
 import { errnoOf, errnos } from '../../sys/errno.js';
 import * as libc from '../../sys/libc.js';
 import type { ObjectIo } from '../driver.js';
-import { checkDeadline } from '../errors.js';
+import { checkDeadline, isLate } from '../errors.js';
 import type { Handle } from './handle.js';
 import { inTime, NativeError } from './pool.js';
 import type { FileSystem } from './system.js';
 
-const { EAGAIN, EINTR, EIO, ENOSYS, EOPNOTSUPP } = errnos;
+const { EAGAIN, EINTR, EIO, ENOSYS, EOPNOTSUPP, ETIME } = errnos;
 
 /** Longer reads and writes than this go to the pool whatever the cache holds: 1 MiB is some 100 µs of copying. */
 const DIRECT_LIMIT = 1 << 20;
@@ -128,6 +128,12 @@ export class FileIo {
     const started = timed ? this.#system.now() : 0;
     let done = 0;
     while (done < length) {
+      // Once more, as late as can be: a process that is stopped between the look at the clock and the call writes when it goes on.
+      if (isLate(io.deadline)) {
+        if (done > 0) handle.markDirty();
+        io.complete(ETIME);
+        return;
+      }
       const n = this.#system.pwrite(handle.fd, io.address + done, length - done, io.offset + done);
       if (n > 0) done += n;
       else if (n === 0 || this.#system.errno() !== EINTR) {
