@@ -33,6 +33,8 @@ export class WrongData extends Error {}
 /** A read under way: what each of its sectors may show. */
 export interface Reading {
   readonly first: number;
+  /** When it began, by the clock of the operations. */
+  readonly start: number;
   readonly candidates: (readonly Operation[])[];
   /** Changes that began meanwhile. */
   readonly meanwhile: Operation[];
@@ -102,7 +104,7 @@ export class Disk {
 
   startReading(first: number, count: number): Reading {
     const candidates = Array.from({ length: count }, (_, i) => this.#candidates(first + i));
-    const reading = { first, candidates, meanwhile: [] };
+    const reading = { first, start: tick(), candidates, meanwhile: [] };
     this.#readings.add(reading);
     return reading;
   }
@@ -120,10 +122,11 @@ export class Disk {
     const seen = matchReading(this.name, reading, runs);
     if (reading.meanwhile.length > 0) return;
     seen.forEach((op, i) => {
-      // Nothing has begun since, and nothing can come any more: this is what it is.
+      // Nothing has begun since, and all had ended before the store was asked: this is what it is. One that ended while the answer was on
+      // its way may have changed what was read already.
       const s = reading.first + i;
       const may = reading.candidates[i];
-      const over = may.every((o) => o.end < Number.POSITIVE_INFINITY);
+      const over = may.every((o) => o.end < reading.start);
       if (may.length > 1 && over && this.#several.get(s) === may) this.#settle(s, op);
     });
   }

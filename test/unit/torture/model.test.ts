@@ -72,6 +72,28 @@ describe('a disk', () => {
     expect(() => look(disk, 1)).toThrow(/sector 0/);
   });
 
+  test.each(['trim', 'zero', 'write'] as const)(
+    'may hold a %s that ended while a read was under way, whatever that saw',
+    (change) => {
+      const disk = new Disk('disk', SIZE);
+      const tag = change === 'write' ? 2 : 0;
+      disk.answered(disk.begin(1, 'write', 0, 1));
+      const [answered, lost] = [new Disk('answered', SIZE), disk];
+      answered.answered(answered.begin(1, 'write', 0, 1));
+      for (const each of [answered, lost]) {
+        const op = each.begin(tag, change, 0, 1);
+        // The store is read, then changed; the change is told of, then what was read.
+        const reading = each.startReading(0, 1);
+        if (each === answered) each.answered(op);
+        else each.over(op);
+        each.read(reading, [[1, 1]]);
+        look(each, tag);
+        // Seen by one who asked when all was over it is certain.
+        expect(() => look(each, 1)).toThrow(/sector 0/);
+      }
+    },
+  );
+
   test('reads as zeros where it was cut off and grew again, and has no third size', () => {
     const disk = new Disk('disk', SIZE);
     disk.answered(disk.begin(1, 'write', 0, SIZE));
