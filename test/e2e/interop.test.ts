@@ -9,11 +9,14 @@ import { qemuIo, sha256 } from './harness/clients.js';
 import { type TestNode, useNode } from './harness/node.js';
 import { programs } from './harness/requirements.js';
 import { attempt, describeOutcome, type Outcome } from './harness/run.js';
+import { usuallyOnRados } from './harness/stores.js';
 
 const bin = process.env.ARCHIPELAGO_TEST_BIN ?? path.resolve(import.meta.dirname, '../../dist/cli');
 const rig = path.resolve(import.meta.dirname, '../../scripts/rigs/nbd-tester.sh');
 /** The integrity tests count on zeros, and on this size. */
 const SIZE = 50 << 20;
+/** It writes a volume in pieces of 1 KiB, with a flush behind many of them: where each goes to a cluster the volume is a small one. */
+const WRITTEN = usuallyOnRados('blocks') ? 4 << 20 : SIZE;
 
 /** Where the tester is; null with a loud line when it cannot be fetched. @throws when it cannot be and CI=true */
 async function findTester(): Promise<string | null> {
@@ -65,8 +68,8 @@ describe.runIf(tester !== null)('nbd-tester-client', () => {
     const tcp = (volume: string): string[] => ['-N', volume, '127.0.0.1', String(plain.node.port)];
     const unix = (volume: string): string[] => ['-N', volume, '-u', plain.node.socket];
 
-    async function volume(name: string): Promise<string> {
-      await plain.node.create(name, SIZE);
+    async function volume(name: string, size = SIZE): Promise<string> {
+      await plain.node.create(name, size);
       return name;
     }
 
@@ -87,7 +90,7 @@ describe.runIf(tester !== null)('nbd-tester-client', () => {
     });
 
     it('writes, and writes with flushes', async () => {
-      const name = await volume('write-volume');
+      const name = await volume('write-volume', WRITTEN);
       await passes('-w', ...tcp(name));
       await passes('-w', '-f', ...tcp(name));
       await passes('-w', '-f', ...unix(name));
@@ -111,7 +114,7 @@ describe.runIf(tester !== null)('nbd-tester-client', () => {
     });
 
     it('is served as by inetd', async () => {
-      const name = await volume('inetd-volume');
+      const name = await volume('inetd-volume', WRITTEN);
       const command = [process.execPath, path.join(bin, 'archipelago.js'), '-c', plain.node.conf, 'nbd', name];
       // It gives the server its socket as standard input alone; inetd would give it as standard output too.
       const inetd = ['-I', '--', 'sh', '-c', 'exec "$@" >&0', 'inetd', ...command];

@@ -332,7 +332,8 @@ describe.runIf(hasCeph())('locks on RADOS', () => {
     const owners = ['model1_1002', 'model2_1002', 'model3_1002'];
     const drivers = await Promise.all(owners.map(open));
     const locks = ['la', 'lb', 'lc', 'ld'];
-    const model = new Map<string, string>();
+    /** `unfinished`: taken by force by a process of the owner that has ended. `ours`: by the client that the owner is now. */
+    const model = new Map<string, { owner: string; broken: boolean; unfinished: boolean; ours: boolean }>();
     const code = (work: Promise<unknown>): Promise<string> =>
       work.then(
         () => 'done',
@@ -340,12 +341,15 @@ describe.runIf(hasCeph())('locks on RADOS', () => {
       );
     for (let step = 0; step < 200; step++) {
       const [i, lock] = [next(3), locks[next(4)]];
-      const [driver, owner, holder] = [drivers[i], owners[i], model.get(lock)];
+      const [driver, owner, held] = [drivers[i], owners[i], model.get(lock)];
+      const holder = held?.owner;
       const action = next(100);
       const what = `step ${step}: ${owner} ${action} ${lock} of ${holder}`;
       if (action < 30) {
-        expect(await code(driver.acquire(lock)), what).toBe(!holder || holder === owner ? 'done' : 'EBUSY');
-        if (!holder) model.set(lock, owner);
+        const wanted = !held || (holder === owner && !held.unfinished) ? 'done' : 'EBUSY';
+        expect(await code(driver.acquire(lock)), what).toBe(wanted);
+        if (!held) model.set(lock, { owner, broken: false, unfinished: false, ours: true });
+        else if (wanted === 'done') held.ours = true;
       } else if (action < 55) {
         const wanted = !holder ? 'ENOENT' : holder === owner ? 'done' : 'EPERM';
         expect(await code(driver.release(lock, false)), what).toBe(wanted);
@@ -355,24 +359,31 @@ describe.runIf(hasCeph())('locks on RADOS', () => {
         model.delete(lock);
       } else if (action < 75) {
         expect((await driver.breakLock(lock))?.owner, what).toBe(holder);
-        model.set(lock, owner);
+        if (!held || holder !== owner)
+          model.set(lock, { owner, broken: held !== undefined, unfinished: false, ours: true });
+        else if (!held.ours) Object.assign(held, { unfinished: false, ours: true });
       } else if (action < 85) {
         const polled = (await driver.checkLocks(locks, true)).lost.map(({ name }) => name);
         const { lost } = await driver.checkLocks(locks);
-        const wanted = locks.filter((name) => model.get(name) !== owner);
+        const wanted = locks.filter((name) => model.get(name)?.owner !== owner);
+        for (const each of model.values()) if (each.owner === owner) each.ours = true;
         expect(lost.map(({ name }) => name).sort(), what).toEqual(wanted);
-        for (const { name, holder: by } of lost) expect(by?.owner, what).toBe(model.get(name));
+        for (const { name, holder: by } of lost) expect(by?.owner, what).toBe(model.get(name)?.owner);
         // What changed in the last half second a poll may not know yet; it makes nothing up.
         expect(wanted, what).toEqual(expect.arrayContaining(polled));
       } else if (action < 92) {
         const listed = (await driver.listLocks(null, 100)).locks.map(({ name }) => name);
-        expect(listed, what).toEqual(locks.filter((name) => model.get(name) === owner));
+        expect(listed, what).toEqual(locks.filter((name) => model.get(name)?.owner === owner));
       } else if (action < 97) {
         await driver.close();
         drivers[i] = await open(owner);
-      } else if (!holder) {
+        for (const each of model.values()) {
+          if (each.owner === owner) Object.assign(each, { unfinished: each.broken, ours: false });
+        }
+      } else if (!held) {
         await rados('lock', 'get', `${lock}_lock`, ...ORIGINAL);
-        model.set(lock, (await info(lock)).lockers[0].name);
+        const [{ name }] = (await info(lock)).lockers;
+        model.set(lock, { owner: name, broken: false, unfinished: false, ours: false });
       }
     }
   });
@@ -387,7 +398,8 @@ describe.runIf(hasCeph())('locks on RADOS', () => {
     for (let i = 0; i < 20; i++) await driver.sendMail('node3_1002', letter('broken', `${i}`));
     const took = monotonicMs() - began;
     console.log(`20 letters to a dead node took ${took.toFixed(0)} ms`);
-    expect(took).toBeLessThan(3000);
+    // Each would take a second if it were waited for.
+    expect(took).toBeLessThan(10_000);
     // Another addressee is not behind them.
     const other = await open('node6_1002');
     await driver.sendMail('node6_1002', letter('gone', '1'));
