@@ -327,6 +327,25 @@ export const nbd = {
     6,
     'Questions without an answer after which the client is taken for gone.',
   ),
+  mapEndpoint: fixed(
+    'map_endpoint',
+    v.oneOf('nbd', 'kernel', 'auto'),
+    'nbd',
+    'What `vlmc map` makes without --endpoint. nbd: an export for NBD clients; kernel: a device /dev/nbdN as well (needs root); auto: a device ' +
+      'where that is possible. See devices.md.',
+  ),
+  deviceConnections: fixed(
+    'device_connections',
+    v.integer(1, 16),
+    4,
+    'Connections of a device of the kernel; its requests are spread over them.',
+  ),
+  deviceTimeout: fixed(
+    'device_timeout',
+    v.integer(1, 30 * 86400, 'seconds'),
+    86400,
+    'Seconds that requests of a device wait for an endpoint that is away, before they fail.',
+  ),
   tls: fixed(
     'tls',
     v.oneOf('off', 'selective', 'required'),

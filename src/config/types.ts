@@ -68,6 +68,9 @@ export interface ComposerSettings extends CommonRoleSettings {
   readonly mapperPort: number;
 }
 
+/** What a volume is mapped as: an export for NBD clients, a device of the kernel, or a device where that is possible. */
+export type MapEndpoint = 'nbd' | 'kernel' | 'auto';
+
 /** What a listener does about TLS. */
 export type NbdTlsMode = 'off' | 'selective' | 'required';
 
@@ -122,6 +125,12 @@ export interface NbdSettings extends CommonRoleSettings {
   readonly keepaliveTime: number;
   readonly keepaliveInterval: number;
   readonly keepaliveProbes: number;
+  /** What `vlmc map` makes when it is not told: an export, a device of the kernel, or that where it can. */
+  readonly mapEndpoint: MapEndpoint;
+  /** Connections of a device of the kernel. */
+  readonly deviceConnections: number;
+  /** How long requests of a device wait for an endpoint that is away, in seconds. */
+  readonly deviceTimeout: number;
   readonly composerPort: number;
   readonly mapperPort: number;
 }
