@@ -2,7 +2,7 @@
 import fs from 'node:fs';
 import os from 'node:os';
 import { errnoOf, errnos, messageOf } from '../sys/errno.js';
-import { MAX_SIZE_MIB } from '../xseg/index.js';
+import { MAX_SIZE_MIB } from '../xseg/layout.js';
 import { findGroup, findUser } from './accounts.js';
 import { ConfigError, formatPlace } from './errors.js';
 import { type IniFile, parseIni } from './ini.js';

@@ -1,8 +1,10 @@
 /** The NBD endpoint as a role of a node: its listeners, its port, its start and its end. */
 import type { Logger } from 'pino';
+import { BridgeServer } from '../bridge/server.js';
+import { findRole } from '../config/index.js';
 import type { NbdSettings } from '../config/types.js';
 import { addressText, type ClientTls, NbdServer } from '../nbd/index.js';
-import type { RoleStarter } from '../peer/role.js';
+import type { RoleContext, RoleStarter } from '../peer/role.js';
 import { messageOf } from '../sys/errno.js';
 import { Authorisation } from './authorisation.js';
 import { Control } from './control.js';
@@ -75,6 +77,7 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
     throw error;
   }
   port.serve((request) => control.handle(request));
+  const bridge = findRole(config, 'nbd')?.name === name ? await openBridge(context) : null;
   // Certificates, keys and rules are looked at again together with the log files; what cannot be used leaves the old ones.
   const reload = (): void => {
     reloading(log, 'TLS credentials', () => {
@@ -94,12 +97,22 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
   return {
     stop: async (): Promise<void> => {
       process.off('SIGHUP', reload);
-      await server.close({ graceful: true });
+      await Promise.all([bridge?.close(), server.close({ graceful: true })]);
       port.close();
     },
     status,
   };
 };
+
+/** The node serves clients without it too: tools that find no bridge join the segment. */
+async function openBridge({ config, segment, log }: RoleContext): Promise<BridgeServer | null> {
+  try {
+    return await BridgeServer.listen(config, segment);
+  } catch (error) {
+    log.warn(`there is no bridge for short commands: ${messageOf(error)}`);
+    return null;
+  }
+}
 
 /** What TLS told of a client, for the log: as rules of who may open what name it. */
 function whoIs(tls: ClientTls | null): string {
