@@ -142,6 +142,22 @@ export const TCP_KEEPIDLE = 4;
 export const TCP_KEEPINTVL = 5;
 export const TCP_KEEPCNT = 6;
 
+/** address: of a struct sockaddr of `length` bytes. */
+export const bindSocket = bind<[fd: number, address: number, length: number], number>(
+  'int bind(int fd, uintptr_t addr, uint32_t length)',
+);
+export const socket = bind<[domain: number, type: number, protocol: number], number>(
+  'int socket(int domain, int type, int protocol)',
+);
+export const AF_NETLINK = 16;
+export const SOCK_RAW = 3;
+export const SOCK_CLOEXEC = O_CLOEXEC;
+export const SO_RCVTIMEO = 20;
+/** Kept by the open file, until it is closed: a process that dies lets go. */
+export const flock = bind<[fd: number, operation: number], number>('int flock(int fd, int operation)');
+export const LOCK_EX = 2;
+export const LOCK_NB = 4;
+
 export const fcntlInt = bind<[fd: number, command: number, type: 'int', arg: number], number>(
   'int fcntl(int fd, int command, ...)',
 );

@@ -91,6 +91,14 @@ For inetd, systemd's socket units (LISTEN_FDS), and clients that start their ser
     );
 
   program
+    .command('devices')
+    .option('--while-attached', 'end when there is no device any more', false)
+    .description('keep the devices that vlmc map made of volumes connected, until a signal; root only')
+    .action(({ whileAttached }: { whileAttached: boolean }) =>
+      import('./devices.js').then(({ runKeeper }) => runKeeper(session, { whileAttached })),
+    );
+
+  program
     .command('completion')
     .addArgument(new Argument('<what>', 'a script for bash, or the names of the roles').choices(['bash', 'roles']))
     .description('print what a shell needs to complete commands: source <(archipelago completion bash)')
