@@ -24,6 +24,8 @@ wanted=(
 shared=(librados.so.2:librados2 block-rbd.so:qemu-block-extra)
 # module of pkg-config:package. The programs of nbd's own test suite are compiled against them.
 libraries=(glib-2.0:libglib2.0-dev gnutls:libgnutls28-dev)
+# module of the system's Python:package. Ganeti's node code, which the tests fetch and run in place, imports them.
+modules=(OpenSSL:python3-openssl pyparsing:python3-pyparsing bitarray:python3-bitarray simplejson:python3-simplejson)
 
 missing_packages() {
   local entry seen=' '
@@ -38,6 +40,9 @@ missing_packages() {
   done
   for entry in "${libraries[@]}"; do
     pkg-config --exists "${entry%%:*}" 2>/dev/null || seen+="${entry##*:} "
+  done
+  for entry in "${modules[@]}"; do
+    compgen -G "/usr/lib/python3/dist-packages/${entry%%:*}" >/dev/null || seen+="${entry##*:} "
   done
   # A busybox that needs shared libraries is of no use as the only program of a guest.
   if [[ $seen != *' busybox-static '* ]] && ldd "$(command -v busybox)" >/dev/null 2>&1; then seen+='busybox-static '; fi
