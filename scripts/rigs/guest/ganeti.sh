@@ -1,0 +1,72 @@
+#!/bin/busybox sh
+# /init of an instance of the Ganeti cluster: writes rounds of a pattern across the borders of all blocks of the first virtio disk, past the
+# page cache, each round flushed, read back and compared. First it looks at what is there from its last life: RIG-BOOT with the disk's bytes and
+# the lowest and the highest round that its places hold (0: zeros). RIG-ROUND after each round; a line on the console ends it with RIG-OK, or
+# RIG-FAIL and what failed.
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmpfs /tmp
+stty -echo
+
+finish() {
+  echo "$*"
+  poweroff -f
+  sleep 60
+}
+fail() {
+  dmesg | tail -n 15
+  finish "RIG-FAIL $*"
+}
+for m in $(cat /modules/order); do insmod "/modules/$m" || fail "cannot load $m"; done
+
+disk=/dev/vda
+half=32768
+size=$(($(cat /sys/block/vda/size) * 512))
+# Place N lies half before and half behind the border of the blocks N - 1 and N.
+places=$(seq 1 $((size / 4194304 - 1)))
+# fill PLACE ROUND : what belongs there.
+fill() { yes "place $1 round $2" | head -c $((2 * half)); }
+get() { dd if=$disk of=/tmp/got bs=$half skip=$((128 * $1 - 1)) count=2 iflag=direct 2>/dev/null || fail "cannot read place $1"; }
+head -c $((2 * half)) /dev/zero >/tmp/zeros
+
+low= high=0
+for place in $places; do
+  get "$place"
+  if cmp -s /tmp/got /tmp/zeros; then
+    round=0
+  else
+    round=$(head -n 1 /tmp/got | sed -n "s/^place $place round \([0-9]*\)\$/\1/p")
+    [ -n "$round" ] || fail "place $place holds $(head -c 60 /tmp/got)"
+    fill "$place" "$round" | cmp -s - /tmp/got || fail "place $place holds round $round and something else"
+  fi
+  if [ -z "$low" ] || [ "$round" -lt "$low" ]; then low=$round; fi
+  [ "$round" -gt "$high" ] && high=$round
+done
+echo "RIG-BOOT size $size low $low high $high"
+
+rounds() {
+  local round=$high place
+  while [ ! -e /tmp/stop ]; do
+    round=$((round + 1))
+    for place in $places; do
+      fill "$place" "$round" >/tmp/put$place
+      dd if=/tmp/put$place of=$disk bs=$half seek=$((128 * place - 1)) oflag=direct conv=notrunc 2>/tmp/said || fail "$(cat /tmp/said)"
+    done
+    dd if=/dev/null of=$disk bs=$half count=0 conv=notrunc,fsync 2>/tmp/said || fail "$(cat /tmp/said)"
+    for place in $places; do
+      get "$place"
+      cmp -s /tmp/put$place /tmp/got || fail "place $place is not of round $round, but $(head -n 1 /tmp/got)"
+    done
+    echo "RIG-ROUND $round"
+  done
+}
+rounds &
+read -r _
+: >/tmp/stop
+wait
+errors=$(dmesg | grep -iE 'I/O error|blk_update' | head -n 5)
+[ -n "$errors" ] && fail "the kernel complained: $errors"
+finish RIG-OK
