@@ -9,14 +9,14 @@ import { qemuIo, sha256 } from './harness/clients.js';
 import { type TestNode, useNode } from './harness/node.js';
 import { programs } from './harness/requirements.js';
 import { attempt, describeOutcome, type Outcome } from './harness/run.js';
-import { usuallyOnRados } from './harness/stores.js';
+import { repeated, whateverTheStore } from './harness/stores.js';
 
 const bin = process.env.ARCHIPELAGO_TEST_BIN ?? path.resolve(import.meta.dirname, '../../dist/cli');
 const rig = path.resolve(import.meta.dirname, '../../scripts/rigs/nbd-tester.sh');
 /** The integrity tests count on zeros, and on this size. */
 const SIZE = 50 << 20;
 /** It writes a volume in pieces of 1 KiB, with a flush behind many of them: where each goes to a cluster the volume is a small one. */
-const WRITTEN = usuallyOnRados('blocks') ? 4 << 20 : SIZE;
+const WRITTEN = repeated ? 4 << 20 : SIZE;
 
 /** Where the tester is; null with a loud line when it cannot be fetched. @throws when it cannot be and CI=true */
 async function findTester(): Promise<string | null> {
@@ -32,20 +32,6 @@ const tester = programs('apt-get', 'cc', 'pkg-config', 'certtool', 'nbdcopy', 'q
 
 describe.runIf(tester !== null)('nbd-tester-client', () => {
   const file = (name: string): string => path.join(tester as string, name);
-  const directory = credentialsDirectory();
-  let server: string;
-  let client: string;
-  let rogue: string;
-
-  beforeAll(async () => {
-    const authority = await Authority.create(directory.path, 'authority');
-    server = await authority.server(path.join(directory.path, 'server'), 1);
-    client = await authority.client(path.join(directory.path, 'client'), 'tester');
-    const other = await Authority.create(directory.path, 'other');
-    rogue = await other.client(path.join(directory.path, 'rogue'), 'tester');
-  });
-  afterAll(() => directory.dispose());
-
   /** Runs it. Of what it says only the end is kept: it prints a line for each request. */
   function run(...args: string[]): Promise<Outcome> {
     return attempt('bash', [
@@ -79,13 +65,13 @@ describe.runIf(tester !== null)('nbd-tester-client', () => {
       await passes(...unix(name));
     });
 
-    it('passes its handshake test', async () => {
+    whateverTheStore(it)('passes its handshake test', async () => {
       const name = await volume('handshake-volume');
       await passes('-h', ...tcp(name));
       await passes('-h', ...unix(name));
     });
 
-    it('passes its test of oversized requests', async () => {
+    whateverTheStore(it)('passes its test of oversized requests', async () => {
       await passes('-o', ...tcp(await volume('oversize-volume')));
     });
 
@@ -105,7 +91,8 @@ describe.runIf(tester !== null)('nbd-tester-client', () => {
       expect(await sha256(plain.node.uri('tester-snapshot'))).toEqual(before);
     });
 
-    it('finds every byte of its trace of a file system', async () => {
+    // Thousands of small requests, one after the other. What follows has larger ones.
+    whateverTheStore(it)('finds every byte of its trace of a file system', async () => {
       await passes('-i', '-t', file('integrity-test.tr'), ...tcp(await volume('integrity-volume')));
     });
 
@@ -113,8 +100,8 @@ describe.runIf(tester !== null)('nbd-tester-client', () => {
       await passes('-i', '-t', file('integrityhuge-test.tr'), ...unix(await volume('huge-volume')));
     });
 
-    it('is served as by inetd', async () => {
-      const name = await volume('inetd-volume', WRITTEN);
+    whateverTheStore(it)('is served as by inetd', async () => {
+      const name = await volume('inetd-volume');
       const command = [process.execPath, path.join(bin, 'archipelago.js'), '-c', plain.node.conf, 'nbd', name];
       // It gives the server its socket as standard input alone; inetd would give it as standard output too.
       const inetd = ['-I', '--', 'sh', '-c', 'exec "$@" >&0', 'inetd', ...command];
@@ -123,7 +110,19 @@ describe.runIf(tester !== null)('nbd-tester-client', () => {
     });
   });
 
-  describe('over TLS', () => {
+  whateverTheStore(describe)('over TLS', () => {
+    const directory = credentialsDirectory();
+    let server: string;
+    let client: string;
+    let rogue: string;
+    beforeAll(async () => {
+      const authority = await Authority.create(directory.path, 'authority');
+      server = await authority.server(path.join(directory.path, 'server'), 1);
+      client = await authority.client(path.join(directory.path, 'client'), 'tester');
+      const other = await Authority.create(directory.path, 'other');
+      rogue = await other.client(path.join(directory.path, 'rogue'), 'tester');
+    });
+    afterAll(() => directory.dispose());
     const secure = useNode(() => ({ settings: { nbd: { tls: 'required', tls_directory: server } } }));
     const certificates = (of: string, ca = of): string[] => [
       ...['-C', path.join(of, 'client-cert.pem'), '-K', path.join(of, 'client-key.pem')],
