@@ -6,12 +6,21 @@ import { bytes, useNode } from './harness/node.js';
 import { type Placement, placements } from './harness/placements.js';
 import { programs } from './harness/requirements.js';
 import { ended, run, start } from './harness/run.js';
+import { repeated } from './harness/stores.js';
+import { newest } from './harness/verify-load.js';
 
 const MiB = 1 << 20;
 const BLOCK = 4 * MiB;
+/** All other files run in the default. */
+const covered = (Object.keys(placements) as Placement[]).filter((placement) => !repeated || placement !== 'default');
+/** Volume under load, and how often it is snapshotted meanwhile. */
+const LOADED = repeated ? 16 : 32;
+const SNAPSHOTS = repeated ? 3 : 5;
+/** First writes to fresh blocks while the mapper dies, in MiB. */
+const FRESH = repeated ? 64 : 192;
 
 describe.runIf(programs('qemu-io', 'nbdcopy', 'nbdinfo', 'fio'))('placement', () => {
-  describe.each(Object.keys(placements) as Placement[])('%s', (placement) => {
+  describe.each(covered)('%s', (placement) => {
     const rig = useNode({ placement });
 
     it('runs the processes it says, and status tells so', async () => {
@@ -60,18 +69,21 @@ describe.runIf(programs('qemu-io', 'nbdcopy', 'nbdinfo', 'fio'))('placement', ()
 
     it('takes a snapshot under load that is one moment of every block', async () => {
       const { node } = rig;
-      const uri = await node.create('load-volume', 64 * MiB);
-      await qemuIo(uri, 'write -P 1 0 64M');
+      const uri = await node.create('load-volume', LOADED * MiB);
+      await qemuIo(uri, `write -P 1 0 ${LOADED}M`);
+      const filled = await newest(node, 'load-volume');
       const writer = start('fio', [
-        ...['--name=load', '--ioengine=nbd', `--uri=${uri}`, '--rw=randwrite', '--bs=4k', '--iodepth=16', '--size=64m'],
-        ...['--time_based', '--runtime=60', '--buffer_pattern=0x02', '--output=/dev/null'],
+        ...['--name=load', '--ioengine=nbd', `--uri=${uri}`, '--rw=randwrite', '--bs=4k', '--iodepth=16'],
+        // Never the same bytes again: each moment has its own.
+        ...[`--size=${LOADED}m`, '--time_based', '--runtime=60', '--refill_buffers=1', '--output=/dev/null'],
       ]);
       const over = ended(writer);
-      for (let i = 0; i < 5; i++) await node.vlmc('snapshot', 'load-volume', `load-snap-${i}`);
+      await until(async () => (await newest(node, 'load-volume')) > filled);
+      for (let i = 0; i < SNAPSHOTS; i++) await node.vlmc('snapshot', 'load-volume', `load-snap-${i}`);
       writer.kill('SIGINT');
       await over;
       const hashes = new Set<string>();
-      for (let i = 0; i < 5; i++) {
+      for (let i = 0; i < SNAPSHOTS; i++) {
         // Twice the same: a snapshot does not change while its volume is written.
         const { sha256: hash } = await sha256(node.uri(`load-snap-${i}`));
         expect((await sha256(node.uri(`load-snap-${i}`))).sha256).toBe(hash);
@@ -107,7 +119,14 @@ describe.runIf(programs('qemu-io', 'nbdcopy', 'nbdinfo', 'fio'))('placement', ()
         'fio',
         [
           ...['--name=kill', '--ioengine=nbd', `--uri=${uri}`, '--rw=randwrite', '--bsrange=4k-64k', '--iodepth=8'],
-          ...['--size=256m', '--io_size=192m', '--rate=48m', '--verify=crc32c', '--do_verify=1', '--verify_fatal=1'],
+          ...[
+            '--size=256m',
+            `--io_size=${FRESH}m`,
+            '--rate=48m',
+            '--verify=crc32c',
+            '--do_verify=1',
+            '--verify_fatal=1',
+          ],
         ],
         { cwd: node.dir },
       );
