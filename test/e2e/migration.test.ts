@@ -8,10 +8,11 @@ import { Ledger, SECTOR } from './harness/ledger.js';
 import { fill, flush, Load, randomNumbers, verify, verifyAll } from './harness/load.js';
 import type { TestNode } from './harness/node.js';
 import { hosts, owners, useNodes } from './harness/nodes.js';
+import { repeated } from './harness/stores.js';
 
 const MiB = 1 << 20;
 const SIZE = 48 * MiB;
-const MOVES = Number(process.env.ARCHIPELAGO_TEST_MOVES ?? 50);
+const MOVES = Number(process.env.ARCHIPELAGO_TEST_MOVES ?? (repeated ? 20 : 50));
 const SEED = Number(process.env.ARCHIPELAGO_TEST_SEED ?? Date.now() % 1_000_000);
 const mix = { write: 50, zero: 4, trim: 4, flush: 1, fua: 1, read: 40 };
 

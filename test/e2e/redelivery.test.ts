@@ -8,12 +8,13 @@ import { encodeClone, encodeName } from '../../src/requests/structs.js';
 import { type CallInit, type Port, Segment } from '../../src/xseg/index.js';
 import { useNode } from './harness/node.js';
 import { describeOutcome } from './harness/run.js';
+import { repeated } from './harness/stores.js';
 
 const MAPPER = 1001;
 const MiB = 1 << 20;
 /** Each death makes the supervisor wait longer before the next start. */
-const DEATHS = 5;
-const ROUNDS = 16;
+const DEATHS = repeated ? 3 : 5;
+const ROUNDS = repeated ? 8 : 16;
 
 describe('a mapper that is killed in the middle of operations', () => {
   const rig = useNode({ placement: 'one process per role' });
