@@ -7,10 +7,12 @@ import { afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { type TestNode, useNode } from './harness/node.js';
 import { programs } from './harness/requirements.js';
 import { attempt, ended, killGroup, start } from './harness/run.js';
+import { repeated, whateverTheStore } from './harness/stores.js';
 import { fioArguments, newest, successor } from './harness/verify-load.js';
 import { type Boot, buildBoot, Machine } from './harness/vm.js';
 
-const KILLS = 3;
+/** The supervisor waits longer before each. */
+const KILLS = repeated ? 2 : 3;
 
 /** kill -9 of the process with the connections; resolves when there is another. */
 async function killEndpoint(node: TestNode): Promise<void> {
@@ -106,7 +108,7 @@ describe.runIf(programs('fio', 'nbdkit', 'qemu-storage-daemon'))(
 
 const kernelTools = programs('qemu-system-x86_64', 'nbd-client', 'busybox', 'depmod', 'cpio');
 
-describe.runIf(kernelTools)('the kernel nbd device of nbd-client -persist', () => {
+whateverTheStore(describe.runIf(kernelTools))('the kernel nbd device of nbd-client -persist', () => {
   const rig = useNode();
   let boot: Boot;
   let machine: Machine | undefined;
