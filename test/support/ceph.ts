@@ -113,9 +113,9 @@ export class Namespace {
     await this.#objects(['remove', pool, ...names]);
   }
 
-  /** Removes everything of this namespace. */
-  async empty(): Promise<void> {
-    await this.#objects(['empty', ...POOLS]);
+  /** Removes everything of this namespace, or of one pool's. */
+  async empty(...pools: readonly string[]): Promise<void> {
+    await this.#objects(['empty', ...(pools.length > 0 ? pools : POOLS)]);
   }
 
   #objects(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {

@@ -237,7 +237,7 @@ export class TestNode {
     if (left.length > 0) problem = [problem, `left behind: ${left.join(', ')}`, this.logs()].filter(Boolean).join('\n');
     this.kill();
     for (const part of ['', '.bells']) rmSync(`/dev/shm/${this.segment}${part}`, { recursive: true, force: true });
-    for (const store of this.#own) await store.dispose();
+    await Promise.all(this.#own.map((store) => store.dispose()));
     rmSync(this.dir, { recursive: true, force: true });
     unguard(this.dir);
     if (problem !== null) throw new Error(`the node did not stop as it should\n${problem}`);

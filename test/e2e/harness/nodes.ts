@@ -78,7 +78,7 @@ export function useNodes({ lockDir = false, cluster, ...options }: NodesOptions 
     } finally {
       for (const node of running) node.kill();
       if (store) {
-        for (const part of [store.maps, store.blocks]) await part.dispose();
+        await Promise.all([store.maps.dispose(), store.blocks.dispose()]);
         rmSync(store.dir, { recursive: true, force: true });
         unguard(store.dir);
       }
