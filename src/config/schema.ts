@@ -337,8 +337,9 @@ export const nbd = {
   deviceConnections: fixed(
     'device_connections',
     v.integer(1, 16),
-    4,
-    'Connections of a device of the kernel; its requests are spread over them.',
+    1,
+    'Connections of a device of the kernel. With more than one the kernel sends a request that takes longer than 30 s again on another. See ' +
+      'devices.md.',
   ),
   deviceTimeout: fixed(
     'device_timeout',

@@ -11,8 +11,10 @@ import type { NodeStatus, Progress } from '../../peer/node-status.js';
 import { dropPrivileges, makeDirectories, requireAccount, requireDirectories } from '../../peer/privileges.js';
 import { waitGone } from '../../peer/proc.js';
 import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
+import type { DeviceAccess } from '../common/devices.js';
 import { type Io, printJson, printWarning } from '../common/io.js';
 import { Problems } from '../common/program.js';
+import { requireNoDevices } from './attached.js';
 import { findSupervisor, removeLeftSegment, spawnSupervisor, statusWithoutSupervisor } from './node.js';
 import { banner, printStatus, progressPrinter } from './output.js';
 
@@ -24,6 +26,8 @@ export interface CommandContext {
   readonly config: Config;
   readonly json: boolean;
   readonly io: Io;
+  /** Of the kernel. */
+  readonly devices: () => Promise<Pick<DeviceAccess, 'list'>>;
 }
 
 /** @throws SystemError EINVAL for a role that is not one of ROLES */
@@ -177,6 +181,7 @@ export async function stop(context: CommandContext, role: string | null, force: 
   }
   const supervisor = supervisorPid(config);
   try {
+    if (!force) requireNoDevices(await (await context.devices()).list());
     await ask(context, client, 'stop', { role, force });
   } catch (error) {
     // After a refusal it goes on; a role that had to be killed does not keep the rest from ending.
@@ -204,6 +209,8 @@ export async function restart(context: CommandContext, role: string | null, forc
   }
   const client = (await findSupervisor(config)) ?? (await adopt(config));
   if (!client) return start(context, role, { foreground: false });
+  const endsConnections = config.roles.find(({ name }) => name === role)?.type === 'nbd';
+  if (!force && endsConnections) requireNoDevices(await (await context.devices()).list());
   await ask(context, client, 'restart', { role, force });
   client.end();
 }

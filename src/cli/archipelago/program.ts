@@ -9,7 +9,12 @@ import type { CommandContext } from './commands.js';
 export function archipelagoProgram(session: Session): Command {
   // Loaded when a command runs: help and completion need none of it.
   const commands = () => import('./commands.js');
-  const context = (): CommandContext => ({ config: session.config, json: session.json, io: session.io });
+  const context = (): CommandContext => ({
+    config: session.config,
+    json: session.json,
+    io: session.io,
+    devices: () => session.devices(),
+  });
   const program = createProgram(session, 'Starts, stops and shows the roles of this node.').addHelpText(
     'after',
     `

@@ -7,6 +7,10 @@ export interface CompletionOptions {
   readonly volumeCommands: readonly string[];
   /** Options whose value is such a name. */
   readonly volumeOptions?: readonly string[];
+  /** Options whose value is a file, besides -c. */
+  readonly fileOptions?: readonly string[];
+  /** Subcommands whose arguments are other names, and the shell commands that print those. */
+  readonly namesOf?: Readonly<Record<string, string>>;
   /** A shell command that prints the names, with $config standing for the options that choose the node. */
   readonly listNames: string;
 }
@@ -21,11 +25,20 @@ export function bashCompletion(program: Command, options: CompletionOptions): st
     (c) =>
       `    ${[c.name(), ...c.aliases()].join('|')}) flags="${[...flags(c), ...flags(program), '--help'].join(' ')}" ;;`,
   );
-  const volumeOptions = (options.volumeOptions ?? [])
-    .map(
-      (o) =>
-        `  if [[ $prev == ${o} ]]; then\n    COMPREPLY=($(compgen -W "$(${options.listNames} 2>/dev/null)" -- "$cur"))\n    return\n  fi\n`,
-    )
+  const choices = new Map(
+    program.commands.flatMap((c) => c.options.flatMap((o) => (o.argChoices ? [[o.long, o.argChoices] as const] : []))),
+  );
+  const values: [option: string, words: string][] = [
+    ...(options.volumeOptions ?? []).map((o): [string, string] => [o, `-W "$(${options.listNames} 2>/dev/null)"`]),
+    ...(options.fileOptions ?? []).map((o): [string, string] => [o, '-f']),
+    ...[...choices].map(([o, words]): [string, string] => [`${o}`, `-W "${words.join(' ')}"`]),
+  ];
+  const valueCases = values
+    .map(([o, words]) => `    ${o}) COMPREPLY=($(compgen ${words} -- "$cur")); return ;;\n`)
+    .join('');
+  const valuesOf = valueCases === '' ? '' : `  case $prev in\n${valueCases}  esac\n`;
+  const nameCases = Object.entries(options.namesOf ?? {})
+    .map(([command, list]) => `    ${command}) COMPREPLY=($(compgen -W "$(${list} 2>/dev/null)" -- "$cur")) ;;\n`)
     .join('');
   return `# bash completion of ${name}: source <(${name} completion bash)
 _${name}_complete() {
@@ -46,12 +59,12 @@ _${name}_complete() {
     "") COMPREPLY=($(compgen -W "${[...commands, ...flags(program), '--help'].join(' ')}" -- "$cur")); return ;;
 ${cases.join('\n')}
   esac
-${volumeOptions}  if [[ $cur == -* ]]; then
+${valuesOf}  if [[ $cur == -* ]]; then
     COMPREPLY=($(compgen -W "$flags" -- "$cur"))
     return
   fi
   case $command in
-    ${options.volumeCommands.join('|')}) COMPREPLY=($(compgen -W "$(${options.listNames} 2>/dev/null)" -- "$cur")) ;;
+${nameCases}    ${options.volumeCommands.join('|')}) COMPREPLY=($(compgen -W "$(${options.listNames} 2>/dev/null)" -- "$cur")) ;;
   esac
 }
 complete -F _${name}_complete ${name}

@@ -1,8 +1,10 @@
-/** One run of a command: its streams, its configuration, and the node it talks to, connected when first asked for. */
+/** One run of a command: its streams, its configuration, the node it talks to, connected when first asked for, and the kernel's devices. */
 import { loadConfig } from '../../config/index.js';
 import type { Config } from '../../config/types.js';
+import type { EndpointAddress } from '../../devices/types.js';
 import { messageOf } from '../../sys/errno.js';
 import { NodeClient } from './client.js';
+import { type DeviceAccess, kernelDevices, type OpenDevices } from './devices.js';
 import { CliError } from './exit.js';
 import { type Io, print, printJson } from './io.js';
 import { Progress } from './progress.js';
@@ -20,11 +22,13 @@ export class Session {
   #options: GlobalOptions = {};
   #config: Config | null = null;
   #client: NodeClient | null = null;
+  readonly #openDevices: OpenDevices;
 
-  /** @param name of the tool */
-  constructor(name: string, io: Io) {
+  /** @param name of the tool @param openDevices for tests: other devices than the kernel's */
+  constructor(name: string, io: Io, openDevices: OpenDevices = kernelDevices) {
     this.name = name;
     this.io = io;
+    this.#openDevices = openDevices;
     this.progress = new Progress(io);
   }
 
@@ -53,6 +57,17 @@ export class Session {
     return this.#client;
   }
 
+  /** The devices of this node. @param endpoint where a new one connects; null: as configured */
+  devices(endpoint: EndpointAddress | null = null): Promise<DeviceAccess> {
+    return this.#openDevices(this.config, endpoint);
+  }
+
+  /** Leaves the node for now; the next request joins it anew. */
+  disconnect(): void {
+    this.#client?.close();
+    this.#client = null;
+  }
+
   /** Prints the outcome of a command: `text` (a line, or nothing when empty), or `value` with --json. */
   async result(value: unknown, text = ''): Promise<void> {
     if (this.json) await printJson(this.io, value);
@@ -62,8 +77,7 @@ export class Session {
   /** Leaves the node. */
   close(): void {
     this.progress.clear();
-    this.#client?.close();
-    this.#client = null;
+    this.disconnect();
   }
 }
 

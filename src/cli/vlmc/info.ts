@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import type { ListRequest, VolumeListEntry, VolumeListReply, VolumeStat } from '../../requests/json.js';
 import { Op } from '../../requests/ops.js';
+import { columns, formatTime } from '../common/columns.js';
 import { attempt } from '../common/exit.js';
 import { print, printWarning } from '../common/io.js';
 import type { Session } from '../common/session.js';
@@ -94,15 +95,6 @@ function lockWords({ lock, open }: VolumeStat): string {
   return `${formatLock(lock)}${age}${open ? `; open ${open} here` : ''}`;
 }
 
-/** Local time with the zone, as other tools take it: `2026-11-19 03:00:05+01:00`. @param time ms since the epoch */
-function formatTime(time: number): string {
-  const minutes = -new Date(time).getTimezoneOffset();
-  const local = new Date(time + minutes * 60_000).toISOString();
-  const two = (n: number): string => String(n).padStart(2, '0');
-  const zone = `${minutes < 0 ? '-' : '+'}${two(Math.floor(Math.abs(minutes) / 60))}:${two(Math.abs(minutes) % 60)}`;
-  return `${local.slice(0, 10)} ${local.slice(11, 19)}${zone}`;
-}
-
 /** All volumes, or the snapshots of one, page by page. */
 export async function* volumes(
   session: Session,
@@ -180,16 +172,8 @@ export function formatList(all: readonly VolumeListEntry[]): string {
       v.parent ?? '-',
     ]),
   ];
-  const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)));
   // Sizes to the right, words to the left.
-  return rows
-    .map((row) =>
-      row
-        .map((cell, i) => (i === 1 || i === 2 ? cell.padStart(widths[i]) : cell.padEnd(widths[i])))
-        .join('  ')
-        .trimEnd(),
-    )
-    .join('\n');
+  return columns(rows, [1, 2]);
 }
 
 function kind(volume: VolumeListEntry): string {

@@ -1,5 +1,7 @@
-/** What the endpoint serves: asked before anything that a client's open disk would not survive. */
+/** What of this node is in use: exports of the endpoint, its clients, devices of the kernel. Asked before anything that an open disk would not survive. */
+import type { Device } from '../../devices/types.js';
 import { Op } from '../../requests/ops.js';
+import { errnoOf, errnos, messageOf } from '../../sys/errno.js';
 import { CliError } from '../common/exit.js';
 import type { Session } from '../common/session.js';
 
@@ -31,16 +33,34 @@ export async function showMapped(session: Session): Promise<ShowMapped> {
   return { mapped: reply.mapped ?? [], connections: reply.connections ?? [] };
 }
 
+/** What the endpoint says; the reason where there is none to ask: devices outlive their node. @throws what is not about its absence */
+export async function showMappedOrWhy(session: Session): Promise<ShowMapped | string> {
+  try {
+    return await showMapped(session);
+  } catch (error) {
+    const away = [errnos.ENOENT, errnos.ECONNREFUSED, errnos.ECONNRESET].includes(errnoOf(error));
+    if (!away) throw error;
+    return messageOf(error);
+  }
+}
+
+/** The device of a volume, or null. */
+export async function deviceOf(session: Session, name: string): Promise<Device | null> {
+  return (await (await session.devices()).list()).find(({ volume }) => volume === name) ?? null;
+}
+
 /** A client that has just ended is seen a moment longer; that must not fail `nbdcopy … && vlmc remove …`. */
 const GOODBYE_MS = 500;
 const GOODBYE_LOOKS = 5;
 
-/** Where a volume is in use: its mapping's URI, or a client's address; null when it is not. */
+/** Where a volume is in use: its device, its mapping's URI, or a client's address; null when it is not. */
 export async function usedBy(session: Session, name: string): Promise<string | null> {
+  const device = await deviceOf(session, name);
+  if (device) return `mapped on device ${device.path}`;
   for (let look = 1; ; look++) {
     const { mapped, connections } = await showMapped(session);
     const mapping = mapped.find((m) => m.name === name);
-    if (mapping) return `mapped on device ${device(mapping)}`;
+    if (mapping) return `mapped on device ${reachedBy(mapping)}`;
     const clients = connections.filter((c) => c.name === name).map((c) => c.peer);
     if (clients.length === 0) return null;
     if (look === GOODBYE_LOOKS) return `in use by ${clients.join(', ')}`;
@@ -54,7 +74,7 @@ export async function refuseIfUsed(session: Session, name: string): Promise<void
   if (use) throw new CliError(`Volume ${name} ${use}`);
 }
 
-/** What a mapping is reached by: the first of its URIs, which is the unix socket's where there is one. */
-export function device(mapping: Pick<Mapping, 'uris'>): string {
+/** What an export is reached by: the first of its URIs, which is the unix socket's where there is one. */
+export function reachedBy(mapping: Pick<Mapping, 'uris'>): string {
   return mapping.uris.find((uri) => uri.startsWith('nbd+unix:')) ?? mapping.uris[0] ?? '-';
 }

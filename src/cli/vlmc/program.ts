@@ -25,8 +25,11 @@ Examples:
 Exit status: 0 done, 255 it failed (the reason is on stderr), 2 the command line is wrong.`;
 
 /** Commands whose first word is an existing volume, for completion. */
-const ON_VOLUMES =
-  'snapshot remove rm rename resize upgrade hash info open close lock unlock map unmap mapinfo check'.split(' ');
+const ON_VOLUMES = 'snapshot remove rm rename resize upgrade hash info open close lock unlock map mapinfo check'.split(
+  ' ',
+);
+/** Volumes and devices that unmap takes, no URIs. */
+const LIST_MAPPED = `vlmc $config showmapped | awk -F '\\t+' 'NR > 1 { print $2; if ($3 ~ /^\\//) print $3 }'`;
 
 /** The program, ready to parse. */
 export function vlmcProgram(session: Session): Command {
@@ -48,7 +51,9 @@ export function vlmcProgram(session: Session): Command {
         bashCompletion(program, {
           volumeCommands: ON_VOLUMES,
           volumeOptions: ['--snap', '--snapshots-of'],
+          fileOptions: ['--table'],
           listNames: 'vlmc $config list',
+          namesOf: { unmap: LIST_MAPPED },
         }),
       ),
     );

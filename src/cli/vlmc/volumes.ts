@@ -6,7 +6,7 @@ import { errnoOf, errnos, messageOf } from '../../sys/errno.js';
 import { attempt, CliError } from '../common/exit.js';
 import { printWarning } from '../common/io.js';
 import type { Session } from '../common/session.js';
-import { refuseIfUsed, usedBy } from './mapped.js';
+import { deviceOf, refuseIfUsed, usedBy } from './mapped.js';
 import { checkName, checkNewName, checkNewSnapshot, checkNewVolume } from './names.js';
 import { formatSize, parseSize } from './size.js';
 import { type V0Options, v0Request, withV0 } from './v0.js';
@@ -124,6 +124,7 @@ async function resize(session: Session, name: string, options: ResizeOptions): P
     session.progress.during(`resizing ${name}`, session.client.call('mapper', request)),
   );
   await refreshExport(session, name);
+  await followSize(session, name, size);
   await session.result({ name, size }, `Resized ${name} to ${size} bytes (${formatSize(size)})`);
 }
 
@@ -137,6 +138,17 @@ async function refreshExport(session: Session, name: string): Promise<void> {
     const nobody = [errnos.ENOENT, errnos.ECONNREFUSED].includes(errnoOf(error));
     if (!nobody)
       printWarning(session.io, `clients of ${name} see the new size once they reconnect: ${messageOf(error)}`);
+  }
+}
+
+/** The volume's device gets the size at once where this command may; where it may not, its keeper does it in a second or so. */
+async function followSize(session: Session, name: string, size: number): Promise<void> {
+  try {
+    const device = await deviceOf(session, name);
+    if (device) await (await session.devices()).resize(name, size);
+  } catch (error) {
+    if ([errnos.EPERM, errnos.EACCES].includes(errnoOf(error))) return;
+    printWarning(session.io, `the device of ${name} has its old size for now: ${messageOf(error)}`);
   }
 }
 

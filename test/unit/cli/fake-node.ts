@@ -2,6 +2,7 @@
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import type { Io } from '../../../src/cli/common/io.js';
 import { Session } from '../../../src/cli/common/session.js';
 import { vlmcMain } from '../../../src/cli/vlmc/program.js';
 import { xsegMain } from '../../../src/cli/xseg/main.js';
@@ -9,6 +10,7 @@ import { Op } from '../../../src/requests/ops.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../../src/sys/errno.js';
 import { type Port, type Request, Segment } from '../../../src/xseg/index.js';
 import { capture, type Outcome, type RunOptions } from './capture.js';
+import { FakeDevices } from './fake-devices.js';
 
 export const PORTS = { composer: 500, blocks: 1000, mapper: 1001, maps: 1002, endpoint: 1023 } as const;
 export type PeerName = keyof typeof PORTS;
@@ -41,6 +43,7 @@ export class FakeNode {
   readonly config: string;
   readonly seen: Seen[] = [];
   readonly ports = new Map<PeerName, Port>();
+  readonly devices = new FakeDevices();
   readonly #directory: string;
   readonly #handlers = new Map<string, Handler>();
 
@@ -62,6 +65,7 @@ export class FakeNode {
 
   /** Forgets what was asked and how to answer: nothing is mapped, nothing is locked, all else is refused. */
   reset(): void {
+    this.devices.reset();
     this.seen.length = 0;
     this.#handlers.clear();
     this.on('endpoint', Op.SHOWMAPPED, () => ({ mapped: [], connections: [] }));
@@ -93,7 +97,12 @@ export class FakeNode {
   }
 
   vlmcWith(options: RunOptions, ...words: string[]): Promise<Outcome> {
-    return capture(options, (io) => vlmcMain(['-c', this.config, ...words], new Session('vlmc', io)));
+    const session = (io: Io): Session =>
+      new Session('vlmc', io, async (_, endpoint) => {
+        if (endpoint !== null) this.devices.endpoint = endpoint;
+        return this.devices;
+      });
+    return capture(options, (io) => vlmcMain(['-c', this.config, ...words], session(io)));
   }
 
   /** Runs xseg on this node's segment. */

@@ -140,63 +140,6 @@ describe('snapshot, rename, remove, resize, upgrade, hash', () => {
   });
 });
 
-describe('map, unmap, showmapped', () => {
-  const uris = ['nbd://127.0.0.1:10809/volume1', 'nbd+unix:///volume1?socket=/s'];
-
-  it('map prints the unix URI alone', async () => {
-    node.on('endpoint', Op.MAP, () => ({ name: 'volume1', uris }));
-    expect(await node.vlmc('map', 'volume1', '-ro')).toEqual({ ...done, out: 'nbd+unix:///volume1?socket=/s\n' });
-    const { data, size } = node.asked('endpoint', Op.MAP)[0];
-    expect(JSON.parse(data.toString('utf8', 0, size))).toEqual({
-      name: 'volume1',
-      readOnly: true,
-      assumeV0: false,
-      v0Size: -1,
-      writeThrough: false,
-      ownSocket: false,
-    });
-    await node.vlmc('map', 'volume1', '--writethrough', '--socket');
-    const more = node.asked('endpoint', Op.MAP)[1];
-    expect(JSON.parse(more.data.toString('utf8', 0, more.size))).toMatchObject({ writeThrough: true, ownSocket: true });
-  });
-
-  it.each(['-ro', '--readonly', '--read-only'])('%s asks for a read-only export', async (option) => {
-    node.on('endpoint', Op.MAP, () => ({ name: 'volume1', uris }));
-    await node.vlmc('map', option, 'volume1');
-    const { data, size } = node.asked('endpoint', Op.MAP)[0];
-    expect(JSON.parse(data.toString('utf8', 0, size)).readOnly).toBe(true);
-  });
-
-  it('unmap takes the name or the URI', async () => {
-    node.on('endpoint', Op.UNMAP, () => ({ name: 'volume1' }));
-    expect(await node.vlmc('unmap', 'volume1')).toEqual({ ...done, out: '' });
-    expect(await node.vlmc('unmap', '-f', uris[1])).toEqual({ ...done, out: '' });
-    const bodies = node.asked('endpoint', Op.UNMAP).map(({ data, size }) => JSON.parse(data.toString('utf8', 0, size)));
-    expect(bodies).toEqual([
-      { name: 'volume1', force: false },
-      { uri: uris[1], force: true },
-    ]);
-  });
-
-  it('showmapped prints the table that scripts parse', async () => {
-    expect(await node.vlmc('showmapped')).toEqual({ ...done, out: 'No volumes mapped\n\n' });
-    const mapped = [{ id: 0, name: 'volume1', readOnly: false, uris, clients: 1, since: 5 }];
-    node.on('endpoint', Op.SHOWMAPPED, () => ({ mapped, connections: [] }));
-    const { out } = await node.vlmc('showmapped');
-    expect(out).toBe('id\timage\t\tdevice\n0\tvolume1\tnbd+unix:///volume1?socket=/s\n');
-    expect(JSON.parse((await node.vlmc('showmapped', '--json')).out)).toEqual({ mapped, connections: [] });
-  });
-
-  it('gets a table that does not fit the first buffer', async () => {
-    const mapped = Array.from({ length: 500 }, (_, id) => ({ id, name: `volume-${id}`, uris: ['u'.repeat(300)] }));
-    node.on('endpoint', Op.SHOWMAPPED, () => ({ mapped, connections: [] }));
-    const { out, status } = await node.vlmc('showmapped');
-    expect(status).toBe(0);
-    expect(out.trimEnd().split('\n')).toHaveLength(501);
-    expect(node.asked('endpoint', Op.SHOWMAPPED)).toHaveLength(2);
-  });
-});
-
 describe('info and list', () => {
   const stat = {
     name: 'volume1',
@@ -424,7 +367,10 @@ describe('errors and exit statuses', () => {
       'mapinfo',
       '--snap',
       '--v0_size',
-      '$prev == --snapshots-of',
+      '--snapshots-of) COMPREPLY',
+      '--endpoint) COMPREPLY=($(compgen -W "kernel nbd auto"',
+      '--table) COMPREPLY=($(compgen -f',
+      'unmap) COMPREPLY',
       'complete -F _vlmc_complete vlmc',
     ]) {
       expect(out).toContain(word);
