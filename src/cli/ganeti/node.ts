@@ -10,7 +10,7 @@ import { isSupervisor, supervisorPidfile } from '../../peer/paths.js';
 import { livingPid } from '../../peer/pidfile.js';
 import { Op, opName } from '../../requests/ops.js';
 import { decodeVolumeInfo, VOLUME_INFO_SIZE, type VolumeInfo } from '../../requests/structs.js';
-import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
+import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 
 /** How long a node that is there, and does not answer yet, is waited for. */
 const RESTART_MS = 10_000;
@@ -87,7 +87,9 @@ export class Node {
         connected = true;
         return await work(this.#client);
       } catch (error) {
-        if (performance.now() >= this.#deadline || !this.#isPassing(error, connected, repeatable)) throw error;
+        if (performance.now() >= this.#deadline || !this.#isPassing(error, connected, repeatable)) {
+          throw connected ? error : unreachable(error);
+        }
         // Its connection may be over; another costs a millisecond.
         this.close();
         await sleep(LOOK_MS);
@@ -117,6 +119,13 @@ export class Node {
       clearTimeout(timer);
     }
   }
+}
+
+/** That there is no socket must not be taken for that there is no volume. */
+function unreachable(error: unknown): SystemError {
+  const errno = errnoOf(error);
+  const why = messageOf(error);
+  return new SystemError(errno === errnos.ENOENT ? errnos.ECONNREFUSED : errno, why, { cause: error });
 }
 
 type Peer = Parameters<BridgeClient['call']>[0];
