@@ -5,7 +5,7 @@ import { hasCeph } from './test/support/ceph-cluster.js';
 /**
  * Files that are about directories, or about no node at all: everything else runs on RADOS too. What they are about: modes and descriptors of files,
  * small disks, trees of the original, damage done to files, maps written
- * as files, a node that libnbd starts by itself (libnbd-interop); the library (fuzz), a configuration of its own (quickstart); RADOS itself, on
+ * as files, a node that libnbd starts by itself (libnbd-interop); what qemu is told (qemu-*); the library (fuzz), a configuration of its own (quickstart); RADOS itself, on
  * clusters of their own or mixed with files.
  */
 const onFiles = [
@@ -15,6 +15,7 @@ const onFiles = [
   'fuzz',
   'golden',
   'libnbd-interop',
+  'qemu-*',
   'quickstart',
   'rados-*',
   'vlmc-golden',

@@ -1,4 +1,4 @@
-/** qemu's monitor protocol: commands and events of a running machine, on a unix socket. */
+/** qemu's monitor protocol: commands and events of a running machine, on a unix socket. The agent in a guest speaks it too. */
 import net from 'node:net';
 import { createInterface } from 'node:readline';
 import { expect } from 'vitest';
@@ -14,6 +14,7 @@ interface Message {
 export class Monitor {
   readonly #socket: net.Socket;
   readonly #waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
+  readonly #events = new Set<string>();
   #next = 1;
 
   private constructor(socket: net.Socket) {
@@ -32,6 +33,13 @@ export class Monitor {
 
   /** Connects as soon as qemu listens. @throws when it does not within the time of expect.poll */
   static async connect(path: string): Promise<Monitor> {
+    const monitor = await Monitor.agent(path);
+    await monitor.execute('qmp_capabilities');
+    return monitor;
+  }
+
+  /** Connects to the guest agent's socket, which greets nobody. @throws as connect */
+  static async agent(path: string): Promise<Monitor> {
     const attempt = (): Promise<net.Socket | null> =>
       new Promise((resolve) => {
         const socket = net.connect(path, () => resolve(socket)).once('error', () => resolve(null));
@@ -43,9 +51,7 @@ export class Monitor {
         return socket !== null;
       })
       .toBe(true);
-    const monitor = new Monitor(socket as unknown as net.Socket);
-    await monitor.execute('qmp_capabilities');
-    return monitor;
+    return new Monitor(socket as unknown as net.Socket);
   }
 
   /** Runs a command; resolves to what it returned. @throws Error in qemu's words */
@@ -78,11 +84,17 @@ export class Monitor {
     return downtime;
   }
 
+  /** Resolves when qemu has told of an event of this name, now or before. */
+  async event(name: string): Promise<void> {
+    await expect.poll(() => this.#events.has(name), { interval: 20, timeout: 60_000 }).toBe(true);
+  }
+
   close(): void {
     this.#socket.destroy();
   }
 
-  #take({ id, return: value, error }: Message): void {
+  #take({ id, event, return: value, error }: Message): void {
+    if (event !== undefined) this.#events.add(event);
     // The greeting and events have no id.
     const waiting = id === undefined ? undefined : this.#waiting.get(id);
     if (!waiting) return;

@@ -31,6 +31,11 @@ export async function buildDebianImage(): Promise<string> {
   return (await run(path.join(rigs, 'debian-image.sh'), [], { timeout: 600_000 })).stdout.trim();
 }
 
+/** Fetches (or finds in the cache) qemu's guest agent, a program for `buildBoot`; resolves to its path. */
+export async function buildGuestAgent(): Promise<string> {
+  return (await run(path.join(rigs, 'guest-agent.sh'), [], { timeout: 300_000 })).stdout.trim();
+}
+
 /** A running machine. */
 export class Machine {
   readonly #child: ChildProcess;
