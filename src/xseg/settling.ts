@@ -90,7 +90,10 @@ function isOrphanOf(tables: Tables, index: number, port: number, predecessor: nu
   const word = tables.requestWord(index);
   const { u32 } = tables.memory;
   if (u32[word + R.STATE] !== RequestState.ORPHANED) return false;
-  return u32[word + R.SRC] === port || (predecessor !== 0 && u32[word + R.ORPHAN_OF] === predecessor);
+  const src = u32[word + R.SRC];
+  if (src === port) return true;
+  // What a process asked for a tool (the bridge) is none of its own work: nobody does it again.
+  return src < tables.geometry.firstDynamic && predecessor !== 0 && u32[word + R.ORPHAN_OF] === predecessor;
 }
 
 /**

@@ -122,12 +122,13 @@ function request(control: Control): { port: number; init: CallInit } {
 
 async function change(control: Control): Promise<void> {
   node ??= NodeClient.connect(config, 'torture');
+  const own = await node.join();
   const { port, init } = request(control);
-  await node.port.call(port, init, { wait: true });
+  await own.port.call(port, init, { wait: true });
   if (control.kind !== 'resize') return;
   const refresh = { op: Op.INFO, target: control.name, capacity: 8 };
   // Nobody is told when nobody has it open.
-  await node.port.call(endpointPort, refresh, { wait: true }).catch(() => undefined);
+  await own.port.call(endpointPort, refresh, { wait: true }).catch(() => undefined);
 }
 
 async function work(asked: Asked): Promise<Partial<Extract<Outcome, { state: 'done' }>>> {

@@ -34,7 +34,7 @@ export async function serveNbd(session: Session, options: NbdOptions): Promise<v
   const sockets = passedSockets();
   const { logger: log } = new LeveledLogger('archipelago', verbose ? EVERYTHING : WARNINGS, new StderrSink());
   const { config } = session;
-  const { port } = session.client;
+  const { port } = await session.client.join();
   const attached = attachedServer({ config, port, volume, all, log });
   const { server } = attached;
   const ended = new AbortController();

@@ -1,107 +1,118 @@
 /**
- * A node as the command-line tools see it: its segment, a dynamic port on it, and the roles' ports from the configuration.
- * The tools ask the peers like every other peer does; they know nothing of how those work.
+ * A node as the command-line tools see it: its peers, asked over the bridge, or from a dynamic port on its segment where there is no bridge or
+ * a command needs more. The tools ask the peers like every other peer does; they know nothing of how those work.
  */
-import { findRole } from '../../config/index.js';
-import type { Config, RoleType } from '../../config/types.js';
-import { encodeJson } from '../../requests/json.js';
+import { askJson, explained, requirePeer } from '../../bridge/ask.js';
+import { BridgeClient, BridgeLost } from '../../bridge/client.js';
+import { BridgeRefusal } from '../../bridge/protocol.js';
+import { findPeer, lockOwnerOf, type Peer } from '../../config/peers.js';
+import type { Config } from '../../config/types.js';
 import { XsegObjectClient } from '../../requests/object-client.js';
-import type { Op } from '../../requests/ops.js';
-import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
-import { type CallInit, type CallReply, MAX_ALLOCATION, type Port, ReplyError, Segment } from '../../xseg/index.js';
+import { Op } from '../../requests/ops.js';
+import { SystemError } from '../../sys/errno.js';
+import type { CallInit, CallReply } from '../../xseg/call.js';
+import type { Port, Segment } from '../../xseg/index.js';
 import { CliError } from './exit.js';
 import { DEFAULT_PATIENCE_MS, Patience } from './patience.js';
 
-/** Whom a request goes to. */
-export type Peer = 'mapper' | 'composer' | 'endpoint' | 'blocks' | 'maps';
+export type { Peer };
 
-/** Room for the answer of a JSON operation; a peer that needs more says so, and is asked again. */
-const JSON_CAPACITY = 64 << 10;
+/**
+ * What goes over the bridge: what a command asks once, or a few times. Long work of a peer should not depend on the process with the bridge, nor much
+ * data go through it.
+ */
+const BRIDGED: ReadonlySet<number> = new Set([
+  Op.PING,
+  Op.STATUS,
+  Op.STAT,
+  Op.INFO,
+  Op.LIST,
+  Op.LOCKINFO,
+  Op.CLONE,
+  Op.SNAPSHOT,
+  Op.TRUNCATE,
+  Op.RENAME,
+  Op.DELETE,
+  Op.OPEN,
+  Op.CLOSE,
+  Op.ACQUIRE,
+  Op.MAP,
+  Op.UNMAP,
+  Op.SHOWMAPPED,
+]);
+/** Of these, what may be asked twice: only looks. */
+const LOOKS: ReadonlySet<number> = new Set([Op.PING, Op.STATUS, Op.STAT, Op.LIST, Op.LOCKINFO, Op.SHOWMAPPED]);
+
+/** A port of its own on the segment. */
+interface Joined {
+  readonly segment: Segment;
+  readonly port: Port;
+}
 
 export class NodeClient {
   readonly config: Config;
-  readonly segment: Segment;
-  readonly port: Port;
-
+  readonly #name: string;
   readonly #patience: Patience;
+  #bridge: BridgeClient | null = null;
+  #joined: Joined | null = null;
+  /** Resolves when one of the two is there. */
+  #reached: Promise<void> | null = null;
+  #joining: Promise<void> | null = null;
+  #closed = false;
 
-  private constructor(config: Config, segment: Segment, port: Port, patienceMs: number) {
+  private constructor(config: Config, name: string, patienceMs: number) {
     this.config = config;
-    this.segment = segment;
-    this.port = port;
+    this.#name = name;
     const stores = { maps: this.find('maps'), blocks: this.find('blocks') };
-    this.#patience = new Patience({ port, stores, mapper: this.find('mapper')?.port ?? null, patienceMs });
+    const ask = (peer: Peer, request: CallInit): Promise<CallReply> => this.#ask(peer, request);
+    this.#patience = new Patience({ ask, stores, mapper: this.find('mapper') !== null, patienceMs });
   }
 
   /**
-   * Joins the node's segment and binds a dynamic port.
-   * @param name what reports call the port, e.g. `vlmc`
+   * A client of the node, which it reaches with the first request.
+   * @param name what reports call its port, e.g. `vlmc`
    * @param patienceMs how long a store may answer nothing
-   * @throws CliError saying what to do when the node does not run
    */
   static connect(config: Config, name: string, patienceMs = DEFAULT_PATIENCE_MS): NodeClient {
-    let segment: Segment;
-    try {
-      segment = Segment.join(config.xseg.spec);
-    } catch (error) {
-      const errno = errnoOf(error);
-      const why =
-        errno === errnos.ENOENT
-          ? `the node is not running: there is no segment ${config.xseg.name}; start it with archipelago start`
-          : `cannot reach the node: ${messageOf(error)}`;
-      throw new CliError(why, errno, { cause: error });
-    }
-    try {
-      return new NodeClient(config, segment, segment.bind('dynamic', { name }), patienceMs);
-    } catch (error) {
-      segment.close();
-      throw new CliError(`cannot reach the node: ${messageOf(error)}`, errnoOf(error), { cause: error });
-    }
+    return new NodeClient(config, name, patienceMs);
+  }
+
+  /**
+   * Joins the segment: for work that needs a port, or takes long. From then on everything is asked from there.
+   * @throws CliError saying what to do when the node does not run
+   */
+  async join(): Promise<Joined> {
+    this.#joining ??= this.#join();
+    await this.#joining;
+    return this.#needJoined();
+  }
+
+  /** The port on the segment. @throws Error unless join was called */
+  get port(): Port {
+    return this.#needJoined().port;
   }
 
   /** The role behind a peer and its port, or null when the configuration has no such role. */
   find(peer: Peer): { role: string; port: number } | null {
-    const first = (type: RoleType): { role: string; port: number } | null => {
-      const role = findRole(this.config, type);
-      return role ? { role: role.name, port: role.portnoStart } : null;
-    };
-    if (peer === 'mapper') return first('mapperd');
-    if (peer === 'composer') return first('vlmcd');
-    if (peer === 'endpoint') return first('nbd');
-    const mapper = findRole(this.config, 'mapperd');
-    if (!mapper) return null;
-    const port = peer === 'blocks' ? mapper.blockerbPort : mapper.blockermPort;
-    const role = this.config.roles.find((r) => r.portnoStart <= port && port <= r.portnoEnd);
-    return { role: role?.name ?? `the blocker of port ${port}`, port };
+    return findPeer(this.config, peer);
   }
 
   /** What this node's blocker of the maps writes into locks; null when it is not one of this configuration, or has no such name. */
   get lockOwner(): string | null {
-    const port = this.find('maps')?.port;
-    const role = this.config.roles.find((r) => r.portnoStart === port);
-    return role?.type === 'file_blocker' || role?.type === 'rados_blocker' ? role.uniqueStr : null;
+    return lockOwnerOf(this.config);
   }
 
-  /** @throws SystemError with the peer's errno and message; ETIMEDOUT when a store does not answer */
+  /**
+   * @throws CliError when the node does not run; SystemError with the peer's errno and message; ETIMEDOUT when a store does not answer
+   */
   async call(peer: Peer, request: CallInit): Promise<CallReply> {
-    const { role, port } = this.#require(peer);
+    const role = this.#require(peer);
+    const store = peer === 'maps' || peer === 'blocks' ? peer : null;
     try {
-      const store = peer === 'maps' || peer === 'blocks' ? peer : null;
-      return await this.#patience.during(request.op, store, this.port.call(port, request));
+      await this.#prepare(request);
+      return await this.#patience.during(request.op, store, this.#ask(peer, request));
     } catch (error) {
-      const errno = errnoOf(error);
-      if (error instanceof ReplyError) throw error;
-      if (errno === errnos.ECONNREFUSED) {
-        throw new SystemError(errno, `${role} is not running (port ${port}); see archipelago status`, { cause: error });
-      }
-      if (errno === errnos.ECONNRESET) {
-        throw new SystemError(
-          errno,
-          `${role} went away during the request; whether it was done is not known: look, then try again`,
-          { cause: error },
-        );
-      }
-      throw error;
+      throw error instanceof CliError || error instanceof BridgeLost ? error : explained(error, role);
     }
   }
 
@@ -113,18 +124,8 @@ export class NodeClient {
     body: object,
     more: Pick<CallInit, 'flags' | 'v0Size'> = {},
   ): Promise<T> {
-    const data = encodeJson(body);
-    let capacity = Math.max(JSON_CAPACITY, data.length);
-    for (;;) {
-      try {
-        const reply = await this.call(peer, { op, target, data, size: data.length, capacity, ...more });
-        return parse<T>(reply, this.#require(peer).role);
-      } catch (error) {
-        const needed = error instanceof ReplyError && error.errno === errnos.ERANGE ? error.serviced : 0;
-        if (needed <= capacity || needed > MAX_ALLOCATION) throw error;
-        capacity = needed;
-      }
-    }
+    const { role } = this.#require(peer);
+    return askJson<T>((request) => this.call(peer, request), role, { op, target, ...more }, body);
   }
 
   /** The objects of a store. */
@@ -133,25 +134,67 @@ export class NodeClient {
     return new XsegObjectClient({ call }, this.#require(store).port);
   }
 
-  /** Leaves the segment. */
+  /** Leaves the node. */
   close(): void {
+    this.#closed = true;
     this.#patience.close();
-    this.port.close();
-    this.segment.close();
+    this.#bridge?.close();
+    this.#joined?.port.close();
+    this.#joined?.segment.close();
+  }
+
+  /** Reaches the node in the way that the request needs. */
+  async #prepare({ op, deadline = 0, note = '' }: CallInit): Promise<void> {
+    if (!BRIDGED.has(op) || deadline > 0 || note !== '') {
+      await this.join();
+      return;
+    }
+    this.#reached ??= this.#reach();
+    await this.#reached;
+  }
+
+  async #ask(peer: Peer, request: CallInit): Promise<CallReply> {
+    if (this.#joined === null && this.#bridge !== null) {
+      try {
+        return await this.#bridge.exchange(peer, request);
+      } catch (error) {
+        const again = error instanceof BridgeRefusal || (error instanceof BridgeLost && LOOKS.has(request.op));
+        if (!again || this.#closed) throw error;
+      }
+      await this.join();
+    }
+    return this.#needJoined().port.call(this.#require(peer).port, request);
+  }
+
+  /** By the bridge; by the segment where there is none, or it is not for us: then the segment's word is the one that counts. */
+  async #reach(): Promise<void> {
+    if (this.#joining) return this.#joining;
+    try {
+      const bridge = await BridgeClient.connect(this.config);
+      if (this.#closed) bridge.close();
+      this.#bridge = bridge;
+    } catch (error) {
+      if (!(error instanceof BridgeRefusal)) throw error;
+      await this.join();
+    }
+  }
+
+  async #join(): Promise<void> {
+    const { joinSegment } = await import('./segment-access.js');
+    if (this.#closed) throw new CliError('the command was ended');
+    this.#joined = joinSegment(this.config, this.#name);
+  }
+
+  #needJoined(): Joined {
+    if (this.#joined) return this.#joined;
+    throw new Error('the segment was not joined');
   }
 
   #require(peer: Peer): { role: string; port: number } {
-    const found = this.find(peer);
-    if (found) return found;
-    const type = { mapper: 'mapperd', composer: 'vlmcd', endpoint: 'nbd', blocks: 'mapperd', maps: 'mapperd' }[peer];
-    throw new CliError(`the configuration has no role of type ${type}: add one to ROLES in [PEERS]`);
-  }
-}
-
-function parse<T>(reply: CallReply, role: string): T {
-  try {
-    return JSON.parse(reply.data.toString('utf8', 0, reply.serviced)) as T;
-  } catch (error) {
-    throw new SystemError(errnos.EPROTO, `the answer of ${role} is not JSON`, { cause: error });
+    try {
+      return requirePeer(this.config, peer);
+    } catch (error) {
+      throw error instanceof SystemError ? new CliError(error.message, error.errno) : error;
+    }
   }
 }

@@ -6,7 +6,7 @@ import { decodeJson } from '../../requests/json.js';
 import { Op } from '../../requests/ops.js';
 import { monotonicMs } from '../../sys/clock.js';
 import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
-import type { CallReply, Port } from '../../xseg/index.js';
+import type { CallInit, CallReply } from '../../xseg/call.js';
 
 export const DEFAULT_PATIENCE_MS = 30_000;
 /** How many times as long a page of a listing may take: it may be thousands of reads of a slow disk. */
@@ -32,10 +32,12 @@ export const isOutage = (error: unknown): boolean =>
 export type StoreName = 'maps' | 'blocks';
 
 export interface PatienceOptions {
-  readonly port: Port;
-  /** Ports of the blockers, and of the mapper; null: there is none. */
-  readonly stores: Readonly<Record<StoreName, { role: string; port: number } | null>>;
-  readonly mapper: number | null;
+  /** Asks a peer. */
+  readonly ask: (peer: StoreName | 'mapper', request: CallInit) => Promise<CallReply>;
+  /** The blockers; null: there is none. */
+  readonly stores: Readonly<Record<StoreName, { readonly role: string } | null>>;
+  /** There is a mapper. */
+  readonly mapper: boolean;
   readonly patienceMs: number;
 }
 
@@ -111,19 +113,17 @@ export class Patience {
 
   /** Asks the stores, one question each at a time, and the mapper how long it waits for them. */
   #ask(now: number): void {
-    const { port, stores, mapper } = this.#options;
+    const { ask, stores, mapper } = this.#options;
     for (const name of ['maps', 'blocks'] as const) {
-      const store = stores[name];
-      if (!store || this.#probed.has(name)) continue;
+      if (!stores[name] || this.#probed.has(name)) continue;
       this.#probed.set(name, now);
       // Any answer is one; a blocker that does not run is what the command itself comes upon, or the mapper waits for.
       const answered = (): void => void this.#probed.delete(name);
-      port.call(store.port, { op: Op.LOCKINFO, target: PROBE, capacity: 4096 }).then(answered, answered);
+      ask(name, { op: Op.LOCKINFO, target: PROBE, capacity: 4096 }).then(answered, answered);
     }
-    if (mapper === null || this.#asking) return;
+    if (!mapper || this.#asking) return;
     this.#asking = true;
-    port
-      .call(mapper, { op: Op.STATUS, capacity: 64 << 10 })
+    ask('mapper', { op: Op.STATUS, capacity: 64 << 10 })
       .then(({ data, serviced }) => {
         const answer = decodeJson(data.subarray(0, serviced), 'STATUS reply') as MapperAnswer | null;
         const oldest = (name: StoreName): number => answer?.stores?.[name]?.oldestMs ?? 0;

@@ -2,7 +2,7 @@
 import { afterAll, beforeEach, describe, expect, it } from 'vitest';
 import { Patience } from '../../../src/cli/common/patience.js';
 import { Op } from '../../../src/requests/ops.js';
-import type { CallReply, Port } from '../../../src/xseg/index.js';
+import type { CallReply } from '../../../src/xseg/index.js';
 import { FakeNode } from './fake-node.js';
 
 const node = new FakeNode();
@@ -90,9 +90,9 @@ describe('a store that answers', () => {
   it('is waited for while the other one does not', async () => {
     const answered = {} as CallReply;
     const silent = new Promise<CallReply>(() => {});
-    const port = { call: (number: number) => (number === 1 ? Promise.resolve(answered) : silent) } as unknown as Port;
-    const stores = { maps: { role: 'blockerm', port: 1 }, blocks: { role: 'blockerb', port: 2 } };
-    const patience = new Patience({ port, stores, mapper: null, patienceMs: 100 });
+    const ask = (peer: string): Promise<CallReply> => (peer === 'maps' ? Promise.resolve(answered) : silent);
+    const stores = { maps: { role: 'blockerm' }, blocks: { role: 'blockerb' } };
+    const patience = new Patience({ ask, stores, mapper: false, patienceMs: 100 });
     let letGo = (_: CallReply): void => {};
     const names = patience.during(Op.LIST, 'maps', new Promise((resolve) => (letGo = resolve)));
     await expect(patience.during(Op.READ, 'blocks', silent)).rejects.toThrow('the blocks store (blockerb)');
