@@ -18,7 +18,7 @@ init_of() {
   local pid
   pid=$(cat "$dir/node$1.pid" 2>/dev/null) || return 0
   # Whoever has the number now must be the one that was started on this directory.
-  tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "node$1 of $dir/" && echo "$pid" || true
+  grep -qF "node$1 of $dir/" "/proc/$pid/cmdline" 2>/dev/null && echo "$pid" || true
 }
 
 run() {
@@ -69,12 +69,15 @@ start_cluster() {
   trap 'stop_nodes' EXIT
   start_node 1 "$tree"
   start_node 2 "$tree"
-  run 1 ip link add gnt0 type veth peer name peer
-  nsenter -t "$(init_of 1)" -n ip link set peer netns "$(init_of 2)" name gnt0
+  # Bridges, as a node keeps its addresses when the other one is cut off.
   for n in 1 2; do
+    run "$n" ip link add gnt0 type bridge
     run "$n" ip addr add "192.168.77.$n/24" dev gnt0
     run "$n" ip link set gnt0 up
   done
+  run 1 ip link add cable type veth peer name peer
+  nsenter -t "$(init_of 1)" -n ip link set peer netns "$(init_of 2)" name cable
+  for n in 1 2; do run "$n" ip link set cable master gnt0 up; done
   for n in 1 2; do run "$n" archipelago start >&2; done
   run 1 gnt-cluster init --no-ssh-init --no-etc-hosts --master-netdev=gnt0 --enabled-hypervisors=kvm \
     --enabled-disk-templates=ext,diskless --nic-parameters=mode=routed,link=100 \

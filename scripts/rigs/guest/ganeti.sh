@@ -1,8 +1,9 @@
 #!/bin/busybox sh
 # /init of an instance of the Ganeti cluster: writes rounds of a pattern across the borders of all blocks of the first virtio disk, past the
-# page cache, each round flushed, read back and compared. First it looks at what is there from its last life: RIG-BOOT with the disk's bytes and
-# the lowest and the highest round that its places hold (0: zeros). RIG-ROUND after each round; a line on the console ends it with RIG-OK, or
-# RIG-FAIL and what failed.
+# page cache, each round flushed, read back and compared. First it looks at what its last life left. After each round it says
+#   RIG-ROUND N low L high H size BYTES
+# where L and H are the lowest and the highest round that the disk held when this life began (0: zeros). A line on the console ends it, with
+# RIG-OK, or RIG-FAIL and what failed.
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc
@@ -45,8 +46,8 @@ for place in $places; do
   if [ -z "$low" ] || [ "$round" -lt "$low" ]; then low=$round; fi
   [ "$round" -gt "$high" ] && high=$round
 done
-echo "RIG-BOOT size $size low $low high $high"
-
+# With every round, as what is said while nobody listens is lost.
+found="low $low high $high size $size"
 rounds() {
   local round=$high place
   while [ ! -e /tmp/stop ]; do
@@ -60,7 +61,7 @@ rounds() {
       get "$place"
       cmp -s /tmp/put$place /tmp/got || fail "place $place is not of round $round, but $(head -n 1 /tmp/got)"
     done
-    echo "RIG-ROUND $round"
+    echo "RIG-ROUND $round $found"
   done
 }
 rounds &
