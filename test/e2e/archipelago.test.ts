@@ -16,6 +16,7 @@ import { qemuIo } from './harness/clients.js';
 import { type NodeOptions, TestNode, useNode } from './harness/node.js';
 import { programs, root } from './harness/requirements.js';
 import { attempt, ended, killGroup, start } from './harness/run.js';
+import { whateverTheStore } from './harness/stores.js';
 import { Command, request, Wire } from './harness/wire.js';
 
 const ROLES = ['blockerb', 'blockerm', 'mapperd', 'vlmcd', 'nbd'];
@@ -73,7 +74,7 @@ describe('a node that is started and stopped', () => {
     expect(node.leftovers()).toEqual([]);
   });
 
-  it('is stopped a second time without an error, and status tells that nothing runs', async () => {
+  whateverTheStore(it)('is stopped a second time without an error, and status tells that nothing runs', async () => {
     await prepare();
     expect(await node.archipelago('stop')).toBe(
       `${LINE}Stoping archipelago\n${LINE}${rows('Stopping', ROLES.toReversed(), 'Not running')}`,
@@ -84,7 +85,7 @@ describe('a node that is started and stopped', () => {
     expect(await status(node)).toMatchObject({ supervisor: null, segment: null });
   });
 
-  it('is not started a second time', async () => {
+  whateverTheStore(it)('is not started a second time', async () => {
     await prepare();
     await node.archipelago('start');
     const outcome = await node.tryArchipelago('start');
@@ -92,7 +93,7 @@ describe('a node that is started and stopped', () => {
     expect((await node.tryArchipelago('status')).code).toBe(0);
   });
 
-  it('replaces pidfiles whose numbers belong to nobody or somebody else', async () => {
+  whateverTheStore(it)('replaces pidfiles whose numbers belong to nobody or somebody else', async () => {
     await prepare();
     writeFileSync(runFile(node, 'nbd.pid'), '1');
     writeFileSync(runFile(node, 'mapperd.pid'), '4194303');
@@ -122,7 +123,7 @@ describe('a node that is started and stopped', () => {
     expect(node.leftovers()).toEqual([]);
   });
 
-  it('prints one JSON document when asked to', async () => {
+  whateverTheStore(it)('prints one JSON document when asked to', async () => {
     await prepare();
     const started = JSON.parse(await node.archipelago('--json', 'start')) as {
       roles: { role: string; state: string }[];
@@ -132,7 +133,7 @@ describe('a node that is started and stopped', () => {
     expect(stopped.roles.map(({ role }) => role)).toEqual(ROLES.toReversed());
   });
 
-  it('runs in the foreground until Ctrl-C', async () => {
+  whateverTheStore(it)('runs in the foreground until Ctrl-C', async () => {
     await prepare();
     const bin = process.env.ARCHIPELAGO_TEST_BIN ?? path.resolve(import.meta.dirname, '../../dist/cli');
     const child = start(process.execPath, [path.join(bin, 'archipelago.js'), '-c', node.conf, 'start', '--foreground']);
@@ -149,7 +150,7 @@ describe('a node that is started and stopped', () => {
   });
 });
 
-describe('a node that cannot start', () => {
+whateverTheStore(describe)('a node that cannot start', () => {
   let node: TestNode;
   afterEach(() => node.dispose());
 
@@ -204,7 +205,7 @@ describe('a node that cannot start', () => {
   });
 });
 
-describe('the command line', () => {
+whateverTheStore(describe)('the command line', () => {
   const rig = useNode();
 
   it.each([
@@ -251,7 +252,7 @@ describe('one role', () => {
     expect((await node.tryArchipelago('status')).code).toBe(0);
   });
 
-  it('that runs is not started twice', async () => {
+  whateverTheStore(it)('that runs is not started twice', async () => {
     expect(await rig.node.archipelago('start', 'nbd')).toBe(rows('Starting', ['nbd'], 'Already running'));
   });
 
@@ -272,7 +273,7 @@ describe('one role', () => {
   });
 });
 
-describe('a node with clients', () => {
+whateverTheStore(describe)('a node with clients', () => {
   const rig = useNode();
 
   it('does not stop while a volume is open, but does with -f', async () => {
@@ -401,6 +402,8 @@ async function underLoad(node: TestNode, volume: string, work: () => Promise<voi
     '--time_based',
     // Ended by SIGINT, which lets fio finish and verify what it has in flight.
     '--runtime=250',
+    // No file of its own in whatever directory this runs in.
+    '--verify_state_save=0',
     '--output-format=json',
     `--output=${output}`,
   ]);
@@ -456,7 +459,7 @@ describe.runIf(programs('fio'))('under load, verified', () => {
   });
 });
 
-describe.runIf(root('running as another account'))('USER and GROUP', () => {
+whateverTheStore(describe.runIf(root('running as another account')))('USER and GROUP', () => {
   let node: TestNode;
   beforeAll(async () => {
     node = await TestNode.prepare({

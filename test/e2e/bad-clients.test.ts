@@ -8,6 +8,7 @@ import { nbdinfo, qemuIo } from './harness/clients.js';
 import { useNode } from './harness/node.js';
 import { programs } from './harness/requirements.js';
 import { ended, killGroup, start } from './harness/run.js';
+import { whateverTheStore } from './harness/stores.js';
 import { Command, IHAVEOPT, option, request, Wire } from './harness/wire.js';
 
 const MiB = 1 << 20;
@@ -52,7 +53,7 @@ describe.runIf(programs('qemu-io', 'nbdinfo', 'nbdcopy'))('a client that', () =>
     await wire.ended();
   });
 
-  it('announces an option of four gigabytes is cut off', async () => {
+  whateverTheStore(it)('announces an option of four gigabytes is cut off', async () => {
     const wire = await connect();
     await wire.greet();
     const head = Buffer.alloc(16);
@@ -63,12 +64,12 @@ describe.runIf(programs('qemu-io', 'nbdinfo', 'nbdcopy'))('a client that', () =>
     await wire.ended();
   });
 
-  it('says nothing at all is cut off when its time to negotiate is over', async () => {
+  whateverTheStore(it)('says nothing at all is cut off when its time to negotiate is over', async () => {
     const wire = await connect();
     await wire.ended();
   });
 
-  it('leaves in the middle of an option is forgotten', async () => {
+  whateverTheStore(it)('leaves in the middle of an option is forgotten', async () => {
     const wire = await connect();
     await wire.greet();
     wire.send(option(7, Buffer.alloc(40)).subarray(0, 30));
@@ -76,13 +77,13 @@ describe.runIf(programs('qemu-io', 'nbdinfo', 'nbdcopy'))('a client that', () =>
     await nbdinfo(rig.node.uri('victim-volume'));
   });
 
-  it('sends a request without its magic is cut off', async () => {
+  whateverTheStore(it)('sends a request without its magic is cut off', async () => {
     const wire = await open('victim-volume');
     wire.send(Buffer.alloc(28, 0x42));
     await wire.ended();
   });
 
-  it('sends an unknown command gets EINVAL and can go on', async () => {
+  whateverTheStore(it)('sends an unknown command gets EINVAL and can go on', async () => {
     const wire = await open('victim-volume');
     wire.send(request(99, 0, 0));
     expect(await wire.reply()).toBe(EINVAL);
@@ -91,7 +92,7 @@ describe.runIf(programs('qemu-io', 'nbdinfo', 'nbdcopy'))('a client that', () =>
     expect((await wire.take(512)).every((byte) => byte === 1)).toBe(true);
   });
 
-  it('reads or writes beyond the end gets EINVAL or ENOSPC and can go on', async () => {
+  whateverTheStore(it)('reads or writes beyond the end gets EINVAL or ENOSPC and can go on', async () => {
     const wire = await open('victim-volume');
     wire.send(request(Command.READ, 64 * MiB - 512, 1024));
     expect(await wire.reply()).toBe(EINVAL);
@@ -156,7 +157,7 @@ describe.runIf(programs('qemu-io', 'nbdinfo', 'nbdcopy'))('a client that', () =>
     await rig.node.vlmc('close', 'victim-volume');
   });
 
-  it('never reads its replies holds up nobody else', async () => {
+  whateverTheStore(it)('never reads its replies holds up nobody else', async () => {
     const wire = await open('victim-volume');
     wire.socket.pause();
     for (let i = 0; i < 64; i++) wire.send(request(Command.READ, 0, 32 * MiB, BigInt(i)));
@@ -176,7 +177,7 @@ describe.runIf(programs('qemu-io', 'nbdinfo', 'nbdcopy'))('a client that', () =>
     await rig.node.vlmc('remove', 'killed-volume');
   });
 
-  it('comes a hundred times without ever negotiating leaves no connection behind', async () => {
+  whateverTheStore(it)('comes a hundred times without ever negotiating leaves no connection behind', async () => {
     await Promise.all(Array.from({ length: 100 }, connect));
     await Promise.all(wires.map((wire) => wire.ended()));
     const { connections } = await rig.node.vlmcJson<{ connections: unknown[] }>('showmapped');

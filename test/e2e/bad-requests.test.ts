@@ -7,6 +7,7 @@ import { nbdlist, qemuIo } from './harness/clients.js';
 import { useNode } from './harness/node.js';
 import { programs } from './harness/requirements.js';
 import { describeOutcome } from './harness/run.js';
+import { whateverTheStore } from './harness/stores.js';
 import { differences, fingerprint, type Tree } from './harness/tree.js';
 
 describe.runIf(programs('qemu-io', 'nbdinfo'))('vlmc refuses', () => {
@@ -62,21 +63,24 @@ describe.runIf(programs('qemu-io', 'nbdinfo'))('vlmc refuses', () => {
     await refused(args, /no-such-volume/);
   });
 
-  it('a name that is too short', () => refused(['create', 'abcde', '--size', '1G'], /at least.*6/));
+  whateverTheStore(it)('a name that is too short', () => refused(['create', 'abcde', '--size', '1G'], /at least.*6/));
 
-  it('a name that is too long', () => refused(['create', 'n'.repeat(83), '--size', '1G'], /82|too long/i));
+  whateverTheStore(it)('a name that is too long', () =>
+    refused(['create', 'n'.repeat(83), '--size', '1G'], /82|too long/i),
+  );
 
-  it.each(['archip_volume', 'volume_lock', 'vol_0123456789abcdef', 'vol_0123456789abcdef_more'])(
+  whateverTheStore(it.each(['archip_volume', 'volume_lock', 'vol_0123456789abcdef', 'vol_0123456789abcdef_more']))(
     'the reserved name %s',
     (name) => refused(['create', name, '--size', '1G'], /Invalid volume name/),
   );
 
-  it.each(['archip_volume', 'snap_lock', 'snap1'])('the snapshot name %s', (name) =>
+  whateverTheStore(it.each(['archip_volume', 'snap_lock', 'snap1']))('the snapshot name %s', (name) =>
     refused(['snapshot', 'present-volume', name], /Invalid snapshot name|at least.*6/),
   );
 
-  it('the new name of a rename that is reserved', () =>
-    refused(['rename', 'other-volume', 'other_lock'], /Invalid new name|Invalid volume name/));
+  whateverTheStore(it)('the new name of a rename that is reserved', () =>
+    refused(['rename', 'other-volume', 'other_lock'], /Invalid new name|Invalid volume name/),
+  );
 
   it('a volume that exists already', () =>
     refused(['create', 'present-volume', '--size', '1G'], /present-volume.*exists/));
@@ -99,17 +103,21 @@ describe.runIf(programs('qemu-io', 'nbdinfo'))('vlmc refuses', () => {
   it('a clone of a volume that is no snapshot', () =>
     refused(['create', 'wrong-clone', '--snap', 'present-volume'], /present-volume.*(snapshot|read-only)/i));
 
-  it('size 0', () => refused(['create', 'empty-volume', '--size', '0'], /size/i));
+  whateverTheStore(it)('size 0', () => refused(['create', 'empty-volume', '--size', '0'], /size/i));
 
-  it('a size that is no multiple of 512', () => refused(['create', 'odd-volume', '--size', '1000B'], /512/));
+  whateverTheStore(it)('a size that is no multiple of 512', () =>
+    refused(['create', 'odd-volume', '--size', '1000B'], /512/),
+  );
 
-  it('a size that is no number', async () => {
+  whateverTheStore(it)('a size that is no number', async () => {
     const outcome = await rig.node.tryVlmc(['create', 'word-volume', '--size', 'big']);
     expect([2, 255], describeOutcome(outcome)).toContain(outcome.code);
     expect(outcome.stderr).toMatch(/big/);
   });
 
-  it('neither size nor parent', () => refused(['create', 'plain-volume'], /At least one of the size\/snap args/));
+  whateverTheStore(it)('neither size nor parent', () =>
+    refused(['create', 'plain-volume'], /At least one of the size\/snap args/),
+  );
 
   it('to shrink without --force', () => refused(['resize', 'present-volume', '--size', '8M'], /--force|shrink/));
 
@@ -124,7 +132,7 @@ describe.runIf(programs('qemu-io', 'nbdinfo'))('vlmc refuses', () => {
     await rig.node.vlmc('unmap', uri);
   });
 
-  it('an unknown command, with status 2 and a usage line', async () => {
+  whateverTheStore(it)('an unknown command, with status 2 and a usage line', async () => {
     const outcome = await rig.node.tryVlmc(['frobnicate']);
     expect(outcome.code).toBe(2);
     expect(outcome.stderr).toMatch(/frobnicate/);

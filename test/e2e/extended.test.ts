@@ -11,6 +11,7 @@ import { hashFile, writeImage } from './harness/image.js';
 import { NewerClients } from './harness/newer.js';
 import { useNode } from './harness/node.js';
 import { programs } from './harness/requirements.js';
+import { whateverTheStore } from './harness/stores.js';
 
 const MiB = 2 ** 20;
 const GiB = 2 ** 30;
@@ -64,7 +65,7 @@ describe.runIf(clients !== null)('newer clients', () => {
       await qemuIo(uri, `write -P 5 ${10 * TiB} ${BLOCK}`);
     });
 
-    it('negotiates extended headers, and says so', async () => {
+    whateverTheStore(it)('negotiates extended headers, and says so', async () => {
       const { stdout } = await newer.run('nbdinfo', '--json', uri);
       expect(JSON.parse(stdout)).toMatchObject({
         structured: true,
@@ -102,7 +103,7 @@ print(json.dumps(extents["base:allocation"]))`,
       ]);
     });
 
-    it('answers a filtered block status with the chosen contexts alone', async () => {
+    whateverTheStore(it)('answers a filtered block status with the chosen contexts alone', async () => {
       const seen = await newer.python<Record<'none' | 'one' | 'two', Record<string, Extents> | string>>(
         `${PRELUDE}
 names = ["base:allocation", "qemu:allocation-depth", "qemu:dirty-bitmap:wide-snapshot", "archipelago:object"]
@@ -168,7 +169,7 @@ print(json.dumps([zeroed, extents_now()]))`,
       ]);
     });
 
-    it('is mapped by qemu with data where data is', async () => {
+    whateverTheStore(it)('is mapped by qemu with data where data is', async () => {
       const { stdout } = await newer.run('qemu-img', 'map', '-f', 'raw', '--output=json', uri);
       const rows = JSON.parse(stdout) as { start: number; length: number; data: boolean }[];
       const data = rows.filter((row) => row.data).map(({ start, length }) => [start, length]);
@@ -205,7 +206,7 @@ print(json.dumps([zeroed, extents_now()]))`,
       await newer.run('cmp', image(), newer.inside('back.raw'));
     });
 
-    it('reads the same bytes and extents by simple, structured and extended replies', async () => {
+    whateverTheStore(it)('reads the same bytes and extents by simple, structured and extended replies', async () => {
       const seen = await newer.python<{ hash: string; extents: Extents; extended: boolean }[]>(
         `${PRELUDE}
 import hashlib
@@ -234,7 +235,7 @@ print(json.dumps([look(False, False), look(True, False), look(True, True)]))`,
       expect(merged(seen[1].extents).reduce((sum, [length]) => sum + length, 0)).toBe(size);
     });
 
-    it('gets holes as holes, data as data, and one chunk under DF', async () => {
+    whateverTheStore(it)('gets holes as holes, data as data, and one chunk under DF', async () => {
       const seen = await newer.python<{ sparse: [number, number, number][]; df: number }>(
         `${PRELUDE}
 h = connect(sys.argv[1])
@@ -262,7 +263,7 @@ print(json.dumps({"sparse": sparse, "df": len(chunks)}))`,
       expect(seen.df).toBe(1);
     });
 
-    it('is told errors and goes on', async () => {
+    whateverTheStore(it)('is told errors and goes on', async () => {
       const errors = await newer.python<string[]>(
         `${PRELUDE}
 h = connect(sys.argv[1], "base:allocation")
@@ -303,7 +304,7 @@ print(json.dumps(errors))`,
       ]);
     });
 
-    it('keeps many requests in flight in both directions at once', async () => {
+    whateverTheStore(it)('keeps many requests in flight in both directions at once', async () => {
       await rig.node.create('flight-volume', size);
       const result = await newer.python<{ done: number; most: number }>(
         `${PRELUDE}
@@ -341,7 +342,7 @@ print(json.dumps({"done": done, "most": most}))`,
       expect((await sha256(rig.node.uri('flight-volume'))).sha256).toBe(imageHash);
     });
 
-    it('is converted by qemu, sparse, and compares equal', async () => {
+    whateverTheStore(it)('is converted by qemu, sparse, and compares equal', async () => {
       const target = newer.inside('target.qcow2');
       await newer.run('qemu-img', 'convert', '-O', 'qcow2', uri, target);
       await newer.run('qemu-img', 'compare', target, uri);
@@ -351,7 +352,7 @@ print(json.dumps({"done": done, "most": most}))`,
       expect((await sha256(converted)).sha256).toBe(imageHash);
     });
 
-    it('is read, written and compared by qemu through every cache mode', async () => {
+    whateverTheStore(it)('is read, written and compared by qemu through every cache mode', async () => {
       await rig.node.create('modes-volume', size);
       const target = rig.node.tcpUri('modes-volume');
       for (const [index, mode] of ['writeback', 'writethrough', 'none'].entries()) {
@@ -382,7 +383,7 @@ print(json.dumps({"done": done, "most": most}))`,
       );
     });
 
-    it('is the same behind the nbd plugin of nbdkit, and its filters agree', async () => {
+    whateverTheStore(it)('is the same behind the nbd plugin of nbdkit, and its filters agree', async () => {
       const through = (filters: string[], command: string, ...parameters: string[]): Promise<unknown> => {
         const chain = filters.map((filter) => `--filter=${filter}`);
         return newer.run('nbdkit', '-U', '-', ...chain, 'nbd', `uri=${uri}`, ...parameters, '--run', command);
@@ -428,7 +429,7 @@ print(json.dumps({"fetched": fetched}))`,
     });
   });
 
-  describe('over TLS', () => {
+  whateverTheStore(describe)('over TLS', () => {
     const size = 48 * MiB;
     const directory = credentialsDirectory();
     const secure = useNode(async () => {

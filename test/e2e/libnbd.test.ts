@@ -9,6 +9,7 @@ import { writeImage } from './harness/image.js';
 import { useNode } from './harness/node.js';
 import { programs } from './harness/requirements.js';
 import { run } from './harness/run.js';
+import { whateverTheStore } from './harness/stores.js';
 
 const MiB = 1 << 20;
 const BLOCK = 4 * MiB;
@@ -53,7 +54,7 @@ describe.runIf(programs('nbdsh', 'nbdcopy', 'qemu-io'))('libnbd', () => {
     return JSON.parse(await python(PRELUDE + text, target, image)) as T;
   }
 
-  it('negotiates option by option: list, info, contexts, and then goes', async () => {
+  whateverTheStore(it)('negotiates option by option: list, info, contexts, and then goes', async () => {
     const seen = await script<Record<string, unknown>>(`
 h = nbd.NBD()
 h.set_opt_mode(True)
@@ -98,7 +99,7 @@ print(json.dumps({
     });
   });
 
-  it('gets invalid requests answered with the right error, and goes on', async () => {
+  whateverTheStore(it)('gets invalid requests answered with the right error, and goes on', async () => {
     const errors = await script<unknown[]>(`
 h = connect("base:allocation")
 h.set_strict_mode(0)
@@ -124,7 +125,7 @@ print(json.dumps(results))`);
     ]);
   });
 
-  it('is told in words why a request is refused', async () => {
+  whateverTheStore(it)('is told in words why a request is refused', async () => {
     const words = await script<string[]>(`
 h = connect()
 h.set_strict_mode(0)
@@ -138,7 +139,7 @@ print(json.dumps([w for w in words if "server" in w.lower() or "error" in w.lowe
     expect(words.join('\n')).toMatch(/flag/);
   });
 
-  it('refuses every write to a snapshot with EPERM', async () => {
+  whateverTheStore(it)('refuses every write to a snapshot with EPERM', async () => {
     const target = rig.node.uri('libnbd-snapshot');
     const errors = await script<string[]>(
       `
@@ -151,7 +152,7 @@ print(json.dumps([outcome(lambda: h.pwrite(b"x", 0)), outcome(lambda: h.trim(409
     expect((await sha256(target)).sha256).toBe(imageHash);
   });
 
-  it('gets data and holes as chunks, and one chunk under DF', async () => {
+  whateverTheStore(it)('gets data and holes as chunks, and one chunk under DF', async () => {
     const seen = await script<{ data: number; hole: number; df: number[] }>(`
 h = connect()
 totals = {nbd.READ_DATA: 0, nbd.READ_HOLE: 0}
@@ -167,7 +168,7 @@ print(json.dumps({"data": totals[nbd.READ_DATA], "hole": totals[nbd.READ_HOLE], 
     expect(seen).toEqual({ data: 4 * BLOCK, hole: 2 * BLOCK, df: [1, 1, 1] });
   });
 
-  it('tells the same extents in one answer and one by one', async () => {
+  whateverTheStore(it)('tells the same extents in one answer and one by one', async () => {
     const seen = await script<{ all: number[][]; one: number[][] }>(`
 h = connect("base:allocation")
 def status(offset, flags):
@@ -274,7 +275,7 @@ print(json.dumps({"kept": flags_at(0) & 1, "hole": flags_at(${2 * BLOCK}) & 1}))
     expect(seen).toEqual({ kept: 0, hole: 1 });
   });
 
-  it('connects again after its connection was cut, and finds what was answered before', async () => {
+  whateverTheStore(it)('connects again after its connection was cut, and finds what was answered before', async () => {
     const target = await rig.node.create('again-volume', SIZE);
     await script(`h = connect(uri=uri)\nh.pwrite(b"\\x42" * 4096, 8192)\nh.flush()\nprint("null")`, target);
     await rig.node.archipelago('restart', '-f');

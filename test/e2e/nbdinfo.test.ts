@@ -7,6 +7,7 @@ import { nbdinfo, nbdlist, nbdmap, qemuIo, qemuRead } from './harness/clients.js
 import { useNode } from './harness/node.js';
 import { programs } from './harness/requirements.js';
 import { attempt } from './harness/run.js';
+import { whateverTheStore } from './harness/stores.js';
 
 const MiB = 1 << 20;
 const BLOCK = 4 * MiB;
@@ -47,14 +48,14 @@ describe.runIf(programs('nbdinfo', 'qemu-io'))('nbdinfo', () => {
     }
   });
 
-  it('reports a snapshot as a read-only export of the same size', async () => {
+  whateverTheStore(it)('reports a snapshot as a read-only export of the same size', async () => {
     expect(await nbdinfo(rig.node.uri('info-snapshot'))).toMatchObject({
       'export-size': 64 * MiB,
       is_read_only: true,
     });
   });
 
-  it('reports block sizes that any client can live with', async () => {
+  whateverTheStore(it)('reports block sizes that any client can live with', async () => {
     const info = await nbdinfo(rig.node.uri('info-volume'));
     expect(info.block_size_minimum).toBe(1);
     expect(info.block_size_preferred).toBeGreaterThanOrEqual(4096);
@@ -66,7 +67,7 @@ describe.runIf(programs('nbdinfo', 'qemu-io'))('nbdinfo', () => {
     expect(names.toSorted()).toEqual(['info-snapshot', 'info-volume']);
   });
 
-  it('refuses an unknown export with a message that names it', async () => {
+  whateverTheStore(it)('refuses an unknown export with a message that names it', async () => {
     const outcome = await attempt('nbdinfo', [rig.node.uri('no-such-volume')]);
     expect(outcome.code).not.toBe(0);
     expect(outcome.stderr).toMatch(/no-such-volume/);

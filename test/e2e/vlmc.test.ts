@@ -9,6 +9,7 @@ import { nbdinfo, qemuIo, qemuRead } from './harness/clients.js';
 import { type TestNode, useNode } from './harness/node.js';
 import { programs } from './harness/requirements.js';
 import { attempt, describeOutcome, ended, type Outcome, start } from './harness/run.js';
+import { whateverTheStore } from './harness/stores.js';
 import { Wire } from './harness/wire.js';
 
 const MiB = 1 << 20;
@@ -223,7 +224,7 @@ describe.runIf(programs('qemu-io', 'nbdinfo'))('vlmc', () => {
   });
 });
 
-describe('xseg', () => {
+whateverTheStore(describe)('xseg', () => {
   const rig = useNode();
 
   beforeAll(() => rig.node.create('seen-volume', 32 * MiB));
