@@ -19,7 +19,7 @@ export class LineReader {
     return this.#overlong;
   }
 
-  /** The lines that a chunk completes; they are part of the chunk, or new. */
+  /** The lines that a chunk completes, parts of the chunk or new. All are to be taken: what follows a line that the caller stops at is lost. */
   *push(chunk: Buffer): Generator<Buffer> {
     for (let from = 0; !this.#overlong && from < chunk.length; ) {
       const end = chunk.indexOf(NEWLINE, from);
