@@ -98,7 +98,7 @@ export function decodeMessages(bytes: Buffer): Message[] {
     const sequence = bytes.readUInt32LE(at + 8);
     const payload = bytes.subarray(at + HEADER, at + length);
     if (type === NLMSG_ERROR) {
-      const error = payload.length < 4 ? 0 : -payload.readInt32LE(0);
+      const error = payload.length < 4 ? 0 : Math.abs(payload.readInt32LE(0));
       messages.push({ type, sequence, error, command: -1, body: payload });
     } else {
       const command = payload.length < COMMAND ? -1 : payload[0];

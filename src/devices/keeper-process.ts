@@ -11,7 +11,7 @@ import { locked } from './lock.js';
 const PROGRAM = fileURLToPath(new URL('../cli/archipelago.js', import.meta.url));
 const COMMAND = 'devices';
 /** How long it may take to be there, and how often it is looked. */
-const READY_MS = 30_000;
+const READY_MS = 60_000;
 const LOOK_MS = 10;
 const LOG_MODE = 0o640;
 /** What is shown of the log of one that failed, in bytes. */
@@ -79,7 +79,7 @@ async function start({ runDir, logDir, configPath }: KeeperOptions): Promise<num
       child.unref();
       throw new SystemError(
         errnos.ECHILD,
-        `the keeper of devices did not start: ${failure ?? 'nothing for half a minute'}${tailOf(file, said)}; see ${file}`,
+        `the keeper of devices did not start: ${failure ?? 'nothing for a minute'}${tailOf(file, said)}; see ${file}`,
       );
     }
     await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
