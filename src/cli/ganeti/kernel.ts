@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import type { Config } from '../../config/types.js';
 import { identifierOf } from '../../devices/identifier.js';
 import { devicePath, kernelDevice, kernelDevices } from '../../devices/sysfs.js';
-import { isSame, readTable } from '../../devices/table.js';
+import { type Entry, isSame, readTable } from '../../devices/table.js';
 import { SYSTEM_ROOTS, type SystemRoots } from '../../devices/types.js';
 import { errnos, messageOf, SystemError } from '../../sys/errno.js';
 
@@ -63,17 +63,23 @@ export class Kernel {
 
   /** The device that the table has and the kernel confirms; null where anything has to be put right first. */
   #find(volume: string): string | null {
-    const entry = readTable(this.#config.runDir).find((known) => known.volume === volume && known.state === 'attached');
-    if (entry === undefined) return null;
-    const device = kernelDevice(entry.index, this.#roots);
-    return device !== null && isSame(entry, device) ? devicePath(entry.index, this.#roots) : null;
+    const entry = this.#entries(volume).find(({ state }) => state === 'attached');
+    return entry === undefined ? null : devicePath(entry.index, this.#roots);
   }
 
-  /** Is there a device, or a trace of one? */
+  /** Is there a device, in the table or not? */
   #isThere(volume: string): boolean {
-    if (readTable(this.#config.runDir).some((known) => known.volume === volume)) return true;
+    if (this.#entries(volume).length > 0) return true;
     const identifier = identifierOf(this.#config.xseg.name, volume);
     return kernelDevices(this.#roots).some(({ backend }) => backend === identifier);
+  }
+
+  /** What the table has of the volume, without what is gone, or somebody else's now. */
+  #entries(volume: string): Entry[] {
+    return readTable(this.#config.runDir).filter((entry) => {
+      const device = entry.volume === volume ? kernelDevice(entry.index, this.#roots) : null;
+      return device !== null && isSame(entry, device);
+    });
   }
 }
 
