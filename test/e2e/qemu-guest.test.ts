@@ -156,7 +156,7 @@ describe.runIf(tools)('a qemu guest on a volume', () => {
 
   it('recovers, in a clone of a snapshot taken while it writes, all that it had flushed', async () => {
     await guest('writer &');
-    await more(20);
+    await more(10);
     const last = durable();
     await manual.shell('guest-snapshot', rig.node);
     await manual.shell('guest-clone', rig.node);
@@ -171,20 +171,27 @@ describe.runIf(tools)('a qemu guest on a volume', () => {
   });
 
   it('has a clean file system in a snapshot taken while the agent has frozen it', async () => {
-    await more(5);
+    await more(3);
     const last = durable();
     expect(await tell(agent, 'guest-freeze')).toEqual([1]);
     expect(await agent.execute('guest-fsfreeze-status')).toBe('frozen');
     await manual.shell('guest-frozen', rig.node);
     expect(await tell(agent, 'guest-thaw')).toEqual([1]);
-    await more(5);
+    await more(3);
     const image = await copy('web-frozen');
     expect(await needsRecovery(image)).toBe(false);
     await run('e2fsck', ['-fn', image]);
     await expectFiles(image, last);
   });
 
-  it('mounts that snapshot, which is read-only, without a recovery', async () => {
+  it('has one as well when it freezes its file system by itself', async () => {
+    await inGuest('guest-freeze-by-hand');
+    await rig.node.vlmc('snapshot', 'web-data', 'web-by-hand');
+    await inGuest('guest-thaw-by-hand');
+    expect(await needsRecovery(await copy('web-by-hand'))).toBe(false);
+  });
+
+  it('mounts a snapshot of the frozen file system, which is read-only, without a recovery', async () => {
     await tell(monitor, 'guest-plug');
     await guest('await "[ -b /dev/vdb ]"');
     await guest('dmesg -c >/tmp/dmesg');
@@ -209,19 +216,19 @@ describe.runIf(tools)('a qemu guest on a volume', () => {
     await tell(monitor, 'guest-reopen');
     await sizeInGuest(160 * MiB);
     await inGuest('guest-grow');
-    await more(5);
+    await more(3);
   });
 
   it('goes on while the endpoint is restarted, and sees the size that the volume has since', async () => {
     await rig.node.vlmc('resize', 'web-data', '-s', '224M');
     for (let i = 0; i < 2; i++) {
       await manual.shell('guest-restart', rig.node);
-      await more(10);
+      await more(5);
     }
     await tell(monitor, 'guest-resized');
     await sizeInGuest(224 * MiB);
     await inGuest('guest-grow');
-    await more(5);
+    await more(3);
   });
 
   it('leaves, at the end, every file as it was written', async () => {

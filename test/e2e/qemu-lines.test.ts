@@ -4,8 +4,9 @@
  */
 import type { ChildProcess } from 'node:child_process';
 import { existsSync, mkdirSync } from 'node:fs';
+import net from 'node:net';
 import path from 'node:path';
-import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it } from 'vitest';
 import { Authority, credentialsDirectory } from './harness/certificates.js';
 import { nbdmap, qemuRead } from './harness/clients.js';
 import { Manual, type Places } from './harness/manual.js';
@@ -94,46 +95,59 @@ class Emulator {
   }
 }
 
-afterEach(async () => {
+/** Resolves when somebody has connected to a port where nobody listens else, and was cut off. */
+function hangsUp(port: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const server = net.createServer((socket) => {
+      socket.on('error', () => {}).destroy();
+      server.close(() => resolve());
+    });
+    server.once('error', reject).listen(port, '127.0.0.1');
+  });
+}
+
+async function killAll(): Promise<void> {
   for (const machine of machines.splice(0)) await machine.kill();
-});
+}
 
 describe.runIf(tools)("qemu's command lines", () => {
   const rig = useNode();
+  // Before the node is stopped, whose clients they are.
+  afterAll(killAll);
+
+  const placesFor = (volume: string): Places => ({ ...placesOf(rig.node), 'web-data': volume });
+  const running: { uri: string; qemu: Emulator }[] = [];
 
   it.each(['lines-drive-unix', 'lines-drive-tcp', 'lines-drive-colon', 'lines-blockdev-tcp'])(
-    'open a volume, write, read, give back what is discarded, and wait for a node that is away: %s',
+    'open a volume, write, read, and give back what is discarded: %s',
     async (block) => {
-      const { node } = rig;
-      const volume = `${block}-data`;
-      const uri = await node.create(volume, '32M');
-      const qemu = await Emulator.start(block, { ...placesOf(node), 'web-data': volume }, ['-S']);
+      const volume = `${block}-volume`;
+      const uri = await rig.node.create(volume, '32M');
+      const qemu = await Emulator.start(block, placesFor(volume), ['-S']);
+      running.push({ uri, qemu });
       await qemu.disk('write -P 1 0 12M');
       await qemu.disk('write -P 2 20M 4k');
       await qemu.disk('discard 4M 4M');
+      await qemu.disk('read -P 2 20M 4k');
       await qemuRead(uri, 'read -P 1 0 4M', 'read -P 0 4M 4M', 'read -P 1 8M 4M', 'read -P 2 20M 4k');
       const hole = (await nbdmap(uri)).find(({ offset }) => offset === 4 * MiB);
       expect(hole).toMatchObject({ length: 4 * MiB, type: 3 });
-
-      await node.archipelago('stop', 'nbd', '-f');
-      // What is asked while nobody answers.
-      const late = [qemu.disk('read -P 2 20M 4k')];
-      await node.archipelago('start', 'nbd');
-      await Promise.all(late);
-      await qemu.disk('write -P 3 0 64k');
-      await qemuRead(uri, 'read -P 3 0 64k', 'read -P 1 64k 4032k');
-      await qemu.quit();
     },
   );
 
-  it('wait for a node that is not there when qemu starts', async () => {
+  it('wait for a node that is away, while they run and when they start', async () => {
     const { node } = rig;
-    await node.create('early-data', '32M');
+    const early = await node.create('early-volume', '32M');
     await node.archipelago('stop', 'nbd', '-f');
-    const places = { ...placesOf(node), 'web-data': 'early-data' };
-    const qemu = await Emulator.start('lines-blockdev-tcp', places, ['-S'], () => node.archipelago('start', 'nbd'));
-    await qemu.disk('write -P 1 0 64k');
-    await qemu.quit();
+    const waiting = running.map(({ qemu }) => qemu.disk('write -P 3 0 64k'));
+    const came = await Emulator.start('lines-blockdev-tcp', placesFor('early-volume'), ['-S'], async () => {
+      await hangsUp(node.port);
+      await node.archipelago('start', 'nbd');
+    });
+    await Promise.all(waiting);
+    await came.disk('write -P 3 0 64k');
+    for (const uri of [early, ...running.map((machine) => machine.uri)]) await qemuRead(uri, 'read -P 3 0 64k');
+    for (const { uri } of running) await qemuRead(uri, 'read -P 1 64k 4032k', 'read -P 2 20M 4k');
   });
 });
 
@@ -147,6 +161,7 @@ describe.runIf(tools)("qemu's command line with TLS", () => {
     const server = await authority.server(path.join(directory.path, 'server'), 1);
     return { settings: { nbd: { tls: 'required', tls_directory: server } } };
   });
+  afterAll(killAll);
 
   it('opens a volume with a certificate, and waits for a node that is away', async () => {
     const { node } = rig;
@@ -164,6 +179,7 @@ describe.runIf(tools)("qemu's command line with TLS", () => {
 
 describe.runIf(tools)("qemu's command lines for a migration", () => {
   const rig = useNodes();
+  afterAll(killAll);
 
   it('take a machine from one node to the other', async () => {
     const { a, b } = rig;
