@@ -11,7 +11,8 @@ import { qemuIo } from './harness/clients.js';
 import { bin, TestNode, useNode } from './harness/node.js';
 import { programs } from './harness/requirements.js';
 import { attempt, describeOutcome } from './harness/run.js';
-import { entry, header, mapDataName, putObject } from './harness/store.js';
+import { entry, header, mapDataName } from './harness/store.js';
+import { whateverTheStore } from './harness/stores.js';
 
 const rig = path.resolve(import.meta.dirname, '../../scripts/rigs/libnbd-interop.sh');
 /** Of map entries: their size, and what one without an object has for flags and name (SHA-256 of nothing). */
@@ -66,11 +67,12 @@ async function snapshotOf(node: TestNode, name: string): Promise<string> {
 }
 
 /** An empty volume with blocks of another size than new ones get, put into the store as another program would. */
-function volumeOf(node: TestNode, name: string, size: number, blockSize: number): string {
-  putObject(node.maps, name, header({ size: BigInt(size), blockSize }));
+async function volumeOf(node: TestNode, name: string, size: number, blockSize: number): Promise<string> {
+  const { maps } = node.stores;
+  await maps.write(name, header({ size: BigInt(size), blockSize }));
   const perObject = blockSize / ENTRY_SIZE;
   const empty = Buffer.concat(Array(perObject).fill(entry({ flags: ZERO, name: ZERO_NAME })));
-  for (let id = 0; id * perObject * blockSize < size; id++) putObject(node.maps, mapDataName(name, id), empty);
+  for (let id = 0; id * perObject * blockSize < size; id++) await maps.write(mapDataName(name, id), empty);
   return node.uri(name);
 }
 
@@ -84,13 +86,13 @@ describe.runIf(interop !== null)("libnbd's interop programs", () => {
     });
     const serving = (...args: string[]): string[] => archipelago(rig.node, 'nbd', ...args);
 
-    it.each(['interop', 'interop-activation', 'socket-activation'])('%s', async (program) => {
+    whateverTheStore(it.each(['interop', 'interop-activation', 'socket-activation']))('%s', async (program) => {
       const snapshot = await snapshotOf(rig.node, `${program}-volume`);
       await passes(program, [], server(program, `exec ${serving(snapshot).join(' ')}`));
     });
 
     it('dirty-bitmap: allocation and what changed since a snapshot, in one answer', async () => {
-      const uri = volumeOf(rig.node, 'dirty-volume', MiB, 64 * KiB);
+      const uri = await volumeOf(rig.node, 'dirty-volume', MiB, 64 * KiB);
       await qemuIo(uri, 'write -P 1 0 128k', 'write -P 1 512k 64k');
       await rig.node.vlmc('snapshot', 'dirty-volume', 'dirty-snapshot');
       await qemuIo(uri, 'write -P 2 64k 64k', 'discard 512k 64k');
@@ -106,7 +108,7 @@ describe.runIf(interop !== null)("libnbd's interop programs", () => {
     });
   });
 
-  describe('with a node of its own over TLS', () => {
+  whateverTheStore(describe)('with a node of its own over TLS', () => {
     const directory = credentialsDirectory();
     const at = (name: string): string => path.join(directory.path, name);
     let server: string;

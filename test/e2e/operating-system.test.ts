@@ -8,6 +8,7 @@ import { afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { useNode } from './harness/node.js';
 import { programs, root } from './harness/requirements.js';
 import { attempt, run } from './harness/run.js';
+import { repeated, whateverTheStore } from './harness/stores.js';
 import { type Boot, buildBoot, buildDebianImage, Machine } from './harness/vm.js';
 
 const tools = programs(
@@ -45,30 +46,34 @@ describe.runIf(tools && root('building a Debian image'))('a Debian system on vol
     await node.vlmc('create', 'debian-two', '--snap', 'debian-snapshot');
   });
 
-  it('boots from a clone to a shell prompt, runs commands, writes a file and powers off', async () => {
-    const drive = `if=none,id=disk,format=raw,cache=none,discard=unmap,file=${rig.node.uri('debian-one')}`;
-    machine = new Machine(boot, 'quiet systemd.show_status=0', [
-      '-drive',
-      drive,
-      '-device',
-      'virtio-blk-pci,drive=disk',
-    ]);
-    await machine.expect(PROMPT, 240_000);
-    machine.type('echo answer=$((6 * 7)) system=$(. /etc/os-release; echo $ID-$VERSION_ID)');
-    await machine.expect(/answer=42 system=debian-12/, 60_000);
-    await machine.expect(PROMPT, 60_000);
-    // Programs of the image, read through the clone, against the checksums that their packages came with.
-    machine.type(
-      'cd / && md5sum --quiet -c /var/lib/dpkg/info/{coreutils,bash,libc6:amd64}.md5sums; echo verified=$?; cd',
-    );
-    await machine.expect(/verified=0/, 120_000);
-    machine.type('head -c 3000000 /dev/zero | tr "\\0" x >/root/written; sync; echo done=$((1 + 2))');
-    await machine.expect(/done=3/, 60_000);
-    machine.type('systemctl poweroff --no-wall');
-    await machine.off(90_000);
-  });
+  // The guest sees a disk, whatever is below; a guest that writes and moves, on either store, is in migration-qemu.
+  whateverTheStore(it)(
+    'boots from a clone to a shell prompt, runs commands, writes a file and powers off',
+    async () => {
+      const drive = `if=none,id=disk,format=raw,cache=none,discard=unmap,file=${rig.node.uri('debian-one')}`;
+      machine = new Machine(boot, 'quiet systemd.show_status=0', [
+        '-drive',
+        drive,
+        '-device',
+        'virtio-blk-pci,drive=disk',
+      ]);
+      await machine.expect(PROMPT, 240_000);
+      machine.type('echo answer=$((6 * 7)) system=$(. /etc/os-release; echo $ID-$VERSION_ID)');
+      await machine.expect(/answer=42 system=debian-12/, 60_000);
+      await machine.expect(PROMPT, 60_000);
+      // Programs of the image, read through the clone, against the checksums that their packages came with.
+      machine.type(
+        'cd / && md5sum --quiet -c /var/lib/dpkg/info/{coreutils,bash,libc6:amd64}.md5sums; echo verified=$?; cd',
+      );
+      await machine.expect(/verified=0/, 120_000);
+      machine.type('head -c 3000000 /dev/zero | tr "\\0" x >/root/written; sync; echo done=$((1 + 2))');
+      await machine.expect(/done=3/, 60_000);
+      machine.type('systemctl poweroff --no-wall');
+      await machine.off(90_000);
+    },
+  );
 
-  it('left a clean file system with that file in the clone', async () => {
+  whateverTheStore(it)('left a clean file system with that file in the clone', async () => {
     const copy = path.join(rig.node.dir, 'clone.img');
     await run('nbdcopy', [rig.node.uri('debian-one'), copy]);
     await run('e2fsck', ['-fn', copy]);
@@ -92,6 +97,7 @@ describe.runIf(tools && root('building a Debian image'))('a Debian system on vol
       node.uri('debian-one'),
       image,
     ]);
-    expect(outcome.code).toBe(1);
+    // Only who boots writes.
+    expect(outcome.code).toBe(repeated ? 0 : 1);
   });
 });
