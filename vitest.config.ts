@@ -1,20 +1,23 @@
 import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
+import { BaseSequencer, type TestSpecification } from 'vitest/node';
 import { hasCeph } from './test/support/ceph-cluster.js';
 
+/** How a connection comes about, whatever a node keeps its objects in. Single tests of that kind are marked by `whateverTheStore`. */
+const connections = ['activation', 'kernel-tls', 'stdio', 'tls'];
+
 /**
- * Files that are about directories, or about no node at all: everything else runs on RADOS too. What they are about: modes and descriptors of files,
- * small disks, trees of the original, damage done to files, maps written
- * as files, a node that libnbd starts by itself (libnbd-interop); what qemu is told (qemu-*); the library (fuzz), a configuration of its own (quickstart); RADOS itself, on
- * clusters of their own or mixed with files.
+ * Files that are about directories, or about no store at all: everything else runs on RADOS too. What they are about: modes and descriptors of files,
+ * small disks, trees of the original, damage done to files; connections; what qemu is told (qemu-*); the library (fuzz), a configuration of its own
+ * (quickstart); RADOS itself, on clusters of their own or mixed with files.
  */
 const onFiles = [
+  ...connections,
   'bad-store',
   'exhaustion',
   'full-disk',
   'fuzz',
   'golden',
-  'libnbd-interop',
   'qemu-*',
   'quickstart',
   'rados-*',
@@ -23,6 +26,22 @@ const onFiles = [
 
 /** What takes all of a resource, or waits until nobody has any: nothing runs beside it. */
 const alone = ['exhaustion'];
+
+/** What takes longest begins first, so that nobody waits for it at the end. Vitest goes by the size of files. */
+const longest = (
+  'fencing placements filesystem fuzz torture peer-failure migration archipelago reconnect nodes-locks nbdkit interop ' +
+  'kernel-tls operating-system migration-qemu qemu-guest ganeti sim/cuts sim/more-cuts sim/breaks'
+).split(' ');
+
+class LongestFirst extends BaseSequencer {
+  override async sort(specifications: TestSpecification[]): Promise<TestSpecification[]> {
+    const place = ({ moduleId }: TestSpecification): number => {
+      const found = longest.findIndex((name) => moduleId.endsWith(`/${name}.test.ts`));
+      return found < 0 ? longest.length : found;
+    };
+    return (await super.sort(specifications)).toSorted((a, b) => place(a) - place(b));
+  }
+}
 
 const files = (names: readonly string[]): string[] => names.map((name) => `test/e2e/${name}.test.ts`);
 const everything = 'test/e2e/**/*.test.ts';
@@ -36,8 +55,8 @@ const endToEnd = {
 
 /** One group after the other. */
 const group = (groupOrder: number, maxWorkers: number) => ({ maxWorkers, sequence: { groupOrder } });
-/** Two cores serve two files with whole nodes and real clients at a time. */
-const WORKERS = 2;
+/** A file waits much of its time: for leases, for what starts again, for guests. Two cores serve three at a time. */
+const WORKERS = 3;
 
 const projects = [
   {
@@ -69,6 +88,7 @@ export default defineConfig({
   test: {
     // Of the whole run, for all projects: a Ceph cluster for the tests that ask for one.
     globalSetup: ['test/support/ceph-setup.ts'],
+    sequence: { sequencer: LongestFirst },
     projects: hasCeph() ? [...projects, rados] : projects,
   },
 });

@@ -11,10 +11,11 @@ import type { TestNode } from './harness/node.js';
 import { owners, useNodes } from './harness/nodes.js';
 import { Monitor } from './harness/qmp.js';
 import { programs } from './harness/requirements.js';
+import { repeated } from './harness/stores.js';
 import { type Boot, buildBoot, Machine } from './harness/vm.js';
 
 const tools = programs('qemu-system-x86_64', 'nbdcopy', 'busybox', 'depmod', 'cpio');
-const MOVES = Number(process.env.ARCHIPELAGO_TEST_GUEST_MOVES ?? 2);
+const MOVES = Number(process.env.ARCHIPELAGO_TEST_GUEST_MOVES ?? (repeated ? 1 : 2));
 const VOLUME = 'guest-disk';
 
 describe.runIf(tools)('a qemu guest', () => {
