@@ -8,7 +8,7 @@ const connections = ['activation', 'kernel-tls', 'stdio', 'tls'];
 
 /**
  * Files that are about directories, or about no store at all: everything else runs on RADOS too. What they are about: modes and descriptors of files,
- * small disks, trees of the original, damage done to files; connections; what qemu is told (qemu-*); the library (fuzz), a configuration of its own
+ * small disks, trees of the original, damage done to files; connections; what qemu and Ganeti are told (qemu-*, ganeti*); the library (fuzz), a configuration of its own
  * (quickstart); RADOS itself, on clusters of their own or mixed with files.
  */
 const onFiles = [
@@ -17,6 +17,7 @@ const onFiles = [
   'exhaustion',
   'full-disk',
   'fuzz',
+  'ganeti*',
   'golden',
   'qemu-*',
   'quickstart',
