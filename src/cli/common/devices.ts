@@ -1,5 +1,8 @@
 /** The kernel's devices as the tools use them. The code behind is loaded when a command asks for it. */
 import { type Config, findRole } from '../../config/index.js';
+import type { Devices } from '../../devices/index.js';
+import { kernelDevices as inKernel } from '../../devices/sysfs.js';
+import { readTable, reconcile } from '../../devices/table.js';
 import type { AttachOptions, Device, EndpointAddress } from '../../devices/types.js';
 
 export interface DeviceAccess {
@@ -17,20 +20,28 @@ export interface DeviceAccess {
 export type OpenDevices = (config: Config, endpoint: EndpointAddress | null) => Promise<DeviceAccess>;
 
 export const kernelDevices: OpenDevices = async (config, endpoint) => {
-  const { Devices, ensureKeeper } = await import('../../devices/index.js');
-  const { runDir, logDir, path: configPath } = config;
-  const devices = new Devices({
-    runDir,
-    segment: config.xseg.name,
-    endpoint: endpoint ?? configuredEndpoint(config),
-    timeout: findRole(config, 'nbd')?.deviceTimeout,
-  });
+  const { runDir, logDir, path: configPath, xseg } = config;
+  const load = async (): Promise<Devices> => {
+    const { Devices } = await import('../../devices/index.js');
+    return new Devices({
+      runDir,
+      segment: xseg.name,
+      endpoint: endpoint ?? configuredEndpoint(config),
+      timeout: findRole(config, 'nbd')?.deviceTimeout,
+    });
+  };
+  // To see that there is none needs no netlink, whose native library takes longer to load than most commands.
+  const hasNone = (): boolean =>
+    reconcile(readTable(runDir), inKernel(), xseg.name, Date.now(), true).entries.length === 0;
   return {
-    attach: (options) => devices.attach(options),
-    detach: (volumeOrPath, options) => devices.detach(volumeOrPath, options),
-    list: () => devices.list(),
-    resize: (volume, size) => devices.resize(volume, size),
-    ensureKeeper: async () => void (await ensureKeeper({ runDir, logDir, configPath })),
+    attach: async (options) => (await load()).attach(options),
+    detach: async (volumeOrPath, options) => (await load()).detach(volumeOrPath, options),
+    list: async () => (hasNone() ? [] : (await load()).list()),
+    resize: async (volume, size) => (hasNone() ? null : (await load()).resize(volume, size)),
+    ensureKeeper: async () => {
+      const { ensureKeeper } = await import('../../devices/index.js');
+      await ensureKeeper({ runDir, logDir, configPath });
+    },
   };
 };
 
