@@ -14,6 +14,7 @@ const connections = ['activation', 'kernel-tls', 'stdio', 'tls'];
 const onFiles = [
   ...connections,
   'bad-store',
+  'bridge',
   'exhaustion',
   'full-disk',
   'fuzz',

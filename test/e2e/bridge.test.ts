@@ -1,0 +1,130 @@
+/** The bridge of a real node: who uses it, and what becomes of commands when it is not there, hangs, or is restarted meanwhile. */
+import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { BridgeClient } from '../../src/bridge/client.js';
+import { loadConfig } from '../../src/config/index.js';
+import { Op } from '../../src/requests/ops.js';
+import { bin, useNode } from './harness/node.js';
+import { root } from './harness/requirements.js';
+import { attempt, describeOutcome, type Outcome } from './harness/run.js';
+import { vlmcDone, vlmcHere } from './harness/vlmc-here.js';
+
+const rig = useNode({ placement: 'default' });
+const socket = (): string => path.join(rig.node.dir, 'run', 'bridge.sock');
+
+beforeAll(async () => {
+  await rig.node.vlmc('create', 'first-volume', '--size', '64M');
+});
+
+/** A command in a process of its own, and the native libraries of packages that it loaded. */
+async function loaded(...words: string[]): Promise<{ outcome: Outcome; native: string[] }> {
+  const tell = path.join(rig.node.dir, 'tell.cjs');
+  const file = path.join(rig.node.dir, 'native.json');
+  const code = `process.on('exit', () => {
+    const { sharedObjects } = process.report.getReport();
+    require('fs').writeFileSync(${JSON.stringify(file)}, JSON.stringify(sharedObjects.filter((name) => name.endsWith('.node'))));
+  });`;
+  writeFileSync(tell, code);
+  const args = ['-r', tell, path.join(bin, 'vlmc.js'), '-c', rig.node.conf, ...words];
+  const outcome = await attempt(process.execPath, args);
+  return { outcome, native: JSON.parse(readFileSync(file, 'utf8')) as string[] };
+}
+
+describe('a command that asks one thing', () => {
+  it.each([['info', 'first-volume'], ['list'], ['create', 'other-volume', '-s', '1M'], ['remove', 'other-volume']])(
+    'loads no native library: vlmc %s',
+    async (...words) => {
+      const { outcome, native } = await loaded(...words);
+      expect(outcome.code, describeOutcome(outcome)).toBe(0);
+      expect(native).toEqual([]);
+    },
+  );
+
+  it('unlike one that joins the segment', async () => {
+    const { outcome, native } = await loaded('check', 'first-volume');
+    expect(outcome.code, describeOutcome(outcome)).toBe(0);
+    expect(native.length).toBe(1);
+  });
+});
+
+describe('the socket', () => {
+  it('is for the node’s user and group, and gone with the nbd role', async () => {
+    expect(statSync(socket()).mode & 0o777).toBe(0o660);
+    const ino = statSync(socket()).ino;
+    await rig.node.archipelago('stop', 'nbd');
+    try {
+      expect(existsSync(socket())).toBe(false);
+      // What needs no endpoint is asked over the segment.
+      expect(await rig.node.vlmc('list')).toBe('first-volume\n');
+      const shown = await rig.node.tryVlmc(['map', 'first-volume', '--endpoint', 'nbd']);
+      expect(shown).toMatchObject({ code: 255, stderr: expect.stringContaining('nbd is not running (port 1023)') });
+    } finally {
+      await rig.node.archipelago('start', 'nbd');
+    }
+    expect(statSync(socket()).ino).not.toBe(ino);
+  });
+
+  it('is of no use to another user, who is told what the segment tells', async () => {
+    if (!root('another user')) return;
+    chmodSync(rig.node.dir, 0o755);
+    const args = [path.join(bin, 'vlmc.js'), '-c', rig.node.conf, 'list'];
+    const outcome = await attempt('setpriv', [
+      '--reuid=65534',
+      '--regid=65534',
+      '--clear-groups',
+      process.execPath,
+      ...args,
+    ]);
+    expect(outcome).toMatchObject({
+      code: 255,
+      stdout: '',
+      stderr: expect.stringContaining('cannot reach the node: '),
+    });
+  });
+});
+
+describe('a node whose endpoint', () => {
+  it('is restarted answers every command meanwhile', async () => {
+    const { conf } = rig.node;
+    let restarting = true;
+    const asked: string[] = [];
+    const ask = async (): Promise<void> => {
+      do {
+        asked.push(await vlmcDone(conf, 'list'));
+        await vlmcDone(conf, 'info', 'first-volume');
+      } while (restarting);
+    };
+    const asking = Promise.all(Array.from({ length: 4 }, ask));
+    for (let i = 0; i < 2; i++) await rig.node.archipelago('restart', 'nbd');
+    restarting = false;
+    await asking;
+    expect(new Set(asked)).toEqual(new Set(['first-volume\n']));
+  });
+
+  it('was killed has a bridge again', async () => {
+    process.kill(rig.node.rolePid('nbd'), 'SIGKILL');
+    const config = loadConfig(rig.node.conf);
+    const ask = async (): Promise<number> => {
+      const client = await BridgeClient.connect(config);
+      const { size } = await client.json<{ size: number }>('mapper', Op.STAT, 'first-volume', {});
+      client.close();
+      return size;
+    };
+    await expect.poll(() => ask().catch(() => 0)).toBe(64 << 20);
+    await vlmcDone(rig.node.conf, 'open', 'first-volume');
+    await vlmcDone(rig.node.conf, 'close', 'first-volume');
+  });
+
+  describe('hangs', () => {
+    afterAll(() => {
+      process.kill(rig.node.rolePid('nbd'), 'SIGCONT');
+    });
+
+    it('is asked over the segment what others of its processes know', async () => {
+      process.kill(rig.node.rolePid('nbd'), 'SIGSTOP');
+      const { status, out, err } = await vlmcHere(rig.node.conf, ['list']);
+      expect({ status, out, err }).toEqual({ status: 0, out: 'first-volume\n', err: '' });
+    });
+  });
+});
