@@ -1,16 +1,14 @@
 #!/usr/bin/env bash
-# npm run ganeti -- [--short] [--moves N]: the ExtStorage provider on a real Ganeti cluster of two nodes (docs/testing.md). Needs root.
+# npm run ganeti -- [--moves N]: the ExtStorage provider on a real Ganeti cluster of two nodes (docs/testing.md). Needs root.
 # Exit status 1: something is wrong.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/build-if-needed.sh
 
-export ARCHIPELAGO_TEST_GANETI=long
 while [ $# -gt 0 ]; do
   case $1 in
-    --short) ARCHIPELAGO_TEST_GANETI=short; shift ;;
     --moves) export ARCHIPELAGO_TEST_MOVES=$2; shift 2 ;;
-    *) echo "usage: npm run ganeti -- [--short] [--moves N]" >&2; exit 2 ;;
+    *) echo "usage: npm run ganeti -- [--moves N]" >&2; exit 2 ;;
   esac
 done
 ensure_node

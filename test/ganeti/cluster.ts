@@ -69,8 +69,8 @@ export class Cluster {
   }
 
   /** All volumes and snapshots. */
-  volumes(): Promise<{ name: string; size: number }[]> {
-    return this.vlmc(1, 'list', '-l');
+  async volumes(): Promise<{ name: string; size: number }[]> {
+    return (await this.vlmc<{ volumes: { name: string; size: number }[] }>(1, 'list')).volumes;
   }
 
   /** Whose lock a volume has; null when nobody's. */

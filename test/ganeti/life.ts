@@ -58,8 +58,9 @@ export class Life {
     this.#console = await Console.open(socket);
   }
 
-  /** The next round. @throws when the guest found something wrong, or says nothing */
+  /** A round that ends from now on. @throws when the guest found something wrong, or says nothing */
   async round(): Promise<Round> {
+    this.#heard().skip();
     const [, round, low, high, size] = (await this.#heard().expect(ROUND, LIMIT)).map(Number);
     this.#last = { round, low, high, size };
     return this.#last;

@@ -1,11 +1,6 @@
-/** What the cluster needs of the machine, and how much of it is run. */
+/** What the cluster needs of the machine. */
 import { spawnSync } from 'node:child_process';
 import { programs, root } from '../e2e/harness/requirements.js';
-
-/** Only what tells that the provider works with this Ganeti. */
-export const short = process.env.ARCHIPELAGO_TEST_GANETI !== 'long';
-/** How often a guest moves. */
-export const MOVES = Number(process.env.ARCHIPELAGO_TEST_MOVES ?? (short ? 1 : 4));
 
 /** Whether the cluster can be started here. A loud skip where it cannot. */
 export function clusterTools(): boolean {

@@ -6,7 +6,6 @@ export default defineConfig({
     root: import.meta.dirname,
     include: ['*.test.ts'],
     pool: 'forks',
-    env: { ARCHIPELAGO_TEST_GANETI: 'long' },
     bail: 1,
     testTimeout: 1_800_000,
     hookTimeout: 1_800_000,

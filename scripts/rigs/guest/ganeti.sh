@@ -31,20 +31,27 @@ places=$(seq 1 $((size / 4194304 - 1)))
 # fill PLACE ROUND : what belongs there.
 fill() { yes "place $1 round $2" | head -c $((2 * half)); }
 get() { dd if=$disk of=/tmp/got bs=$half skip=$((128 * $1 - 1)) count=2 iflag=direct 2>/dev/null || fail "cannot read place $1"; }
-head -c $((2 * half)) /dev/zero >/tmp/zeros
+head -c $half /dev/zero >/tmp/zeros
 
-low= high=0
+# Each half is one write, sent when the one before it was answered: a disk that was cut off at any moment holds a round up to some write, and from
+# there on the round before.
+low= high=0 before=
 for place in $places; do
-  get "$place"
-  if cmp -s /tmp/got /tmp/zeros; then
-    round=0
-  else
-    round=$(head -n 1 /tmp/got | sed -n "s/^place $place round \([0-9]*\)\$/\1/p")
-    [ -n "$round" ] || fail "place $place holds $(head -c 60 /tmp/got)"
-    fill "$place" "$round" | cmp -s - /tmp/got || fail "place $place holds round $round and something else"
-  fi
-  if [ -z "$low" ] || [ "$round" -lt "$low" ]; then low=$round; fi
-  [ "$round" -gt "$high" ] && high=$round
+  for part in 0 1; do
+    dd if=$disk of=/tmp/got bs=$half skip=$((128 * place - 1 + part)) count=1 iflag=direct 2>/dev/null || fail "cannot read place $place"
+    if cmp -s /tmp/got /tmp/zeros; then
+      round=0
+    else
+      round=$(sed -n "2{s/^place $place round \([0-9]*\)\$/\1/p;q}" /tmp/got)
+      [ -n "$round" ] || fail "place $place holds $(head -c 60 /tmp/got)"
+      fill "$place" "$round" | tail -c +$((1 + part * half)) | head -c $half | cmp -s - /tmp/got ||
+        fail "place $place, part $part, holds round $round and something else"
+    fi
+    [ -z "$before" ] || [ "$round" -le "$before" ] || fail "place $place, part $part, holds round $round, and what was written before it $before"
+    before=$round
+    if [ -z "$low" ] || [ "$round" -lt "$low" ]; then low=$round; fi
+    [ "$round" -gt "$high" ] && high=$round
+  done
 done
 # With every round, as what is said while nobody listens is lost.
 found="low $low high $high size $size"
