@@ -24,6 +24,7 @@ const onFiles = [
   'quickstart',
   'rados-*',
   'vlmc-golden',
+  'vlmc-map',
 ];
 
 /** What takes all of a resource, or waits until nobody has any: nothing runs beside it. */
