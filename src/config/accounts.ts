@@ -1,5 +1,4 @@
 /** Accounts and groups of the system by name, local or of a directory service. */
-import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 
 /** A line of passwd or group, split at the colons; null when there is no such name (or number). */
@@ -13,6 +12,8 @@ function lookUp(database: 'passwd' | 'group', key: string): string[] | null {
   } catch {
     // Without the local file getent still knows what the system's name service knows.
   }
+  // Loaded only here: nearly every account is a local one, and short commands come by this too.
+  const { spawnSync } = process.getBuiltinModule('node:child_process');
   const result = spawnSync('getent', [database, key], { encoding: 'utf8', timeout: 10_000 });
   return result.status === 0 ? result.stdout.trim().split(':') : null;
 }
