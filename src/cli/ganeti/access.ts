@@ -90,6 +90,6 @@ function unreachable(uris: readonly string[]): SystemError {
   const why =
     uris.length === 0
       ? 'the endpoint listens nowhere: set socket in [nbd]'
-      : `qemu cannot be told of TLS here, which ${uris[0]} needs: set tls = off for the unix socket, or access=kernelspace`;
+      : `qemu cannot be told of TLS here, which ${uris[0]} needs: set socket_tls = off`;
   return new SystemError(errnos.EOPNOTSUPP, why);
 }
