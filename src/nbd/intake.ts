@@ -40,7 +40,7 @@ export type Stop = (typeof Stop)[keyof typeof Stop];
 
 /** What the intake needs of its connection. */
 export interface IntakeOwner {
-  /** New requests are answered with ESHUTDOWN. */
+  /** New requests are answered with ESHUTDOWN; where replies are simple, with nothing. */
   readonly refusing: boolean;
   /** No more block status is asked for until some was sent. */
   readonly statusFull: boolean;
@@ -156,6 +156,8 @@ export class Intake {
       if (this.#end - this.#at < this.#headerLength) return this.#needBytes();
       if (this.#holdings.full) return Stop.STALLED;
       if (this.#turnLeft <= 0) return Stop.TURN;
+      // Of simple replies the kernel's client takes every error for one of the disk. What has no answer it sends again by its next connection.
+      if (this.#owner.refusing && !this.#session.structured) return Stop.END;
       if (!this.#begin()) return Stop.END;
     }
   }

@@ -117,7 +117,7 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
     this.#finishIfIdle();
   }
 
-  /** The server goes down: what is in flight is finished and answered, what comes now is refused, then the connection ends. */
+  /** The server goes down: what is in flight is finished and answered, what comes now is refused (intake.ts), then the connection ends. */
   shutDown(): void {
     this.#refusing = true;
     this.#pump();
@@ -205,8 +205,8 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
       this.#woken = false;
       stop = this.#intake.run();
       if (stop === Stop.END) {
-        // Answers to a client that said goodbye matter to nobody.
-        if (this.#inDevice > 0) this.#device.abandon?.();
+        // Answers to a client that said goodbye matter to nobody; to one whose server goes they do.
+        if (this.#inDevice > 0 && !this.#refusing) this.#device.abandon?.();
         this.#stop();
       } else if (stop === Stop.STALLED) {
         // Both may free what the intake waits for: a piece that ends is not always one that is answered.

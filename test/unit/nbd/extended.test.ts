@@ -320,7 +320,31 @@ test('a fast zeroing that the device refuses is ENOTSUP with its words, and noth
 });
 
 describe('after shutDown()', () => {
-  test.each(['simple', 'structured', 'extended'] as const)(
+  test('with simple replies, what is in flight is answered, and nothing else: the client sends it again elsewhere', async () => {
+    const held: Io[] = [];
+    const device = new SteeredDevice(new MemoryDisk({ size: 2 ** 20 }));
+    device.hook = (io: Io) => held.push(io) > 0;
+    const asked: Asked[] = [
+      { type: CMD.READ, length: 512 },
+      { type: CMD.WRITE, length: 70, payload: bytes(70, 0x21) },
+      { type: CMD.FLUSH },
+    ];
+    const conversation = new Talk({ style: 'simple', device });
+    const stream = requestBytes('simple', asked);
+    const first = requestBytes('simple', asked.slice(0, 1)).length;
+    conversation.feed(stream.subarray(0, first));
+    await until(() => held.length === 1);
+    conversation.transmission.shutDown();
+    conversation.feed(stream.subarray(first));
+    device.run(held[0]);
+    await until(() => conversation.idle);
+    const told = parseReplies('simple', await conversation.sent(), asked);
+    expect(asked.map((_, i) => told.get(i)?.error)).toEqual([0, undefined, undefined]);
+    expect(held).toHaveLength(1);
+    expect(device.abandoned).toBe(0);
+  });
+
+  test.each(['structured', 'extended'] as const)(
     'what is in flight is answered, what comes is ESHUTDOWN, payloads are taken (%s)',
     async (style) => {
       const held: Io[] = [];
