@@ -6,11 +6,11 @@ import type { ChildProcess } from 'node:child_process';
 import { existsSync, mkdirSync } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Authority, credentialsDirectory } from './harness/certificates.js';
 import { nbdmap, qemuRead } from './harness/clients.js';
 import { Manual, type Places } from './harness/manual.js';
-import { freePort, type TestNode, useNode } from './harness/node.js';
+import { freePort, type TestNode } from './harness/node.js';
 import { owners, useNodes } from './harness/nodes.js';
 import { Monitor } from './harness/qmp.js';
 import { programs } from './harness/requirements.js';
@@ -56,7 +56,7 @@ class Emulator {
     const given = await manual.arguments(block, places);
     const directory = String(places['/run/web1']);
     mkdirSync(directory, { recursive: true });
-    const socket = path.join(directory, given.includes('-qmp') ? 'qmp.sock' : `${block}.sock`);
+    const socket = path.join(directory, given.includes('-qmp') ? 'qmp.sock' : `${machines.length}.sock`);
     const monitor = given.includes('-qmp') ? [] : ['-qmp', `unix:${socket},server=on,wait=off`];
     const machine = ['-M', 'q35', '-m', '64', '-nodefaults', '-no-user-config', '-display', 'none'];
     const qemu = new Emulator([...machine, ...given, ...monitor, ...more]);
@@ -106,23 +106,34 @@ function hangsUp(port: number): Promise<void> {
   });
 }
 
-async function killAll(): Promise<void> {
-  for (const machine of machines.splice(0)) await machine.kill();
-}
-
 describe.runIf(tools)("qemu's command lines", () => {
-  const rig = useNode();
-  // Before the node is stopped, whose clients they are.
-  afterAll(killAll);
+  const directory = credentialsDirectory();
+  const at = (name: string): string => path.join(directory.path, name);
+  beforeAll(async () => {
+    const authority = await Authority.create(directory.path, 'authority');
+    await authority.client(at('client'), 'alice');
+    await authority.server(at('server'), 1);
+  });
+  afterAll(() => directory.dispose());
+  // Clients choose whether they use TLS, and the lines are with it and without.
+  const nodes = useNodes({ settings: { nbd: { tls: 'selective', tls_directory: at('server') } } });
+  // Before the nodes are stopped, whose clients they are.
+  afterAll(async () => {
+    for (const machine of machines.splice(0)) await machine.kill();
+  });
 
-  const placesFor = (volume: string): Places => ({ ...placesOf(rig.node), 'web-data': volume });
+  const placesFor = (volume: string): Places => ({
+    ...placesOf(nodes.a),
+    '/etc/pki/qemu': at('client'),
+    'web-data': volume,
+  });
   const running: { uri: string; qemu: Emulator }[] = [];
 
-  it.each(['lines-drive-unix', 'lines-drive-tcp', 'lines-drive-colon', 'lines-blockdev-tcp'])(
+  it.each(['lines-drive-unix', 'lines-drive-tcp', 'lines-drive-colon', 'lines-blockdev-tcp', 'lines-blockdev-tls'])(
     'open a volume, write, read, and give back what is discarded: %s',
     async (block) => {
       const volume = `${block}-volume`;
-      const uri = await rig.node.create(volume, '32M');
+      const uri = await nodes.a.create(volume, '32M');
       const qemu = await Emulator.start(block, placesFor(volume), ['-S']);
       running.push({ uri, qemu });
       await qemu.disk('write -P 1 0 12M');
@@ -136,7 +147,7 @@ describe.runIf(tools)("qemu's command lines", () => {
   );
 
   it('wait for a node that is away, while they run and when they start', async () => {
-    const { node } = rig;
+    const node = nodes.a;
     const early = await node.create('early-volume', '32M');
     await node.archipelago('stop', 'nbd', '-f');
     const waiting = running.map(({ qemu }) => qemu.disk('write -P 3 0 64k'));
@@ -146,57 +157,22 @@ describe.runIf(tools)("qemu's command lines", () => {
     });
     await Promise.all(waiting);
     await came.disk('write -P 3 0 64k');
-    for (const uri of [early, ...running.map((machine) => machine.uri)]) await qemuRead(uri, 'read -P 3 0 64k');
-    for (const { uri } of running) await qemuRead(uri, 'read -P 1 64k 4032k', 'read -P 2 20M 4k');
+    await qemuRead(early, 'read -P 3 0 64k');
+    for (const { uri } of running) await qemuRead(uri, 'read -P 3 0 64k', 'read -P 1 64k 4032k', 'read -P 2 20M 4k');
   });
-});
-
-describe.runIf(tools)("qemu's command line with TLS", () => {
-  const directory = credentialsDirectory();
-  afterAll(() => directory.dispose());
-  const pki = path.join(directory.path, 'client');
-  const rig = useNode(async () => {
-    const authority = await Authority.create(directory.path, 'authority');
-    await authority.client(pki, 'alice');
-    const server = await authority.server(path.join(directory.path, 'server'), 1);
-    return { settings: { nbd: { tls: 'required', tls_directory: server } } };
-  });
-  afterAll(killAll);
-
-  it('opens a volume with a certificate, and waits for a node that is away', async () => {
-    const { node } = rig;
-    const uri = await node.create('web-data', '32M');
-    const qemu = await Emulator.start('lines-blockdev-tls', { ...placesOf(node), '/etc/pki/qemu': pki }, ['-S']);
-    await qemu.disk('write -P 1 0 12M');
-    await node.archipelago('stop', 'nbd', '-f');
-    const late = [qemu.disk('write -P 2 4M 64k')];
-    await node.archipelago('start', 'nbd');
-    await Promise.all(late);
-    await qemuRead(uri, 'read -P 1 0 4M', 'read -P 2 4M 64k', 'read -P 1 5M 7M');
-    await qemu.quit();
-  });
-});
-
-describe.runIf(tools)("qemu's command lines for a migration", () => {
-  const rig = useNodes();
-  afterAll(killAll);
 
   it('take a machine from one node to the other', async () => {
-    const { a, b } = rig;
-    await a.create('web-data', '64M');
+    const { a, b } = nodes;
     const port = await freePort();
+    await a.create('web-data', '64M');
     for (const node of [a, b]) await manual.shell('lines-migrate-open', node);
     const old = await Emulator.start('lines-drive-unix', placesOf(a));
     await old.disk('write -P 1 0 8M');
-    const places = { ...placesOf(b), 4444: port };
-    const next = await Emulator.start('lines-migrate-incoming', places);
-    for (const { execute, arguments: parameters } of manual.commands('lines-migrate', {
-      node2: '127.0.0.1',
-      4444: port,
-    }))
-      await old.monitor.execute(execute, parameters);
-    const [{ execute }] = manual.commands('lines-migrate-status', {});
-    const status = async (): Promise<string> => (await old.monitor.execute<{ status: string }>(execute)).status;
+    const next = await Emulator.start('lines-migrate-incoming', { ...placesOf(b), 4444: port });
+    const [migrate] = manual.commands('lines-migrate', { node2: '127.0.0.1', 4444: port });
+    await old.monitor.execute(migrate.execute, migrate.arguments);
+    const [query] = manual.commands('lines-migrate-status', {});
+    const status = async (): Promise<string> => (await old.monitor.execute<{ status: string }>(query.execute)).status;
     await expect.poll(status, { timeout: 60_000 }).toMatch(/completed|failed/);
     expect(await status()).toBe('completed');
     await next.disk('read -P 1 0 8M');
@@ -204,12 +180,12 @@ describe.runIf(tools)("qemu's command lines for a migration", () => {
     await old.quit();
     await manual.shell('lines-migrate-close', a);
     await manual.shell('lines-migrate-exclusive', b);
-    expect(await rig.store.maps.holder('web-data')).toBe(owners.b);
+    expect(await nodes.store.maps.holder('web-data')).toBe(owners.b);
     await qemuRead(b.uri('web-data'), 'read -P 1 0 4M', 'read -P 2 4M 8M');
     await next.quit();
   });
-});
 
-it.runIf(tools)('all command lines of the page that need no guest are run', () => {
-  expect(manual.unused().filter((name) => !name.startsWith('guest-'))).toEqual([]);
+  it('are all those of the page that need no guest', () => {
+    expect(manual.unused().filter((name) => !name.startsWith('guest-'))).toEqual([]);
+  });
 });
