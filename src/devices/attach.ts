@@ -94,7 +94,7 @@ function existing(entries: readonly Entry[], wanted: Wanted): Entry | null {
   );
 }
 
-function entryFor({ segment }: Context, wanted: Wanted, links: readonly Link[]): Entry {
+function entryFor({ segment, endpoint }: Context, wanted: Wanted, links: readonly Link[]): Entry {
   const { volume, exportName, readOnly, connections } = wanted;
   const [{ size, flags }] = links;
   if (size === 0 || size % SECTOR !== 0) {
@@ -110,6 +110,7 @@ function entryFor({ segment }: Context, wanted: Wanted, links: readonly Link[]):
     index: -1,
     volume,
     exportName,
+    endpoint,
     identifier: identifierOf(segment, volume),
     size,
     readOnly: readOnly || (flags & TransmissionFlag.READ_ONLY) !== 0,

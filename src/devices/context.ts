@@ -41,6 +41,10 @@ export function withTable<T>(
 export const entryOf = (entries: readonly Entry[], volume: string): Entry | undefined =>
   entries.find((entry) => entry.volume === volume && entry.state === 'attached');
 
+/** Where a device connects: sockets that systemd has, and those of single volumes, are not where the configuration says. */
+export const endpointOf = (context: Pick<Context, 'endpoint'>, entry: Pick<Entry, 'endpoint'>): EndpointAddress =>
+  entry.endpoint ?? context.endpoint;
+
 /** Whether a name given by a person means this device. */
 export function isNamed(device: { readonly volume: string; readonly path: string }, name: string): boolean {
   return device.volume === name || (name.startsWith('/') && path.normalize(name) === device.path);

@@ -3,7 +3,7 @@
  * needs nothing of the node but its endpoint, and is no part of it: the node may come and go.
  */
 import { messageOf } from '../sys/errno.js';
-import { type Context, withTable } from './context.js';
+import { type Context, endpointOf, withTable } from './context.js';
 import { askSizes } from './link.js';
 import { openDriver, requireRoot } from './module.js';
 import type { NbdDriver } from './netlink.js';
@@ -11,7 +11,7 @@ import { lostConnections, reconnectEntry } from './reconnect.js';
 import { setSize } from './resize.js';
 import { kernelDevices } from './sysfs.js';
 import { type Entry, readTable, reconcile } from './table.js';
-import { SECTOR } from './types.js';
+import { type EndpointAddress, SECTOR } from './types.js';
 
 /** How often it is looked whether all is well, and how often the endpoint is tried while it is away. */
 const LOOK_MS = 1000;
@@ -124,11 +124,19 @@ class Keeper {
 
   /** Has sizes follow. An endpoint that is away is nothing new: its connections tell. */
   async #follow(entries: readonly Entry[]): Promise<void> {
-    if (entries.length === 0) return;
+    const byEndpoint = new Map<string, Entry[]>();
+    for (const entry of entries) {
+      const key = JSON.stringify(endpointOf(this.#context, entry));
+      byEndpoint.set(key, [...(byEndpoint.get(key) ?? []), entry]);
+    }
+    for (const some of byEndpoint.values()) await this.#followAt(endpointOf(this.#context, some[0]), some);
+  }
+
+  async #followAt(endpoint: EndpointAddress, entries: readonly Entry[]): Promise<void> {
     let sizes: (number | null)[];
     try {
       sizes = await askSizes(
-        this.#context.endpoint,
+        endpoint,
         entries.map(({ exportName }) => exportName),
       );
     } catch {

@@ -1,7 +1,9 @@
 /** Which connections of devices are alive, asked of the kernel. */
 import fs from 'node:fs';
 import path from 'node:path';
+import { type Context, endpointOf } from './context.js';
 import { askDiag } from './netlink.js';
+import type { Entry } from './table.js';
 import type { EndpointAddress, SystemRoots } from './types.js';
 import { decodeUnixDiag, encodeUnixDiag, NETLINK_SOCK_DIAG } from './unix-diag.js';
 
@@ -19,6 +21,19 @@ export async function aliveSockets(
 ): Promise<Map<number, boolean>> {
   if (inodes.length === 0) return new Map();
   return 'path' in endpoint ? unixSockets(inodes) : tcpSockets(inodes, roots);
+}
+
+/** The same of all connections of devices. */
+export async function aliveConnections(context: Context, entries: readonly Entry[]): Promise<Map<number, boolean>> {
+  const alive = new Map<number, boolean>();
+  for (const unix of [true, false]) {
+    const some = entries.filter((entry) => 'path' in endpointOf(context, entry) === unix);
+    if (some.length === 0) continue;
+    const inodes = some.flatMap(({ sockets }) => sockets);
+    const found = await aliveSockets(endpointOf(context, some[0]), inodes, context.roots);
+    for (const [inode, is] of found) alive.set(inode, is);
+  }
+  return alive;
 }
 
 async function unixSockets(inodes: readonly number[]): Promise<Map<number, boolean>> {

@@ -1,7 +1,7 @@
 /** New connections in the place of lost ones. */
-import { type Context, withTable } from './context.js';
+import { type Context, endpointOf, withTable } from './context.js';
 import { closeLinks, type Link, openLinks } from './link.js';
-import { aliveSockets } from './liveness.js';
+import { aliveConnections, aliveSockets } from './liveness.js';
 import { inWords, openDriver, requireRoot } from './module.js';
 import type { NbdDriver } from './netlink.js';
 import { resizeEntry } from './resize.js';
@@ -20,8 +20,7 @@ export async function reconnectAll(context: Context): Promise<void> {
 
 /** How many connections of each are lost; null: that cannot be told. */
 export async function lostConnections(context: Context, entries: readonly Entry[]): Promise<(number | null)[]> {
-  const sockets = entries.flatMap((entry) => entry.sockets);
-  const alive = await aliveSockets(context.endpoint, sockets, context.roots);
+  const alive = await aliveConnections(context, entries);
   return entries.map((entry) => lostOf(entry, alive));
 }
 
@@ -33,7 +32,7 @@ export async function lostConnections(context: Context, entries: readonly Entry[
 export async function reconnectEntry(context: Context, driver: NbdDriver, entry: Entry): Promise<Entry> {
   const [lost] = await lostConnections(context, [entry]);
   if (lost === 0) return entry;
-  const links = await openLinks(context.endpoint, entry.exportName, lost ?? entry.connections);
+  const links = await openLinks(endpointOf(context, entry), entry.exportName, lost ?? entry.connections);
   let open = true;
   const close = (): void => {
     if (open) closeLinks(links);
@@ -50,7 +49,7 @@ export async function reconnectEntry(context: Context, driver: NbdDriver, entry:
       await give(driver, now, links);
       // What the kernel did not take is gone with this process's descriptors.
       close();
-      const sockets = await stillAlive(context, [...now.sockets, ...links.map(({ inode }) => inode)]);
+      const sockets = await stillAlive(context, entry, [...now.sockets, ...links.map(({ inode }) => inode)]);
       const connected = { ...now, sockets };
       const sized = await resizeEntry(context, driver, connected, links[0].size);
       save(entries.map((other) => (other === now ? sized : other)));
@@ -74,7 +73,7 @@ async function give(driver: NbdDriver, { index, identifier, volume }: Entry, lin
 }
 
 /** Those inodes that are connections still; none where that cannot be told of all. */
-async function stillAlive(context: Context, inodes: readonly number[]): Promise<number[]> {
-  const alive = await aliveSockets(context.endpoint, inodes, context.roots);
+async function stillAlive(context: Context, entry: Entry, inodes: readonly number[]): Promise<number[]> {
+  const alive = await aliveSockets(endpointOf(context, entry), inodes, context.roots);
   return inodes.every((inode) => alive.has(inode)) ? inodes.filter((inode) => alive.get(inode)) : [];
 }

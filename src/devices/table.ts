@@ -8,6 +8,7 @@ import path from 'node:path';
 import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
 import { identifierOf, volumeOf } from './identifier.js';
 import type { KernelDevice } from './sysfs.js';
+import type { EndpointAddress } from './types.js';
 
 /**
  * attaching: the kernel is being asked for it; attached; leaving: it was detached by force and goes as soon as those who have it open close
@@ -20,6 +21,8 @@ export interface Entry {
   readonly index: number;
   readonly volume: string;
   readonly exportName: string;
+  /** Where it connects; undefined, as of a device that was adopted: where the node is configured to listen. */
+  readonly endpoint?: EndpointAddress;
   /** What the kernel knows it as. */
   readonly identifier: string;
   /** Bytes. */
@@ -136,11 +139,12 @@ export function reconcile(
     const [intention] = at < 0 ? [] : intended.splice(at, 1);
     const { index, size, readOnly, connections, pid } = device;
     const identifier = identifierOf(segment, volume);
-    const { exportName = volume, since = now, readOnlyAsked = readOnly } = intention ?? {};
+    const { exportName = volume, since = now, readOnlyAsked = readOnly, endpoint } = intention ?? {};
     adopted.push({
       index,
       volume,
       exportName,
+      ...(endpoint === undefined ? {} : { endpoint }),
       identifier,
       size,
       readOnly,

@@ -1,14 +1,13 @@
 /** Entries of the table as devices: how they are, and what to do about it. */
 import type { Context } from './context.js';
-import { aliveSockets } from './liveness.js';
+import { aliveConnections } from './liveness.js';
 import { devicePath } from './sysfs.js';
 import type { Entry } from './table.js';
 import type { Device } from './types.js';
 
 /** @param keeper its process, null: none runs */
 export async function describe(context: Context, entries: readonly Entry[], keeper: number | null): Promise<Device[]> {
-  const sockets = entries.flatMap((entry) => entry.sockets);
-  const alive = await aliveSockets(context.endpoint, sockets, context.roots);
+  const alive = await aliveConnections(context, entries);
   return entries.map((entry) => deviceOf(context, entry, troubleOf(entry, lostOf(entry, alive), keeper)));
 }
 

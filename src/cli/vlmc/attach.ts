@@ -6,7 +6,7 @@ import { CliError } from '../common/exit.js';
 import { printWarning } from '../common/io.js';
 import type { Session } from '../common/session.js';
 import type { MapRequest } from './map-options.js';
-import { deviceOf, showMapped } from './mapped.js';
+import { showMapped } from './mapped.js';
 
 export interface MapReply {
   readonly name: string;
@@ -42,9 +42,7 @@ export async function mapVolume(session: Session, request: MapRequest): Promise<
 }
 
 async function attach(session: Session, request: MapRequest, uris: readonly string[]): Promise<Device> {
-  const { name: volume, connections } = request;
-  // The device of a snapshot is read-only, asked for or not: it is what is wanted here, as the endpoint has agreed to the options.
-  const readOnly = request.readOnly || (await deviceOf(session, volume))?.readOnly === true;
+  const { name: volume, readOnly, connections } = request;
   const devices = await session.devices(endpointOf(uris));
   const device = await devices.attach({ volume, readOnly, connections });
   try {

@@ -68,13 +68,6 @@ describe('map to a device', () => {
     expect(node.devices.asked).toMatchObject([['attach', { readOnly: true, connections: 8 }], ['keep']]);
   });
 
-  it('of a snapshot is read-only, and stays the device when it is mapped again', async () => {
-    serve(mapping('volume1'));
-    node.devices.add('volume1', { readOnly: true });
-    expect(await node.vlmc('map', 'volume1', '--endpoint', 'kernel')).toEqual({ ...done, out: '/dev/nbd0\n' });
-    expect(node.devices.asked).toMatchObject([['attach', { readOnly: true }], ['keep']]);
-  });
-
   it('takes the defaults of the configuration', async () => {
     const other = new FakeNode(undefined, '[nbd]\nmap_endpoint = kernel\ndevice_connections = 3\n');
     try {
