@@ -35,4 +35,4 @@ choose_accel() {
 
 accel=${ARCHIPELAGO_TEST_ACCEL:-$(choose_accel)}
 exec $(machine "$accel") -device virtio-rng-pci -kernel "$kernel" -initrd "$initramfs" \
-  -append "console=ttyS0 panic=-1 oops=panic mitigations=off random.trust_cpu=on $cmdline" "$@"
+  -append "console=ttyS0 panic=-1 oops=panic mitigations=off no_timer_check random.trust_cpu=on $cmdline" "$@"
