@@ -1,0 +1,102 @@
+/** Connections for the kernel: what is left of them when they are handed over, and whether they are told to be alive. */
+import fs from 'node:fs';
+import net from 'node:net';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { askSizes, closeLinks, type Link, openLink, openLinks } from '../../../src/devices/link.js';
+import { aliveSockets } from '../../../src/devices/liveness.js';
+import { SYSTEM_ROOTS } from '../../../src/devices/types.js';
+import { TransmissionFlag } from '../../../src/nbd/constants.js';
+import { eventually, serveMemory } from '../nbd/support.js';
+
+const MiB = 1 << 20;
+const READ = Buffer.from('25609513000000000000000000000001000000000000000000000200', 'hex');
+
+/** The other life of the descriptor, as the kernel's. */
+const adopt = (link: Link): net.Socket => {
+  const socket = new net.Socket({ fd: link.fd, readable: true, writable: true });
+  onTestFinished(() => void socket.destroy());
+  return socket;
+};
+
+describe('a connection for the kernel', () => {
+  test('is past the handshake, with simple replies, and nobody else reads from it', async () => {
+    const { path, server } = await serveMemory({ size: 3 * MiB });
+    const link = await openLink({ path }, 'disk');
+    expect(link).toMatchObject({ size: 3 * MiB, minimumBlock: 1, inode: fs.fstatSync(link.fd).ino });
+    expect(link.flags & (TransmissionFlag.SEND_FLUSH | TransmissionFlag.CAN_MULTI_CONN)).not.toBe(0);
+    expect(link.flags & TransmissionFlag.SEND_DF).toBe(0);
+    expect(server.connections()).toHaveLength(1);
+    const socket = adopt(link);
+    const answer = new Promise<Buffer>((resolve) => {
+      const parts: Buffer[] = [];
+      socket.on('data', (part) => {
+        parts.push(part);
+        const bytes = Buffer.concat(parts);
+        if (bytes.length >= 16 + 512) resolve(bytes);
+      });
+    });
+    socket.write(READ);
+    expect((await answer).toString('hex', 0, 16)).toBe(`67446698${'00000000'}${'0000000000000001'}`);
+    socket.destroy();
+    await eventually(() => server.connections().length).toBe(0);
+  });
+
+  test('is there as often as is asked, or not at all', async () => {
+    const { path, server } = await serveMemory({ size: MiB });
+    const links = await openLinks({ path }, 'disk', 4);
+    expect(new Set(links.map(({ inode }) => inode)).size).toBe(4);
+    expect(server.connections()).toHaveLength(4);
+    closeLinks(links);
+    await eventually(() => server.connections().length).toBe(0);
+    await expect(openLinks({ path }, 'other', 3)).rejects.toMatchObject({ code: 'ENOENT', message: /no export other/ });
+    await eventually(() => server.connections().length).toBe(0);
+  });
+
+  test('is refused in words where nobody listens', async () => {
+    const { path, server } = await serveMemory({ size: MiB });
+    await server.close();
+    await expect(openLink({ path }, 'disk')).rejects.toMatchObject({ code: 'ENOENT', message: /cannot connect to/ });
+    await expect(askSizes({ path }, ['disk'])).rejects.toMatchObject({ code: 'ENOENT' });
+  });
+
+  test('is asked for sizes without one, for more exports than one handshake may name', async () => {
+    const { path, server } = await serveMemory({ size: 5 * MiB });
+    const names = Array.from({ length: 40 }, (_, i) => (i % 3 === 0 ? 'gone' : 'disk'));
+    expect(await askSizes({ path }, names)).toEqual(names.map((name) => (name === 'disk' ? 5 * MiB : null)));
+    await eventually(() => server.connections().length).toBe(0);
+  });
+});
+
+describe('whether it is alive', () => {
+  /** Null: this kernel does not tell. */
+  const isAlive = async (address: { path: string } | { host: string; port: number }, link: Link) =>
+    (await aliveSockets(address, [link.inode], SYSTEM_ROOTS)).get(link.inode) ?? null;
+
+  test('over a unix socket', async (context) => {
+    const { path, server } = await serveMemory({ size: MiB });
+    const link = await openLink({ path }, 'disk');
+    const alive = await isAlive({ path }, link);
+    if (alive === null) {
+      closeLinks([link]);
+      console.error('SKIPPED: this kernel has no unix_diag');
+      context.skip();
+    }
+    expect(alive).toBe(true);
+    await server.close();
+    await eventually(() => isAlive({ path }, link)).toBe(false);
+    closeLinks([link]);
+    expect(await isAlive({ path }, link)).toBe(false);
+  });
+
+  test('over TCP', async () => {
+    const { server } = await serveMemory({ size: MiB });
+    const bound = await server.listen({ host: '127.0.0.1', port: 0 });
+    if (!('port' in bound)) throw new Error('no port');
+    const address = { host: bound.host, port: bound.port };
+    const link = await openLink(address, 'disk');
+    expect(await isAlive(address, link)).toBe(true);
+    await server.close();
+    await eventually(() => isAlive(address, link)).toBe(false);
+    closeLinks([link]);
+  });
+});
