@@ -15,6 +15,7 @@ const onFiles = [
   ...connections,
   'bad-store',
   'bridge',
+  'devices',
   'exhaustion',
   'full-disk',
   'fuzz',

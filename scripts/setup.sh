@@ -15,7 +15,7 @@ wanted=(
   certtool:gnutls-bin psktool:gnutls-bin
   fusermount3:fuse3 fio:fio nbd-client:nbd-client socat:socat
   mke2fs:e2fsprogs e2fsck:e2fsprogs debugfs:e2fsprogs
-  mmdebstrap:mmdebstrap busybox:busybox-static depmod:kmod cpio:cpio
+  mmdebstrap:mmdebstrap busybox:busybox-static depmod:kmod cpio:cpio dmsetup:dmsetup
   python3:python3 tar:tar gzip:gzip
   cc:gcc make:make pkg-config:pkg-config
   ceph-mon:ceph-mon ceph-osd:ceph-osd ceph:ceph-common rados:ceph-common
