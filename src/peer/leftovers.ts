@@ -1,6 +1,7 @@
 /** What processes that were killed leave in RUN_DIR: found by pidfiles, removed when nobody lives who needs it. */
 import fs from 'node:fs';
-import type { Config } from '../config/index.js';
+import { bridgeSocketOf } from '../bridge/protocol.js';
+import { type Config, findRole } from '../config/index.js';
 import { controlSocketOf, hostsRole, isSupervisor, pidfileOf, supervisorPidfile, supervisorSocket } from './paths.js';
 import { livingPid } from './pidfile.js';
 
@@ -27,6 +28,7 @@ export function sweepRoles(config: Config): void {
     if (living.has(role.name)) continue;
     remove(pidfileOf(config, role.name));
     if (role.type === 'nbd' && role.socket !== null) remove(role.socket);
+    if (role === findRole(config, 'nbd')) remove(bridgeSocketOf(config));
   }
   for (const group of config.placement) {
     if (!group.some((name) => living.has(name))) remove(controlSocketOf(config, group));
