@@ -21,7 +21,7 @@ export async function attach(context: Context): Promise<void> {
   const volume = await volumeOf(context);
   // What is mapped may be gone: removed by another node, it is not attached.
   if ((await node.info(volume)) === null) throw missing(volume);
-  const device = call.access === 'kernelspace' ? await kernel.attach(volume) : '';
+  const device = call.access === 'kernelspace' ? await (await kernel()).attach(volume) : '';
   const { uris } = await node.json<{ uris: string[] }>('endpoint', Op.MAP, volume, { name: volume });
   const uri = qemuUri(volume, uris);
   if (uri === null && device === '') throw unreachable(uris);
@@ -32,7 +32,7 @@ export async function attach(context: Context): Promise<void> {
 export async function detach(context: Context): Promise<void> {
   const { node, kernel } = context;
   const volume = await volumeOf(context);
-  await kernel.detach(volume);
+  await (await kernel()).detach(volume);
   await unmap(context, volume);
   // Ganeti closes disks only when it moves them: the next node that opens this one must not find a lock.
   await closeVolume(node, volume);

@@ -5,13 +5,12 @@ import type { Io } from '../common/io.js';
 import type { GanetiCall } from './environment.js';
 import type { Kernel } from './kernel.js';
 import type { Node } from './node.js';
-import { readRecord } from './records.js';
 
 export interface Context {
   readonly call: GanetiCall;
   readonly node: Node;
-  /** Devices of the kernel on this machine. */
-  readonly kernel: Kernel;
+  /** Devices of the kernel on this machine; loaded for calls that are about them. */
+  readonly kernel: () => Promise<Kernel>;
   readonly io: Io;
 }
 
@@ -35,7 +34,9 @@ export async function volumeOf({ call, node }: Pick<Context, 'call' | 'node'>): 
 
 /** The volume that create noted for a disk with reuse_data; null when it noted none. */
 export async function reusedVolume({ call, node }: Pick<Context, 'call' | 'node'>): Promise<string | null> {
-  return call.reuseData ? ((await readRecord(await node.maps(), call.name))?.volume ?? null) : null;
+  if (!call.reuseData) return null;
+  const { readRecord } = await import('./records.js');
+  return (await readRecord(await node.maps(), call.name))?.volume ?? null;
 }
 
 /** Maps of Pithos have the hash of a file for a name. */

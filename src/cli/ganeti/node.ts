@@ -6,8 +6,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { BridgeClient } from '../../bridge/client.js';
 import type { BridgeCall } from '../../bridge/protocol.js';
 import type { Config } from '../../config/types.js';
-import { isSupervisor, supervisorPidfile } from '../../peer/paths.js';
-import { livingPid } from '../../peer/pidfile.js';
 import { Op, opName } from '../../requests/ops.js';
 import { decodeVolumeInfo, VOLUME_INFO_SIZE, type VolumeInfo } from '../../requests/structs.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
@@ -87,7 +85,7 @@ export class Node {
         connected = true;
         return await work(this.#client);
       } catch (error) {
-        if (performance.now() >= this.#deadline || !this.#isPassing(error, connected, repeatable)) {
+        if (performance.now() >= this.#deadline || !(await this.#isPassing(error, connected, repeatable))) {
           throw connected ? error : unreachable(error);
         }
         // Its connection may be over; another costs a millisecond.
@@ -98,11 +96,11 @@ export class Node {
   }
 
   /** Will it be well in a moment, and may it be tried again? */
-  #isPassing(error: unknown, connected: boolean, repeatable: boolean): boolean {
+  async #isPassing(error: unknown, connected: boolean, repeatable: boolean): Promise<boolean> {
     const errno = errnoOf(error);
     const gone = errno === errnos.ECONNRESET && (repeatable || !connected);
     const absent = connected ? errno === errnos.ECONNREFUSED : ABSENT.has(errno);
-    return (gone || absent) && nodeRuns(this.config);
+    return (gone || absent) && (await nodeRuns(this.config));
   }
 
   async #inTime<T>(peer: Peer, op: Op, answer: Promise<T>): Promise<T> {
@@ -131,6 +129,8 @@ function unreachable(error: unknown): SystemError {
 type Peer = Parameters<BridgeClient['call']>[0];
 
 /** Is there a supervisor, which starts again what died? */
-function nodeRuns(config: Config): boolean {
+async function nodeRuns(config: Config): Promise<boolean> {
+  const { isSupervisor, supervisorPidfile } = await import('../../peer/paths.js');
+  const { livingPid } = await import('../../peer/pidfile.js');
   return livingPid(supervisorPidfile(config), (pid) => isSupervisor(pid, config)) !== null;
 }

@@ -9,7 +9,6 @@ import { type Io, OutputClosed, printError } from '../common/io.js';
 import { attach, close, detach, open } from './access.js';
 import type { Context } from './call.js';
 import { readCall } from './environment.js';
-import { Kernel } from './kernel.js';
 import { Node } from './node.js';
 
 type Action = (context: Context) => Promise<void>;
@@ -122,7 +121,8 @@ async function runAction(action: string, words: readonly string[], file: string 
       const { list } = await import('./list.js');
       await list(node, io, options);
     } else if (call !== null) {
-      await ACTIONS[action]({ call, node, kernel: new Kernel(config), io });
+      const kernel: Context['kernel'] = async () => new (await import('./kernel.js')).Kernel(config);
+      await ACTIONS[action]({ call, node, kernel, io });
     }
   } finally {
     node.close();

@@ -103,7 +103,7 @@ export async function grow(context: Context): Promise<void> {
   } catch (error) {
     if (errnoOf(error) !== errnos.ENOENT) throw error;
   }
-  await kernel.resize(volume, size);
+  await (await kernel()).resize(volume, size);
 }
 
 /** Freezes the present content under another name, for an export or a backup. */

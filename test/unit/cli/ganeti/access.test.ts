@@ -50,7 +50,7 @@ async function play(
   };
   const call = readCall({ VOL_NAME: DISK, EXTP_ACCESS: 'userspace', ...env });
   const outcome = await capture({}, async (io) => {
-    await action({ call, io, node: node as unknown as Node, kernel: kernel as unknown as Kernel });
+    await action({ call, io, node: node as unknown as Node, kernel: async () => kernel as unknown as Kernel });
     return 0;
   });
   return { asked, out: outcome.out };
