@@ -24,7 +24,6 @@ export async function detach(context: Context, volumeOrPath: string, force: bool
   requireRoot('detach devices');
   const driver = await openDriver(context.roots);
   const entry = await withTable(context, async (entries) => find(context, entries, volumeOrPath));
-  if (entry.state === 'leaving') return deviceOf(context, entry, await goneOrWhy(context, entry));
   await refuseWhenUsed(context, entry, force);
   const [lost] = await lostConnections(context, [entry]);
   const away = lost === entry.connections;
@@ -45,10 +44,7 @@ export async function detach(context: Context, volumeOrPath: string, force: bool
     // Who came since then came without holding it.
     await refuseWhenUsed(context, entry, force);
     await withTable(context, async (entries, save) => {
-      const now = entries.find(
-        ({ index, identifier, state }) =>
-          index === entry.index && identifier === entry.identifier && state === 'attached',
-      );
+      const now = entries.find(({ index, identifier }) => index === entry.index && identifier === entry.identifier);
       if (now === undefined) return;
       // From here on nobody connects it again, whatever becomes of this process.
       const others = entries.filter((other) => other !== now);

@@ -16,6 +16,8 @@ import { type EndpointAddress, SECTOR } from './types.js';
 /** How often it is looked whether all is well, and how often the endpoint is tried while it is away. */
 const LOOK_MS = 1000;
 const RETRY_MS = 200;
+/** How often connections are offered to a device of which nothing tells whether it lacks some. */
+const OFFER_MS = 10_000;
 
 export interface KeepOptions {
   /** End when there is no device any more. Called with the lock held, by which nobody attaches another before it returns. */
@@ -31,7 +33,7 @@ export async function keep(context: Context, signal: AbortSignal, options: KeepO
   if (signal.aborted) stop();
   const keeper = new Keeper(context, driver, ended.signal);
   const hearing = driver
-    .hearLost(ended.signal, () => keeper.wake())
+    .hearLost(ended.signal, (index) => keeper.heard(index))
     .catch((error: unknown) => {
       context.log.warn(`lost connections are noticed a second later: ${messageOf(error)}`);
     });
@@ -52,12 +54,20 @@ class Keeper {
   #woken = false;
   /** What was said last of each device, by its index: said once. */
   readonly #said = new Map<number, string>();
+  /** When connections were last offered to devices, by their indices. */
+  readonly #offered = new Map<number, number>();
 
   constructor(context: Context, driver: NbdDriver, signal: AbortSignal) {
     this.#context = context;
     this.#driver = driver;
     this.#signal = signal;
     signal.addEventListener('abort', () => this.wake());
+  }
+
+  /** The kernel tells that a device lost a connection. */
+  heard(index: number): void {
+    this.#offered.delete(index);
+    this.wake();
   }
 
   wake(): void {
@@ -102,17 +112,26 @@ class Keeper {
   /** Connects what is lost. False: not all of it could be. */
   async #connect(entries: readonly Entry[]): Promise<boolean> {
     const lost = await lostConnections(this.#context, entries);
-    const outcomes = await Promise.all(entries.map((entry, i) => lost[i] === 0 || this.#again(entry, lost[i])));
+    const outcomes = await Promise.all(
+      entries.map((entry, i) => !this.#isDue(entry, lost[i]) || this.#again(entry, lost[i])),
+    );
     return outcomes.every(Boolean);
+  }
+
+  /** Where nothing tells whether connections are lost, it is as the kernel said last, and now and then. */
+  #isDue({ index }: Entry, lost: number | null): boolean {
+    if (lost !== null) return lost > 0;
+    return performance.now() - (this.#offered.get(index) ?? Number.NEGATIVE_INFINITY) >= OFFER_MS;
   }
 
   async #again(entry: Entry, lost: number | null): Promise<boolean> {
     const { index, volume, connections } = entry;
-    // Nothing tells whether they are alive: the kernel takes connections where it lacks some, so it is offered them now and then.
+    // The kernel takes connections where it lacks some, and lets go of the others.
     const what = lost === null ? 'its connections are offered anew' : `${lost} of ${connections} connections are lost`;
     try {
       if (lost !== null) this.#say(index, `/dev/nbd${index} (${volume}): ${what}`);
       const now = await reconnectEntry(this.#context, this.#driver, entry);
+      this.#offered.set(index, performance.now());
       const [left] = await lostConnections(this.#context, [now]);
       if (left === 0) this.#say(index, `/dev/nbd${index} (${volume}) is connected`);
       return left === 0 || left === null;

@@ -87,6 +87,8 @@ export function writeTable(runDir: string, entries: readonly Entry[]): void {
   const content = `${JSON.stringify({ version: 1, devices: entries }, null, 1)}\n`;
   try {
     fs.writeFileSync(temporary, content, { flag: 'wx', mode: MODE });
+    // Whatever the umask is: who may enter the directory may look.
+    fs.chmodSync(temporary, MODE);
     fs.renameSync(temporary, file);
   } catch (error) {
     fs.rmSync(temporary, { force: true });

@@ -50,7 +50,11 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
     const means = canonicalName === exportName ? '' : `, which is ${canonicalName}`;
     log.info(`${peer}${whoIs(tls)} opened ${exportName}${means}`);
   });
-  server.on('close', ({ peer, exportName }) => log.info(`${peer} left ${exportName ?? 'during negotiation'}`));
+  server.on('close', ({ peer, exportName }) => {
+    // Who keeps devices asks for sizes every second.
+    if (exportName === null) log.debug(`${peer} left during negotiation`);
+    else log.info(`${peer} left ${exportName}`);
+  });
 
   // What a predecessor that died left running must be over before a client's request overtakes it.
   await port.settled();
