@@ -39,7 +39,7 @@ const interop = programs('apt-get', 'cc', 'make', 'pkg-config', 'certtool', 'psk
 /** Runs one of them; it must pass. Status 77 is its word for skipped, and no success either. */
 async function passes(program: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<void> {
   // One that fails may leave its server behind, which holds its output: both end at the latest then.
-  const outcome = await attempt(path.join(interop as string, program), args, { env, timeout: 10_000 });
+  const outcome = await attempt(path.join(interop as string, program), args, { env, timeout: 60_000 });
   if (outcome.code !== 0) throw new Error(describeOutcome(outcome));
 }
 
