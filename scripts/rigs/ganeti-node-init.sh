@@ -63,17 +63,24 @@ printf 'StrictHostKeyChecking no\nLogLevel ERROR\n' >"$root/root/.ssh/config"
 # An operating system definition that installs nothing; instances boot the kernel and the initramfs of the rig.
 os=$root/srv/ganeti/os/noop
 mkdir -p "$os" "$root/run/sshd" "$root/run/lock" "$root/var/log/ganeti/extstorage"
-for script in create import export rename verify; do printf '#!/bin/sh\nexit 0\n' >"$os/$script"; done
-# The export is what the snapshot holds, read as the instance would read it.
+for script in create rename verify; do printf '#!/bin/sh\nexit 0\n' >"$os/$script"; done
+# An export is what the snapshot holds, read as the instance would read it; an import writes that.
 cat >"$os/export" <<'EXPORT'
 #!/bin/sh
 set -e
 file=$(mktemp)
 trap 'rm -f "$file"' EXIT
-env | sort >/var/log/ganeti/os-export.env
 qemu-img convert -f raw -O raw "${EXPORT_DISK_URI:-$EXPORT_DISK_PATH}" "$file"
 cat "$file"
 EXPORT
+cat >"$os/import" <<'IMPORT'
+#!/bin/sh
+set -e
+file=$(mktemp)
+trap 'rm -f "$file"' EXIT
+cat >"$file"
+qemu-img convert -n -f raw -O raw "$file" "${IMPORT_DISK_URI:-$IMPORT_DISK_PATH}"
+IMPORT
 chmod 755 "$os"/{create,import,export,rename,verify}
 echo 20 >"$os/ganeti_api_version"
 : >"$os/parameters.list"

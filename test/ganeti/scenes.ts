@@ -41,9 +41,16 @@ export function describeCluster({ short, moves }: Scenes): void {
       await cluster?.stop();
     });
 
+    const diskOf = (size: number): string => `0:size=${size}M,provider=archipelago,access=userspace`;
+    /** Files of the exported disks of alpha, on node 2. */
+    const exported = (): string[] => {
+      const directory = cluster.path(2, `/var/lib/ganeti/export/${alpha}`);
+      const files = readdirSync(directory).filter((entry) => entry !== 'config.ini');
+      return files.map((file) => path.join(directory, file));
+    };
     /** Adds an instance with one disk; `parameters` are more of the disk's. */
     const add = (instance: string, size: number, parameters: readonly string[] = [], ...more: string[]) => {
-      const disk = [`0:size=${size}M,provider=archipelago,access=userspace`, ...parameters].join(',');
+      const disk = [diskOf(size), ...parameters].join(',');
       const names = ['--no-name-check', '--no-ip-check', '--no-nics'];
       const what = ['-t', 'ext', '-n', 'node1.gnt.test', '--disk', disk, '-o', 'noop', ...names, '-B', 'memory=256'];
       return cluster.tryOn(1, 'gnt-instance', 'add', ...what, ...more, instance);
@@ -119,9 +126,9 @@ export function describeCluster({ short, moves }: Scenes): void {
       await life.round();
       const before = life.flushed;
       await cluster.gnt('gnt-backup', 'export', '-n', 'node2.gnt.test', '--noshutdown', alpha);
-      const directory = cluster.path(2, `/var/lib/ganeti/export/${alpha}`);
-      const [file] = readdirSync(directory).filter((entry) => entry !== 'config.ini');
-      const found = judgeImage(path.join(directory, file));
+      const files = exported();
+      expect(files).toHaveLength(1);
+      const found = judgeImage(files[0]);
       await life.round();
       expect(found.size).toBe((LEAST + 32) * MIB);
       expect(found.low).toBeGreaterThanOrEqual(before);
@@ -129,6 +136,33 @@ export function describeCluster({ short, moves }: Scenes): void {
       expect(found.high).toBeLessThanOrEqual(life.flushed);
       // Its snapshot is gone.
       await disk();
+    });
+
+    it.skipIf(short)('imports the export as another instance, which reads the same', async () => {
+      const volume = await disk();
+      const [from] = exported();
+      const wanted = judgeImage(from);
+      const source = ['--src-node=node2.gnt.test', `--src-dir=/var/lib/ganeti/export/${alpha}`];
+      const parameters = ['-t', 'ext', '-n', 'node1.gnt.test', '--disk', diskOf(LEAST + 32)];
+      const names = ['--no-name-check', '--no-ip-check', '--no-nics', '-B', 'memory=256'];
+      await cluster.gnt('gnt-backup', 'import', ...source, ...parameters, ...names, beta);
+      const [copy] = (await cluster.volumes()).map(({ name }) => name).filter((name) => name !== volume);
+      expect(await judgeExport(cluster.uri(1, copy))).toEqual(wanted);
+      await cluster.gnt('gnt-instance', 'remove', '-f', beta);
+      expect(await disk()).toBe(volume);
+    });
+
+    it.skipIf(short)('plugs a second disk into the running guest, and removes it', async () => {
+      const volume = await disk();
+      const node = await cluster.primary(alpha);
+      const modify = ['gnt-instance', 'modify', '-f', '--hotplug', '--disk'];
+      await cluster.gnt(...modify, `add:${diskOf(16).replace('0:', '')}`, alpha);
+      const [second] = (await cluster.volumes()).filter(({ name }) => name !== volume);
+      expect(second.size).toBe(16 * MIB);
+      expect(await cluster.holder(second.name)).toBe(`node${node}.gnt.test_1002`);
+      await cluster.gnt(...modify, 'remove', alpha);
+      expect(await disk()).toBe(volume);
+      await life.round();
     });
 
     it(`moves a guest that writes, ${moves} time${moves > 1 ? 's' : ''}`, async () => {
