@@ -20,7 +20,7 @@ export async function openDriver(roots: SystemRoots): Promise<NbdDriver> {
     if (errnoOf(error) !== errnos.ENOENT) throw inWords(error, 'the kernel cannot be asked for devices');
     throw new SystemError(
       errnos.EOPNOTSUPP,
-      'the nbd driver of this kernel has no netlink interface (Linux 4.12 and later have it, in the first network namespaces only); ' +
+      'the nbd driver of this kernel has no netlink interface (Linux 4.12 and later have it, in the first network namespace only); ' +
         'clients that speak NBD themselves, such as QEMU, need no device',
       { cause: error },
     );
