@@ -34,7 +34,7 @@ const alone = ['exhaustion'];
 /** What takes longest begins first, so that nobody waits for it at the end. Vitest goes by the size of files. */
 const longest = (
   'fencing placements filesystem fuzz torture peer-failure migration archipelago reconnect nodes-locks nbdkit interop ' +
-  'kernel-tls operating-system migration-qemu qemu-guest ganeti ganeti-cluster sim/cuts sim/more-cuts sim/breaks'
+  'kernel-tls operating-system migration-qemu qemu-guest e2e/devices ganeti ganeti-cluster sim/cuts sim/more-cuts sim/breaks'
 ).split(' ');
 
 class LongestFirst extends BaseSequencer {
