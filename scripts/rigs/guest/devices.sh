@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # The machine that runs a node and makes devices of its volumes. First it is /init of the initramfs: it goes over to the disk of
-# node-image.sh, where it is called again: it runs the scenes of devices-scenes.mjs, and ends.
+# node-image.sh, where it is called again: it runs the scenes of devices-scenes.mjs and devices-vlmc.mjs, and ends.
 # Prints a line `SCENE name: ok` or `SCENE name: FAIL why` for each, and RIG-OK as the last line, or RIG-FAIL and what failed.
 
 if [ "$1" != again ]; then
@@ -44,4 +44,5 @@ socket = /run/archipelago/nbd.sock
 CONF
 echo "guest: began after $(cut -d' ' -f1 /proc/uptime) s"
 UV_THREADPOOL_SIZE=24 node /devices-scenes.mjs /run/archipelago.conf || { cat /var/log/devices.log; finish "RIG-FAIL the scenes"; }
+node /devices-vlmc.mjs /run/archipelago.conf || { cat /var/log/devices.log; finish "RIG-FAIL the scenes of vlmc"; }
 finish RIG-OK
