@@ -97,15 +97,15 @@ export class BridgeClient {
 
   /**
    * Asks a peer, as Port.call does.
-   * @throws ReplyError its refusal; BridgeRefusal the peer was not asked; SystemError ECONNREFUSED it does not run, ECONNRESET it, or the
-   * bridge, went away, and whether the request was done is not known
+   * @throws ReplyError its refusal; BridgeRefusal the peer was not asked (ECONNREFUSED: the bridge had gone away before); SystemError
+   * ECONNREFUSED the peer does not run, ECONNRESET it, or the bridge, went away, and whether the request was done is not known
    */
   async call(peer: Peer, request: BridgeCall): Promise<CallReply> {
     const role = requirePeer(this.config, peer);
     try {
       return await this.exchange(peer, request);
     } catch (error) {
-      throw error instanceof BridgeLost ? error : explained(error, role);
+      throw error instanceof BridgeLost || error instanceof BridgeRefusal ? error : explained(error, role);
     }
   }
 
@@ -137,7 +137,7 @@ export class BridgeClient {
   /** call without the words for people. */
   exchange(peer: Peer, call: BridgeCall): Promise<CallReply> {
     return new Promise((resolve, reject) => {
-      if (this.#over) throw this.#over;
+      if (this.#over) throw notAsked(this.#over);
       const id = this.#nextId++;
       this.#waiting.push({ id, line: encodeRequest(id, peer, call), call, resolve, reject });
       this.#send();
@@ -217,7 +217,7 @@ export class BridgeClient {
     greeted?.(error);
     for (const { reject } of this.#pending.values()) reject(error);
     this.#pending.clear();
-    for (const { reject } of this.#waiting.splice(0)) reject(refused(error.errno, error.message, error));
+    for (const { reject } of this.#waiting.splice(0)) reject(notAsked(error));
   }
 }
 
@@ -237,6 +237,11 @@ export class BridgeLost extends SystemError {
 const lost = (cause?: unknown): BridgeLost => new BridgeLost(cause);
 const refused = (errno: number, message: string, cause?: unknown): BridgeRefusal =>
   new BridgeRefusal(errno, message, { cause });
+/** What a request fails with that was never sent, because the connection had ended. */
+const notAsked = (over: SystemError): BridgeRefusal =>
+  over instanceof BridgeRefusal
+    ? over
+    : refused(errnos.ECONNREFUSED, 'the node went away before it was asked this; try again', over);
 const notOurs = (config: Config, problem: string): BridgeRefusal =>
   refused(errnos.EPROTO, `${bridgeSocketOf(config)}: ${problem}`);
 

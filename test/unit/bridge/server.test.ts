@@ -330,6 +330,26 @@ describe('the end of the bridge', () => {
     letGo();
     expect(bridged.ports).toEqual([]);
   });
+
+  it('leaves nobody in doubt about what was never sent', async () => {
+    const letGo = held(Op.OPEN);
+    const client = await connect();
+    const open = (name: string): Promise<unknown> => client.call('mapper', { op: Op.OPEN, target: name });
+    const sent = Array.from({ length: MAX_IN_FLIGHT }, (_, i) =>
+      expect(open(`volume${i}`)).rejects.toThrow(BridgeLost),
+    );
+    const waits = expect(open('waiting')).rejects.toMatchObject({ name: 'BridgeRefusal', errno: errnos.ECONNREFUSED });
+    await expect.poll(() => bridged.node.asked('mapper', Op.OPEN).length).toBe(MAX_IN_FLIGHT);
+    await bridged.server.close(0);
+    await Promise.all([...sent, waits]);
+    await expect(open('later')).rejects.toMatchObject({
+      name: 'BridgeRefusal',
+      errno: errnos.ECONNREFUSED,
+      message: expect.stringContaining('before it was asked'),
+    });
+    letGo();
+    expect(bridged.node.asked('mapper', Op.OPEN).length).toBe(MAX_IN_FLIGHT);
+  });
 });
 
 describe('a client', () => {
@@ -377,7 +397,7 @@ describe('a client', () => {
     await bridged.server.close(0);
     await lost;
     letGo();
-    await expect(client.call('mapper', { op: Op.OPEN })).rejects.toBeInstanceOf(BridgeLost);
+    await expect(client.call('mapper', { op: Op.OPEN })).rejects.toBeInstanceOf(BridgeRefusal);
     await bridged.listen();
   });
 

@@ -168,6 +168,26 @@ describe('what is asked of a bridge that fails', () => {
     await bridged.listen();
   });
 
+  it('is asked over the segment when the bridge had died before: nothing was asked of it', async () => {
+    answers();
+    let letGo = (): void => {};
+    const free = new Promise<undefined>((resolve) => {
+      letGo = () => resolve(undefined);
+    });
+    bridged.node.on('mapper', Op.CLONE, () => free);
+    const client = NodeClient.connect(bridged.config, 'test');
+    const begun = client.call('mapper', { op: Op.CLONE, target: 'volume2' });
+    const lost = expect(begun).rejects.toThrow('whether it was done is not known');
+    await expect.poll(() => bridged.node.asked('mapper', Op.CLONE).length).toBe(1);
+    await bridged.server.close(0);
+    await lost;
+    letGo();
+    await client.call('composer', { op: Op.DELETE, target: 'volume1' });
+    expect(bridged.node.asked('composer', Op.DELETE).length).toBe(1);
+    client.close();
+    await bridged.listen();
+  });
+
   it('is asked again when it was a look, and only then', async () => {
     let letGo = (): void => {};
     const free = new Promise<void>((resolve) => {
