@@ -4,7 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BridgeClient } from '../../bridge/client.js';
-import type { BridgeCall } from '../../bridge/protocol.js';
+import { type BridgeCall, BridgeRefusal } from '../../bridge/protocol.js';
 import type { Config } from '../../config/types.js';
 import { Op, opName } from '../../requests/ops.js';
 import { decodeVolumeInfo, VOLUME_INFO_SIZE, type VolumeInfo } from '../../requests/structs.js';
@@ -20,6 +20,8 @@ const LONG: ReadonlySet<Op> = new Set([Op.CLONE, Op.DELETE, Op.SNAPSHOT, Op.TRUN
 
 /** Nothing was done: the peer, or the whole node, was not there. */
 const ABSENT: ReadonlySet<number> = new Set([errnos.ENOENT, errnos.ECONNREFUSED, errnos.ETIMEDOUT]);
+/** With these the bridge turns a request away, unasked, when its role is just being stopped or has much to do. */
+const TURNED_AWAY: ReadonlySet<number> = new Set([errnos.EAGAIN, errnos.ESHUTDOWN, errnos.ENOSPC]);
 
 type Reply = Awaited<ReturnType<BridgeClient['call']>>;
 
@@ -100,7 +102,8 @@ export class Node {
     const errno = errnoOf(error);
     const gone = errno === errnos.ECONNRESET && (repeatable || !connected);
     const absent = connected ? errno === errnos.ECONNREFUSED : ABSENT.has(errno);
-    return (gone || absent) && (await nodeRuns(this.config));
+    const turnedAway = error instanceof BridgeRefusal && TURNED_AWAY.has(errno);
+    return (gone || absent || turnedAway) && (await nodeRuns(this.config));
   }
 
   async #inTime<T>(peer: Peer, op: Op, answer: Promise<T>): Promise<T> {

@@ -116,6 +116,33 @@ describe("a provider's call", () => {
     expect(asked).toHaveLength(3);
   });
 
+  it('asks again what the bridge has turned away, as nobody was asked', async () => {
+    await supervise();
+    const away = { refused: true, message: 'the bridge is closed' };
+    await listen(
+      { id: null, errno: errnos.ESHUTDOWN, ...away },
+      { errno: errnos.EAGAIN, ...away },
+      { errno: errnos.ENOSPC, ...away },
+      { serviced: 6 },
+    );
+    expect((await ask(patient, false)).serviced).toBe(6);
+    expect(asked).toHaveLength(4);
+    bridge?.close();
+    // What it will never pass on is told at once; and the same errno of a peer is the peer's answer.
+    for (const answer of [
+      { errno: errnos.EINVAL, ...away },
+      { errno: errnos.ENOSPC, message: 'full', serviced: 0 },
+    ]) {
+      node?.close();
+      asked.length = 0;
+      fs.rmSync(path.join(dir, 'bridge.sock'), { force: true });
+      await listen(answer, { serviced: 7 });
+      expect((await failure(ask(patient, false))).errno).toBe(answer.errno);
+      expect(asked).toHaveLength(1);
+      bridge?.close();
+    }
+  });
+
   it('gives up when its time is over, or the supervisor', async () => {
     await supervise();
     await listen({ errno: errnos.ECONNREFUSED, message: 'port 1001 is not bound' });
