@@ -78,24 +78,26 @@ const refused = async (work, code, pattern) => {
   throw new Error(`${outcome}, not ${code} ${pattern}`);
 };
 const until = async (what, condition) => {
-  const end = performance.now() + 180_000;
+  const end = performance.now() + 300_000;
   while (!(await condition())) {
-    if (performance.now() > end) throw new Error(`not within three minutes: ${what}`);
+    if (performance.now() > end) throw new Error(`not within five minutes: ${what}`);
     await sleep(20);
   }
 };
 /** A machine that is emulated on a busy host may need longer than the command waits. */
 const startNode = () =>
-  until('the node runs', () =>
-    archipelago('start').then(
-      () => true,
-      () =>
-        archipelago('status').then(
-          () => true,
-          () => false,
-        ),
-    ),
-  );
+  until('the node runs', async () => {
+    try {
+      await archipelago('start');
+      return true;
+    } catch (error) {
+      console.log(`guest: ${error.message.replace(/\n/g, ' | ')}`);
+      return archipelago('status').then(
+        () => true,
+        () => false,
+      );
+    }
+  });
 const isHealthy = async (volume) => (await devices.find(volume))?.healthy === true;
 const troubleOf = async (volume) => (await devices.find(volume))?.trouble ?? '';
 
