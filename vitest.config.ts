@@ -15,7 +15,6 @@ const onFiles = [
   ...connections,
   'bad-store',
   'bridge',
-  'devices',
   'exhaustion',
   'full-disk',
   'fuzz',
@@ -31,10 +30,13 @@ const onFiles = [
 /** What takes all of a resource, or waits until nobody has any: nothing runs beside it. */
 const alone = ['exhaustion'];
 
+/** Machines that run a node, and a cluster of machines: minutes each, on their own. ARCHIPELAGO_TEST_LONG=1 (npm run test:long). */
+const long = ['devices', 'ganeti-cluster'];
+
 /** What takes longest begins first, so that nobody waits for it at the end. Vitest goes by the size of files. */
 const longest = (
   'fencing placements filesystem fuzz torture peer-failure migration archipelago reconnect nodes-locks nbdkit interop ' +
-  'kernel-tls operating-system migration-qemu qemu-guest e2e/devices ganeti ganeti-cluster sim/cuts sim/more-cuts sim/breaks'
+  'kernel-tls operating-system migration-qemu qemu-guest ganeti sim/cuts sim/more-cuts sim/breaks'
 ).split(' ');
 
 class LongestFirst extends BaseSequencer {
@@ -59,8 +61,8 @@ const endToEnd = {
 
 /** One group after the other. */
 const group = (groupOrder: number, maxWorkers: number) => ({ maxWorkers, sequence: { groupOrder } });
-/** A file waits much of its time: for leases, for what starts again, for guests. Two cores serve three at a time. */
-const WORKERS = 3;
+/** Two cores serve two files with whole nodes and real clients at a time; three end sooner, where nothing else runs. */
+const WORKERS = Number(process.env.ARCHIPELAGO_TEST_WORKERS ?? 2);
 
 const projects = [
   {
@@ -73,7 +75,15 @@ const projects = [
       ...group(0, Math.max(WORKERS, availableParallelism() - 1)),
     },
   },
-  { test: { name: 'e2e', include: [everything], exclude: files(alone), ...endToEnd, ...group(1, WORKERS) } },
+  {
+    test: {
+      name: 'e2e',
+      include: [everything],
+      exclude: files([...alone, ...long]),
+      ...endToEnd,
+      ...group(1, WORKERS),
+    },
+  },
   { test: { name: 'e2e-alone', include: files(alone), ...endToEnd, ...group(2, 1) } },
 ];
 
@@ -81,18 +91,21 @@ const rados = {
   test: {
     name: 'rados',
     include: [everything],
-    exclude: files(onFiles),
+    exclude: files([...onFiles, ...long]),
     ...endToEnd,
     env: { ARCHIPELAGO_TEST_STORE: 'rados' },
     ...group(3, WORKERS),
   },
 };
 
+const longTests = { test: { name: 'long', include: files(long), ...endToEnd, ...group(0, 1) } };
+const usual = hasCeph() ? [...projects, rados] : projects;
+
 export default defineConfig({
   test: {
     // Of the whole run, for all projects: a Ceph cluster for the tests that ask for one.
     globalSetup: ['test/support/ceph-setup.ts'],
     sequence: { sequencer: LongestFirst },
-    projects: hasCeph() ? [...projects, rados] : projects,
+    projects: process.env.ARCHIPELAGO_TEST_LONG === '1' ? [longTests] : usual,
   },
 });
