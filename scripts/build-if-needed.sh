@@ -11,6 +11,8 @@ ensure_packages() {
   # npm writes this file last, so it also tells a finished installation from a broken one.
   local stamp=node_modules/.package-lock.json
   if [ ! -e "$stamp" ] || [ package-lock.json -nt "$stamp" ]; then
+    # npm would empty the directory that it leads to, which others use.
+    [ ! -L node_modules ] || { echo "node_modules is a symbolic link and out of date: run npm ci where it leads to, or remove it" >&2; exit 1; }
     npm ci --no-audit --no-fund >&2
     touch "$stamp"
   fi
