@@ -8,7 +8,8 @@ import { Console } from './console.js';
 export const LEAST = 32;
 /** Milliseconds until a guest under emulation has started and written a round, on a loaded machine. */
 const LIMIT = 240_000;
-const ROUND = /^RIG-ROUND (\d+) low (\d+) high (\d+) size (\d+)$/m;
+// With the end of the line: what is heard of a line so far is no line.
+const ROUND = /^RIG-ROUND (\d+) low (\d+) high (\d+) size (\d+)\n/m;
 
 /** One round that the guest wrote, flushed and compared. */
 export interface Round {
@@ -85,10 +86,10 @@ export class Life {
     console.type('stop');
     for (;;) {
       const [said, ...numbers] = await console.expect(
-        /^RIG-OK$|^RIG-ROUND (\d+) low (\d+) high (\d+) size (\d+)$/m,
+        /^RIG-OK\n|^RIG-ROUND (\d+) low (\d+) high (\d+) size (\d+)\n/m,
         LIMIT,
       );
-      if (said === 'RIG-OK') break;
+      if (said === 'RIG-OK\n') break;
       const [round, low, high, size] = numbers.map(Number);
       this.#last = { round, low, high, size };
     }
