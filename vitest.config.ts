@@ -30,13 +30,13 @@ const onFiles = [
 /** What takes all of a resource, or waits until nobody has any: nothing runs beside it. */
 const alone = ['exhaustion'];
 
-/** Machines that run a node, and a cluster of machines: minutes each, on their own. ARCHIPELAGO_TEST_LONG=1 (npm run test:long). */
-const long = ['devices', 'ganeti-cluster'];
+/** Machines that run a node or are watched for minutes, and a cluster of machines, each on its own. ARCHIPELAGO_TEST_LONG=1 (npm run test:long). */
+const long = ['devices', 'ganeti-cluster', 'qemu-guest'];
 
 /** What takes longest begins first, so that nobody waits for it at the end. Vitest goes by the size of files. */
 const longest = (
   'fencing placements filesystem fuzz torture peer-failure migration archipelago reconnect nodes-locks nbdkit interop ' +
-  'kernel-tls operating-system migration-qemu qemu-guest ganeti sim/cuts sim/more-cuts sim/breaks'
+  'kernel-tls operating-system migration-qemu ganeti sim/cuts sim/more-cuts sim/breaks'
 ).split(' ');
 
 class LongestFirst extends BaseSequencer {
