@@ -28,9 +28,10 @@ export interface BlockNode {
   readonly directory: string;
 }
 
+/** Without the line's end alone: a name may end in a blank, and is another than the one that does not. */
 const read = (file: string): string | null => {
   try {
-    return fs.readFileSync(file, 'utf8').trimEnd();
+    return fs.readFileSync(file, 'utf8').replace(/\n$/, '');
   } catch {
     return null;
   }

@@ -102,6 +102,13 @@ describe('what /sys tells', () => {
     expect(kernelDevice(3, system.roots)).toBeNull();
   });
 
+  it('does not take a name that ends in a blank for the one that does not', () => {
+    system.connect(0, { backend: 'archipelago:seg:volume ' });
+    expect(kernelDevice(0, system.roots)?.backend).toBe('archipelago:seg:volume ');
+    system.connect(1, { backend: '' });
+    expect(kernelDevice(1, system.roots)?.backend).toBeNull();
+  });
+
   it('counts what is in flight, and takes a time-out where there is one', () => {
     system.connect(0);
     expect(inFlight(0, system.roots)).toEqual({ reads: 0, writes: 0 });
