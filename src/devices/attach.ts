@@ -41,8 +41,8 @@ export async function attach(context: Context, options: AttachOptions): Promise<
       const meanwhile = existing(entries, wanted);
       if (meanwhile !== null) return meanwhile;
       const intention = entryFor(context, wanted, links);
-      save([...entries, intention]);
       const request = requestFor(context, intention, links);
+      save([...entries, intention]);
       const index = await driver.connect(request).catch((error: unknown) => {
         save(entries);
         throw inWords(error, `the kernel does not make a device of ${volume}`);

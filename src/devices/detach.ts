@@ -6,7 +6,8 @@ import fs from 'node:fs';
 import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
 import { type Context, isNamed, withTable } from './context.js';
 import { inWords, openDriver, requireRoot } from './module.js';
-import { lostConnections } from './reconnect.js';
+import type { NbdDriver } from './netlink.js';
+import { lostConnections, reconnectEntry } from './reconnect.js';
 import { devicePath, inFlight, kernelDevice } from './sysfs.js';
 import { type Entry, isSame } from './table.js';
 import { deviceOf } from './trouble.js';
@@ -16,6 +17,10 @@ import { type Use, usesOf } from './usage.js';
 /** How long a device that somebody has open only for a moment (udev looks at what is new) is waited for, and how often it is looked. */
 const MOMENT_MS = 3000;
 const LOOK_MS = 50;
+/** How long opening a device may take whose node is away: the kernel may look for partitions, which waits for it. */
+const OPEN_MS = 2000;
+/** How long a node may take for what is to be flushed where it is given up by force. */
+const FLUSH_MS = 30_000;
 /** How long the kernel may take to let go. */
 const GOING_MS = 10_000;
 const GOING_LOOK_MS = 5;
@@ -25,10 +30,9 @@ export async function detach(context: Context, volumeOrPath: string, force: bool
   const driver = await openDriver(context.roots);
   const entry = await withTable(context, async (entries) => find(context, entries, volumeOrPath));
   await refuseWhenUsed(context, entry, force);
-  const [lost] = await lostConnections(context, [entry]);
-  const away = lost === entry.connections;
+  const away = await isAway(context, driver, entry);
   if (away && !force) refuseWhenWaiting(context, entry);
-  const hold = away ? null : await claim(context, entry);
+  const hold = await (away ? claimInAMoment(context, entry) : claim(context, entry));
   let trouble = away ? 'the node does not answer, so that it was told neither to flush nor of the end' : null;
   let held = hold;
   const letGo = async (): Promise<void> => {
@@ -36,7 +40,7 @@ export async function detach(context: Context, volumeOrPath: string, force: bool
     held = null;
   };
   try {
-    if (held !== null)
+    if (held !== null && !away)
       await flush(held, entry, force).catch((error: unknown) => {
         if (!force) throw error;
         trouble = messageOf(error);
@@ -44,7 +48,7 @@ export async function detach(context: Context, volumeOrPath: string, force: bool
     // Who came since then came without holding it.
     await refuseWhenUsed(context, entry, force);
     await withTable(context, async (entries, save) => {
-      const now = entries.find(({ index, identifier }) => index === entry.index && identifier === entry.identifier);
+      const now = entries.find((other) => isOf(other, entry));
       if (now === undefined) return;
       // From here on nobody connects it again, whatever becomes of this process.
       const others = entries.filter((other) => other !== now);
@@ -96,6 +100,30 @@ function inUse({ roots }: Context, { index, volume }: Entry, uses: readonly Use[
 }
 
 /**
+ * Whether nobody serves its requests. What lost its connections, or may have, is connected again where that is possible: a node that was
+ * restarted while no keeper ran takes what waits for it.
+ */
+async function isAway(context: Context, driver: NbdDriver, entry: Entry): Promise<boolean> {
+  const [lost] = await lostConnections(context, [entry]);
+  if (lost === 0) return false;
+  const connected = await reconnectEntry(context, driver, entry).then(
+    () => true,
+    () => false,
+  );
+  if (lost === null) return !connected;
+  const [left] = await lostConnections(context, [await currentEntry(context, entry)]);
+  return left === entry.connections;
+}
+
+/** As the table has it now. */
+function currentEntry(context: Context, entry: Entry): Promise<Entry> {
+  return withTable(context, async (entries) => entries.find((other) => isOf(other, entry)) ?? entry);
+}
+
+const isOf = (other: Entry, { index, identifier }: Entry): boolean =>
+  other.index === index && other.identifier === identifier;
+
+/**
  * Nothing can be flushed without the node. A device that nobody has open has nothing in the cache, as closing it waits for that; what the
  * kernel has begun to write is another thing.
  */
@@ -124,9 +152,39 @@ async function claim(context: Context, entry: Entry): Promise<fs.promises.FileHa
   }
 }
 
+/** The same without a node: null where the kernel waits for it. @throws SystemError EBUSY */
+async function claimInAMoment(context: Context, entry: Entry): Promise<fs.promises.FileHandle | null> {
+  const claiming = claim(context, entry).catch((error: unknown) => {
+    if (errnoOf(error) === errnos.EBUSY) throw error;
+    return null;
+  });
+  const hold = await within(OPEN_MS, claiming);
+  if (hold !== 'late') return hold;
+  // The kernel lets it through when the device has ended.
+  claiming.then((handle) => handle?.close()).catch(() => {});
+  return null;
+}
+
+async function within<T>(ms: number, work: Promise<T>): Promise<T | 'late'> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<'late'>((resolve) => {
+    timer = setTimeout(() => resolve('late'), ms);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 async function flush(handle: fs.promises.FileHandle, { index, volume }: Entry, force: boolean): Promise<void> {
   try {
-    await handle.sync();
+    const flushing = handle.sync();
+    const outcome = await (force ? within(FLUSH_MS, flushing) : flushing);
+    if (outcome !== 'late') return;
+    // It fails when the device ends.
+    flushing.catch(() => {});
+    throw new SystemError(errnos.ETIMEDOUT, `the node took longer than ${FLUSH_MS / 1000} s`);
   } catch (error) {
     const why = `what was written to /dev/nbd${index} (${volume}) could not be flushed: ${messageOf(error)}`;
     throw new SystemError(errnoOf(error), force ? why : `${why}; detach it by force to give that up`);
