@@ -8,13 +8,14 @@ const connections = ['activation', 'kernel-tls', 'stdio', 'tls'];
 
 /**
  * Files that are about directories, or about no store at all: everything else runs on RADOS too. What they are about: modes and descriptors of files,
- * small disks, trees of the original, damage done to files; connections; what qemu and Ganeti are told (qemu-*, ganeti*); the library (fuzz), a configuration of its own
+ * small disks, trees of the original, damage done to files; system calls (counts); connections; what qemu and Ganeti are told (qemu-*, ganeti*); the library (fuzz), a configuration of its own
  * (quickstart); RADOS itself, on clusters of their own or mixed with files.
  */
 const onFiles = [
   ...connections,
   'bad-store',
   'bridge',
+  'counts',
   'exhaustion',
   'full-disk',
   'fuzz',

@@ -13,7 +13,7 @@ wanted=(
   qemu-system-x86_64:qemu-system-x86 qemu-storage-daemon:qemu-system-common
   nbdkit:nbdkit nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin nbdsh:python3-libnbd
   certtool:gnutls-bin psktool:gnutls-bin
-  fusermount3:fuse3 fio:fio nbd-client:nbd-client socat:socat
+  fusermount3:fuse3 fio:fio nbd-client:nbd-client socat:socat strace:strace
   mke2fs:e2fsprogs e2fsck:e2fsprogs debugfs:e2fsprogs
   mmdebstrap:mmdebstrap busybox:busybox-static depmod:kmod cpio:cpio dmsetup:dmsetup
   python3:python3 tar:tar gzip:gzip

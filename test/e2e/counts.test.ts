@@ -1,0 +1,294 @@
+/**
+ * What a request costs, counted: system calls, bytes through them, messages between the roles, wake-ups. Counts do not depend on how fast the machine
+ * is, so that they have limits here: what makes a request dearer is to be seen at once, and not one day in a benchmark.
+ */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { connectNbd, type NbdClient } from '../../src/nbd/index.js';
+import { type PortReport, report, Segment } from '../../src/xseg/index.js';
+import { useNode } from './harness/node.js';
+import { programs } from './harness/requirements.js';
+import { canTrace, follow, type SystemCalls } from './harness/system-calls.js';
+
+const MIB = 1 << 20;
+const BLOCK = 4 * MIB;
+const SECTOR = 4096;
+/** Blocks of the volume that have data, all of which a snapshot shares with the clone. */
+const FILLED = 8;
+/** What a process does every second unasked, at most: looking at its locks, renewing leases, its timers. */
+const UNASKED = { calls: 200, wakeUps: 30, messages: 10, bytes: 5000 };
+
+/** The most of each for one request. Calls by their names: all calls of any of these names together. */
+interface Limits {
+  /** All calls, but those of threads among themselves and for memory. */
+  readonly calls: number;
+  readonly each: Readonly<Record<string, number>>;
+  /** Bytes that go between the node and the kernel. */
+  readonly bytes: number;
+  /** Requests that each role accepts. */
+  readonly messages: Readonly<Record<string, number>>;
+  readonly wakeUps: number;
+}
+
+interface Cell {
+  readonly title: string;
+  readonly requests: number;
+  /** The process of the mapper takes part. */
+  readonly mapper?: true;
+  readonly work: (clients: Clients) => Promise<void>;
+  readonly limits: Limits;
+}
+
+interface Clients {
+  /** The volume that has data. */
+  readonly filled: NbdClient;
+  readonly clone: NbdClient;
+}
+
+const payload = Buffer.alloc(MIB, 0xa5);
+const sector = payload.subarray(0, SECTOR);
+const half = payload.subarray(0, 512 << 10);
+
+/** A place of 4 KiB among the data; no two in a cell are the same. */
+const place = (i: number): number => ((i * 7919) % ((FILLED * BLOCK) / SECTOR)) * SECTOR;
+
+async function inTurn(count: number, request: (i: number) => Promise<unknown>): Promise<void> {
+  for (let i = 0; i < count; i++) await request(i);
+}
+
+/** Sent in bursts: the next begins when the last answer of the one before is there. */
+async function inBursts(count: number, depth: number, request: (i: number) => Promise<unknown>): Promise<void> {
+  for (let i = 0; i < count; i += depth) {
+    await Promise.all(Array.from({ length: depth }, (_, k) => request(i + k)));
+  }
+}
+
+/** What reaches an object that is there: one message to the composer, one to the data blocker. */
+const straight = { vlmcd: 1, blockerb: 1, mapperd: 0, blockerm: 0 };
+const READS = 'preadv2 pread64';
+const RECEIVES = 'read recvfrom';
+
+const cells: readonly Cell[] = [
+  {
+    title: '4k read, depth 1',
+    requests: 256,
+    work: ({ filled }) => inTurn(256, (i) => filled.read(place(i), SECTOR)),
+    limits: {
+      calls: 5.2,
+      each: { [READS]: 1, sendmsg: 1, [RECEIVES]: 1.1 },
+      bytes: 2 * SECTOR + 128,
+      messages: straight,
+      wakeUps: 1,
+    },
+  },
+  {
+    title: '4k read, depth 32',
+    requests: 640,
+    work: ({ filled }) => inBursts(640, 32, (i) => filled.read(place(i), SECTOR)),
+    limits: {
+      calls: 2,
+      each: { [READS]: 1, sendmsg: 0.2, [RECEIVES]: 0.2 },
+      bytes: 2 * SECTOR + 128,
+      messages: straight,
+      wakeUps: 0.2,
+    },
+  },
+  {
+    title: '4k write, depth 1',
+    requests: 256,
+    work: ({ filled }) => inTurn(256, (i) => filled.write(place(i), sector)),
+    limits: {
+      calls: 5.2,
+      each: { pwrite64: 1, sendmsg: 1, [RECEIVES]: 1.5 },
+      bytes: 2 * SECTOR + 128,
+      messages: straight,
+      wakeUps: 1.5,
+    },
+  },
+  {
+    title: '4k write, depth 32',
+    requests: 640,
+    work: ({ filled }) => inBursts(640, 32, (i) => filled.write(place(i), sector)),
+    limits: {
+      calls: 2.6,
+      each: { pwrite64: 1, sendmsg: 0.4, [RECEIVES]: 0.6 },
+      bytes: 2 * SECTOR + 128,
+      messages: straight,
+      wakeUps: 0.4,
+    },
+  },
+  {
+    title: '512k read',
+    requests: 48,
+    work: ({ filled }) => inTurn(48, (i) => filled.read((i % (2 * FILLED)) * half.length, half.length)),
+    limits: {
+      calls: 10,
+      each: { [READS]: 1, sendmsg: 4 },
+      bytes: 2 * half.length + 1024,
+      messages: straight,
+      wakeUps: 4,
+    },
+  },
+  {
+    title: '512k write',
+    requests: 48,
+    work: ({ filled }) => inTurn(48, (i) => filled.write((i % (2 * FILLED)) * half.length, half)),
+    limits: {
+      calls: 30,
+      each: { pwrite64: 1, sendmsg: 1, [RECEIVES]: 20 },
+      bytes: 2 * half.length + 1024,
+      messages: straight,
+      wakeUps: 10,
+    },
+  },
+  {
+    title: '4k write and flush',
+    requests: 64,
+    mapper: true,
+    work: ({ filled }) =>
+      inTurn(64, async (i) => {
+        await filled.write(place(i), sector);
+        await filled.flush();
+      }),
+    limits: {
+      calls: 36,
+      each: { pwrite64: 1, fdatasync: 1, fsync: 0, sendmsg: 2 },
+      bytes: 2 * SECTOR + 600,
+      messages: { vlmcd: 2, blockerb: 2, mapperd: 1, blockerm: 1 },
+      wakeUps: 8,
+    },
+  },
+  {
+    title: 'first write to a fresh block',
+    requests: 24,
+    mapper: true,
+    work: ({ filled }) => inTurn(24, (i) => filled.write((FILLED + i) * BLOCK, sector)),
+    limits: {
+      calls: 110,
+      each: { pwrite64: 2, fdatasync: 1, fsync: 4, mkdir: 3 },
+      bytes: 2 * SECTOR + 1200,
+      messages: { vlmcd: 1, blockerb: 2, mapperd: 1, blockerm: 2 },
+      wakeUps: 20,
+    },
+  },
+  {
+    title: 'first write to a block of a clone',
+    requests: FILLED,
+    mapper: true,
+    work: ({ clone }) => inTurn(FILLED, (i) => clone.write(i * BLOCK, sector)),
+    limits: {
+      calls: 140,
+      each: { pwrite64: 2, fdatasync: 1, fsync: 4, copy_file_range: 2 },
+      // copy_file_range says how much it copied.
+      bytes: BLOCK + 2 * SECTOR + 1200,
+      messages: { vlmcd: 1, blockerb: 2, mapperd: 1, blockerm: 2 },
+      wakeUps: 26,
+    },
+  },
+  {
+    title: 'trim of 4k',
+    requests: 64,
+    work: ({ filled }) => inTurn(64, (i) => filled.trim(place(i), SECTOR)),
+    limits: {
+      calls: 16,
+      each: { fallocate: 1, sync_file_range: 1, sendmsg: 1 },
+      bytes: 300,
+      messages: straight,
+      wakeUps: 4,
+    },
+  },
+  {
+    title: 'trim of a block',
+    requests: 24,
+    mapper: true,
+    work: ({ filled }) => inTurn(24, (i) => filled.trim((FILLED + i) * BLOCK, BLOCK)),
+    limits: {
+      calls: 50,
+      each: { pwrite64: 1, unlink: 1, fdatasync: 1, fsync: 0 },
+      bytes: 1200,
+      messages: { vlmcd: 1, blockerb: 1, mapperd: 1, blockerm: 3 },
+      wakeUps: 11,
+    },
+  },
+];
+
+interface Counted {
+  readonly calls: SystemCalls;
+  readonly messages: Readonly<Record<string, number>>;
+  /** How long each process was followed, added up. */
+  readonly seconds: number;
+}
+
+describe.runIf(programs('strace') && (await canTrace()))('what a request costs', () => {
+  // The poller asks again and again, as often as the machine has time for.
+  const rig = useNode({ placement: 'default', settings: { nbd: { busy_poll_us: 0 } } });
+  const table: string[] = [];
+  let clients: Clients;
+  let segment: Segment;
+
+  beforeAll(async () => {
+    const { node } = rig;
+    const filled = await connectNbd(await node.create('counted', '1G'));
+    await inBursts((FILLED * BLOCK) / MIB, 8, (i) => filled.write(i * MIB, payload));
+    await filled.flush();
+    await node.vlmc('snapshot', 'counted', 'counted-snapshot');
+    await node.vlmc('create', 'counted-clone', '--snap', 'counted-snapshot');
+    const clone = await connectNbd(node.uri('counted-clone'));
+    await clone.read(0, SECTOR);
+    // Each block is the volume's own again, and every object was opened.
+    await inTurn(FILLED, (i) => filled.write(i * BLOCK, sector));
+    await filled.flush();
+    clients = { filled, clone };
+    segment = Segment.join(`posix:${node.segment}:`);
+  });
+
+  afterAll(async () => {
+    segment?.close();
+    await clients?.filled.disconnect();
+    await clients?.clone.disconnect();
+    console.log(['per request: calls, bytes, wake-ups; calls by name; messages by role', ...table].join('\n'));
+  });
+
+  const accepted = (): Map<string, number> =>
+    new Map(report(segment).bound.map(({ name, accepted: count }: PortReport) => [name, count]));
+
+  async function count({ mapper, work }: Cell): Promise<Counted> {
+    const { node } = rig;
+    await clients.filled.flush();
+    const roles = mapper ? ['nbd', 'mapperd'] : ['nbd'];
+    let before = accepted();
+    const began = performance.now();
+    const pids = roles.map((role) => node.rolePid(role));
+    const calls = await follow(pids, node.dir, async () => {
+      before = accepted();
+      await work(clients);
+    });
+    const seconds = (performance.now() - began) / 1000;
+    const after = accepted();
+    const messages = [...after].map(([name, number]) => [name, number - (before.get(name) ?? 0)] as const);
+    return { calls, messages: Object.fromEntries(messages), seconds: seconds * roles.length };
+  }
+
+  it.each(cells)('$title', async (cell) => {
+    const { requests, limits } = cell;
+    const { calls, messages, seconds } = await count(cell);
+    const per = (value: number): string => (value / requests).toFixed(2);
+    const said = Object.keys(straight).map((role) => `${role} ${per(messages[role])}`);
+    table.push(
+      `${cell.title}: ${per(calls.total)}, ${per(calls.bytes)}, ${per(calls.wakeUps)}; ${calls.text(requests)}; ${said.join(', ')}`,
+    );
+    const most = (limit: number, unasked: number): number => limit * requests + unasked * seconds;
+    for (const [names, limit] of Object.entries(limits.each)) {
+      // What is done unasked looks at locks and letters, and reads bells.
+      const unasked = /read|open/.test(names) ? UNASKED.wakeUps : 0;
+      expect(calls.of(...names.split(' ')), `${names}: ${calls.text(requests)}`).toBeLessThanOrEqual(
+        most(limit, unasked),
+      );
+    }
+    expect(calls.total, calls.text(requests)).toBeLessThanOrEqual(most(limits.calls, UNASKED.calls));
+    expect(calls.bytes, 'bytes').toBeLessThanOrEqual(most(limits.bytes, UNASKED.bytes));
+    expect(calls.wakeUps, 'wake-ups').toBeLessThanOrEqual(most(limits.wakeUps, UNASKED.wakeUps));
+    for (const [role, limit] of Object.entries(limits.messages)) {
+      expect(messages[role], `messages to ${role}`).toBeLessThanOrEqual(most(limit, UNASKED.messages));
+    }
+  });
+});
