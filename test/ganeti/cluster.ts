@@ -1,5 +1,5 @@
 /** A Ganeti cluster of two nodes in namespaces (scripts/rigs/ganeti-cluster.sh), each with a node of this project on one shared directory. */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { guard, unguard } from '../e2e/harness/guard.js';
@@ -94,6 +94,23 @@ export class Cluster {
     return `nbd+unix:///${volume}?socket=${this.path(node, '/run/archipelago/nbd.sock')}`;
   }
 
+  /** The host's number of the qemu that a guest is in on a node. */
+  guestPid(node: Node, instance: string): number | undefined {
+    const space = readlinkSync(`/proc/${this.#pid(node)}/ns/pid`);
+    return readdirSync('/proc')
+      .filter((name) => /^\d+$/.test(name))
+      .map(Number)
+      .find((pid) => {
+        try {
+          const words = readFileSync(`/proc/${pid}/cmdline`, 'latin1').split('\0');
+          return words[words.indexOf('-name') + 1] === instance && readlinkSync(`/proc/${pid}/ns/pid`) === space;
+        } catch {
+          // It has ended meanwhile.
+          return false;
+        }
+      });
+  }
+
   /** Ends all processes of a node at once, as a power cut of it does. */
   cut(node: Node): void {
     process.kill(this.#pid(node), 'SIGKILL');
@@ -106,7 +123,7 @@ export class Cluster {
   /** The ends of the logs of what runs on the nodes, for a person. */
   async logs(): Promise<string> {
     const script =
-      'tail -n 40 /var/log/archipelago/*.log; tail -n 25 /var/log/ganeti/node-daemon.log /var/log/ganeti/jobs.log';
+      'tail -n 40 /var/log/archipelago/*.log; tail -n 25 /var/log/ganeti/node-daemon.log /var/log/ganeti/jobs.log /var/log/ganeti/kvm/*; ls -l /core*';
     const texts = await Promise.all(
       nodes.map(async (node) => `=== node ${node}\n${(await this.tryOn(node, 'sh', '-c', script)).stdout}`),
     );

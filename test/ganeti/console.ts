@@ -1,5 +1,9 @@
 /** The serial console of an instance: the unix socket that qemu listens on. What the guest says while nobody listens is lost. */
 import net from 'node:net';
+import { expect } from 'vitest';
+
+/** Milliseconds that Ganeti may take until a guest's qemu listens, on a loaded machine. */
+const LIMIT = 240_000;
 
 export class Console {
   readonly #socket: net.Socket;
@@ -22,15 +26,25 @@ export class Console {
     });
   }
 
-  /** @throws when nothing listens at the path */
-  static open(path: string): Promise<Console> {
-    return new Promise((resolve, reject) => {
-      const socket = net.connect(path);
-      socket.once('error', reject).once('connect', () => {
-        socket.off('error', reject);
-        resolve(new Console(socket));
+  /** Listens as soon as qemu does. @throws when it does not come to that */
+  static async open(path: string): Promise<Console> {
+    let console: Console | null = null;
+    const attempt = (): Promise<Console | null> =>
+      new Promise((resolve) => {
+        const socket = net.connect(path);
+        socket.once('error', () => resolve(null)).once('connect', () => resolve(new Console(socket)));
       });
-    });
+    // An ended qemu's socket may still be there.
+    await expect
+      .poll(
+        async () => {
+          console ??= await attempt();
+          return console !== null;
+        },
+        { timeout: LIMIT },
+      )
+      .toBe(true);
+    return console as unknown as Console;
   }
 
   /** All that was heard. */

@@ -1,7 +1,8 @@
 /** What the guest of scripts/rigs/guest/ganeti.sh says of its disk, followed from node to node and from one life to the next. */
-import { existsSync } from 'node:fs';
 import { expect } from 'vitest';
-import type { Cluster, Node } from './cluster.js';
+import { portrait } from '../e2e/harness/portrait.js';
+import { Monitor } from '../e2e/harness/qmp.js';
+import { type Cluster, type Node, nodes } from './cluster.js';
 import { Console } from './console.js';
 
 /** MiB of a disk that the guest has enough room on. */
@@ -21,11 +22,19 @@ export interface Round {
   readonly size: number;
 }
 
+/** What is heard of one qemu. */
+interface Ear {
+  readonly node: Node;
+  readonly console: Console;
+  readonly monitor: Monitor;
+}
+
 export class Life {
   readonly #cluster: Cluster;
   /** Name of the instance. */
   instance: string;
-  #console: Console | undefined;
+  /** The qemus that the guest was in, the latest last. */
+  readonly #ears: Ear[] = [];
   #last: Round = { round: 0, low: 0, high: 0, size: 0 };
 
   constructor(cluster: Cluster, instance: string) {
@@ -46,17 +55,38 @@ export class Life {
     return this.#last.high;
   }
 
-  /** The end of what was heard, for a person. */
+  /** The end of what was heard on each node, for a person. */
   get heard(): string {
-    return this.#console?.text.slice(-3000) ?? '';
+    return this.#ears
+      .slice(-3)
+      .map(({ node, console, monitor }) => {
+        const text = console.text.slice(-6000);
+        return `=== console on node ${node}\n${text}\n=== events on node ${node}\n${monitor.events.join('\n')}`;
+      })
+      .join('\n');
   }
 
-  /** Listens to the guest on a node. */
+  /** What the latest qemu of the guest and the nodes' ports are doing, for a person. */
+  async portrait(): Promise<string> {
+    const ear = this.#ears.at(-1);
+    if (!ear) return 'nobody listened to a guest';
+    const pid = this.#cluster.guestPid(ear.node, this.instance);
+    const texts = [`=== qemu on node ${ear.node}\n${await portrait(ear.monitor, pid)}`];
+    for (const node of nodes) {
+      for (const command of ['vlmc showmapped --long', 'xseg posix:archipelago: reportall']) {
+        const said = await this.#cluster.tryOn(node, 'timeout', '20', ...command.split(' '));
+        texts.push(`=== ${command} on node ${node}\n${said.stdout}${said.stderr}`);
+      }
+    }
+    return texts.join('\n');
+  }
+
+  /** Listens to the guest on a node from now on, as soon as its qemu is there. What runs on another node is heard on. */
   async listen(node: Node): Promise<void> {
-    this.close();
-    const socket = this.#cluster.path(node, `/run/ganeti/kvm-hypervisor/ctrl/${this.instance}.serial`);
-    await expect.poll(() => existsSync(socket)).toBe(true);
-    this.#console = await Console.open(socket);
+    const socket = this.#cluster.path(node, `/run/ganeti/kvm-hypervisor/ctrl/${this.instance}`);
+    const console = await Console.open(`${socket}.serial`);
+    // The monitor that Ganeti has for a daemon which does not run here.
+    this.#ears.push({ node, console, monitor: await Monitor.connect(`${socket}.kvmd`) });
   }
 
   /** A round that ends from now on. @throws when the guest found something wrong, or says nothing */
@@ -97,12 +127,15 @@ export class Life {
   }
 
   close(): void {
-    this.#console?.close();
-    this.#console = undefined;
+    for (const { console, monitor } of this.#ears) {
+      console.close();
+      monitor.close();
+    }
   }
 
   #heard(): Console {
-    if (!this.#console) throw new Error('nobody listens to the guest');
-    return this.#console;
+    const ear = this.#ears.at(-1);
+    if (!ear) throw new Error('nobody listens to the guest');
+    return ear.console;
   }
 }

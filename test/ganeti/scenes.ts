@@ -34,7 +34,8 @@ export function describeCluster({ short, moves }: Scenes): void {
       life = new Life(cluster, alpha);
     }, 1_800_000);
     afterEach(async ({ task }) => {
-      if (task.result?.state === 'fail') console.error(`${life?.heard}\n${await cluster?.logs()}`);
+      if (task.result?.state !== 'fail') return;
+      console.error(`${life?.heard}\n${await life?.portrait()}\n${await cluster?.logs()}`);
     });
     afterAll(async () => {
       life?.close();
@@ -172,9 +173,9 @@ export function describeCluster({ short, moves }: Scenes): void {
         const to = move % 2 === 0 ? 2 : 1;
         await life.round();
         const { flushed } = life;
-        await cluster.gnt('gnt-instance', 'migrate', '-f', alpha);
+        // From its first moment there: what a guest says while nobody listens is lost.
+        await Promise.all([cluster.gnt('gnt-instance', 'migrate', '-f', alpha), life.listen(to)]);
         expect(await cluster.instance(alpha, 'pnode')).toBe(`node${to}.gnt.test`);
-        await life.listen(to);
         const round = await life.round();
         expect(round.round).toBeGreaterThan(flushed);
         // It is the same life.

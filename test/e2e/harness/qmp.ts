@@ -6,6 +6,7 @@ import { expect } from 'vitest';
 interface Message {
   readonly QMP?: object;
   readonly event?: string;
+  readonly data?: object;
   readonly id?: number;
   readonly return?: unknown;
   readonly error?: { readonly class: string; readonly desc: string };
@@ -14,7 +15,9 @@ interface Message {
 export class Monitor {
   readonly #socket: net.Socket;
   readonly #waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
-  readonly #events = new Set<string>();
+  readonly #names = new Set<string>();
+  /** Every event as it was told, with the time of this machine. */
+  readonly events: string[] = [];
   #next = 1;
 
   private constructor(socket: net.Socket) {
@@ -24,6 +27,7 @@ export class Monitor {
       // Passes the socket's errors on.
       .on('error', () => {});
     socket.on('close', () => {
+      this.events.push(`${new Date().toISOString()} qemu closed its monitor`);
       for (const { reject } of this.#waiting.values()) reject(new Error('qemu closed its monitor'));
       this.#waiting.clear();
     });
@@ -86,15 +90,18 @@ export class Monitor {
 
   /** Resolves when qemu has told of an event of this name, now or before. */
   async event(name: string): Promise<void> {
-    await expect.poll(() => this.#events.has(name), { interval: 20, timeout: 60_000 }).toBe(true);
+    await expect.poll(() => this.#names.has(name), { interval: 20, timeout: 60_000 }).toBe(true);
   }
 
   close(): void {
     this.#socket.destroy();
   }
 
-  #take({ id, event, return: value, error }: Message): void {
-    if (event !== undefined) this.#events.add(event);
+  #take({ id, event, return: value, error, data }: Message): void {
+    if (event !== undefined) {
+      this.#names.add(event);
+      this.events.push(`${new Date().toISOString()} ${event} ${JSON.stringify(data ?? {})}`);
+    }
     // The greeting and events have no id.
     const waiting = id === undefined ? undefined : this.#waiting.get(id);
     if (!waiting) return;
