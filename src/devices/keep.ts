@@ -164,7 +164,7 @@ class Keeper {
     for (const [i, { index, volume, size }] of entries.entries()) {
       const now = sizes[i];
       if (now === null) this.#say(index, `/dev/nbd${index}: the endpoint does not know the volume ${volume} any more`);
-      else if (now - (now % SECTOR) !== size) await setSize(this.#context, this.#driver, volume, now);
+      else if (now - (now % SECTOR) !== size) await setSize(this.#context, this.#driver, volume, now, size);
     }
   }
 

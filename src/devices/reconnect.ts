@@ -51,7 +51,9 @@ export async function reconnectEntry(context: Context, driver: NbdDriver, entry:
       close();
       const sockets = await stillAlive(context, entry, [...now.sockets, ...links.map(({ inode }) => inode)]);
       const connected = { ...now, sockets };
-      const sized = await resizeEntry(context, driver, connected, links[0].size);
+      // A size that was changed since the links were made is newer than what they tell.
+      const stale = now.size !== entry.size;
+      const sized = stale ? connected : await resizeEntry(context, driver, connected, links[0].size);
       save(entries.map((other) => (other === now ? sized : other)));
       return sized;
     });

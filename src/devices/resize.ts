@@ -17,11 +17,22 @@ export async function resize(context: Context, volume: string, size: number): Pr
   return device;
 }
 
-/** The same with a driver that is open. @returns null: the volume has no device any more */
-export function setSize(context: Context, driver: NbdDriver, volume: string, size: number): Promise<Entry | null> {
+/**
+ * The same with a driver that is open.
+ * @param from what the device had when the volume's size was asked for: another has changed it since where it has not any more, and knows better
+ * @returns null: the volume has no device any more
+ */
+export function setSize(
+  context: Context,
+  driver: NbdDriver,
+  volume: string,
+  size: number,
+  from: number | null = null,
+): Promise<Entry | null> {
   return withTable(context, async (entries, save) => {
     const entry = entryOf(entries, volume);
     if (entry === undefined) return null;
+    if (from !== null && from !== entry.size) return entry;
     const sized = await resizeEntry(context, driver, entry, size);
     if (sized !== entry) save(entries.map((other) => (other === entry ? sized : other)));
     return sized;

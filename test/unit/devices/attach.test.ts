@@ -84,8 +84,6 @@ describe('attaching', () => {
   it('of an export that nobody can write to is read-only, and the same as one that was asked for so or not', async () => {
     const rig = await Rig.start();
     rig.disks.set('snapshot', new MemoryDisk({ size: MiB, info: { readOnly: true } }));
-    await rig.stop();
-    await rig.serve();
     const device = await rig.devices.attach({ volume: 'snapshot' });
     expect(device.readOnly).toBe(true);
     expect((rig.kernel.request?.flags ?? 0) & 2).toBe(2);
@@ -131,8 +129,6 @@ describe('attaching', () => {
     rig.disks.set('single-one', new MemoryDisk({ size: MiB, info: { multiConn: false } }));
     const blockSize = { minimum: 8192, preferred: 8192, maximum: MiB };
     rig.disks.set('coarse-one', new MemoryDisk({ size: MiB, info: { blockSize } }));
-    await rig.stop();
-    await rig.serve();
     await expect(rig.devices.attach(options)).rejects.toMatchObject({ code, message });
     expect(rig.table).toEqual([]);
     expect(rig.kernel.asked).toEqual([]);

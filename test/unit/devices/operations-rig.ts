@@ -19,7 +19,7 @@ export class Rig {
   readonly system: FakeSystem;
   readonly kernel: FakeKernel;
   readonly devices: Devices;
-  readonly disks: Map<string, MemoryDisk>;
+  readonly #provider: MemoryProvider;
   server: NbdServer | null = null;
   endpoint: EndpointAddress;
   /** What became of each device file that was opened: its flags, then what was done. */
@@ -32,7 +32,7 @@ export class Rig {
     this.system = FakeSystem.in(directory);
     this.kernel = new FakeKernel(this.system);
     current.kernel = this.kernel;
-    this.disks = new Map(volumes.map((volume) => [volume, new MemoryDisk({ size: MiB })]));
+    this.#provider = new MemoryProvider(volumes.map((volume) => [volume, new MemoryDisk({ size: MiB })]));
     this.endpoint = { path: path.join(directory, 's') };
     const { runDir, segment, log, roots } = this.system.context;
     this.devices = new Devices({ runDir, segment, endpoint: this.endpoint, timeout: 100, log, roots });
@@ -53,13 +53,18 @@ export class Rig {
   }
 
   async serve(): Promise<void> {
-    this.server = new NbdServer(new MemoryProvider([...this.disks]));
+    this.server = new NbdServer(this.#provider);
     if ('path' in this.endpoint) await this.server.listen({ path: this.endpoint.path });
   }
 
   async stop(): Promise<void> {
     await this.server?.close();
     this.server = null;
+  }
+
+  /** What the node serves, by name; what is put in here it serves at once. */
+  get disks(): Map<string, MemoryDisk> {
+    return this.#provider.disks;
   }
 
   /** Volume and state of what the table has, by index. */
