@@ -129,7 +129,9 @@ class Keeper {
     // The kernel takes connections where it lacks some, and lets go of the others.
     const what = lost === null ? 'its connections are offered anew' : `${lost} of ${connections} connections are lost`;
     try {
-      if (lost !== null) this.#say(index, `/dev/nbd${index} (${volume}): ${what}`);
+      const line = `/dev/nbd${index} (${volume}): ${what}`;
+      // Once, and not again with every try that is told with its reason.
+      if (lost !== null && !this.#said.get(index)?.startsWith(line)) this.#say(index, line);
       const now = await reconnectEntry(this.#context, this.#driver, entry);
       this.#offered.set(index, performance.now());
       const [left] = await lostConnections(this.#context, [now]);

@@ -44,14 +44,17 @@ describe('the keeper', () => {
     const rig = await attached('web-root', 'web-data');
     keep(rig);
     await lose(rig);
-    await eventually(() => rig.system.said.filter((line) => line.includes('are lost')).length).toBe(2);
+    const lost = (): string[] => rig.system.said.filter((line) => line.includes('are lost'));
+    const inVain = (): string[] => lost().filter((line) => line.includes('; cannot connect to'));
+    await eventually(() => new Set(inVain().map((line) => line.split(' ')[0])).size).toBe(2);
     await rig.serve();
     await eventually(() => [rig.kernel.connections(0), rig.kernel.connections(1)]).toEqual([1, 1]);
     await eventually(() => rig.system.said.filter((line) => line.endsWith('is connected'))).toEqual([
       expect.stringMatching(/^\/dev\/nbd\d \(web-(root|data)\) is connected$/),
       expect.stringMatching(/^\/dev\/nbd\d \(web-(root|data)\) is connected$/),
     ]);
-    expect(rig.clients()).toBe(2);
+    await eventually(() => rig.clients()).toBe(2);
+    expect(lost()).toContain('/dev/nbd0 (web-root): 1 of 1 connections are lost');
     expect(new Set(rig.system.said).size).toBe(rig.system.said.length);
   });
 
