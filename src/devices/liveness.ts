@@ -36,10 +36,14 @@ export async function aliveConnections(context: Context, entries: readonly Entry
   return alive;
 }
 
+/** No socket has it: who knows of sockets takes the question for wrong, and a kernel without unix_diag says that there is none, as of any other. */
+const NO_INODE = 0;
+
 async function unixSockets(inodes: readonly number[]): Promise<Map<number, boolean>> {
-  const questions = inodes.map((inode, i) => encodeUnixDiag(inode, i + 1));
+  const questions = [NO_INODE, ...inodes].map((inode, i) => encodeUnixDiag(inode, i + 1));
   try {
-    const answers = await askDiag(NETLINK_SOCK_DIAG, questions, decodeUnixDiag);
+    const [unknowing, ...answers] = await askDiag(NETLINK_SOCK_DIAG, questions, decodeUnixDiag);
+    if (unknowing === false) return new Map();
     return new Map(inodes.flatMap((inode, i) => (answers[i] === null ? [] : [[inode, answers[i]]])));
   } catch {
     return new Map();

@@ -224,7 +224,9 @@ export async function askDiag<T>(
     const answers: (T | null)[] = [];
     for (const question of questions) {
       await socket.send(question);
-      const answer = await socket.receive();
+      let answer = await socket.receive();
+      // One to an earlier question, which came too late for it, would be told of another socket.
+      while (answer !== null && !isAnswerTo(question, answer)) answer = await socket.receive();
       answers.push(answer === null ? null : decode(answer));
     }
     return answers;
@@ -232,3 +234,8 @@ export async function askDiag<T>(
     socket.close();
   }
 }
+
+const SEQUENCE = 8;
+
+const isAnswerTo = (question: Buffer, answer: Buffer): boolean =>
+  answer.length >= SEQUENCE + 4 && answer.readUInt32LE(SEQUENCE) === question.readUInt32LE(SEQUENCE);

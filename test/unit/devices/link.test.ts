@@ -1,15 +1,27 @@
 /** Connections for the kernel: what is left of them when they are handed over, and whether they are told to be alive. */
 import fs from 'node:fs';
 import net from 'node:net';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { askSizes, closeLinks, type Link, openLink, openLinks } from '../../../src/devices/link.js';
 import { aliveSockets } from '../../../src/devices/liveness.js';
+import { NetlinkSocket } from '../../../src/devices/netlink.js';
 import { SYSTEM_ROOTS } from '../../../src/devices/types.js';
 import { TransmissionFlag } from '../../../src/nbd/constants.js';
+import { errnos } from '../../../src/sys/errno.js';
 import { eventually, serveMemory } from '../nbd/support.js';
 
 const MiB = 1 << 20;
 const READ = Buffer.from('25609513000000000000000000000001000000000000000000000200', 'hex');
+
+/** What the kernel says to a question about a socket, as an error. */
+function notThere(question: Buffer | undefined, errno: number = errnos.ENOENT): Buffer {
+  const message = Buffer.alloc(36);
+  message.writeUInt32LE(36, 0);
+  message.writeUInt16LE(2, 4);
+  message.writeUInt32LE(question?.readUInt32LE(8) ?? 0, 8);
+  message.writeInt32LE(-errno, 16);
+  return message;
+}
 
 /** The other life of the descriptor, as the kernel's. */
 const adopt = (link: Link): net.Socket => {
@@ -86,6 +98,29 @@ describe('whether it is alive', () => {
     await eventually(() => isAlive({ path }, link)).toBe(false);
     closeLinks([link]);
     expect(await isAlive({ path }, link)).toBe(false);
+  });
+
+  test('cannot be told by a kernel that has no unix_diag, and answers "no such socket" to everything', async () => {
+    vi.spyOn(NetlinkSocket.prototype, 'send').mockImplementation(async (question) => void asked.push(question));
+    vi.spyOn(NetlinkSocket.prototype, 'receive').mockImplementation(async () => notThere(asked.at(-1)));
+    onTestFinished(() => void vi.restoreAllMocks());
+    const asked: Buffer[] = [];
+    expect(await aliveSockets({ path: '/s' }, [7, 8], SYSTEM_ROOTS)).toEqual(new Map());
+    expect(asked).not.toEqual([]);
+  });
+
+  test('is not told by an answer that is about another', async () => {
+    const coming: Buffer[] = [];
+    let before: Buffer | undefined;
+    vi.spyOn(NetlinkSocket.prototype, 'send').mockImplementation(async (question) => {
+      coming.push(notThere(before), notThere(question, errnos.EPERM));
+      before = question;
+    });
+    vi.spyOn(NetlinkSocket.prototype, 'receive').mockImplementation(async () => coming.shift() ?? null);
+    onTestFinished(() => void vi.restoreAllMocks());
+    expect(await aliveSockets({ path: '/s' }, [7, 8], SYSTEM_ROOTS)).toEqual(new Map());
+    expect(before?.readUInt32LE(24)).toBe(8);
+    expect(coming).toEqual([]);
   });
 
   test('over TCP', async () => {
