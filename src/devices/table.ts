@@ -69,15 +69,23 @@ export function readTable(runDir: string): Entry[] {
 
 function check(entry: Entry): void {
   const { index, volume, exportName, identifier, size, connections, since, pid, sockets, state } = entry;
-  const { readOnly, readOnlyAsked } = entry;
+  const { readOnly, readOnlyAsked, endpoint } = entry;
   for (const text of [volume, exportName, identifier])
     if (typeof text !== 'string') throw new Error('a name is missing');
   for (const number of [index, size, connections, since, pid]) {
     if (!Number.isSafeInteger(number)) throw new Error(`a number of ${volume} is missing`);
   }
-  if (typeof readOnly !== 'boolean' || typeof readOnlyAsked !== 'boolean' || !Array.isArray(sockets))
+  if (typeof readOnly !== 'boolean' || typeof readOnlyAsked !== 'boolean' || !isAddress(endpoint))
+    throw new Error(`the entry of ${volume} is not whole`);
+  if (!Array.isArray(sockets) || !sockets.every(Number.isSafeInteger))
     throw new Error(`the entry of ${volume} is not whole`);
   if (!['attaching', 'attached', 'leaving'].includes(state)) throw new Error(`${volume} is ${String(state)}`);
+}
+
+function isAddress(endpoint: object | undefined): boolean {
+  if (endpoint === undefined) return true;
+  const { path: socket, host, port } = endpoint as { path?: unknown; host?: unknown; port?: unknown };
+  return typeof socket === 'string' || (typeof host === 'string' && typeof port === 'number');
 }
 
 /** Replaces the table in one step. Under a name that nobody can have put in its place: the directory belongs to the node's user. */
@@ -128,7 +136,11 @@ export function reconcile(
   for (const entry of table) {
     const device = left.get(entry.index);
     if (entry.state === 'attaching') intended.push(entry);
-    else if (device !== undefined && isSame(entry, device)) {
+    else if (
+      device !== undefined &&
+      isSame(entry, device) &&
+      entry.identifier === identifierOf(segment, entry.volume)
+    ) {
       left.delete(entry.index);
       entries.push(entry.size === device.size ? entry : { ...entry, size: device.size });
     } else dropped.push(entry);

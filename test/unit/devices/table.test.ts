@@ -102,6 +102,17 @@ describe('bringing the table into line with the kernel', () => {
     expect(reconcile(table, devices, 'seg', NOW, false).entries.map(({ index }) => index)).toEqual([0]);
   });
 
+  it('does not take another node’s device for its own, nor another volume’s, whatever the table says', () => {
+    const others = identifierOf('other', 'vol-0');
+    const table = [
+      entry(0, { identifier: others }),
+      entry(1, { volume: 'vol-8', identifier: identifierOf('seg', 'vol-1') }),
+    ];
+    const { entries, dropped } = reconcile(table, [kernel(0, { backend: others }), kernel(1)], 'seg', NOW, false);
+    expect(dropped).toEqual(table);
+    expect(entries.map(({ index, volume }) => [index, volume])).toEqual([[1, 'vol-1']]);
+  });
+
   it('takes the size from the kernel', () => {
     const { entries, changed } = reconcile([entry(0)], [kernel(0, { size: 2 * MiB })], 'seg', NOW, false);
     expect([entries[0].size, changed]).toEqual([2 * MiB, true]);
@@ -139,13 +150,19 @@ describe('the file of the table', () => {
     expect(readTable(dir)).toHaveLength(1);
   });
 
-  it.each(['', '{}', '{"devices":[{}]}', '{"devices":[{"volume":"v","exportName":"v","identifier":"i","index":"0"}]}'])(
-    'is refused by its name when it is damaged: %s',
-    (content) => {
-      fs.writeFileSync(tablePath(dir), content);
-      expect(() => readTable(dir)).toThrow(new RegExp(`^${tablePath(dir)} is damaged .*remove it`));
-    },
-  );
+  it.each([
+    '',
+    '{}',
+    '{"devices":[{}]}',
+    '{"devices":[{"volume":"v","exportName":"v","identifier":"i","index":"0"}]}',
+    JSON.stringify({ devices: [{ ...entry(0), sockets: ['7'] }] }),
+    JSON.stringify({ devices: [{ ...entry(0), endpoint: { path: 5 } }] }),
+    JSON.stringify({ devices: [{ ...entry(0), state: 'gone' }] }),
+    JSON.stringify({ devices: [{ ...entry(0), readOnly: 0 }] }),
+  ])('is refused by its name when it is damaged: %s', (content) => {
+    fs.writeFileSync(tablePath(dir), content);
+    expect(() => readTable(dir)).toThrow(new RegExp(`^${tablePath(dir)} is damaged .*remove it`));
+  });
 
   it('is changed by one process at a time, and by the next when one dies', async () => {
     const { context } = FakeSystem.in(dir);
