@@ -15,7 +15,7 @@ import type { Piece, Request, RequestPool } from './requests.js';
 import type { Session } from './session.js';
 import { StatusFilter } from './status-filter.js';
 import type { Transport } from './transport.js';
-import { BAD_FILTER, payloadLength, type Refusal, refuse, SHUTTING_DOWN } from './validate.js';
+import { BAD_FILTER, payloadLength, type Refusal, refuse } from './validate.js';
 import { STAGE_SIZE, STAGE_START } from './wire-memory.js';
 
 /** Bytes one connection receives or reads before the others have their turn. */
@@ -40,7 +40,7 @@ export type Stop = (typeof Stop)[keyof typeof Stop];
 
 /** What the intake needs of its connection. */
 export interface IntakeOwner {
-  /** New requests are answered with ESHUTDOWN; where replies are simple, with nothing. */
+  /** New requests end the connection, with no answer. */
   readonly refusing: boolean;
   /** No more block status is asked for until some was sent. */
   readonly statusFull: boolean;
@@ -156,8 +156,9 @@ export class Intake {
       if (this.#end - this.#at < this.#headerLength) return this.#needBytes();
       if (this.#holdings.full) return Stop.STALLED;
       if (this.#turnLeft <= 0) return Stop.TURN;
-      // Of simple replies the kernel's client takes every error for one of the disk. What has no answer it sends again by its next connection.
-      if (this.#owner.refusing && !this.#session.structured) return Stop.END;
+      // Not ESHUTDOWN: the kernel's client, and qemu with its reconnect-delay too, hand every error on as one of the disk, and file systems of guests end.
+      // What has no answer they send again by their next connection.
+      if (this.#owner.refusing) return Stop.END;
       if (!this.#begin()) return Stop.END;
     }
   }
@@ -229,8 +230,7 @@ export class Intake {
     const payload = payloadLength(request, extended);
     this.#headerOnly = command === Command.WRITE && payload >= DIRECT_WRITE;
     let refusal: Refusal | null;
-    if (this.#owner.refusing) refusal = SHUTTING_DOWN;
-    else if (extended && command === Command.BLOCK_STATUS && contexts.length > 0 && flags & CommandFlag.PAYLOAD_LEN) {
+    if (extended && command === Command.BLOCK_STATUS && contexts.length > 0 && flags & CommandFlag.PAYLOAD_LEN) {
       refusal = this.#startFilter(payload);
       if (refusal === null) return;
     } else refusal = this.#judge(request);
@@ -263,8 +263,7 @@ export class Intake {
     request.length = filter.effectLength;
     request.contexts = filter.selected;
     let refusal: Refusal | null = BAD_FILTER;
-    if (this.#owner.refusing) refusal = SHUTTING_DOWN;
-    else if (request.contexts !== null) refusal = this.#judge(request);
+    if (request.contexts !== null) refusal = this.#judge(request);
     if (refusal === null) this.#accept(request);
     else this.#refuse(request, refusal);
     return true;

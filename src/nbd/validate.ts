@@ -27,7 +27,6 @@ const RESIZE_LENGTH = refusal(INVALID, 'a resize takes the new size as its offse
 const RESIZE_EMPTY = refusal(INVALID, 'an export cannot be resized to nothing');
 const RESIZE_HUGE = refusal(WireError.ENOSPC, 'no export can be that long');
 export const BAD_FILTER = refusal(INVALID, 'the payload names no meta context, an unknown one, or one twice');
-export const SHUTTING_DOWN = refusal(WireError.ESHUTDOWN, 'the server is shutting down');
 
 /** What of the negotiation matters here. */
 export interface Agreed {

@@ -125,7 +125,7 @@ export const behaviourSections: Section[] = [
         'shutdown: requests in flight are finished',
         null,
         '1.0',
-        server('a graceful close finishes what is in flight and refuses what comes after'),
+        server('a graceful close finishes what is in flight and answers nothing of what comes after'),
       ),
       row(
         'shutdown: options are ERR_SHUTDOWN',
@@ -134,11 +134,11 @@ export const behaviourSections: Section[] = [
         inFile('unit/nbd/shutdown.test.ts')('an option gets ERR_SHUTDOWN, and the handshake ends'),
       ),
       row(
-        'shutdown: requests are done or ESHUTDOWN, each once',
+        'shutdown: requests are done and answered, or have no answer',
         null,
         '1.1',
         inFile('unit/nbd/shutdown.test.ts')(
-          'under load, each request is answered once: done or with ESHUTDOWN; then the connection ends',
+          'under load, each request is done and answered, or has no answer; then the connection ends',
         ),
       ),
       row(

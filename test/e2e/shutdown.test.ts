@@ -1,11 +1,10 @@
-/** A node that is stopped under load: each request has its answer, and what was answered is there when the node is back. */
+/** A node that is stopped under load: each request is done and answered or has no answer, and what was answered is there when the node is back. */
 import { beforeAll, describe, expect, it } from 'vitest';
 import { connectNbd, type NbdClient } from '../../src/nbd/index.js';
 import { useNode } from './harness/node.js';
 
 const MiB = 1 << 20;
 const BLOCK = 64 * 1024;
-const ESHUTDOWN = 108;
 
 describe('stopping a node under load', () => {
   const rig = useNode();
@@ -15,7 +14,7 @@ describe('stopping a node under load', () => {
     await rig.node.create('loaded-volume', 64 * MiB);
   });
 
-  it('answers each request, done or refused, and keeps what it said was done', async () => {
+  it('does a request and answers it, or does not answer, and keeps what it said was done', async () => {
     const clients = await Promise.all(Array.from({ length: 4 }, connect));
     /** The last value of a block that was answered, by its number. */
     const written = new Map<number, number>();
@@ -40,8 +39,8 @@ describe('stopping a node under load', () => {
     const errnos = (await Promise.all(work)).flat();
     await stopping;
     for (const nbd of clients) nbd.destroy();
-    // ESHUTDOWN, or the end of the connection before the request had reached the server.
-    expect(new Set([...errnos, ESHUTDOWN, 104, 32]).size).toBe(3);
+    // The end of the connection, never an error that clients take for one of the disk.
+    expect(new Set([...errnos, 104, 32]).size).toBe(2);
 
     await rig.node.archipelago('start');
     const reader = await connect();

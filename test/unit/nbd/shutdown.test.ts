@@ -27,10 +27,10 @@ async function enter(peer: RawPeer): Promise<void> {
 }
 
 describe.each(transports)('over the %s transport', (transport) => {
-  test('under load, each request is answered once: done or with ESHUTDOWN; then the connection ends', async () => {
+  test('under load, each request is done and answered, or has no answer; then the connection ends', async () => {
     const { path, server } = await serveMemory({ size: 16 * MiB }, { transport });
     const clients = await Promise.all(Array.from({ length: 4 }, () => connectNbd({ path })));
-    const outcomes = { done: 0, refused: 0, cut: 0 };
+    const outcomes = { done: 0, cut: 0 };
     let closing = false;
     let closed: Promise<void> | null = null;
     const work = clients.map(async (nbd, at) => {
@@ -39,11 +39,10 @@ describe.each(transports)('over the %s transport', (transport) => {
           (j % 2 ? nbd.write((at * 4 + j / 2) * 4096, Buffer.alloc(4096, i)) : nbd.read(j * MiB, 64 * 1024)).then(
             () => outcomes.done++,
             (error: { errno: number }) => {
-              if (error.errno === 108) outcomes.refused++;
-              else outcomes.cut++;
-              // The connection may have ended before a request reached the server, never before the end began.
+              outcomes.cut++;
+              // Never before the end began, and never an error that clients take for one of the disk.
               expect(closing).toBe(true);
-              expect([108, 104, 32]).toContain(error.errno);
+              expect([104, 32]).toContain(error.errno);
             },
           ),
         );
