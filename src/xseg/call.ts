@@ -1,4 +1,5 @@
 /** A cold request with its answer as a promise: buffers are copied, a dead server is noticed. */
+import { monotonicMs } from '../sys/clock.js';
 import { errnoOf, errnos, SystemError } from '../sys/errno.js';
 import type { Port } from './port.js';
 import type { Request } from './request.js';
@@ -35,6 +36,11 @@ export interface CallOptions {
    * true: wait for a successor, as daemons do while a role is restarted.
    */
   readonly wait?: boolean;
+  /**
+   * Without `wait`: is a successor, who finishes what was begun, still hoped for when the peer died meanwhile? Asked a few times a second,
+   * with the milliseconds since it was seen alive. Default: no.
+   */
+  readonly hopes?: (awayMs: number) => boolean;
   /** Milliseconds after which the call fails with ETIMEDOUT. The server may have done the work, or do it yet. */
   readonly timeout?: number;
 }
@@ -161,8 +167,11 @@ export class Calls {
         timeout = setTimeout(() => giveUp(new SystemError(errnos.ETIMEDOUT, limit)), options.timeout);
       }
       if (!options.wait) {
+        let served = monotonicMs();
         watch = setInterval(() => {
-          if (segment.isServed(dst)) return;
+          const now = monotonicMs();
+          if (segment.isServed(dst)) served = now;
+          if (served === now || options.hopes?.(now - served)) return;
           giveUp(new SystemError(errnos.ECONNRESET, `the peer on port ${dst} went away during the request`));
         }, LIVENESS_MS);
       }

@@ -3,12 +3,16 @@ import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from 'no
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { BridgeClient } from '../../src/bridge/client.js';
+import { ganetiMain } from '../../src/cli/ganeti/program.js';
 import { loadConfig } from '../../src/config/index.js';
 import { Op } from '../../src/requests/ops.js';
+import { capture, type Outcome as Said } from '../unit/cli/capture.js';
 import { bin, useNode } from './harness/node.js';
 import { root } from './harness/requirements.js';
 import { attempt, describeOutcome, type Outcome } from './harness/run.js';
 import { vlmcDone, vlmcHere } from './harness/vlmc-here.js';
+
+type Change = () => Promise<Said>;
 
 const rig = useNode({ placement: 'default' });
 const socket = (): string => path.join(rig.node.dir, 'run', 'bridge.sock');
@@ -32,7 +36,7 @@ async function loaded(...words: string[]): Promise<{ outcome: Outcome; native: s
 }
 
 describe('a command that asks one thing', () => {
-  it.each([['info', 'first-volume'], ['list'], ['create', 'other-volume', '-s', '1M'], ['remove', 'other-volume']])(
+  it.each([['info', 'first-volume'], ['list'], ['showmapped']])(
     'loads no native library: vlmc %s',
     async (...words) => {
       const { outcome, native } = await loaded(...words);
@@ -114,6 +118,57 @@ describe('a node whose endpoint', () => {
     await expect.poll(() => ask().catch(() => 0)).toBe(64 << 20);
     await vlmcDone(rig.node.conf, 'open', 'first-volume');
     await vlmcDone(rig.node.conf, 'close', 'first-volume');
+  });
+
+  it('and mapper die again and again makes each change once, and says so', async () => {
+    const { conf } = rig.node;
+    const provider = (action: string, name: string, env: Record<string, string> = {}): Promise<Said> =>
+      capture({ env: { VOL_NAME: name, ...env } }, (io) => ganetiMain(['-c', conf, action], io));
+    const changes = {
+      vlmc: (name: string): Change[] => [
+        () => vlmcHere(conf, ['create', name, '-s', '1M']),
+        () => vlmcHere(conf, ['snapshot', name, `${name}-snap`]),
+        () => vlmcHere(conf, ['create', `${name}-clone`, '--snap', `${name}-snap`]),
+        () => vlmcHere(conf, ['rename', `${name}-clone`, `${name}-moved`]),
+        ...['moved', 'snap'].map((end) => () => vlmcHere(conf, ['remove', `${name}-${end}`])),
+        () => vlmcHere(conf, ['remove', name]),
+      ],
+      provider: (name: string): Change[] => [
+        () => provider('create', name, { VOL_SIZE: '1' }),
+        () => provider('setinfo', name, { VOL_METADATA: 'originstname+web' }),
+        () => provider('grow', name, { VOL_SIZE: '1', VOL_NEW_SIZE: '2' }),
+        () => provider('snapshot', name, { VOL_SNAPSHOT_NAME: `${name}.snap` }),
+        ...[`${name}.snap`, name].map((end) => () => provider('remove', end)),
+      ],
+    };
+    let over = false;
+    let done = 0;
+    const turnedAway: string[] = [];
+    const work = async (who: 'vlmc' | 'provider', worker: number): Promise<void> => {
+      for (let round = 0; !over; round++) {
+        for (const change of changes[who](`${who}-disk-${worker}-${round}`)) {
+          let outcome = await change();
+          // A role that is not there has begun nothing: whoever asks again finds nothing done.
+          for (; /is not running/.test(outcome.err); outcome = await change()) turnedAway.push(outcome.err);
+          expect(outcome).toMatchObject({ status: 0, err: '' });
+          done++;
+        }
+      }
+    };
+    const working = Promise.all([work('vlmc', 0), work('vlmc', 1), work('provider', 2), work('provider', 3)]);
+    const ended = working.catch(() => {});
+    for (const role of ['nbd', 'mapperd', 'nbd', 'nbd', 'nbd']) {
+      const before = done;
+      await Promise.race([
+        ended,
+        expect.poll(() => done, { timeout: 120_000, interval: 5 }).toBeGreaterThan(before + 8),
+      ]);
+      process.kill(rig.node.rolePid(role), 'SIGKILL');
+    }
+    over = true;
+    await working;
+    expect(await vlmcDone(conf, 'list')).toBe('first-volume\n');
+    console.log(`${done} changes, ${turnedAway.length} of them asked again because a role was not running`);
   });
 
   describe('hangs', () => {

@@ -10,7 +10,7 @@ import type { Config } from '../../config/types.js';
 import { XsegObjectClient } from '../../requests/object-client.js';
 import { Op } from '../../requests/ops.js';
 import { SystemError } from '../../sys/errno.js';
-import type { CallInit, CallReply } from '../../xseg/call.js';
+import type { CallInit, CallOptions, CallReply } from '../../xseg/call.js';
 import type { Port, Segment } from '../../xseg/index.js';
 import { CliError } from './exit.js';
 import { DEFAULT_PATIENCE_MS, Patience } from './patience.js';
@@ -18,8 +18,8 @@ import { DEFAULT_PATIENCE_MS, Patience } from './patience.js';
 export type { Peer };
 
 /**
- * What goes over the bridge: what a command asks once, or a few times. Long work of a peer should not depend on the process with the bridge, nor much
- * data go through it.
+ * What goes over the bridge: what a command asks once, or a few times, and what may be asked twice. Long work of a peer should not depend on the
+ * process with the bridge, nor much data go through it.
  */
 const BRIDGED: ReadonlySet<number> = new Set([
   Op.PING,
@@ -28,11 +28,6 @@ const BRIDGED: ReadonlySet<number> = new Set([
   Op.INFO,
   Op.LIST,
   Op.LOCKINFO,
-  Op.CLONE,
-  Op.SNAPSHOT,
-  Op.TRUNCATE,
-  Op.RENAME,
-  Op.DELETE,
   Op.OPEN,
   Op.CLOSE,
   Op.ACQUIRE,
@@ -42,6 +37,13 @@ const BRIDGED: ReadonlySet<number> = new Set([
 ]);
 /** Of these, what may be asked twice: only looks. */
 const LOOKS: ReadonlySet<number> = new Set([Op.PING, Op.STATUS, Op.STAT, Op.LIST, Op.LOCKINFO, Op.SHOWMAPPED]);
+/**
+ * What must be done once. It is asked over the segment, where the request outlives the peer that works on it: its successor knows what was done
+ * of it (requests/once.ts), finishes it, and answers.
+ */
+const CHANGES: ReadonlySet<number> = new Set([Op.CREATE, Op.CLONE, Op.SNAPSHOT, Op.TRUNCATE, Op.RENAME, Op.DELETE]);
+/** How long a change waits for the successor of a peer that died: more than a role that keeps dying is left alone, and the start of one. */
+const SUCCESSOR_MS = 30_000;
 
 /** A port of its own on the segment. */
 interface Joined {
@@ -59,6 +61,8 @@ export class NodeClient {
   #reached: Promise<void> | null = null;
   #joining: Promise<void> | null = null;
   #closed = false;
+  /** Will a peer that died have a successor? */
+  #hopes: CallOptions['hopes'];
 
   private constructor(config: Config, name: string, patienceMs: number) {
     this.config = config;
@@ -163,7 +167,8 @@ export class NodeClient {
       }
       await this.join();
     }
-    return this.#needJoined().port.call(this.#require(peer).port, request);
+    const hopes = CHANGES.has(request.op) ? this.#hopes : undefined;
+    return this.#needJoined().port.call(this.#require(peer).port, request, { hopes });
   }
 
   /** By the bridge; by the segment where there is none, or it is not for us: then the segment's word is the one that counts. */
@@ -180,8 +185,12 @@ export class NodeClient {
   }
 
   async #join(): Promise<void> {
-    const { joinSegment } = await import('./segment-access.js');
+    const [{ joinSegment }, { isSupervised }] = await Promise.all([
+      import('./segment-access.js'),
+      import('./supervised.js'),
+    ]);
     if (this.#closed) throw new CliError('the command was ended');
+    this.#hopes = (awayMs) => awayMs < SUCCESSOR_MS && isSupervised(this.config);
     this.#joined = joinSegment(this.config, this.#name);
   }
 

@@ -36,7 +36,7 @@ export async function volumeOf({ call, node }: Pick<Context, 'call' | 'node'>): 
 export async function reusedVolume({ call, node }: Pick<Context, 'call' | 'node'>): Promise<string | null> {
   if (!call.reuseData) return null;
   const { readRecord } = await import('./records.js');
-  return (await readRecord(await node.maps(), call.name))?.volume ?? null;
+  return (await readRecord(node.maps(), call.name))?.volume ?? null;
 }
 
 /** Maps of Pithos have the hash of a file for a name. */

@@ -57,7 +57,7 @@ interface Found {
 async function allDisks(node: Node): Promise<ListedDisk[]> {
   // Volumes first: a record is written after its volume was made, and deleted after it was removed.
   const volumes = await allVolumes(node);
-  const maps = await node.maps();
+  const maps = node.maps();
   const recorded = new Set(await recordedNames(maps));
   const disks = [...volumes.keys()].filter((name) => DISK_NAME.test(name) && !recorded.has(name));
   disks.push(...recorded);

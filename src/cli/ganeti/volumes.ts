@@ -24,7 +24,7 @@ export async function create(context: Context): Promise<void> {
     return;
   }
   try {
-    await node.call('mapper', {
+    await node.change('mapper', {
       op: Op.CLONE,
       target: name,
       data: encodeClone({ parent: origin ?? '', size }),
@@ -50,7 +50,7 @@ async function reuse(context: Context, size: number): Promise<void> {
     throw invalid(`reuse_data: volume ${volume} has ${has} MiB and not ${size / MiB}: say size=${has}M`);
   }
   const { name, uuid } = call;
-  await writeRecord(await node.maps(), name, { volume, name: volume, ...(uuid === null ? {} : { uuid }) });
+  await writeRecord(node.maps(), name, { volume, name: volume, ...(uuid === null ? {} : { uuid }) });
   remark(context, `disk ${name} is volume ${volume}, as it is`);
 }
 
@@ -61,7 +61,7 @@ async function reuse(context: Context, size: number): Promise<void> {
 export async function remove(context: Context): Promise<void> {
   const { call, node } = context;
   const { name } = call;
-  const maps = await node.maps();
+  const maps = node.maps();
   const reused = await reusedVolume(context);
   if (reused !== null) {
     await detach(context);
@@ -75,7 +75,7 @@ export async function remove(context: Context): Promise<void> {
   // Of what follows only a volume of the disk's own name may go, whatever name people gave the disk.
   await detach({ ...context, call: { ...call, reuseData: false } });
   try {
-    await node.call('composer', { op: Op.DELETE, target: name }, { repeatable: true });
+    await node.change('composer', { op: Op.DELETE, target: name });
   } catch (error) {
     if (errnoOf(error) !== errnos.ENOENT) throw error;
     remark(context, `there is no volume ${name}: nothing to remove`);
@@ -95,8 +95,7 @@ export async function grow(context: Context): Promise<void> {
       `volume ${volume} has ${found.size} bytes, more than the ${size} that it should be grown to; nothing is changed`,
     );
   }
-  if (found.size < size)
-    await node.call('mapper', { op: Op.TRUNCATE, target: volume, offset: size }, { repeatable: true });
+  if (found.size < size) await node.change('mapper', { op: Op.TRUNCATE, target: volume, offset: size });
   try {
     // Who stays connected is told.
     await node.call('endpoint', { op: Op.INFO, target: volume, capacity: 8 }, { repeatable: true });
@@ -112,7 +111,7 @@ export async function snapshot(context: Context): Promise<void> {
   const snapshot = required(call.snapshot, 'VOL_SNAPSHOT_NAME', 'snapshot');
   const volume = await volumeOf(context);
   try {
-    await node.call('composer', { op: Op.SNAPSHOT, target: volume, data: encodeName(snapshot) });
+    await node.change('composer', { op: Op.SNAPSHOT, target: volume, data: encodeName(snapshot) });
   } catch (error) {
     if (errnoOf(error) !== errnos.EEXIST) throw error;
     const way = `if no export of the instance runs, an interrupted one left it: archipelago-ganeti remove ${snapshot}`;
@@ -123,7 +122,7 @@ export async function snapshot(context: Context): Promise<void> {
 /** Notes what Ganeti says of the disk. */
 export async function setinfo({ call, node }: Context): Promise<void> {
   const metadata = required(call.metadata, 'VOL_METADATA', 'setinfo');
-  const maps = await node.maps();
+  const maps = node.maps();
   const { name, givenName, uuid } = call;
   await writeRecord(maps, name, {
     ...(await readRecord(maps, name)),

@@ -32,6 +32,17 @@ export async function wasMade(context: MapperContext, name: string, once: Once):
   return tombstone !== null && tombstone.epoch >= noted.epoch;
 }
 
+/**
+ * Whether the map that is in the way is the one that this request makes. Who passed the request on may have died, and with it what was noted of
+ * the first try; the successor passes it on by the same id. Durable, if so.
+ */
+export async function isOwn(context: MapperContext, name: string, once: Once): Promise<boolean> {
+  const { map } = await context.maps.lookup(name, noV0);
+  if (!map || map.header.lineage?.id !== idFor(once)) return false;
+  await context.maps.objects.flush([map.stored]);
+  return true;
+}
+
 /** What stands under a name that the request was about to take a volume from. */
 export type Remains = 'the volume' | 'another' | 'nothing';
 

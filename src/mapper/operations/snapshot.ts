@@ -1,13 +1,14 @@
 /** Snapshots: a read-only map of the volume's objects, which the volume from then on shares with it. No data moves. */
 import { forOnce, type Once } from '../../requests/once.js';
 import { EntryFlag } from '../../requests/resolved-map.js';
+import { errnoOf, errnos } from '../../sys/errno.js';
 import { type MapperContext, ownMap } from '../context.js';
 import { lateLineage, newLineage } from '../formats/lineage.js';
 import * as v2 from '../formats/v2.js';
 import type { OpenOptions } from '../map-store.js';
 import type { StoredMap } from '../stored-map.js';
 import type { Volume } from '../volume.js';
-import { idFor, noteEpoch, wasMade } from './again.js';
+import { idFor, isOwn, noteEpoch, wasMade } from './again.js';
 import { epochForNew } from './create.js';
 import { makeMissingObjects } from './own-objects.js';
 
@@ -32,7 +33,11 @@ export async function snapshot(
     const created = Date.now();
     await context.locks.during(target, async () => {
       // A snapshot's epoch is 0 as the original's, unless the name was used before (defect D6).
-      const epoch = await epochForNew(context, target.name, 0);
+      const epoch = await epochForNew(context, target.name, 0).catch(async (error) => {
+        if (errnoOf(error) === errnos.EEXIST && (await isOwn(context, target.name, once))) return null;
+        throw error;
+      });
+      if (epoch === null) return;
       if (volume.written) await context.blocks.flush(null);
       await context.maps.flush(volume.touched);
       await shareEntries(context, volume, map);

@@ -67,17 +67,20 @@ function answers(): void {
   node.on('endpoint', Op.INFO, () => Buffer.alloc(8, 1));
 }
 
+const bridgePorts = (): Set<number> =>
+  new Set(
+    report(bridged.node.segment)
+      .bound.filter(({ name }) => name === 'bridge')
+      .map(({ port }) => port),
+  );
+
 /** Runs a command and tells what it printed and what the peers were asked, from no port in particular. */
 async function seen(...words: string[]): Promise<{ outcome: Outcome; asked: object[]; byBridge: boolean }> {
   bridged.node.seen.length = 0;
   const outcome = await bridged.node.vlmc(...words);
-  const bridgePorts = new Set(
-    report(bridged.node.segment)
-      .bound.filter((p) => p.name === 'bridge')
-      .map((p) => p.port),
-  );
+  const ports = bridgePorts();
   const asked = bridged.node.seen.map(({ src: _, ...rest }) => rest);
-  return { outcome, asked, byBridge: bridged.node.seen.every(({ src }) => bridgePorts.has(src)) };
+  return { outcome, asked, byBridge: bridged.node.seen.every(({ src }) => ports.has(src)) };
 }
 
 /** As when nobody listens. */
@@ -100,13 +103,6 @@ describe('over the bridge', () => {
     'list --long',
     '--json list',
     'list --snapshots-of volume1',
-    'create volume1 -s 1G',
-    'create volume1 --snap snapshot1',
-    'snapshot volume1 snapshot1',
-    'resize volume1 -s 2G',
-    'remove volume1',
-    'remove volume2',
-    'rename volume1 volume3',
     'map volume1 --endpoint nbd',
     'map volume1 --endpoint nbd -ro',
     'unmap volume1',
@@ -137,13 +133,30 @@ describe('over the bridge', () => {
     expect(bridge.outcome.status).toBe(command.includes('showmapped') ? 0 : 255);
   });
 
+  it.each<[string, keyof typeof Op]>([
+    ['create volume1 -s 1G', 'CLONE'],
+    ['create volume1 --snap snapshot1', 'CLONE'],
+    ['snapshot volume1 snapshot1', 'SNAPSHOT'],
+    ['resize volume1 -s 2G', 'TRUNCATE'],
+    ['remove volume1', 'DELETE'],
+    ['rename volume1 volume3', 'RENAME'],
+  ])('vlmc %s does not change anything: the request must outlive who works on it', async (command, op) => {
+    answers();
+    const words = command.split(' ');
+    const { outcome } = await seen(...words);
+    const changes = bridged.node.seen.filter((request) => request.op === Op[op]);
+    expect(changes).toHaveLength(1);
+    expect(bridgePorts().has(changes[0].src)).toBe(false);
+    expect(outcome).toEqual(await withoutBridge(async () => (await seen(...words)).outcome));
+    expect(outcome.status).toBe(0);
+  });
+
   it.each(['hash volume1', 'upgrade volume1', 'unlock -f volume1', 'check volume1', 'mapinfo volume1'])(
     'vlmc %s is not done to its end: it takes long, or moves much',
     async (command) => {
       answers();
       const { asked } = await seen(...command.split(' '));
-      const own = report(bridged.node.segment).bound.filter((port) => port.name === 'bridge');
-      const ports = new Set(own.map(({ port }) => port));
+      const ports = bridgePorts();
       expect(asked.length).toBeGreaterThan(0);
       expect(bridged.node.seen.some(({ src }) => !ports.has(src))).toBe(true);
     },
@@ -174,16 +187,16 @@ describe('what is asked of a bridge that fails', () => {
     const free = new Promise<undefined>((resolve) => {
       letGo = () => resolve(undefined);
     });
-    bridged.node.on('mapper', Op.CLONE, () => free);
+    bridged.node.on('composer', Op.OPEN, () => free);
     const client = NodeClient.connect(bridged.config, 'test');
-    const begun = client.call('mapper', { op: Op.CLONE, target: 'volume2' });
+    const begun = client.call('composer', { op: Op.OPEN, target: 'volume2' });
     const lost = expect(begun).rejects.toThrow('whether it was done is not known');
-    await expect.poll(() => bridged.node.asked('mapper', Op.CLONE).length).toBe(1);
+    await expect.poll(() => bridged.node.asked('composer', Op.OPEN).length).toBe(1);
     await bridged.server.close(0);
     await lost;
     letGo();
-    await client.call('composer', { op: Op.DELETE, target: 'volume1' });
-    expect(bridged.node.asked('composer', Op.DELETE).length).toBe(1);
+    await client.call('composer', { op: Op.CLOSE, target: 'volume1' });
+    expect(bridged.node.asked('composer', Op.CLOSE).length).toBe(1);
     client.close();
     await bridged.listen();
   });
@@ -199,18 +212,18 @@ describe('what is asked of a bridge that fails', () => {
       return answer as never;
     };
     bridged.node.on('mapper', Op.STAT, first(stat));
-    bridged.node.on('mapper', Op.CLONE, first(undefined));
+    bridged.node.on('composer', Op.OPEN, first(undefined));
     const client = NodeClient.connect(bridged.config, 'test');
     const look = client.json('mapper', Op.STAT, 'volume1', {});
-    const change = expect(client.call('mapper', { op: Op.CLONE, target: 'volume2' })).rejects.toThrow(
+    const other = expect(client.call('composer', { op: Op.OPEN, target: 'volume2' })).rejects.toThrow(
       'look, then try again',
     );
     await expect.poll(() => bridged.node.seen.length).toBe(2);
     await bridged.server.close(0);
-    await change;
+    await other;
     expect(await look).toEqual(stat);
     letGo();
-    expect(bridged.node.asked('mapper', Op.CLONE).length).toBe(1);
+    expect(bridged.node.asked('composer', Op.OPEN).length).toBe(1);
     client.close();
     await bridged.listen();
   });

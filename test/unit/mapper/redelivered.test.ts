@@ -228,6 +228,22 @@ describe.each(cases)('$what', (test) => {
     });
 });
 
+it('a snapshot that was passed on by a composer which died with the note is known again by its id', async () => {
+  for (let k = 0, more = true; more; k++) {
+    const stores = memoryStores();
+    await prepare(stores);
+    const note = newNote();
+    const test = cases.find((c) => c.makes && c.what.startsWith('snapshot')) as Case;
+    more = (await runAndDie(stores, test, { note }, k)) > k;
+    const node = memoryNode(stores);
+    await test.run(node, { note });
+    expect(await idOf(node, test.makes as string)).toBe(note);
+    await expectDone(node, test.done, `interrupted at step ${k}`);
+    await expect(test.run(node, { note: newNote() })).rejects.toEqual(failure('EEXIST'));
+    await checkInvariants(node);
+  }
+});
+
 describe('a rename that was cut in the middle', () => {
   it('is not finished when one of the two volumes was written meanwhile', async () => {
     for (const written of ['the-volume', 'other-name']) {
