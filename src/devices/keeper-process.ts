@@ -4,7 +4,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { livingPid, Pidfile } from '../peer/pidfile.js';
-import { commandLine } from '../peer/proc.js';
+import { commandLine, waitGone } from '../peer/proc.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
 import { locked } from './lock.js';
 
@@ -26,6 +26,11 @@ export interface KeeperOptions {
 
 const pidfileOf = (runDir: string): string => path.join(runDir, `${COMMAND}.pid`);
 
+/** Of a keeper that `vlmc map` started: it ends with the last device. */
+const WHILE_ATTACHED = '--while-attached';
+/** How long such a one may take to end when another takes its place. */
+const END_MS = 10_000;
+
 const isKeeper = (pid: number): boolean => {
   const words = commandLine(pid) ?? [];
   return words.includes(COMMAND) && words.some((word) => /^archipelago(\.js)?$/.test(path.basename(word)));
@@ -34,9 +39,22 @@ const isKeeper = (pid: number): boolean => {
 /** The process of the keeper that runs; null: none does. */
 export const keeperPid = (runDir: string): number | null => livingPid(pidfileOf(runDir), isKeeper);
 
-/** Makes this process the keeper. @throws SystemError EEXIST naming the one that there is */
-export function takeKeeperPidfile(runDir: string): Pidfile {
-  return Pidfile.take(pidfileOf(runDir), 'the keeper of devices', (pid) => pid !== process.pid && isKeeper(pid));
+/**
+ * Makes this process the keeper. One that stays takes the place of one that `vlmc map` started: a service would otherwise fail to start for as
+ * long as there are devices. @throws SystemError EEXIST naming the one that there is
+ */
+export async function takeKeeperPidfile(runDir: string, { stays }: { readonly stays: boolean }): Promise<Pidfile> {
+  const isOther = (pid: number): boolean => pid !== process.pid && isKeeper(pid);
+  const other = livingPid(pidfileOf(runDir), isOther);
+  if (stays && other !== null && commandLine(other)?.includes(WHILE_ATTACHED) === true) {
+    try {
+      process.kill(other, 'SIGTERM');
+    } catch (error) {
+      if (errnoOf(error) !== errnos.ESRCH) throw error;
+    }
+    await waitGone(other, END_MS);
+  }
+  return Pidfile.take(pidfileOf(runDir), 'the keeper of devices', isOther);
 }
 
 /**
@@ -55,7 +73,7 @@ async function start({ runDir, logDir, configPath }: KeeperOptions): Promise<num
   const log = openLog(file);
   const said = fs.fstatSync(log).size;
   const config = configPath === null ? [] : ['-c', path.resolve(configPath)];
-  const child = spawn(process.execPath, [PROGRAM, ...config, COMMAND, '--while-attached'], {
+  const child = spawn(process.execPath, [PROGRAM, ...config, COMMAND, WHILE_ATTACHED], {
     cwd: '/',
     detached: true,
     stdio: ['ignore', log, log],

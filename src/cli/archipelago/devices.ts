@@ -25,7 +25,7 @@ export async function runKeeper(session: Session, { whileAttached }: KeeperComma
   requireRoot('keep devices connected');
   const endpoint = endpointOf(config);
   fs.mkdirSync(config.runDir, { recursive: true });
-  const pidfile = takeKeeperPidfile(config.runDir);
+  const pidfile = await takeKeeperPidfile(config.runDir, { stays: !whileAttached });
   const ended = new AbortController();
   const end = (): void => ended.abort();
   const signals = ['SIGTERM', 'SIGINT'] as const;
