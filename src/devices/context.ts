@@ -3,7 +3,7 @@ import path from 'node:path';
 import type { Log } from '../nbd/log.js';
 import { locked } from './lock.js';
 import { kernelDevices } from './sysfs.js';
-import { type Entry, readTable, reconcile, writeTable } from './table.js';
+import { type Entry, readOrReplaceTable, reconcile, writeTable } from './table.js';
 import type { EndpointAddress, SystemRoots } from './types.js';
 
 export interface Context {
@@ -25,7 +25,10 @@ export function withTable<T>(
   work: (entries: readonly Entry[], save: Save) => Promise<T>,
 ): Promise<T> {
   return locked(runDir, async () => {
-    const found = reconcile(readTable(runDir), kernelDevices(roots), segment, Date.now(), false);
+    const kernel = kernelDevices(roots);
+    const { table, damage } = readOrReplaceTable(runDir, kernel);
+    if (damage !== null) log.warn(damage);
+    const found = reconcile(table, kernel, segment, Date.now(), false);
     for (const { index, volume } of found.adopted) {
       log.warn(`/dev/nbd${index} is volume ${volume}: whoever attached it did not live to note it down`);
     }

@@ -10,7 +10,7 @@ import type { NbdDriver } from './netlink.js';
 import { lostConnections, reconnectEntry } from './reconnect.js';
 import { setSize } from './resize.js';
 import { kernelDevices } from './sysfs.js';
-import { type Entry, readTable, reconcile } from './table.js';
+import { DamagedTable, type Entry, readTable, reconcile } from './table.js';
 import { type EndpointAddress, SECTOR } from './types.js';
 
 /** How often it is looked whether all is well, and how often the endpoint is tried while it is away. */
@@ -94,10 +94,20 @@ class Keeper {
 
   /** The devices there are; the lock is taken only where the table is not what the kernel has. */
   async #entries(): Promise<Entry[]> {
-    const { runDir, segment, roots } = this.#context;
-    const seen = reconcile(readTable(runDir), kernelDevices(roots), segment, Date.now(), true);
-    const entries = seen.changed ? await withTable(this.#context, async (all) => [...all]) : seen.entries;
+    const entries = this.#seen() ?? (await withTable(this.#context, async (all) => [...all]));
     return entries.filter(({ state }) => state === 'attached');
+  }
+
+  /** Null: the table is not what the kernel has. */
+  #seen(): Entry[] | null {
+    const { runDir, segment, roots } = this.#context;
+    try {
+      const { entries, changed } = reconcile(readTable(runDir), kernelDevices(roots), segment, Date.now(), true);
+      return changed ? null : entries;
+    } catch (error) {
+      if (error instanceof DamagedTable) return null;
+      throw error;
+    }
   }
 
   /** Whether there is still nothing to do, so that this is the end. */

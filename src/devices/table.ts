@@ -45,7 +45,10 @@ const MODE = 0o644;
 
 export const tablePath = (runDir: string): string => path.join(runDir, FILE);
 
-/** The table as it was written last; empty where there is none. @throws SystemError EIO naming the file when it is not one */
+/** The table is there, and is none. */
+export class DamagedTable extends SystemError {}
+
+/** The table as it was written last; empty where there is none. @throws DamagedTable EIO naming the file */
 export function readTable(runDir: string): Entry[] {
   const file = tablePath(runDir);
   let content: string;
@@ -60,7 +63,7 @@ export function readTable(runDir: string): Entry[] {
     for (const entry of devices) check(entry);
     return devices;
   } catch (error) {
-    throw new SystemError(
+    throw new DamagedTable(
       errnos.EIO,
       `${file} is damaged (${messageOf(error)}); remove it: the devices that there are will be found again`,
     );
@@ -86,6 +89,28 @@ function isAddress(endpoint: object | undefined): boolean {
   if (endpoint === undefined) return true;
   const { path: socket, host, port } = endpoint as { path?: unknown; host?: unknown; port?: unknown };
   return typeof socket === 'string' || (typeof host === 'string' && typeof port === 'number');
+}
+
+/**
+ * The table, with the lock held. A damaged one is put aside where the kernel knows each device by its name, so that all are found again.
+ * @returns also why it was put aside, null: it was not
+ * @throws DamagedTable where devices would be forgotten
+ */
+export function readOrReplaceTable(
+  runDir: string,
+  kernel: readonly KernelDevice[],
+): { readonly table: Entry[]; readonly damage: string | null } {
+  try {
+    return { table: readTable(runDir), damage: null };
+  } catch (error) {
+    if (!(error instanceof DamagedTable) || kernel.some(({ backend }) => backend === null)) throw error;
+    const file = tablePath(runDir);
+    fs.renameSync(file, `${file}.damaged`);
+    return {
+      table: [],
+      damage: `the table of devices was damaged and is ${file}.damaged now; devices are found again`,
+    };
+  }
 }
 
 /** Replaces the table in one step. Under a name that nobody can have put in its place: the directory belongs to the node's user. */

@@ -164,6 +164,29 @@ describe('the file of the table', () => {
     expect(() => readTable(dir)).toThrow(new RegExp(`^${tablePath(dir)} is damaged .*remove it`));
   });
 
+  it('is put aside when it is damaged, where the kernel knows all devices by their names', async () => {
+    const system = FakeSystem.in(dir);
+    const { runDir } = system.context;
+    system.connect(3, { backend: identifierOf('seg', 'vol-3') });
+    fs.writeFileSync(tablePath(runDir), '{"dev');
+    const seen = await withTable(system.context, async (entries) => entries.map(({ volume }) => volume));
+    expect(seen).toEqual(['vol-3']);
+    expect(readTable(runDir).map(({ index }) => index)).toEqual([3]);
+    expect(fs.readFileSync(`${tablePath(runDir)}.damaged`, 'utf8')).toBe('{"dev');
+    expect(system.said[0]).toBe(
+      `the table of devices was damaged and is ${tablePath(runDir)}.damaged now; devices are found again`,
+    );
+  });
+
+  it('stays as it is when it is damaged and a device has no name by which it could be found again', async () => {
+    const system = FakeSystem.in(dir);
+    const { runDir } = system.context;
+    system.connect(3);
+    fs.writeFileSync(tablePath(runDir), '{"dev');
+    await expect(withTable(system.context, async () => 'worked')).rejects.toThrow(/is damaged .*remove it/);
+    expect(fs.readFileSync(tablePath(runDir), 'utf8')).toBe('{"dev');
+  });
+
   it('is changed by one process at a time, and by the next when one dies', async () => {
     const { context } = FakeSystem.in(dir);
     const order: string[] = [];
