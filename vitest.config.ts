@@ -24,6 +24,7 @@ const onFiles = [
   'qemu-*',
   'quickstart',
   'rados-*',
+  'start-twice',
   'vlmc-golden',
   'vlmc-map',
 ];

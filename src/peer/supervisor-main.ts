@@ -17,7 +17,8 @@ async function main(): Promise<void> {
   dropPrivileges(config);
   process.umask(config.umask);
   const log = new ProcessLog(config);
-  const ready = (): void => void process.send?.({ ready: true });
+  // Who started it may have given up waiting: the next `archipelago start` finds it.
+  const ready = (): void => void process.send?.({ ready: true }, () => {});
   await superviseUntilStopped(config, log, { shareOutput: false, sockets, ready });
 }
 

@@ -15,7 +15,13 @@ import type { DeviceAccess } from '../common/devices.js';
 import { type Io, printJson, printWarning } from '../common/io.js';
 import { Problems } from '../common/program.js';
 import { requireNoDevices } from './attached.js';
-import { findSupervisor, removeLeftSegment, spawnSupervisor, statusWithoutSupervisor } from './node.js';
+import {
+  findSupervisor,
+  reachSupervisor,
+  removeLeftSegment,
+  spawnSupervisor,
+  statusWithoutSupervisor,
+} from './node.js';
 import { banner, printStatus, progressPrinter } from './output.js';
 
 /** After its answer a supervisor has only its own exit to do. */
@@ -93,6 +99,7 @@ export async function start(context: CommandContext, role: string | null, option
   for (const warning of config.warnings) printWarning(io, `warning: ${warning}`);
   let client = await findSupervisor(config);
   if (client && (role === null || options.foreground)) await refuseWhenRunning(client);
+  client ??= await reachSupervisor(config);
   if (role === null && !json) banner(io, 'start');
   makeDirectories(config);
   requireDirectories(config);
@@ -164,7 +171,7 @@ export async function stop(context: CommandContext, role: string | null, force: 
   const { config, json, io } = context;
   requireRole(config, role);
   if (role === null && !json) banner(io, 'stop');
-  const client = (await findSupervisor(config)) ?? (await adopt(config));
+  const client = (await reachSupervisor(config)) ?? (await adopt(config));
   if (!client) {
     const report = reporter(context);
     for (const { name } of role === null ? config.roles.toReversed() : [{ name: role }]) {
@@ -207,7 +214,7 @@ export async function restart(context: CommandContext, role: string | null, forc
     await stop(context, null, force);
     return start(context, null, { foreground: false });
   }
-  const client = (await findSupervisor(config)) ?? (await adopt(config));
+  const client = (await reachSupervisor(config)) ?? (await adopt(config));
   if (!client) return start(context, role, { foreground: false });
   const endsConnections = config.roles.find(({ name }) => name === role)?.type === 'nbd';
   if (!force && endsConnections) requireNoDevices(await (await context.devices()).list());

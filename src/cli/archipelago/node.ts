@@ -2,21 +2,24 @@
 import { spawn } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../../config/index.js';
 import type { PassedSocket } from '../../nbd/activation.js';
 import { ControlClient } from '../../peer/control.js';
 import { tail } from '../../peer/group.js';
 import { handOver } from '../../peer/handover.js';
-import { livingRoles } from '../../peer/leftovers.js';
+import { livingRoles, supervisorPid } from '../../peer/leftovers.js';
 import { within } from '../../peer/mapped.js';
 import type { NodeStatus, RoleStatus } from '../../peer/node-status.js';
 import { supervisorArguments, supervisorSocket } from '../../peer/paths.js';
 import { Op } from '../../requests/ops.js';
+import { monotonicMs } from '../../sys/clock.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import { Segment } from '../../xseg/index.js';
 
 const READY_LIMIT_MS = 45_000;
 const PING_LIMIT_MS = 5_000;
+const LOOK_MS = 50;
 
 /** The living supervisor, or null. @throws SystemError EACCES and the like */
 export async function findSupervisor(config: Config): Promise<ControlClient | null> {
@@ -28,8 +31,35 @@ export async function findSupervisor(config: Config): Promise<ControlClient | nu
   }
 }
 
-/** Starts a supervisor in the background, gives it the sockets, and connects to it. @throws SystemError with what it said */
-export async function spawnSupervisor(config: Config, sockets: readonly PassedSocket[] = []): Promise<ControlClient> {
+/**
+ * The living supervisor, or null. One that is just coming up, because somebody else starts the node, is waited for.
+ * @throws SystemError ETIMEDOUT naming the process that does not get on
+ */
+export async function reachSupervisor(config: Config, limitMs = READY_LIMIT_MS): Promise<ControlClient | null> {
+  for (const end = monotonicMs() + limitMs; ; await sleep(LOOK_MS)) {
+    const client = await findSupervisor(config);
+    if (client) return client;
+    const pid = supervisorPid(config);
+    if (pid === null) return null;
+    if (monotonicMs() >= end) throw late(pid, limitMs);
+  }
+}
+
+const late = (pid: number | undefined, limitMs: number): SystemError =>
+  new SystemError(
+    errnos.ETIMEDOUT,
+    `the supervisor, process ${pid}, has not come up within ${limitMs / 1000} s: archipelago start waits for it once more; kill it if it hangs`,
+  );
+
+/**
+ * Starts a supervisor in the background, gives it the sockets, and connects to it. Where somebody else starts one at the same time, that is it.
+ * @throws SystemError with what it said
+ */
+export async function spawnSupervisor(
+  config: Config,
+  sockets: readonly PassedSocket[] = [],
+  limitMs = READY_LIMIT_MS,
+): Promise<ControlClient> {
   const output = path.join(config.logDir, 'archipelago.out');
   const offset = fs.statSync(output, { throwIfNoEntry: false })?.size ?? 0;
   const out = fs.openSync(output, 'a', 0o660);
@@ -56,9 +86,17 @@ export async function spawnSupervisor(config: Config, sockets: readonly PassedSo
       );
     });
   });
-  await within(READY_LIMIT_MS, 'the supervisor', ready);
-  child.disconnect();
-  child.unref();
+  try {
+    await within(limitMs, 'the supervisor', ready);
+  } catch (error) {
+    if (errnoOf(error) === errnos.ETIMEDOUT) throw late(child.pid, limitMs);
+    const other = errnoOf(error) === errnos.EEXIST ? await reachSupervisor(config, limitMs) : null;
+    if (other) return other;
+    throw error;
+  } finally {
+    if (child.connected) child.disconnect();
+    child.unref();
+  }
   return ControlClient.connect(supervisorSocket(config));
 }
 
