@@ -5,7 +5,7 @@
 import { loadConfig } from '../../config/index.js';
 import { errnos, messageOf, SystemError } from '../../sys/errno.js';
 import { Exit } from '../common/exit.js';
-import { type Io, OutputClosed, printError } from '../common/io.js';
+import { type Io, OutputClosed, print, printError } from '../common/io.js';
 import { attach, close, detach, open } from './access.js';
 import type { Context } from './call.js';
 import { readCall } from './environment.js';
@@ -27,11 +27,15 @@ export const ACTIONS: Readonly<Record<string, Action>> = {
   close,
 };
 
+/** Prints a script for the shell: the one action that asks nobody. */
+const COMPLETION = 'completion';
+
 const GANETIS_CONFIGURATION = '/var/lib/ganeti/config.data';
 
 const USAGE = `Usage: archipelago-ganeti [--config FILE] ACTION
        archipelago-ganeti [--config FILE] remove VOLUME
        archipelago-ganeti [--config FILE] list [--leaked [FILE]] [--json]
+       archipelago-ganeti completion bash
 
 The ExtStorage provider of Ganeti. ACTION is what Ganeti calls for, with the rest in the environment (ganeti-extstorage-interface(7)):
 ${Object.keys(ACTIONS).join(', ')}.
@@ -71,6 +75,12 @@ export async function ganetiMain(argv: readonly string[], io: Io): Promise<numbe
   try {
     const { config, action, words } = parse(argv);
     doing = action;
+    if (action === COMPLETION) {
+      if (words.join(' ') !== 'bash') throw new UsageError(`say ${COMPLETION} bash`);
+      const { ganetiCompletion } = await import('./completion.js');
+      await print(io, ganetiCompletion(Object.keys(ACTIONS)));
+      return Exit.OK;
+    }
     await runAction(action, words, config, io);
     return Exit.OK;
   } catch (error) {
@@ -101,7 +111,8 @@ function parse(argv: readonly string[]): Command {
   }
   const [action, ...words] = argv.slice(at);
   if (action === undefined) throw new UsageError('say what is to be done');
-  if (action !== 'list' && !Object.hasOwn(ACTIONS, action)) throw new UsageError(`no such action: ${action}`);
+  if (![COMPLETION, 'list'].includes(action) && !Object.hasOwn(ACTIONS, action))
+    throw new UsageError(`no such action: ${action}`);
   return { config, action, words };
 }
 

@@ -49,7 +49,7 @@ function commandOf(argv: readonly string[]): string | null {
 }
 
 /** The program, ready to parse: with the module of its command, with all for everything else (help, a command that there is not). */
-async function vlmcProgram(session: Session, argv: readonly string[]): Promise<Command> {
+export async function vlmcProgram(session: Session, argv: readonly string[]): Promise<Command> {
   const program = createProgram(session, 'Volumes of an Archipelago node: create, snapshot, clone, map, check.');
   program.addHelpText('after', EXAMPLES);
   const command = commandOf(argv);

@@ -1,8 +1,11 @@
 /** The completion script in a real bash: what it offers where. */
 import { execFileSync } from 'node:child_process';
+import type { Command } from 'commander';
 import { expect, it } from 'vitest';
+import { archipelagoProgram } from '../../../src/cli/archipelago/program.js';
 import { Session } from '../../../src/cli/common/session.js';
-import { vlmcMain } from '../../../src/cli/vlmc/program.js';
+import { ACTIONS, ganetiMain } from '../../../src/cli/ganeti/program.js';
+import { vlmcMain, vlmcProgram } from '../../../src/cli/vlmc/program.js';
 import { capture } from './capture.js';
 
 /** A vlmc that knows some names, and a line of each completion: the words so far, and what is offered. */
@@ -39,4 +42,59 @@ it('completes volumes, what is mapped, the words of options, and files', async (
   const offered = execFileSync('bash', ['--norc', '-c', program], { encoding: 'utf8' }).trimEnd().split('\n');
   // What else begins with /etc/passw is the machine's.
   expect(offered.map((line) => line.replace('/etc/passwd-', '').trim())).toEqual(lines.map(([, words]) => words));
+});
+
+it('completes the actions of archipelago-ganeti, the options of list, and disks to remove', async () => {
+  const { out: script } = await capture({}, (io) => ganetiMain(['completion', 'bash'], io));
+  const everything = [...Object.keys(ACTIONS), 'list', 'completion', '-c', '--config', '--help'].join(' ');
+  const lines: [words: string, offered: string][] = [
+    ["archipelago-ganeti ''", everything],
+    ['archipelago-ganeti sn', 'snapshot'],
+    ['archipelago-ganeti list -', '--leaked --json'],
+    ['archipelago-ganeti list --leaked /etc/hostnam', '/etc/hostname'],
+    ['archipelago-ganeti list --leaked --j', '--json'],
+    ["archipelago-ganeti remove ''", 'disk1 disk2'],
+    ['archipelago-ganeti -c other remove d', 'disk9'],
+    ['archipelago-ganeti -c /etc/hostnam', '/etc/hostname'],
+    ["archipelago-ganeti completion ''", 'bash'],
+  ];
+  const harness = String.raw`
+archipelago-ganeti() {
+  case "$*" in
+    list) printf 'DISK  INSTANCE\ndisk1  web1\ndisk2  web2\n' ;;
+    '-c other list') printf 'DISK\ndisk9  web9\n' ;;
+  esac
+}
+try() { COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _archipelago_ganeti_complete; printf '%s\n' "${'$'}{COMPREPLY[*]}"; }
+`;
+  const program = [script, harness, ...lines.map(([words]) => `try ${words}`)].join('\n');
+  const offered = execFileSync('bash', ['--norc', '-c', program], { encoding: 'utf8' }).trimEnd().split('\n');
+  expect(offered).toEqual(lines.map(([, words]) => words));
+  const wrong = await capture({}, (io) => ganetiMain(['completion', 'zsh'], io));
+  expect(wrong).toMatchObject({ status: 2, err: 'say completion bash (archipelago-ganeti --help tells more)\n' });
+});
+
+it.each(['vlmc', 'archipelago'])('offers each command and each option of %s', async (name) => {
+  const main = { vlmc: vlmcProgram, archipelago: archipelagoProgram }[name] as typeof vlmcProgram;
+  let commands: readonly Command[] = [];
+  const { out: script } = await capture({}, async (io) => {
+    const program = await main(new Session(name, io), []);
+    commands = program.commands;
+    await program.parseAsync(['completion', 'bash'], { from: 'user' });
+    return 0;
+  });
+  const offers = (...words: string[]): string[] => {
+    const line = words.map((word) => `'${word}'`).join(' ');
+    const run = `COMP_WORDS=(${name} ${line}); COMP_CWORD=${words.length}; _${name}_complete; echo "${'$'}{COMPREPLY[*]}"`;
+    return execFileSync('bash', ['--norc', '-c', `${script}\n${run}`], { encoding: 'utf8' })
+      .trim()
+      .split(' ');
+  };
+  const first = offers('');
+  expect(commands.length).toBeGreaterThan(5);
+  for (const command of commands) {
+    expect(first).toEqual(expect.arrayContaining([command.name(), ...command.aliases()]));
+    const options = command.options.flatMap(({ short, long }) => [short, long]).filter(Boolean);
+    expect(offers(command.name(), '-')).toEqual(expect.arrayContaining([...options, '--config', '--json', '--help']));
+  }
 });
