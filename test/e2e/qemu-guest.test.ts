@@ -6,7 +6,8 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { Manual, type Places } from './harness/manual.js';
-import { useNode } from './harness/node.js';
+import { bin, useNode } from './harness/node.js';
+import { portrait } from './harness/portrait.js';
 import { Monitor } from './harness/qmp.js';
 import { programs } from './harness/requirements.js';
 import { attempt, run } from './harness/run.js';
@@ -56,10 +57,14 @@ describe.runIf(tools)('a qemu guest on a volume', () => {
     places = { '/run/archipelago/nbd.sock': node.socket, '/run/web1': channels };
   });
 
-  afterEach(({ task }) => {
+  afterEach(async ({ task }) => {
     if (task.result?.state !== 'fail' || failed) return;
     failed = true;
-    console.error(machine?.console.slice(-4000));
+    // The console without what its writer always says.
+    console.error(machine?.console.replaceAll(/^RIG-FILE \d+\n/gm, '').slice(-8000));
+    console.error(await portrait(monitor, machine?.pid));
+    const report = [path.join(bin, 'xseg.js'), `posix:${rig.node.segment}:`, 'reportall'];
+    console.error((await attempt(process.execPath, report)).stdout);
   });
   afterAll(() => {
     for (const channel of [monitor, agent]) channel?.close();
@@ -90,8 +95,10 @@ describe.runIf(tools)('a qemu guest on a volume', () => {
 
   /** Waits until the guest has made `count` more files. */
   async function more(count: number): Promise<void> {
-    for (let i = 0; i < count; i++) await machine.expect(/^RIG-FILE \d+$/m, LONG);
-    expect(machine.console).not.toContain('RIG-FAIL');
+    for (let i = 0; i < count; i++) {
+      const [said] = await machine.expect(/^RIG-FILE \d+$|^RIG-FAIL.*$/m, LONG);
+      expect(said).not.toContain('RIG-FAIL');
+    }
   }
 
   /** An export's content as a file. */

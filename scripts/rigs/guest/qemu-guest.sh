@@ -10,7 +10,7 @@ mount -t tmpfs tmpfs /tmp
 stty -echo
 
 fail() {
-  dmesg | tail -n 15
+  dmesg | tail -n 30
   echo "RIG-FAIL $*"
 }
 for m in $(cat /modules/order); do insmod "/modules/$m" || fail "cannot load $m"; done
@@ -37,8 +37,9 @@ writer() {
     echo "RIG-FILE $n"
     if [ $n -gt 0 ]; then
       content $((n - 1)) >/tmp/expected
-      dd if=/srv/written/$((n - 1)) bs=64k iflag=direct 2>/dev/null | cmp - /tmp/expected || {
-        fail "file $((n - 1)) is not what was written"
+      dd if=/srv/written/$((n - 1)) bs=64k iflag=direct >/tmp/got 2>/dev/null
+      cmp -s /tmp/got /tmp/expected || {
+        fail "file $((n - 1)) is not what was written: $(cmp -l /tmp/got /tmp/expected 2>&1 | head -n 20 | tr '\n' ','), $(wc -c </tmp/got) bytes"
         return
       }
     fi
@@ -62,5 +63,6 @@ complaints() { dmesg | grep -iE 'I/O error|blk_update|EXT4-fs (error|warning)|JB
 echo RIG-READY
 while read -r line; do
   eval "$line"
-  echo "RIG-DONE $?"
+  # What it said may end within a line.
+  printf '\nRIG-DONE %s\n' $?
 done

@@ -67,6 +67,11 @@ export class Machine {
     this.#ended.catch(() => {});
   }
 
+  /** Process of qemu; undefined when it has ended. */
+  get pid(): number | undefined {
+    return this.#over ? undefined : this.#child.pid;
+  }
+
   /** All that the console showed. */
   get console(): string {
     return this.#console;
