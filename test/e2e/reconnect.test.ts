@@ -1,6 +1,7 @@
 /**
  * The process with the clients' connections is killed with -9, again and again, under clients that reconnect: nbdkit's retry filter, qemu
- * with reconnect-delay, the kernel's device of nbd-client -persist. All of them go on, and read what they wrote.
+ * with reconnect-delay, the kernel's device of nbd-client -persist. All of them go on, and read what they wrote. And restarted in order, which qemu
+ * must not notice either.
  */
 import path from 'node:path';
 import { afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -102,6 +103,34 @@ describe.runIf(programs('fio', 'nbdkit', 'qemu-storage-daemon'))(
         ...['--export', 'type=nbd,id=out,node-name=disk,name=exported,writable=on'],
       ];
       await inFront('qemu-storage-daemon', args, front, (said) => verifies('qemu-volume', front, said));
+    });
+
+    it('is qemu with reconnect-delay when the endpoint is restarted in order: no request fails', async () => {
+      const { node } = rig;
+      await node.create('busy-volume', '64M');
+      const server = `file.server.type=unix,file.server.path=${node.socket},file.export=busy-volume`;
+      // Flushes take a while: requests come when others are still in flight and the end has begun.
+      const flushes = ['--flush-interval=8', '--no-drain'];
+      const disk = `driver=raw,cache.direct=on,file.driver=nbd,${server},file.reconnect-delay=60`;
+      const what = ['bench', '-w', '-t', 'none', '-c', '100000000', '-d', '8', '-s', '4096', ...flushes];
+      const bench = start('qemu-img', [...what, '--image-opts', disk], { stdio: ['ignore', 'pipe', 'pipe'] });
+      let said = '';
+      for (const stream of [bench.stdout, bench.stderr])
+        stream?.on('data', (chunk: Buffer) => (said += chunk.toString()));
+      const end = ended(bench);
+      try {
+        for (let i = 0; i <= 2 * KILLS; i++) {
+          if (i > 0) await node.archipelago('restart', 'nbd', '-f');
+          const since = await newest(node, 'busy-volume');
+          const on = async (): Promise<boolean> =>
+            bench.exitCode !== null || (await newest(node, 'busy-volume')) > since;
+          await expect.poll(on, { interval: 20, timeout: 60_000 }).toBe(true);
+          expect(bench.exitCode, said).toBe(null);
+        }
+      } finally {
+        killGroup(bench);
+        await end;
+      }
     });
   },
 );
