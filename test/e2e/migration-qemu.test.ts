@@ -63,7 +63,7 @@ describe.runIf(tools)('a qemu guest', () => {
       for (let i = 0; i < 4; i++) await guest.machine.expect(/^RIG-TICK .*$/m, 60_000);
       const { node, owner } = sides[move % 2];
       const next = await start(node, move);
-      pauses.push(await guest.monitor.migrate(`unix:${path.join(directory, `incoming-${move}`)}`));
+      pauses.push(await guest.monitor.migrate(`unix:${path.join(directory, `incoming-${move}`)}`, next.monitor));
       await guest.monitor.execute('quit');
       await guest.machine.off(30_000);
       expect(guest.machine.console).not.toContain('RIG-FAIL');

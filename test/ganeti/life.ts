@@ -81,12 +81,17 @@ export class Life {
     return texts.join('\n');
   }
 
-  /** Listens to the guest on a node from now on, as soon as its qemu is there. What runs on another node is heard on. */
-  async listen(node: Node): Promise<void> {
+  /**
+   * Listens to the guest on a node from now on, as soon as its qemu is there. What runs on another node is heard on.
+   * Resolves to its monitor.
+   */
+  async listen(node: Node): Promise<Monitor> {
     const socket = this.#cluster.path(node, `/run/ganeti/kvm-hypervisor/ctrl/${this.instance}`);
     const console = await Console.open(`${socket}.serial`);
     // The monitor that Ganeti has for a daemon which does not run here.
-    this.#ears.push({ node, console, monitor: await Monitor.connect(`${socket}.kvmd`) });
+    const monitor = await Monitor.connect(`${socket}.kvmd`);
+    this.#ears.push({ node, console, monitor });
+    return monitor;
   }
 
   /** A round that ends from now on. @throws when the guest found something wrong, or says nothing */
