@@ -85,8 +85,9 @@ export class Console {
           this.#seen += match.index + match[0].length;
           done();
           resolve(match);
-        } else if (this.#text.includes('RIG-FAIL')) {
-          fail('the guest found something wrong');
+        } else if (/RIG-FAIL.*\n/.test(this.#text)) {
+          const sick = this.#text.includes('RIG-SICK');
+          fail(sick ? 'the guest itself failed, which no disk can bring about' : 'the guest found something wrong');
         } else if (this.#over) {
           fail('the console ended');
         }
