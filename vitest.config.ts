@@ -15,6 +15,7 @@ const onFiles = [
   ...connections,
   'bad-store',
   'bridge',
+  'devices*',
   'counts',
   'exhaustion',
   'full-disk',
@@ -33,7 +34,7 @@ const onFiles = [
 const alone = ['exhaustion'];
 
 /** Machines that run a node or are watched for minutes, and a cluster of machines, each on its own. ARCHIPELAGO_TEST_LONG=1 (npm run test:long). */
-const long = ['devices', 'ganeti-cluster', 'qemu-guest'];
+const long = ['devices', 'devices-emulated', 'devices-long', 'ganeti-cluster', 'ganeti-kernel', 'qemu-guest'];
 
 /** What takes longest begins first, so that nobody waits for it at the end. Vitest goes by the size of files. */
 const longest = (

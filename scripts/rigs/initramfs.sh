@@ -2,13 +2,14 @@
 # initramfs.sh INIT MODULES [PROGRAM...] : builds an initramfs whose /init is the script INIT (common.sh beside it is /common.sh), with the kernel modules named
 # (and what they need, in loading order in /modules/order), a static busybox, and the programs with their libraries.
 # They are in /programs: the busybox shell prefers its own applets to names in PATH. Prints "VMLINUZ INITRAMFS".
+# ARCHIPELAGO_TEST_KERNEL = kernel.sh | uml-kernel.sh: whose kernel.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 init=$1 modules=$2
 common=$(dirname "$1")/common.sh
 shift 2
 programs=("$@")
-kernel=$("$rigs/kernel.sh")
+kernel=$("$rigs/${ARCHIPELAGO_TEST_KERNEL:-kernel.sh}")
 version=$(ls "$kernel/lib/modules")
 
 fill() {

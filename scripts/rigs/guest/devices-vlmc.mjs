@@ -1,8 +1,9 @@
 // devices-vlmc.mjs CONF: what vlmc and archipelago say of devices, on the kernel of this machine and the node of CONF. One line for each scene.
 // The commands run in this process, by their own programs: starting Node takes seconds on an emulated machine.
-import { execFileSync, spawn } from 'node:child_process';
+import { execFile, execFileSync, spawn } from 'node:child_process';
 import fs from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { archipelagoProgram } from '/app/dist/cli/archipelago/program.js';
 import { runProgram } from '/app/dist/cli/common/program.js';
 import { Session } from '/app/dist/cli/common/session.js';
@@ -76,6 +77,7 @@ const start = async () => {
   throw new Error(`archipelago start: ${said}`);
 };
 await start();
+console.log('guest: the node runs');
 
 // The keeper as its unit runs it: it stays when there is no device, so that no scene waits for another.
 const RUN = '/run/archipelago';
@@ -152,7 +154,7 @@ await scene('refusals', async () => {
     /^Cannot rename a mapped resource: vlmc-volume is mapped on device \/dev\/nbd0\n$/,
   );
   await refuses(['unmap', '/dev/nbd77'], /^\/dev\/nbd77: Device doesn't exist\n$/);
-  await refuses(['unmap', '/dev/vda'], /^\/dev\/vda: no volume is mapped there; vlmc showmapped lists what is\n$/);
+  await refuses(['unmap', '/dev/loop0'], /^\/dev\/loop0: no volume is mapped there; vlmc showmapped lists what is\n$/);
   for (const words of [['stop'], ['restart', 'nbd']]) {
     const [status, , err] = await archipelago(...words);
     equal(status, 255, `archipelago ${words.join(' ')}`);
@@ -191,6 +193,20 @@ await scene('a table', async () => {
   matches(err, /^vlmc map failed: missing-volume \(\/tmp\/maptab:2\): .*missing-volume[^\n]*\n$/, 'standard error');
   equal(sh('blockdev --getro /dev/nbd1'), '1', 'read-only');
   await prints(['unmap', '--table', '/tmp/maptab'], '');
+  equal(connected(), [], 'connected devices');
+});
+
+await scene('twenty at once', async () => {
+  const volumes = Array.from({ length: 20 }, (_, i) => `vlmc-many-${i}`);
+  for (const volume of volumes) await prints(['create', volume, '-s', '1M'], '');
+  const maps = volumes.map((volume) =>
+    promisify(execFile)('/bin/vlmc', ['-c', conf, 'map', volume, ...KERNEL, '--wait', '300']),
+  );
+  const paths = (await Promise.all(maps)).map(({ stdout, stderr }) => `${stdout.trim()}${stderr}`);
+  equal(connected().length, 20, 'connected devices');
+  for (const [i, path] of paths.entries())
+    equal(sh(`cat /sys/block/${path.slice('/dev/'.length)}/backend`), `archipelago:guest:${volumes[i]}`, path);
+  for (const volume of volumes) await prints(['unmap', volume], '');
   equal(connected(), [], 'connected devices');
 });
 

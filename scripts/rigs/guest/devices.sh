@@ -2,6 +2,7 @@
 # The machine that runs a node and makes devices of its volumes. First it is /init of the initramfs: it goes over to the disk of
 # node-image.sh, where it is called again: it runs the scenes of devices-scenes.mjs and devices-vlmc.mjs, and ends.
 # Prints a line `SCENE name: ok` or `SCENE name: FAIL why` for each, and RIG-OK as the last line, or RIG-FAIL and what failed.
+# PARTS in the kernel's command line says which are run, separated by commas: scenes,vlmc when it says nothing.
 
 if [ "$1" != again ]; then
   b=/bin/busybox
@@ -9,7 +10,9 @@ if [ "$1" != again ]; then
   $b mount -t sysfs sys /sys
   $b mount -t devtmpfs dev /dev
   for m in $($b cat /modules/order); do $b insmod "/modules/$m" || echo "guest: cannot load $m"; done
-  $b mount -t ext4 -o ro /dev/vda /mnt || { echo "RIG-FAIL no disk"; $b poweroff -f; }
+  disk=/dev/vda
+  [ -e $disk ] || disk=/dev/ubda
+  $b mount -t ext4 -o ro $disk /mnt || { echo "RIG-FAIL no disk"; $b poweroff -f; }
   for d in proc sys dev; do $b mount --move "/$d" "/mnt/$d"; done
   exec $b switch_root /mnt /bin/busybox sh /devices.sh again
 fi
@@ -17,7 +20,8 @@ fi
 export PATH=/bin HOME=/root
 finish() {
   echo "$*"
-  sync
+  # Setting a terminal waits for what was written to it: the end of the machine would cut that off.
+  stty sane </dev/console
   poweroff -f
   sleep 60
 }
@@ -43,6 +47,9 @@ archip_dir = /var/maps
 socket = /run/archipelago/nbd.sock
 CONF
 echo "guest: began after $(cut -d' ' -f1 /proc/uptime) s"
-UV_THREADPOOL_SIZE=24 node /devices-scenes.mjs /run/archipelago.conf || { cat /var/log/devices.log; finish "RIG-FAIL the scenes"; }
-node /devices-vlmc.mjs /run/archipelago.conf || { cat /var/log/devices.log; finish "RIG-FAIL the scenes of vlmc"; }
+for part in $(echo "${PARTS:-scenes,vlmc}" | tr , ' '); do
+  UV_THREADPOOL_SIZE=24 node /devices-$part.mjs /run/archipelago.conf && continue
+  cat /var/log/devices.log
+  finish "RIG-FAIL $part"
+done
 finish RIG-OK

@@ -14,14 +14,17 @@ export interface Boot {
 /**
  * Builds (or finds in the cache) an initramfs around one of scripts/rigs/guest.
  * @param programs of this machine that the guest needs, with their libraries
+ * @param kernelOf which script of scripts/rigs says what kernel: that of a virtual machine, or the one that is a program
  */
 export async function buildBoot(
   guest: string,
   modules: readonly string[],
   programs: readonly string[] = [],
+  kernelOf: 'kernel.sh' | 'uml-kernel.sh' = 'kernel.sh',
 ): Promise<Boot> {
   const args = [path.join(rigs, 'guest', `${guest}.sh`), modules.join(' '), ...programs];
-  const { stdout } = await run(path.join(rigs, 'initramfs.sh'), args, { timeout: 300_000 });
+  const env = { ...process.env, ARCHIPELAGO_TEST_KERNEL: kernelOf };
+  const { stdout } = await run(path.join(rigs, 'initramfs.sh'), args, { timeout: 300_000, env });
   const [kernel, initramfs] = stdout.trim().split(' ');
   return { kernel, initramfs };
 }
@@ -47,8 +50,9 @@ export class Machine {
   #seen = 0;
   readonly #watchers = new Set<() => void>();
 
-  constructor(boot: Boot, commandLine: string, args: readonly string[]) {
-    this.#child = start(path.join(rigs, 'qemu.sh'), [boot.kernel, boot.initramfs, commandLine, ...args], {
+  /** @param runs which script of scripts/rigs runs it */
+  constructor(boot: Boot, commandLine: string, args: readonly string[], runs: 'qemu.sh' | 'uml.sh' = 'qemu.sh') {
+    this.#child = start(path.join(rigs, runs), [boot.kernel, boot.initramfs, commandLine, ...args], {
       stdio: ['pipe', 'pipe', 'pipe'],
     });
     this.#child.stdin?.on('error', () => {});

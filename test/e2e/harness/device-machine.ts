@@ -1,0 +1,84 @@
+/**
+ * A machine with a kernel and a node of its own, in which volumes are devices (scripts/rigs/guest/devices.sh): one boot, many scenes one after the
+ * other, each a test that waits for what the machine says of it.
+ */
+import { mkdtempSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { bin } from './node.js';
+import { run } from './run.js';
+import { buildBoot, Machine } from './vm.js';
+
+const rigs = path.resolve(import.meta.dirname, '../../../scripts/rigs');
+/** What the scenes need of the kernel, in both; and what their disk needs in the emulated one. */
+const MODULES = ['nbd', 'dm-mod', 'loop', 'unix_diag'];
+const EMULATED = ['virtio_pci', 'virtio_blk', 'virtio-rng'];
+/** Of one scene, and of the boot: emulated, on a host with much else to do, a process of Node takes half a minute to start. */
+const SCENE_MS = 600_000;
+const SHOWN = 30_000;
+
+/** Which machine: `uml` has a kernel that is a program of this one, with one processor; `emulated` is qemu's, with two. */
+export type MachineKind = 'uml' | 'emulated';
+
+/** Scripts of the guest, and the scenes that each plays. */
+export type Parts = Readonly<Record<string, readonly string[]>>;
+
+/** Programs that both machines are made with. */
+export const MACHINE_TOOLS = ['nbd-client', 'mke2fs', 'dmsetup', 'busybox', 'depmod', 'cpio'] as const;
+
+/**
+ * Defines the tests of a machine that plays these parts, in the present `describe`.
+ * @param more words for the kernel's command line
+ */
+export function playInMachine(kind: MachineKind, parts: Parts, more = ''): void {
+  let dir: string;
+  let machine: Machine | undefined;
+  const scenes = Object.values(parts).flat();
+
+  beforeAll(async () => {
+    dir = mkdtempSync(path.join(os.tmpdir(), 'archipelago-devices-'));
+    const image = path.join(dir, 'node.img');
+    await run(path.join(rigs, 'node-image.sh'), [image, 'mke2fs', 'dmsetup', 'nbd-client'], {
+      timeout: 300_000,
+      env: { ...process.env, ARCHIPELAGO_TEST_BIN: bin },
+    });
+    // The driver tells of each lost connection, in the middle of other lines.
+    const commandLine = `quiet loglevel=1 PARTS=${Object.keys(parts).join(',')} ${more}`;
+    if (kind === 'uml') {
+      const boot = await buildBoot('devices', MODULES, [], 'uml-kernel.sh');
+      machine = new Machine(boot, commandLine, [`ubd0r=${image}`], 'uml.sh');
+    } else {
+      const drive = `file=${image},if=none,id=node,format=raw,readonly=on`;
+      const boot = await buildBoot('devices', [...EMULATED, ...MODULES]);
+      machine = new Machine(boot, commandLine, ['-m', '2048', '-drive', drive, '-device', 'virtio-blk-pci,drive=node']);
+    }
+    await machine.expect(/^guest: the node runs/m, SCENE_MS);
+  }, 1_300_000);
+
+  afterAll(() => {
+    machine?.kill();
+    if (dir) rmSync(dir, { recursive: true, force: true });
+  });
+
+  it.each(scenes)(
+    '%s',
+    async (scene) => {
+      // Whichever comes next: a scene that is not the expected one is told by its name.
+      const [line, outcome] = (await machine?.expect(/^SCENE [^:]*: (.*)$|^RIG-FAIL.*$/m, SCENE_MS)) ?? [];
+      console.log(line);
+      expect(line).toMatch(`SCENE ${scene}: `);
+      expect(outcome, machine?.console.slice(-SHOWN)).toMatch(/^ok/);
+    },
+    SCENE_MS + 10_000,
+  );
+
+  it(
+    'ends well',
+    async () => {
+      await machine?.expect(/^RIG-OK$/m, SCENE_MS);
+      await machine?.off(60_000);
+    },
+    2 * SCENE_MS,
+  );
+}
