@@ -2,7 +2,7 @@
 import fs from 'node:fs';
 import type { Device } from '../../devices/types.js';
 import { Op } from '../../requests/ops.js';
-import { errnoOf, errnos } from '../../sys/errno.js';
+import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import { CliError } from '../common/exit.js';
 import { printWarning } from '../common/io.js';
 import type { Session } from '../common/session.js';
@@ -41,7 +41,12 @@ export async function unmapVolume(session: Session, what: string, force: boolean
       `${device.path} is detached, but ${shown}; ${name} stays mapped without a device: vlmc unmap ${name} once it runs`,
     );
   } else {
-    await endMapping(session, name, force);
+    await endMapping(session, name, force).catch((error: unknown) => {
+      throw new SystemError(
+        errnoOf(error),
+        `${device.path} is detached, but ${name} stays mapped: ${messageOf(error)}`,
+      );
+    });
   }
   return { name, device: device.path };
 }

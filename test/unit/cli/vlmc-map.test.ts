@@ -97,6 +97,29 @@ describe('map to a device', () => {
     });
   });
 
+  it('needs a role that serves it, and an endpoint that listens', async () => {
+    serve();
+    node.on('endpoint', Op.MAP, () => ({ uris: [] }));
+    for (const endpoint of ['kernel', 'nbd']) {
+      expect(await node.vlmc('map', 'volume1', '--endpoint', endpoint)).toEqual({
+        status: 255,
+        out: '',
+        err: 'the endpoint listens nowhere: set socket or listen in [nbd]\n',
+      });
+    }
+    const other = new FakeNode(undefined, '[PEERS]\nROLES = blockerb blockerm mapperd vlmcd\n');
+    try {
+      expect(await other.vlmc('map', 'volume1')).toEqual({
+        status: 255,
+        out: '',
+        err: 'the configuration has no role of type nbd: add one to ROLES in [PEERS]\n',
+      });
+      expect(await other.vlmc('showmapped')).toEqual({ ...done, out: 'No volumes mapped\n\n' });
+    } finally {
+      other.close();
+    }
+  });
+
   it('a device that does not come about leaves no mapping that was not there before', async () => {
     serve();
     node.devices.refuse('attach', errnos.EPERM, 'devices are attached by root');
@@ -221,6 +244,22 @@ describe('unmap', () => {
     expect(times).toBe(3);
   });
 
+  it('tells when it goes on seeing them, or others that came', async () => {
+    serve(mapping('volume1', 0, 2));
+    node.devices.add('volume1');
+    expect((await node.vlmc('unmap', 'volume1')).err).toBe(
+      'Volume volume1 is in use by 1 connection besides /dev/nbd0; disconnect them or use -f\n',
+    );
+    serve(mapping('volume1', 0, 1));
+    node.on('endpoint', Op.UNMAP, refuse(errnos.EBUSY, 'Volume volume1 is in use by 1 connection'));
+    expect(await node.vlmc('unmap', 'volume1')).toEqual({
+      status: 255,
+      out: '',
+      err: 'vlmc unmap failed: /dev/nbd0 is detached, but volume1 stays mapped: Volume volume1 is in use by 1 connection\n',
+    });
+    expect(node.devices.devices).toEqual([]);
+  });
+
   it('tells what could not be done for the device', async () => {
     serve(mapping('volume1', 0, 1));
     const trouble = 'what was written to /dev/nbd0 (volume1) could not be flushed: EIO';
@@ -341,6 +380,18 @@ describe('showmapped', () => {
     });
   });
 
+  it('tells what the endpoint refuses', async () => {
+    node.on('endpoint', Op.SHOWMAPPED, refuse(errnos.EIO, 'the registry cannot be read'));
+    for (const [words, what] of [
+      [['showmapped'], 'vlmc showmapped failed'],
+      [['unmap', 'volume1'], 'vlmc unmap failed'],
+      [['map', 'volume1', '--endpoint', 'kernel'], 'vlmc map failed'],
+    ] as const) {
+      const { status, out, err } = await node.vlmc(...words);
+      expect({ status, out, err }).toEqual({ status: 255, out: '', err: `${what}: the registry cannot be read\n` });
+    }
+  });
+
   it('--json has all of it', async () => {
     serve(mapping('volume1', 0, 2), mapping('volume2', 1));
     node.devices.add('volume1', { connections: 2, readOnly: true });
@@ -400,6 +451,28 @@ describe('other commands and devices', () => {
     });
     expect((await node.vlmc('rename', 'volume1', 'volume2')).err).toMatch(/volume1 is mapped on device \/dev\/nbd0/);
     expect(node.asked('composer', Op.DELETE)).toEqual([]);
+  });
+
+  it('resize tells the size, and what is refused', async () => {
+    node.on('mapper', Op.TRUNCATE, () => undefined);
+    node.on('endpoint', Op.INFO, () => Buffer.alloc(8));
+    expect(await node.vlmc('resize', 'volume1', '-s', '2G')).toEqual({
+      ...done,
+      out: `Resized volume1 to ${2 ** 31} bytes (2 GiB)\n`,
+    });
+    expect(JSON.parse((await node.vlmc('resize', 'volume1', '-s', '1M', '-f', '--json')).out)).toEqual({
+      name: 'volume1',
+      size: 1 << 20,
+    });
+    node.devices.add('volume1');
+    node.on('mapper', Op.TRUNCATE, refuse(errnos.EPERM, 'it would shrink; use -f'));
+    expect(await node.vlmc('resize', 'volume1', '-s', '1G')).toEqual({
+      status: 255,
+      out: '',
+      err: 'vlmc resize failed: it would shrink; use -f\n',
+    });
+    // What was not resized keeps its device as it is.
+    expect(node.devices.asked).toEqual([]);
   });
 
   it('resize gives the device the size once the endpoint has it', async () => {

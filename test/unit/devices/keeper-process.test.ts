@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import fs from 'node:fs';
 import path from 'node:path';
 import { expect, it, onTestFinished } from 'vitest';
-import { keeperPid, takeKeeperPidfile } from '../../../src/devices/keeper-process.js';
+import { ensureKeeper, keeperPid, takeKeeperPidfile } from '../../../src/devices/keeper-process.js';
 import { temporaryDirectory } from '../nbd/support.js';
 
 /** A process whose command line is that of a keeper, and which has the pidfile. */
@@ -51,4 +51,26 @@ it('a number that is another program’s now is none', async () => {
   fs.writeFileSync(path.join(runDir, 'devices.pid'), String(process.ppid));
   expect(keeperPid(runDir)).toBeNull();
   (await takeKeeperPidfile(runDir, { stays: false })).remove();
+});
+
+it('one that runs is enough; one that does not start is told with what it said', async () => {
+  const runDir = temporaryDirectory();
+  const logDir = path.join(runDir, 'log');
+  const options = { runDir, logDir, configPath: null };
+  await expect(ensureKeeper(options)).rejects.toMatchObject({
+    code: 'ENOENT',
+    message: /^cannot open the keeper's log: /,
+  });
+  fs.mkdirSync(logDir);
+  const log = path.join(logDir, 'devices.log');
+  fs.writeFileSync(log, 'of another day\n');
+  // The program is not where it is looked for: this is not what is shipped.
+  const failure = await ensureKeeper(options).catch((error: unknown) => error as Error);
+  expect(failure).toMatchObject({ code: 'ECHILD' });
+  const { message } = failure as Error;
+  expect(message).toMatch(/^the keeper of devices did not start: it ended \(1\), saying: .*Cannot find module/);
+  expect(message.endsWith(`; see ${log}`)).toBe(true);
+  expect(message).not.toContain('of another day');
+  const { pid } = await keeper(runDir);
+  expect(await ensureKeeper(options)).toBe(pid);
 });

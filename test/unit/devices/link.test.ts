@@ -6,12 +6,58 @@ import { askSizes, closeLinks, type Link, openLink, openLinks } from '../../../s
 import { aliveSockets } from '../../../src/devices/liveness.js';
 import { NetlinkSocket } from '../../../src/devices/netlink.js';
 import { SYSTEM_ROOTS } from '../../../src/devices/types.js';
-import { TransmissionFlag } from '../../../src/nbd/constants.js';
+import { Option, Reply, TransmissionFlag } from '../../../src/nbd/constants.js';
+import { encodeInfoExport } from '../../../src/nbd/handshake-codec.js';
 import { errnos } from '../../../src/sys/errno.js';
-import { eventually, serveMemory } from '../nbd/support.js';
+import { eventually, serveMemory, temporaryDirectory } from '../nbd/support.js';
 
 const MiB = 1 << 20;
 const READ = Buffer.from('25609513000000000000000000000001000000000000000000000200', 'hex');
+
+const OPTION_MAGIC = 0x3e889045565a9n;
+
+function reply(type: number, data: Uint8Array | string = ''): Buffer {
+  const body = Buffer.from(data);
+  const head = Buffer.alloc(20);
+  head.writeBigUInt64BE(OPTION_MAGIC, 0);
+  head.writeUInt32BE(Option.GO, 8);
+  head.writeUInt32BE(type, 12);
+  head.writeUInt32BE(body.length, 16);
+  return Buffer.concat([head, body]);
+}
+
+/** An export that is larger than any. */
+function huge(): Buffer {
+  const info = encodeInfoExport(MiB, 1);
+  info.writeBigUInt64BE(2n ** 63n, 2);
+  return info;
+}
+
+/** An endpoint that greets, and answers GO with this in one piece; null: it says nothing at all. */
+async function scripted(replies: readonly Buffer[] | null): Promise<{ path: string; open(): number }> {
+  const path = `${temporaryDirectory()}/s`;
+  const sockets: net.Socket[] = [];
+  const server = net.createServer((socket) => {
+    sockets.push(socket);
+    socket.on('error', () => {});
+    socket.resume();
+    if (replies === null) return;
+    socket.write(Buffer.concat([Buffer.from('NBDMAGICIHAVEOPT'), Buffer.from([0, 3])]));
+    let received = 0;
+    socket.on('data', (data) => {
+      const before = received;
+      received += data.length;
+      // The flags, then a whole option.
+      if (before <= 4 && received > 4) socket.write(Buffer.concat(replies));
+    });
+  });
+  onTestFinished(() => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  });
+  await new Promise<void>((resolve) => server.listen(path, resolve));
+  return { path, open: () => sockets.filter(({ closed }) => !closed).length };
+}
 
 /** What the kernel says to a question about a socket, as an error. */
 function notThere(question: Buffer | undefined, errno: number = errnos.ENOENT): Buffer {
@@ -69,6 +115,47 @@ describe('a connection for the kernel', () => {
     await server.close();
     await expect(openLink({ path }, 'disk')).rejects.toMatchObject({ code: 'ENOENT', message: /cannot connect to/ });
     await expect(askSizes({ path }, ['disk'])).rejects.toMatchObject({ code: 'ENOENT' });
+  });
+
+  test.each<[says: string, replies: Buffer[], code: string, message: RegExp]>([
+    [
+      'that it wants TLS',
+      [reply(Reply.ERR_TLS_REQD)],
+      'EOPNOTSUPP',
+      /^\/.*\/s demands TLS, which a device of the kernel has not: set socket_tls = off \(or selective\) in \[nbd\]$/,
+    ],
+    ['no', [reply(Reply.ERR_POLICY, 'not\u0007 for you')], 'EACCES', /^the endpoint refuses disk: .*not.*for you$/],
+    ['no without a word', [reply(Reply.ERR_POLICY)], 'EACCES', /^the endpoint refuses disk: \S+/],
+    ['yes and no size', [reply(Reply.ACK)], 'EPROTO', /does not tell the size of disk$/],
+    [
+      'more than it was asked',
+      [reply(Reply.INFO, encodeInfoExport(MiB, 1)), reply(Reply.ACK), Buffer.from('gREPLY')],
+      'EPROTO',
+      /sent more than its answer to the handshake$/,
+    ],
+    [
+      'that it is larger than numbers',
+      [reply(Reply.INFO, huge()), reply(Reply.ACK)],
+      'EPROTO',
+      /more than this client can address/,
+    ],
+  ])('is refused in words where the endpoint says %s', async (_says, replies, code, message) => {
+    const { path, open } = await scripted(replies);
+    await expect(openLink({ path }, 'disk')).rejects.toMatchObject({ code, message });
+    await eventually(open).toBe(0);
+  });
+
+  test('is not waited for for ever', async () => {
+    const { path } = await scripted(null);
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    onTestFinished(() => void vi.useRealTimers());
+    const link = openLink({ path }, 'disk');
+    const refused = expect(link).rejects.toMatchObject({
+      code: 'ETIMEDOUT',
+      message: `the endpoint ${path} did not answer within 10 s`,
+    });
+    vi.advanceTimersByTime(10_000);
+    await refused;
   });
 
   test('is asked for sizes without one, for more exports than one handshake may name', async () => {

@@ -2,9 +2,10 @@
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { withTable } from '../../../src/devices/context.js';
 import { identifierOf, volumeOf } from '../../../src/devices/identifier.js';
+import { locked } from '../../../src/devices/lock.js';
 import type { KernelDevice } from '../../../src/devices/sysfs.js';
 import { type Entry, readTable, reconcile, tablePath, writeTable } from '../../../src/devices/table.js';
 import { FakeSystem } from './fake-system.js';
@@ -202,6 +203,27 @@ describe('the file of the table', () => {
     for (const at of [0, 2, 4]) expect(order[at + 1]).toBe(order[at].replace('+', '-'));
     await expect(withTable(context, () => Promise.reject(new Error('dies')))).rejects.toThrow('dies');
     expect(await withTable(context, async () => 'served')).toBe('served');
+  });
+
+  it('is waited for while another process changes it, for a minute', async () => {
+    const { context } = FakeSystem.in(dir);
+    await locked(context.runDir, async () => {
+      vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] });
+      const waiting = expect(withTable(context, async () => 'served')).rejects.toMatchObject({
+        code: 'ETIMEDOUT',
+        message: `another process has held ${context.runDir}/devices.lock for 60 s: it waits for the kernel, whose log (dmesg) may tell why`,
+      });
+      await vi.advanceTimersByTimeAsync(60_010);
+      vi.useRealTimers();
+      await waiting;
+    });
+    expect(await withTable(context, async () => 'served')).toBe('served');
+    fs.rmSync(context.runDir, { recursive: true });
+    await expect(withTable(context, async () => 'served')).rejects.toMatchObject({
+      code: 'ENOENT',
+      message: /^cannot lock the table of devices: /,
+    });
+    expect(() => writeTable(context.runDir, [])).toThrow(/^cannot write the table of devices: /);
   });
 
   it('is brought into line before anybody works on it, and says what was found', async () => {
