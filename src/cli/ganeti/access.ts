@@ -24,8 +24,9 @@ export async function attach(context: Context): Promise<void> {
   const device = call.access === 'kernelspace' ? await (await kernel()).attach(volume) : '';
   const { uris } = await node.json<{ uris: string[] }>('endpoint', Op.MAP, volume, { name: volume });
   const uri = qemuUri(volume, uris);
-  if (uri === null && device === '') throw unreachable(uris);
-  await print(io, `${device}\n${uri === null ? '' : `kvm:${uri}\n`}`);
+  const spoken = uri?.includes(',') ? null : uri;
+  if (spoken === null && device === '') throw uri === null ? unreachable(uris) : unspeakable(uri);
+  await print(io, `${device}\n${spoken === null ? '' : `kvm:${spoken}\n`}`);
 }
 
 /** Ends what attach and open began. A volume that is not attached, or is not there, is fine. */
@@ -85,6 +86,13 @@ export function qemuUri(volume: string, uris: readonly string[]): string | null 
 }
 
 const SOCKET = '?socket=';
+
+/** Ganeti writes it into the middle of a list that qemu parts at commas. */
+const unspeakable = (uri: string): SystemError =>
+  new SystemError(
+    errnos.EINVAL,
+    `Ganeti cannot tell qemu of ${uri}, which has a comma: rename the volume, or the socket`,
+  );
 
 function unreachable(uris: readonly string[]): SystemError {
   const why =

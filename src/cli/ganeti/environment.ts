@@ -45,12 +45,21 @@ const MiB = 1 << 20;
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
+export interface CallOptions {
+  /** Instead of VOL_NAME, from the command line. */
+  readonly name?: string;
+  /**
+   * The disk is there already. What its parameters say of its making does not count any more, right or wrong: they can be changed later
+   * (gnt-instance modify), and a disk that cannot be attached for it could not be removed either. Default: no.
+   */
+  readonly made?: boolean;
+}
+
 /**
  * Reads the environment of a call.
- * @param name instead of VOL_NAME, from the command line
  * @throws SystemError EINVAL naming the variable
  */
-export function readCall(env: Environment, name = env.VOL_NAME): GanetiCall {
+export function readCall(env: Environment, { name = env.VOL_NAME, made = false }: CallOptions = {}): GanetiCall {
   if (name === undefined || name === '') {
     throw invalid('the environment has no VOL_NAME: this is called by Ganeti, not by hand');
   }
@@ -59,8 +68,8 @@ export function readCall(env: Environment, name = env.VOL_NAME): GanetiCall {
     .filter((key) => key.startsWith(PREFIX))
     .map((key) => key.slice(PREFIX.length).toLowerCase())
     .filter((key) => !known.includes(key));
-  const originSize = number(env, 'EXTP_ORIGIN_SIZE', 1, -1);
-  const origin = text(env.EXTP_ORIGIN);
+  const originSize = made ? null : number(env, 'EXTP_ORIGIN_SIZE', 1, -1);
+  const origin = made ? null : text(env.EXTP_ORIGIN);
   if (originSize !== null && origin === null) {
     throw invalid('origin_size is the size of a Pithos map that origin names, and there is no origin');
   }
@@ -76,7 +85,7 @@ export function readCall(env: Environment, name = env.VOL_NAME): GanetiCall {
     access: access(env.EXTP_ACCESS),
     origin,
     originSize,
-    reuseData: flag(env, 'EXTP_REUSE_DATA', false),
+    reuseData: flag(env, 'EXTP_REUSE_DATA', false, made),
     unknown,
   };
 }
@@ -121,11 +130,13 @@ function number(env: Environment, variable: string, unit: number, none?: number)
   throw invalid(`${variable} is "${value}", which is no number of ${unit === MiB ? 'MiB' : 'bytes'}`);
 }
 
-function flag(env: Environment, variable: string, fallback: boolean): boolean {
+/** @param lenient the fallback also for what is neither */
+function flag(env: Environment, variable: string, fallback: boolean, lenient = false): boolean {
   const value = env[variable];
   if (isUnset(value)) return fallback;
   if (/^(true|yes|on|1)$/i.test(value)) return true;
   if (/^(false|no|off|0)$/i.test(value)) return false;
+  if (lenient) return fallback;
   throw invalid(`${variable} is "${value}", which is neither True nor False`);
 }
 

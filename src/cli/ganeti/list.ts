@@ -43,19 +43,23 @@ export interface ListOptions {
 }
 
 export async function list(node: Node, io: Io, { json, configuration }: ListOptions): Promise<void> {
+  // Before, for what is wrong with it; and after, since a disk that was made meanwhile is not a leaked one.
+  if (configuration !== null) knownDisks(configuration);
+  const all = await allDisks(node);
   const known = configuration === null ? null : knownDisks(configuration);
-  const disks = (await allDisks(node)).filter(({ disk }) => known === null || !known.has(disk));
+  const disks = all.filter(({ disk }) => known === null || !known.has(disk));
   if (json) await printJson(io, { disks });
   else if (disks.length > 0) await print(io, `${formatDisks(disks)}\n`);
 }
 
 interface Found {
-  size: number;
-  created: number | null;
+  readonly size: number | null;
+  readonly created: number | null;
 }
+/** It is there, and something is the matter with it. */
+const UNKNOWN: Found = { size: null, created: null };
 
 async function allDisks(node: Node): Promise<ListedDisk[]> {
-  // Volumes first: a record is written after its volume was made, and deleted after it was removed.
   const volumes = await allVolumes(node);
   const maps = node.maps();
   const recorded = new Set(await recordedNames(maps));
@@ -67,7 +71,8 @@ async function allDisks(node: Node): Promise<ListedDisk[]> {
     const some = disks.slice(at, at + PARALLEL).map(async (disk): Promise<ListedDisk> => {
       const record: DiskRecord = (recorded.has(disk) ? await readRecord(maps, disk) : null) ?? {};
       const volume = record.volume ?? disk;
-      const found = volumes.get(volume) ?? null;
+      // A volume may have been made since they were listed: such a disk must not be called gone.
+      const found = volumes.get(volume) ?? (await node.info(volume).catch((): Found => UNKNOWN));
       return {
         disk,
         volume: found === null ? null : volume,
@@ -115,6 +120,24 @@ export function knownDisks(file: string): Set<string> {
     if (type === 'ext' && Array.isArray(id) && typeof id[1] === 'string') names.add(id[1]);
   }
   return names;
+}
+
+/**
+ * Before a disk is removed by hand: is it one, and has Ganeti forgotten it, as far as this machine can tell?
+ * @param configuration Ganeti's, if this machine has it
+ * @throws SystemError EINVAL, EBUSY
+ */
+export async function requireForgotten(node: Pick<Node, 'maps'>, name: string, configuration: string): Promise<void> {
+  if (!DISK_NAME.test(name) && (await readRecord(node.maps(), name)) === null) {
+    throw new SystemError(errnos.EINVAL, `that is no disk of Ganeti; vlmc remove ${name} removes other volumes`);
+  }
+  if (fs.existsSync(configuration) && knownDisks(configuration).has(name)) {
+    const why = `an instance of Ganeti has this disk (${configuration})`;
+    throw new SystemError(
+      errnos.EBUSY,
+      `${why}: gnt-instance modify --disk N:remove, or gnt-instance remove, removes it`,
+    );
+  }
 }
 
 /** The table, with a line of titles. */

@@ -124,7 +124,8 @@ async function runAction(action: string, words: readonly string[], file: string 
   }
   // To verify there need not be a disk.
   const name = named ?? io.env.VOL_NAME ?? (action === 'verify' ? 'verify' : undefined);
-  const call = options === null ? readCall(io.env, name) : null;
+  const made = action !== 'create' && action !== 'verify';
+  const call = options === null ? readCall(io.env, { name, made }) : null;
   const config = loadConfig(file);
   const node = new Node(config);
   try {
@@ -132,6 +133,7 @@ async function runAction(action: string, words: readonly string[], file: string 
       const { list } = await import('./list.js');
       await list(node, io, options);
     } else if (call !== null) {
+      if (named !== undefined) await (await import('./list.js')).requireForgotten(node, named, GANETIS_CONFIGURATION);
       const kernel: Context['kernel'] = async () => new (await import('./kernel.js')).Kernel(config);
       await ACTIONS[action]({ call, node, kernel, io });
     }

@@ -81,6 +81,14 @@ describe('attach', () => {
     await expect(play(attach, { uris: [] })).rejects.toThrow('the endpoint listens nowhere: set socket in [nbd]');
   });
 
+  it('fails where what Ganeti would write into the command line of qemu were parted there', async () => {
+    const uris = [`nbd+unix:///${DISK}?socket=/run/a,readonly=on`];
+    await expect(play(attach, { uris })).rejects.toThrow(
+      `Ganeti cannot tell qemu of nbd:unix:/run/a,readonly=on:exportname=${DISK}, which has a comma: rename the volume, or the socket`,
+    );
+    expect((await play(attach, { env: { EXTP_ACCESS: 'kernelspace' }, uris })).out).toBe('/dev/nbd4\n');
+  });
+
   it('does not offer what is not there', async () => {
     await expect(play(attach, { exists: false })).rejects.toThrow(
       `there is no volume ${DISK}; archipelago-ganeti list tells which there are`,

@@ -97,6 +97,16 @@ describe('the environment of a call', () => {
     }
   });
 
+  it.each<Record<string, string>>([
+    { EXTP_ORIGIN: 'a', EXTP_ORIGIN_SIZE: '1K' },
+    { EXTP_ORIGIN_SIZE: '4096' },
+    { EXTP_REUSE_DATA: 'maybe' },
+  ])('takes no offence at %j of a disk that is there: it could not even be removed', (more) => {
+    const call = readCall({ ...usual, ...more }, { made: true });
+    expect(call).toMatchObject({ origin: null, originSize: null, reuseData: false });
+    expect(() => readCall({ ...usual, ...more })).toThrow();
+  });
+
   it('tells parameters that are not known from those of Ganeti', () => {
     expect(() => refuseUnknown(read({}))).not.toThrow();
     expect(() => refuseUnknown(read({ EXTP_ORGIN: 'debian-12' }))).toThrow(
@@ -111,6 +121,6 @@ describe('the environment of a call', () => {
   });
 
   it('takes the name of the command line before that of the environment', () => {
-    expect(readCall(usual, 'other').name).toBe('other');
+    expect(readCall(usual, { name: 'other' }).name).toBe('other');
   });
 });

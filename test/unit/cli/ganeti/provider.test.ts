@@ -5,8 +5,11 @@ import path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { qemuUri } from '../../../../src/cli/ganeti/access.js';
 import { PARAMETERS } from '../../../../src/cli/ganeti/environment.js';
-import { formatDisks, knownDisks } from '../../../../src/cli/ganeti/list.js';
+import { formatDisks, knownDisks, list, requireForgotten } from '../../../../src/cli/ganeti/list.js';
+import type { Node } from '../../../../src/cli/ganeti/node.js';
 import { ACTIONS, ganetiMain } from '../../../../src/cli/ganeti/program.js';
+import { encodeRecord } from '../../../../src/cli/ganeti/records.js';
+import { errnos, SystemError } from '../../../../src/sys/errno.js';
 import { capture, type Outcome } from '../capture.js';
 
 const directory = path.resolve(import.meta.dirname, '../../../../scripts/ganeti-ext/archipelago');
@@ -139,5 +142,68 @@ describe('the list of disks', () => {
     }
     fs.writeFileSync(file, '{"disks": ');
     expect(() => knownDisks(file)).toThrow("cannot read Ganeti's configuration");
+  });
+});
+
+describe('while disks come and go', () => {
+  const [disk, other] = ['1', '2'].map((n) => `1a2b3c4d-0000-4000-8000-12345678900${n}.ext.disk0`);
+  const info = { size: 4096, created: null };
+  /** A node with records of disks; `there` are volumes that can be found, though they were not there when volumes were listed. */
+  const nodeWith = (records: string[], there: string[], onInfo = (): void => {}): Node =>
+    ({
+      json: async () => ({ volumes: [], cursor: null }),
+      info: async (name: string) => {
+        onInfo();
+        return there.includes(name) ? info : null;
+      },
+      maps: () => ({
+        list: async () => ({ names: records.map((name) => `.archipelago-ganeti-${name}`), cursor: null }),
+        read: async (name: string) => {
+          if (records.some((record) => name.endsWith(record))) return encodeRecord({ metadata: 'originstname+web' });
+          throw new SystemError(errnos.ENOENT, 'no object');
+        },
+        lockHolder: async () => null,
+      }),
+    }) as unknown as Node;
+
+  it('one that was made meanwhile is not called gone, nor leaked', async () => {
+    const node = nodeWith([disk, other], [disk]);
+    const shown = await capture({}, async (io) => {
+      await list(node, io, { json: false, configuration: null });
+      return 0;
+    });
+    expect(shown.out).toMatch(new RegExp(`^${disk} +4 KiB +web .* -$`, 'm'));
+    expect(shown.out).toMatch(new RegExp(`^${other} .* gone$`, 'm'));
+
+    const file = path.join(scratch, 'meanwhile.data');
+    const write = (...names: string[]): void => {
+      const disks = names.map((name) => ({ dev_type: 'ext', logical_id: ['archipelago', name] }));
+      fs.writeFileSync(file, JSON.stringify({ disks }));
+    };
+    write(other);
+    const leaked = await capture({}, async (io) => {
+      await list(
+        nodeWith([disk, other], [disk, other], () => write(disk, other)),
+        io,
+        { json: true, configuration: file },
+      );
+      return 0;
+    });
+    expect(JSON.parse(leaked.out)).toEqual({ disks: [] });
+  });
+
+  it('by hand only what Ganeti has forgotten is removed', async () => {
+    const file = path.join(scratch, 'known.data');
+    const none = path.join(scratch, 'not-a-master.data');
+    fs.writeFileSync(file, JSON.stringify({ disks: { x: { dev_type: 'ext', logical_id: ['archipelago', disk] } } }));
+    await expect(requireForgotten(nodeWith([], []), 'web-data', none)).rejects.toThrow(
+      'that is no disk of Ganeti; vlmc remove web-data removes other volumes',
+    );
+    await expect(requireForgotten(nodeWith([], []), disk, file)).rejects.toThrow(
+      `an instance of Ganeti has this disk (${file}): gnt-instance modify --disk N:remove, or gnt-instance remove, removes it`,
+    );
+    await requireForgotten(nodeWith([], []), disk, none);
+    await requireForgotten(nodeWith(['odd-name'], []), 'odd-name', none);
+    await requireForgotten(nodeWith([], []), `${disk}.snap`, file);
   });
 });
