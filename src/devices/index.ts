@@ -12,7 +12,7 @@ import { keeperPid } from './keeper-process.js';
 import { reconnectAll } from './reconnect.js';
 import { resize } from './resize.js';
 import { kernelDevices } from './sysfs.js';
-import { readTable, reconcile } from './table.js';
+import { readTableOrNone, reconcile } from './table.js';
 import { describe } from './trouble.js';
 import { type AttachOptions, DEFAULT_TIMEOUT, type Device, type DevicesOptions, SYSTEM_ROOTS } from './types.js';
 
@@ -61,7 +61,8 @@ export class Devices {
   /** All devices of the node, as the kernel has them. Needs no rights and no lock, and changes nothing. @throws SystemError EIO */
   async list(): Promise<Device[]> {
     const { runDir, segment, roots } = this.#context;
-    const { entries } = reconcile(readTable(runDir), kernelDevices(roots), segment, Date.now(), true);
+    const kernel = kernelDevices(roots);
+    const { entries } = reconcile(readTableOrNone(runDir, kernel), kernel, segment, Date.now(), true);
     return describe(
       this.#context,
       entries.filter(({ state }) => state !== 'attaching'),

@@ -92,7 +92,20 @@ function isAddress(endpoint: object | undefined): boolean {
 }
 
 /**
- * The table, with the lock held. A damaged one is put aside where the kernel knows each device by its name, so that all are found again.
+ * The table for who only looks: a damaged one is empty where the kernel knows each device by its name, so that all are found again.
+ * @throws DamagedTable where devices would be forgotten
+ */
+export function readTableOrNone(runDir: string, kernel: readonly KernelDevice[]): Entry[] {
+  try {
+    return readTable(runDir);
+  } catch (error) {
+    if (!(error instanceof DamagedTable) || kernel.some(({ backend }) => backend === null)) throw error;
+    return [];
+  }
+}
+
+/**
+ * The table, with the lock held. A damaged one is put aside where it is none to who only looks.
  * @returns also why it was put aside, null: it was not
  * @throws DamagedTable where devices would be forgotten
  */
@@ -103,13 +116,11 @@ export function readOrReplaceTable(
   try {
     return { table: readTable(runDir), damage: null };
   } catch (error) {
-    if (!(error instanceof DamagedTable) || kernel.some(({ backend }) => backend === null)) throw error;
+    if (!(error instanceof DamagedTable)) throw error;
+    const table = readTableOrNone(runDir, kernel);
     const file = tablePath(runDir);
     fs.renameSync(file, `${file}.damaged`);
-    return {
-      table: [],
-      damage: `the table of devices was damaged and is ${file}.damaged now; devices are found again`,
-    };
+    return { table, damage: `the table of devices was damaged and is ${file}.damaged now; devices are found again` };
   }
 }
 

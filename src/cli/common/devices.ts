@@ -2,7 +2,7 @@
 import { type Config, findRole } from '../../config/index.js';
 import type { Devices } from '../../devices/index.js';
 import { kernelDevices as inKernel } from '../../devices/sysfs.js';
-import { readTable, reconcile } from '../../devices/table.js';
+import { readTableOrNone, reconcile } from '../../devices/table.js';
 import type { AttachOptions, Device, EndpointAddress } from '../../devices/types.js';
 
 export interface DeviceAccess {
@@ -31,8 +31,10 @@ export const kernelDevices: OpenDevices = async (config, endpoint) => {
     });
   };
   // To see that there is none needs no netlink, whose native library takes longer to load than most commands.
-  const hasNone = (): boolean =>
-    reconcile(readTable(runDir), inKernel(), xseg.name, Date.now(), true).entries.length === 0;
+  const hasNone = (): boolean => {
+    const kernel = inKernel();
+    return reconcile(readTableOrNone(runDir, kernel), kernel, xseg.name, Date.now(), true).entries.length === 0;
+  };
   return {
     attach: async (options) => (await load()).attach(options),
     detach: async (volumeOrPath, options) => (await load()).detach(volumeOrPath, options),

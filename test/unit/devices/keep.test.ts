@@ -68,6 +68,27 @@ describe('the keeper', () => {
     await eventually(() => rig.kernel.connections(0)).toBe(1);
   });
 
+  it('makes a damaged table anew of what the kernel tells, unless that does not tell whose all are', async () => {
+    const rig = await attached('web-root');
+    const file = tablePath(rig.system.context.runDir);
+    fs.writeFileSync(file, '{"devices": [');
+    // Whoever only looks sees what there is, and changes nothing.
+    expect(await rig.devices.list()).toMatchObject([{ index: 0, volume: 'web-root' }]);
+    expect(fs.readFileSync(file, 'utf8')).toBe('{"devices": [');
+    keep(rig);
+    await eventually(() => fs.readFileSync(file, 'utf8')).toContain('"attached"');
+    expect(rig.system.said).toContainEqual(
+      expect.stringMatching(/devices\.json\.damaged now; devices are found again$/),
+    );
+    rig.system.connect(7);
+    fs.writeFileSync(file, '');
+    await expect(rig.devices.list()).rejects.toThrow(/devices\.json is damaged \(.*; remove it/);
+    await eventually(() => rig.system.said).toContainEqual(
+      expect.stringMatching(/^the devices cannot be looked after: .* is damaged/),
+    );
+    expect(fs.readFileSync(file, 'utf8')).toBe('');
+  });
+
   it('leaves devices alone that were detached by force, or are another node’s', async () => {
     const rig = await attached('web-root');
     rig.kernel.open.add(0);
