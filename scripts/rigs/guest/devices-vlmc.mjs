@@ -180,7 +180,9 @@ await scene('a snapshot, several connections, and its own socket', async () => {
   await prints(['map', 'vlmc-snapshot', ...KERNEL], '/dev/nbd0\n');
   sh('mount -t ext4 -o ro,noload /dev/nbd0 /mnt/fs && grep -q words /mnt/fs/file && umount /mnt/fs');
   await prints(['map', 'vlmc-volume', '--connections', '2', '--socket'], '/dev/nbd1\n');
-  equal(fs.readdirSync('/sys/block/nbd1/mq').length, 2, 'connections');
+  const [, rows] = await vlmc('showmapped', '--json');
+  const { connections, clients } = JSON.parse(rows).mapped.find(({ device }) => device === '/dev/nbd1');
+  equal([connections, clients], [2, 2], 'connections');
   await prints(['unmap', '/dev/nbd1'], '');
   await prints(['unmap', '/dev/nbd0'], '');
 });

@@ -35,6 +35,7 @@ export function playInMachine(kind: MachineKind, parts: Parts, more = ''): void 
   let dir: string;
   let machine: Machine | undefined;
   const scenes = Object.values(parts).flat();
+  let passed = 0;
 
   beforeAll(async () => {
     dir = mkdtempSync(path.join(os.tmpdir(), 'archipelago-devices-'));
@@ -58,6 +59,7 @@ export function playInMachine(kind: MachineKind, parts: Parts, more = ''): void 
 
   afterAll(() => {
     machine?.kill();
+    if (passed < scenes.length) console.log(`The end of the console:\n${machine?.console.slice(-SHOWN)}`);
     if (dir) rmSync(dir, { recursive: true, force: true });
   });
 
@@ -68,7 +70,8 @@ export function playInMachine(kind: MachineKind, parts: Parts, more = ''): void 
       const [line, outcome] = (await machine?.expect(/^SCENE [^:]*: (.*)$|^RIG-FAIL.*$/m, SCENE_MS)) ?? [];
       console.log(line);
       expect(line).toMatch(`SCENE ${scene}: `);
-      expect(outcome, machine?.console.slice(-SHOWN)).toMatch(/^ok/);
+      expect(outcome).toMatch(/^ok/);
+      passed++;
     },
     SCENE_MS + 10_000,
   );
