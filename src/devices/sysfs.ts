@@ -59,7 +59,7 @@ export function kernelDevice(index: number, roots: SystemRoots = SYSTEM_ROOTS): 
   };
 }
 
-/** The driver makes a queue for each connection. */
+/** The driver makes a queue for each connection, and no more than there are processors. */
 function countQueues(directory: string): number {
   try {
     return Math.max(1, fs.readdirSync(path.join(directory, 'mq')).length);

@@ -187,9 +187,11 @@ export function reconcile(
     if (volume === null) continue;
     const at = intended.findIndex(({ identifier }) => identifier === device.backend);
     const [intention] = at < 0 ? [] : intended.splice(at, 1);
-    const { index, size, readOnly, connections, pid } = device;
+    const { index, size, readOnly, pid } = device;
     const identifier = identifierOf(segment, volume);
+    // The kernel makes no more queues than it has processors, and tells of no other number.
     const { exportName = volume, since = now, readOnlyAsked = readOnly, endpoint } = intention ?? {};
+    const { connections } = intention ?? device;
     adopted.push({
       index,
       volume,

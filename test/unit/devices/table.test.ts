@@ -70,12 +70,13 @@ describe('bringing the table into line with the kernel', () => {
 
   it('makes of an intention whose device is there what it was to be, and drops one whose device is not', () => {
     const intended = [
-      entry(-1, { volume: 'vol-2', exportName: 'vol-2@daily', state: 'attaching' }),
+      // The kernel below has one processor.
+      entry(-1, { volume: 'vol-2', exportName: 'vol-2@daily', connections: 4, state: 'attaching' }),
       entry(-1, { volume: 'vol-9', state: 'attaching' }),
     ];
     const { entries, dropped } = reconcile(intended, [kernel(2)], 'seg', NOW, false);
     expect(entries).toMatchObject([
-      { index: 2, volume: 'vol-2', exportName: 'vol-2@daily', state: 'attached', pid: 102 },
+      { index: 2, volume: 'vol-2', exportName: 'vol-2@daily', connections: 4, state: 'attached', pid: 102 },
     ]);
     expect(dropped.map(({ volume }) => volume)).toEqual(['vol-9']);
     const meanwhile = reconcile(intended, [kernel(2)], 'seg', NOW, true);
