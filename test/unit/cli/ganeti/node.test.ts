@@ -8,6 +8,7 @@ import { createInterface } from 'node:readline';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { BRIDGE_VERSION } from '../../../../src/bridge/protocol.js';
 import { Node, type NodeOptions } from '../../../../src/cli/ganeti/node.js';
+import { readRecord, writeRecord } from '../../../../src/cli/ganeti/records.js';
 import { type Config, parseConfig } from '../../../../src/config/index.js';
 import { Op } from '../../../../src/requests/ops.js';
 import { errnoOf, errnos } from '../../../../src/sys/errno.js';
@@ -63,6 +64,8 @@ const ask = (options: NodeOptions, repeatable: boolean): Promise<{ serviced: num
   node = new Node(config, options);
   return node.call('mapper', { op: Op.PING, target: '' }, { repeatable });
 };
+const connections = (): Promise<number> =>
+  new Promise((resolve) => bridge?.getConnections((_error, count) => resolve(count)));
 const failure = async (promise: Promise<unknown>): Promise<{ errno: number; message: string }> => {
   const error = await promise.then(
     () => new Error('it did not fail'),
@@ -114,6 +117,37 @@ describe("a provider's call", () => {
     expect(errno).toBe(errnos.ECONNRESET);
     expect(message).toContain('whether it was done is not known');
     expect(asked).toHaveLength(3);
+  });
+
+  it('asks for records again, too, which may be read and written twice', async () => {
+    await supervise();
+    await listen(null, { serviced: 1, data: Buffer.from('{"metadata":"m"}\n').toString('base64') }, null, {
+      serviced: 1024,
+    });
+    node = new Node(config, patient);
+    expect(await readRecord(node.maps(), 'disk')).toEqual({ metadata: 'm' });
+    await writeRecord(node.maps(), 'disk', { metadata: 'n' });
+    expect(asked).toEqual([Op.READ, Op.READ, Op.WRITE, Op.WRITE]);
+  });
+
+  it('reconnects once for all that was under way when the connection ended', async () => {
+    await supervise();
+    const hangUp = Array.from({ length: 2 }, () => null);
+    await listen(...hangUp, { serviced: 8 });
+    node = new Node(config, patient);
+    const all = Array.from({ length: 4 }, () =>
+      node?.call('mapper', { op: Op.PING, target: '' }, { repeatable: true }),
+    );
+    expect((await Promise.all(all)).map((reply) => reply?.serviced)).toEqual([8, 8, 8, 8]);
+    node.close();
+    await expect.poll(connections).toBe(0);
+  });
+
+  it('does not wait for ever for a record of a store that hangs', async () => {
+    await supervise();
+    await listen('silent');
+    node = new Node(config, { answerMs: 100 });
+    expect((await failure(readRecord(node.maps(), 'disk'))).message).toMatch(/^blockerm has not answered READ for 0 s/);
   });
 
   it('asks again what the bridge has turned away, as nobody was asked', async () => {
