@@ -16,7 +16,8 @@ build_once() {
     flock 9
     [ -e "$target" ] && exit 0
     work=$(mktemp -d "$cache/building.XXXXXX")
-    trap 'rm -rf "$work"' EXIT
+    # A builder of root file systems that was killed leaves the machine's own /dev/shm mounted in it: segments of nodes that run.
+    trap 'rm -rf --one-file-system "$work"' EXIT
     "$build" "$work" >&2
     mv -T "$work" "$target"
     trap - EXIT
