@@ -22,11 +22,12 @@ export async function unmapVolume(session: Session, what: string, force: boolean
   if (!isPath && !isUri) checkName(what);
   const devices = await (await session.devices()).list();
   const byPath = isPath ? findByPath(devices, what) : null;
-  const shown = await showMappedOrWhy(session);
+  const asked = showMappedOrWhy(session);
+  const shown = force ? await soon(asked) : await asked;
   const known = byPath?.volume ?? (isUri ? nameBehind(what, shown) : what);
   const device = byPath ?? devices.find(({ volume }) => volume === known) ?? null;
   if (device === null) {
-    if (typeof shown === 'string') throw new CliError(shown, errnos.ENOENT);
+    if (typeof shown === 'string') throw new CliError(shown, shown === SILENT ? errnos.ETIMEDOUT : errnos.ENOENT);
     const body = isUri ? { uri: what, force } : { name: what, force };
     const reply = await session.client.json<{ name?: string }>('endpoint', Op.UNMAP, isUri ? '' : what, body);
     return { name: reply.name ?? what, device: null };
@@ -49,6 +50,24 @@ export async function unmapVolume(session: Session, what: string, force: boolean
     });
   }
   return { name, device: device.path };
+}
+
+/** ms that a node which hangs is waited for where a device is to go by force. */
+const SOON_MS = 5000;
+const SILENT = `the endpoint has not answered for ${SOON_MS / 1000} s`;
+
+/** What the endpoint says, or that it says nothing. */
+async function soon(asked: Promise<ShowMapped | string>): Promise<ShowMapped | string> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<string>((resolve) => {
+    timer = setTimeout(() => resolve(SILENT), SOON_MS);
+  });
+  try {
+    return await Promise.race([asked, late]);
+  } finally {
+    clearTimeout(timer);
+    asked.catch(() => {});
+  }
 }
 
 /** @throws CliError in the original's words when there is no such file */

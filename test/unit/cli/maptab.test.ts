@@ -148,6 +148,16 @@ describe('map --table and unmap --table', () => {
     });
   });
 
+  it('unmapping by force tells of a node that hangs, and does not take its volumes for unmapped', async () => {
+    write('volume1 -');
+    node.on('endpoint', Op.SHOWMAPPED, () => new Promise(() => {}));
+    const { status, err } = await node.vlmc('unmap', '-f', '--table', file);
+    expect({ status, err }).toEqual({
+      status: 255,
+      err: `vlmc unmap failed: volume1 (${file}:1): the endpoint has not answered for 5 s\n`,
+    });
+  });
+
   it('a table with a mistake maps nothing of it, and one that is not there says what it is', async () => {
     write('volume1 -', 'volume2 ro,rw');
     expect(await node.vlmc('map', '--table', file)).toEqual({

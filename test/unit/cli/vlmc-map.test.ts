@@ -299,6 +299,20 @@ describe('unmap', () => {
     expect(node.devices.asked).toEqual([['detach', '/dev/nbd0', { force: true }]]);
   });
 
+  it('of a device by force does not wait for a node that hangs', async () => {
+    let answer = (): void => {};
+    node.on('endpoint', Op.SHOWMAPPED, () => new Promise((resolve) => (answer = () => resolve(null))));
+    node.devices.add('volume1');
+    expect(await node.vlmc('unmap', '-f', 'volume1')).toEqual({
+      status: 0,
+      out: '',
+      err: '/dev/nbd0 is detached, but the endpoint has not answered for 5 s; volume1 stays mapped without a device: vlmc unmap volume1 once it runs\n',
+    });
+    expect(node.devices.asked).toEqual([['detach', '/dev/nbd0', { force: true }]]);
+    expect((await node.vlmc('unmap', '-f', 'volume1')).err).toBe('the endpoint has not answered for 5 s\n');
+    answer();
+  });
+
   it('of a device whose volume nobody mapped is fine', async () => {
     serve();
     node.on('endpoint', Op.UNMAP, refuse(errnos.ENOENT, 'Volume volume1 is not mapped'));
