@@ -58,6 +58,13 @@ describe('the units of devices', () => {
     );
   });
 
+  it('start the keeper again however often it ends', () => {
+    const unit = 'archipelago-devices.service';
+    expect(valuesOf(unit, 'Restart')).toEqual(['always']);
+    // Else systemd gives up after five times in ten seconds.
+    expect(valuesOf(unit, 'StartLimitIntervalSec')).toEqual(['0']);
+  });
+
   it('let the node be restarted without unmapping anything', () => {
     for (const unit of ['archipelago-map.service', 'archipelago-devices.service']) {
       for (const key of ['Requires', 'BindsTo', 'PartOf', 'Requisite']) expect(valuesOf(unit, key)).toEqual([]);
