@@ -47,6 +47,11 @@ export class SystemCalls {
     return sum;
   }
 
+  /** Names of all calls that `total` counts. */
+  get names(): string[] {
+    return [...this.#counts.keys()].filter((name) => !HOUSEKEEPING.has(name));
+  }
+
   /** Bytes that went between the processes and the kernel. */
   get bytes(): number {
     return [...this.#counts.values()].reduce((sum, { bytes }) => sum + bytes, 0);
