@@ -171,9 +171,17 @@ export function describeCluster({ short, moves }: Scenes): void {
       const [second] = (await cluster.volumes()).filter(({ name }) => name !== volume);
       expect(second.size).toBe(16 * MIB);
       expect(await cluster.holder(second.name)).toBe(`node${node}.gnt.test_1002`);
-      await cluster.gnt(...modify, 'remove', alpha);
+      const { code, stdout, stderr } = await cluster.tryOn(1, ...modify, 'remove', alpha);
+      expect(code, stderr).toBe(0);
       expect(await disk()).toBe(volume);
       await life.round();
+      if (!/Could not hotplug/.test(stdout + stderr)) return;
+      console.warn(
+        'Ganeti waits 5 s for a guest to give a disk back, and then starts and moves it with that disk for ever: a new start',
+      );
+      life.close();
+      await cluster.gnt('gnt-instance', 'reboot', '--type=hard', '--shutdown-timeout=1', alpha);
+      await life.begins(node);
     });
 
     it(`moves a guest that writes, ${moves} time${moves > 1 ? 's' : ''}`, async () => {
