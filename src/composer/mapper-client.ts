@@ -35,6 +35,7 @@ export class MapperClient {
         offset: first,
         size: end - first,
         capacity: FETCH_CAPACITY,
+        brief: true,
       });
       first += map.setChunk(reply.data.subarray(0, reply.serviced)).count;
     }

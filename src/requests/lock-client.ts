@@ -86,7 +86,9 @@ export class XsegLockClient implements LockClient {
   async #call(op: Op, target: string, flags: number, body?: object | null, offset = 0): Promise<unknown> {
     const data = body ? encodeJson(body) : undefined;
     const size = data?.length ?? 0;
-    const request = { op, target, flags, data, offset, size, capacity: body === undefined ? 0 : CAPACITY };
+    // Asked before each flush and three times a second: the room is for the longest answer, of mail.
+    const capacity = body === undefined ? 0 : CAPACITY;
+    const request = { op, target, flags, data, offset, size, capacity, brief: true };
     const reply = await this.#port.call(this.#destination, request, { wait: true });
     return reply.serviced === 0 ? null : decodeJson(reply.data.subarray(0, reply.serviced), 'reply about locks');
   }

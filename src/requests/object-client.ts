@@ -58,6 +58,8 @@ export interface CallRequest {
   deadline?: number;
   data?: Buffer;
   capacity?: number;
+  /** The answer is what was serviced, and no more of the buffer. */
+  brief?: boolean;
 }
 
 /** The part of a port that calling needs. */

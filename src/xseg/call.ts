@@ -21,12 +21,17 @@ export interface CallInit {
   readonly data?: Uint8Array;
   /** Size of the data buffer for the answer, if larger than `data`, in bytes. */
   readonly capacity?: number;
+  /**
+   * The answer is the first `serviced` bytes of the buffer: only these are copied, and what is behind `data` is not cleared. For buffers that have
+   * room for the longest answer when nearly all are short.
+   */
+  readonly brief?: boolean;
 }
 
 export interface CallReply {
   /** What the server said it serviced: bytes, or the length of its JSON. */
   readonly serviced: number;
-  /** A copy of the whole data buffer. */
+  /** A copy of the whole data buffer, or of what was serviced (CallInit.brief). */
   readonly data: Buffer;
 }
 
@@ -143,8 +148,8 @@ export class Calls {
           return;
         }
         settle();
-        const data = buffer > 0 ? Buffer.from(request.data) : Buffer.alloc(0);
         const { served, serviced, errno, message, op } = request;
+        const data = buffer > 0 ? copyData(request, init, serviced) : Buffer.alloc(0);
         this.#release(request, buffer);
         if (served) resolve({ serviced, data });
         else reject(new ReplyError(errno, message || `request ${op} to port ${dst} failed`, serviced));
@@ -194,8 +199,13 @@ export class Calls {
 }
 
 /** Puts the body into the request's buffer and clears the rest of it. */
-function fillData(request: Request, { data: body }: CallInit): void {
+function fillData(request: Request, { data: body, brief }: CallInit): void {
   const data = request.data;
   if (body) data.set(body);
-  data.fill(0, body?.length ?? 0);
+  if (!brief) data.fill(0, body?.length ?? 0);
+}
+
+function copyData(request: Request, { brief }: CallInit, serviced: number): Buffer {
+  const { data } = request;
+  return Buffer.from(brief ? data.subarray(0, Math.max(0, serviced)) : data);
 }

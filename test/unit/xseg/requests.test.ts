@@ -428,4 +428,22 @@ describe('calls', () => {
     port.serve((r) => r.succeed(r.data.every((byte) => byte === 0) ? 1 : 0));
     expect((await port.call(1, { op: 1, capacity: 4096 })).serviced).toBe(1);
   });
+
+  it('that ask for a brief answer get what was serviced, and their body arrives', async () => {
+    const segment = createSegment();
+    const port = segment.bind(1);
+    port.serve((r) => {
+      const body = Buffer.from(r.data.subarray(0, r.size));
+      r.data.set([...body].reverse());
+      r.succeed(r.size);
+    });
+    const data = Buffer.from('abc');
+    const reply = await port.call(1, { op: 1, data, capacity: 65536, brief: true });
+    expect(reply).toEqual({ serviced: 3, data: Buffer.from('cba') });
+    expect((await port.call(1, { op: 1, capacity: 65536, size: 0, brief: true })).data).toHaveLength(0);
+    expect((await port.call(1, { op: 1, data, capacity: 65536 })).data).toHaveLength(65536);
+    port.serve((r) => r.succeed(1 << 20));
+    expect((await port.call(1, { op: 1, capacity: 4096, brief: true })).data).toHaveLength(4096);
+    expect(verify(segment)).toEqual([]);
+  });
 });
