@@ -263,8 +263,9 @@ export class Mapper {
     checkTarget(name);
     return this.#read(name, async (volume) => {
       const map = await mapOf(this.#contexts.of([volume]), volume, options);
-      const { size, blockSize, version, epoch } = map.header;
-      return { size, blockSize, readOnly: map.immutable, version, epoch, created: map.created, parent: map.parent };
+      const { created, parent, immutable: readOnly } = map;
+      const { size, blockSize, version, epoch, lineage } = map.header;
+      return { size, blockSize, readOnly, version, epoch, created, parent, id: lineage?.id ?? null };
     });
   }
 

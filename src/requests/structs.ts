@@ -125,14 +125,19 @@ export interface VolumeInfo {
   created: number | null;
   /** The volume a snapshot was taken of, the snapshot a clone was made from; null like created. */
   parent: string | null;
+  /** 32 hex digits that no other volume has; null when its map keeps no lineage, or like created. */
+  id: string | null;
 }
-/** Without and with `created` and `parent`. */
+/** Without and with `created`, `parent` and `id`. */
 export const VOLUME_INFO_SIZE = 32;
-export const VOLUME_INFO_FULL_SIZE = 304;
+export const VOLUME_INFO_FULL_SIZE = 320;
+const ID_AT = 304;
+const NO_ID = '00'.repeat(VOLUME_INFO_FULL_SIZE - ID_AT);
 
 /**
  * u64 size, u32 block size, u32 flags (1 = read-only), u32 version, 4 spare, u64 epoch; then u64 created (0 = null), u32 length of the
- * parent's name (0 = null), 4 spare, the name; little endian. 304 bytes; the first 32 are a reply of their own.
+ * parent's name (0 = null), 4 spare, the name; from 304 on 16 bytes of id (0 = null); little endian. 320 bytes; the first 32 are a reply of
+ * their own.
  */
 export function encodeVolumeInfo(info: VolumeInfo): Buffer {
   const out = Buffer.alloc(VOLUME_INFO_FULL_SIZE);
@@ -143,6 +148,7 @@ export function encodeVolumeInfo(info: VolumeInfo): Buffer {
   out.writeBigUInt64LE(BigInt(info.epoch), 24);
   out.writeBigUInt64LE(BigInt(info.created ?? 0), 32);
   if (info.parent !== null) putName(out, 48, 40, info.parent);
+  if (info.id !== null) out.write(info.id, ID_AT, 'hex');
   return out;
 }
 
@@ -151,6 +157,7 @@ export function decodeVolumeInfo(data: Uint8Array): VolumeInfo {
   const bytes = view(data);
   if (bytes.length < VOLUME_INFO_SIZE) throw short('INFO reply', VOLUME_INFO_SIZE, bytes.length);
   const full = bytes.length >= VOLUME_INFO_FULL_SIZE;
+  const id = full ? bytes.toString('hex', ID_AT, VOLUME_INFO_FULL_SIZE) : NO_ID;
   return {
     size: safe(bytes.readBigUInt64LE(0), 'INFO reply: size'),
     blockSize: bytes.readUInt32LE(8),
@@ -159,6 +166,7 @@ export function decodeVolumeInfo(data: Uint8Array): VolumeInfo {
     epoch: safe(bytes.readBigUInt64LE(24), 'INFO reply: epoch'),
     created: full ? safe(bytes.readBigUInt64LE(32), 'INFO reply: created') || null : null,
     parent: full ? getName(bytes, 48, bytes.readUInt32LE(40), 'INFO reply') || null : null,
+    id: id === NO_ID ? null : id,
   };
 }
 

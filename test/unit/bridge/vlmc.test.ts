@@ -49,6 +49,7 @@ function answers(): void {
     epoch: 3,
     created: null,
     parent: null,
+    id: null,
   };
   node.on('mapper', Op.INFO, () => encodeVolumeInfo(info).subarray(0, VOLUME_INFO_SIZE));
   for (const op of [Op.CLONE, Op.TRUNCATE, Op.RENAME, Op.ACQUIRE]) node.on('mapper', op, () => undefined);

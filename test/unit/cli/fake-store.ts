@@ -172,7 +172,7 @@ export class FakeStore {
 
   #info(name: string) {
     const { blocks, version, epoch, readOnly } = this.#get(name);
-    return { size: blocks * BLOCK, blockSize: BLOCK, version, epoch, readOnly, created: null, parent: null };
+    return { size: blocks * BLOCK, blockSize: BLOCK, version, epoch, readOnly, created: null, parent: null, id: null };
   }
 
   #list({ data, size }: Seen) {

@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { expect, it, onTestFinished } from 'vitest';
 import { Forwarder } from '../../../src/composer/forward.js';
 import { Op } from '../../../src/requests/ops.js';
+import { encodeVolumeInfo, type VolumeInfo } from '../../../src/requests/structs.js';
 import { errnos } from '../../../src/sys/errno.js';
 import { type Port, type Request, Segment } from '../../../src/xseg/index.js';
 import { P } from '../../../src/xseg/layout.js';
@@ -78,20 +79,67 @@ it('another snapshot has another note', async () => {
   await Promise.all(done);
 });
 
-it('a removal that the first composer had done is done, and only that', async () => {
+const remove = { op: Op.DELETE, target: 'volume' };
+const id = '0123456789abcdef'.repeat(2);
+const info: VolumeInfo = {
+  size: 1,
+  blockSize: 1,
+  readOnly: false,
+  version: 2,
+  epoch: 7,
+  created: 1,
+  parent: null,
+  id,
+};
+
+/** Answers the question of the composer which volume is to go. */
+function tell(request: Request, told: VolumeInfo): void {
+  expect([request.op, request.target]).toEqual([Op.INFO, 'volume']);
+  const reply = encodeVolumeInfo(told);
+  request.data.set(reply);
+  request.succeed(reply.length);
+}
+
+it('a removal names the volume by its id, also when it is passed on a second time', async () => {
   const r = rig();
   const first = r.compose();
-  const remove = { op: Op.DELETE, target: 'volume' };
   const done = r.client.call(COMPOSER, remove, { wait: true });
   await arrived(r, 1);
+  tell(r.asked[0], info);
+  await arrived(r, 2);
+  expect([r.asked[1].op, r.asked[1].note]).toEqual([Op.DELETE, `${id} 7`]);
   r.kill(first);
   r.compose();
-  r.asked[0].succeed(0);
+  r.asked[1].succeed(0);
+  await arrived(r, 3);
+  // Not asked again: by now the name may stand for another one.
+  expect([r.asked[2].op, r.asked[2].note]).toEqual([Op.DELETE, `${id} 7`]);
+  r.asked[2].succeed(0);
+  await done;
+});
+
+it('a removal of a volume without an id, that the first composer had done, is done, and only that', async () => {
+  const r = rig();
+  const first = r.compose();
+  const done = r.client.call(COMPOSER, remove, { wait: true });
+  await arrived(r, 1);
+  tell(r.asked[0], { ...info, id: null });
   await arrived(r, 2);
-  r.asked[1].fail(errnos.ENOENT, 'volume volume does not exist');
+  expect(r.asked[1].note).toBe('');
+  r.kill(first);
+  r.compose();
+  r.asked[1].succeed(0);
+  const missing = 'volume volume does not exist';
+  await arrived(r, 3);
+  r.asked[2].fail(errnos.ENOENT, missing);
+  await arrived(r, 4);
+  expect(r.asked[3].op).toBe(Op.DELETE);
+  r.asked[3].fail(errnos.ENOENT, missing);
   await done;
   const again = r.client.call(COMPOSER, remove);
-  await arrived(r, 3);
-  r.asked[2].fail(errnos.ENOENT, 'volume volume does not exist');
+  await arrived(r, 5);
+  r.asked[4].fail(errnos.ENOENT, missing);
+  await arrived(r, 6);
+  r.asked[5].fail(errnos.ENOENT, missing);
   await expect(again).rejects.toMatchObject({ code: 'ENOENT' });
 });

@@ -42,7 +42,16 @@ const named = (name: string): VolumeAddress => ({ name, assumeV0: false, v0Size:
 /** A device whose requests go to a composer and a mapper that the test plays. */
 function deviceOf(port: Port, options: FakeOptions = {}): ExportDevice {
   const size = 1 << 30;
-  const volumeInfo = { size, blockSize: BLOCK, readOnly: false, version: 2, epoch: 1, created: null, parent: null };
+  const volumeInfo = {
+    size,
+    blockSize: BLOCK,
+    readOnly: false,
+    version: 2,
+    epoch: 1,
+    created: null,
+    parent: null,
+    id: null,
+  };
   const info = deviceInfo(volumeInfo, { readOnly: false, allowResize: true, description: null });
   return new ExportDevice(
     {

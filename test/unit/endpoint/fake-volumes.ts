@@ -32,7 +32,7 @@ export class FakeVolumes implements VolumeLookup {
     this.asked.push(name);
     const volume = this.#find(name);
     const { readOnly = false, blockSize = 4096, created = null, parent = null } = volume;
-    return { size: 1 << 20, blockSize, readOnly, version: 2, epoch: 1, created, parent };
+    return { size: 1 << 20, blockSize, readOnly, version: 2, epoch: 1, created, parent, id: null };
   }
 
   async *snapshotsOf(volume: string): AsyncGenerator<VolumeListEntry> {

@@ -51,7 +51,16 @@ afterEach(async () => {
 
 function deviceOf(name = 'first-volume'): ExportDevice {
   const size = 1 << 30;
-  const volumeInfo = { size, blockSize: BLOCK, readOnly: false, version: 2, epoch: 1, created: null, parent: null };
+  const volumeInfo = {
+    size,
+    blockSize: BLOCK,
+    readOnly: false,
+    version: 2,
+    epoch: 1,
+    created: null,
+    parent: null,
+    id: null,
+  };
   const options = {
     volume: { name, assumeV0: false, v0Size: -1 },
     info: deviceInfo(volumeInfo, { readOnly: false, allowResize: true, description: null }),

@@ -112,6 +112,7 @@ it('serves the life of a volume by the structs of the original', async () => {
     epoch: 1,
     created: null,
     parent: null,
+    id: null,
   });
   const range = { target: 'volume', offset: 3 * MiB, size: 2 * MiB, capacity: mapReplySize(2) };
   expect(decodeMapReply((await r.call({ op: Op.MAPR, ...range })).data)).toMatchObject([
@@ -156,6 +157,7 @@ it('tells lineage, snapshots and map status through the buffer of a request', as
   const { data } = await r.call({ op: Op.INFO, target: 'snapshot', capacity: VOLUME_INFO_FULL_SIZE });
   const info = decodeVolumeInfo(data);
   expect(info).toMatchObject({ size: 10 * MiB, readOnly: true, parent: 'volume', created: expect.any(Number) });
+  expect(info.id).toMatch(/^[0-9a-f]{32}$/);
   expect(await r.json(Op.LIST, '', { snapshotsOf: 'volume' })).toMatchObject({
     volumes: [{ name: 'snapshot', created: info.created }],
     cursor: null,

@@ -4,7 +4,7 @@
  */
 import { describe, expect, it } from 'vitest';
 import { MapStore, noV0 } from '../../../src/mapper/map-store.js';
-import { newNote, type Once } from '../../../src/requests/once.js';
+import { encodeNote, newNote, type Once } from '../../../src/requests/once.js';
 import { errnos, SystemError } from '../../../src/sys/errno.js';
 import { checkInvariants } from './invariants.js';
 import {
@@ -273,4 +273,19 @@ describe('a rename that was cut in the middle', () => {
 it('a note that no mapper wrote is refused', async () => {
   const node = memoryNode();
   await expect(node.mapper.create('a-volume', SIZE, { note: 'anything' })).rejects.toEqual(failure('EINVAL', 'note'));
+});
+
+it('a removal that is asked for by id leaves a volume of the name that was made since', async () => {
+  const stores = memoryStores();
+  await prepare(stores);
+  const node = memoryNode(stores);
+  const { id, epoch } = await node.mapper.describe('the-volume');
+  // As a composer notes it that dies once the mapper has done it; its successor asks for it again.
+  const note = encodeNote({ id: id!, epoch });
+  await node.mapper.remove('the-volume', noV0, { note });
+  await createSmall(node, 'the-volume', SIZE, BLOCK);
+  await writeVolume(node, 'the-volume', 0, other);
+  await node.mapper.remove('the-volume', noV0, { note });
+  expect(await readVolume(node, 'the-volume', 0, BLOCK)).toEqual(other);
+  await node.mapper.stop();
 });

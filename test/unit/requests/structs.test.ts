@@ -34,10 +34,12 @@ describe('structs of requests', () => {
         const object = { size, allocated: 7, modified: 1_700_000_000_000 };
         expect(decodeInfo(encodeInfo(object))).toEqual(object);
         const info = { size, blockSize: 1 << 22, readOnly: flag, version: 2, epoch: size };
-        const told = { ...info, created: flag ? 1_700_000_000_000 : null, parent: flag ? name || null : null };
+        const lineage = { created: 1_700_000_000_000, parent: name || null, id: '0123456789abcdef'.repeat(2) };
+        const none = { created: null, parent: null, id: null };
+        const told = { ...info, ...(flag ? lineage : none) };
         expect(decodeVolumeInfo(encodeVolumeInfo(told))).toEqual(told);
         const cut = encodeVolumeInfo(told).subarray(0, VOLUME_INFO_SIZE);
-        expect(decodeVolumeInfo(cut)).toEqual({ ...info, created: null, parent: null });
+        expect(decodeVolumeInfo(cut)).toEqual({ ...info, ...none });
         const create = { blockSize: 65536, readOnly: flag, objects: list.map((n) => ({ name: n, readOnly: !flag })) };
         expect(decodeCreate(encodeCreate(create))).toEqual(create);
         const segments = list.map((target) => ({ target, zero: flag, offset: size, size: 5 }));
