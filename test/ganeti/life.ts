@@ -29,6 +29,11 @@ interface Ear {
   readonly monitor: Monitor;
 }
 
+function hush({ console, monitor }: Ear): void {
+  console.close();
+  monitor.close();
+}
+
 export class Life {
   readonly #cluster: Cluster;
   /** Name of the instance. */
@@ -87,6 +92,8 @@ export class Life {
    */
   async listen(node: Node): Promise<Monitor> {
     const socket = this.#cluster.path(node, `/run/ganeti/kvm-hypervisor/ctrl/${this.instance}`);
+    // A qemu listens to one at a time.
+    for (const ear of this.#ears) if (ear.node === node) hush(ear);
     const console = await Console.open(`${socket}.serial`);
     // The monitor that Ganeti has for a daemon which does not run here.
     const monitor = await Monitor.connect(`${socket}.kvmd`);
@@ -132,10 +139,7 @@ export class Life {
   }
 
   close(): void {
-    for (const { console, monitor } of this.#ears) {
-      console.close();
-      monitor.close();
-    }
+    for (const ear of this.#ears) hush(ear);
   }
 
   #heard(): Console {
