@@ -6,7 +6,7 @@ import type { Logger } from 'pino';
 import type { Config } from '../config/index.js';
 import type { PassedSocket } from '../nbd/activation.js';
 import { Op } from '../requests/ops.js';
-import { errnos, messageOf, SystemError } from '../sys/errno.js';
+import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
 import { type Port, Segment } from '../xseg/index.js';
 import { ControlServer, type Message } from './control.js';
 import { BACK_OFF, type BackOff, type GroupPlan, RoleGroup } from './group.js';
@@ -266,9 +266,16 @@ export class Supervisor {
     }
     await Promise.all(this.#groups.map((group) => group.exit()));
     sweepRoles(this.#config);
-    this.#port.close();
-    this.#segment.close();
-    Segment.destroy(this.#config.xseg.spec);
+    try {
+      this.#port.close();
+      this.#segment.close();
+      Segment.destroy(this.#config.xseg.spec);
+    } catch (error) {
+      // Whatever cleans /dev/shm may have taken it; the node ends all the same.
+      if (errnoOf(error) === errnos.ENOENT)
+        this.#log.warn(`the segment was removed by somebody else: ${messageOf(error)}`);
+      else failures.push(messageOf(error));
+    }
     this.#log.info('stopped');
     this.#pidfile.remove();
     // After the answer: its connection's end tells the asker that nothing is left.

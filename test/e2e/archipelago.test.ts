@@ -6,6 +6,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
@@ -121,6 +122,18 @@ describe('a node that is started and stopped', () => {
     expect(node.leftovers()).not.toEqual([]);
     await node.archipelago('stop');
     expect(node.leftovers()).toEqual([]);
+  });
+
+  whateverTheStore(it)('stops, and starts again, also when something has cleaned its segment away', async () => {
+    await prepare();
+    await node.archipelago('start');
+    for (const part of ['', '.bells']) rmSync(`/dev/shm/${node.segment}${part}`, { recursive: true });
+    expect(await node.archipelago('stop')).toBe(
+      `${LINE}Stoping archipelago\n${LINE}${rows('Stopping', ROLES.toReversed(), 'OK')}`,
+    );
+    expect(node.leftovers()).toEqual([]);
+    await node.archipelago('start');
+    expect((await node.tryArchipelago('status')).code).toBe(0);
   });
 
   whateverTheStore(it)('prints one JSON document when asked to', async () => {
