@@ -33,12 +33,12 @@ const onFiles = [
 /** What takes all of a resource, or waits until nobody has any: nothing runs beside it. */
 const alone = ['exhaustion'];
 
-/** Machines that run a node or are watched for minutes, and a cluster of machines, each on its own. ARCHIPELAGO_TEST_LONG=1 (npm run test:long). */
-const long = ['devices', 'devices-emulated', 'devices-long', 'ganeti-cluster', 'ganeti-kernel'];
+/** Machines that run a node or are watched for many minutes, each on its own. ARCHIPELAGO_TEST_LONG=1 (npm run test:long). */
+const long = ['devices-emulated', 'devices-long', 'ganeti-kernel'];
 
 /** What takes longest begins first, so that nobody waits for it at the end. Vitest goes by the size of files. */
 const longest = (
-  'fencing placements filesystem fuzz torture peer-failure migration archipelago reconnect nodes-locks nbdkit interop ' +
+  'fencing devices ganeti-cluster placements filesystem fuzz torture peer-failure migration archipelago reconnect nodes-locks nbdkit interop ' +
   'kernel-tls operating-system qemu-guest migration-qemu ganeti sim/cuts sim/more-cuts sim/breaks'
 ).split(' ');
 
