@@ -9,6 +9,7 @@ const line = (command: XsegCommand): string => {
 
 export function helpText(segmentCommands: readonly XsegCommand[], requestCommands: readonly XsegCommand[]): string {
   return `Usage: xseg SPEC [SRC:DST] COMMAND [ARGUMENT]... [COMMAND [ARGUMENT]...]...
+       xseg completion bash
 
 Looks at a segment of shared memory, repairs it, and sends requests to its peers. Commands run one after the other; a failed one does
 not stop those behind it. The exit status is the last one's: 0 done, 255 failed; 255 at once when the segment cannot be joined.

@@ -4,6 +4,7 @@ import { Exit } from '../common/exit.js';
 import { type Io, OutputClosed, print, printError } from '../common/io.js';
 import { parseChain, type Step, UsageError } from './chain.js';
 import type { XsegCommand } from './command.js';
+import { xsegCompletion } from './completion.js';
 import { helpText } from './help.js';
 import { requestCommands } from './request-commands.js';
 import { segmentCommands } from './segment-commands.js';
@@ -29,6 +30,14 @@ export async function xsegMain(
   if (rest.includes('--help') || rest.includes('-h')) {
     await print(io, help);
     return Exit.OK;
+  }
+  if (rest[0] === 'completion') {
+    if (rest.length === 2 && rest[1] === 'bash') {
+      await print(io, xsegCompletion([...commands.values()]));
+      return Exit.OK;
+    }
+    printError(io, 'xseg: say completion bash');
+    return Exit.FAILED;
   }
   if (rest.length < 2) {
     await print(io, help);

@@ -6,6 +6,8 @@ import { archipelagoProgram } from '../../../src/cli/archipelago/program.js';
 import { Session } from '../../../src/cli/common/session.js';
 import { ACTIONS, ganetiMain } from '../../../src/cli/ganeti/program.js';
 import { vlmcMain, vlmcProgram } from '../../../src/cli/vlmc/program.js';
+import { xsegMain } from '../../../src/cli/xseg/main.js';
+import { Segment } from '../../../src/xseg/index.js';
 import { capture } from './capture.js';
 
 /** A vlmc that knows some names, and a line of each completion: the words so far, and what is offered. */
@@ -72,6 +74,39 @@ try() { COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _archipelago_ganeti_complete; p
   expect(offered).toEqual(lines.map(([, words]) => words));
   const wrong = await capture({}, (io) => ganetiMain(['completion', 'zsh'], io));
   expect(wrong).toMatchObject({ status: 2, err: 'say completion bash (archipelago-ganeti --help tells more)\n' });
+});
+
+it('completes the segments of the machine, and the commands of xseg behind one', async () => {
+  const { out: script } = await capture({}, (io) => xsegMain(['completion', 'bash'], io));
+  const segment = Segment.create(`posix:completion-test-${process.pid}:16:8:16:12`);
+  try {
+    const name = `completion-test-${process.pid}`;
+    const lines: [line: string, offered: string][] = [
+      [`xseg posix:${name.slice(0, -1)}`, `${name}:`],
+      ['xseg comp', 'completion'],
+      ['xseg completion ', 'bash'],
+      [`xseg posix:${name}: reporta`, 'reportall'],
+      [`xseg posix:${name}: bind 5 verif`, 'verify verify-fix'],
+      [`xseg posix:${name}: --js`, '--json'],
+    ];
+    const harness = String.raw`try() { COMP_LINE=$1 COMP_POINT=${'$'}{#1}; _xseg_complete; printf '%s\n' "${'$'}{COMPREPLY[*]}"; }`;
+    const program = [script, harness, ...lines.map(([line]) => `try '${line}'`)].join('\n');
+    const offered = execFileSync('bash', ['--norc', '-c', program], { encoding: 'utf8' }).trimEnd().split('\n');
+    expect(offered).toEqual(lines.map(([, words]) => words));
+    const everything = execFileSync('bash', ['--norc', '-c', `${script}\n${harness}\ntry 'xseg posix:x: '`], {
+      encoding: 'utf8',
+    });
+    const { out: help } = await capture({}, (io) => xsegMain(['--help'], io));
+    const commands = [...help.matchAll(/^ {2}([a-z-]+) .*? {2}\S/gm)].map(([, command]) => command);
+    expect(commands).toContain('reportall');
+    const words = new Set(everything.trim().split(' '));
+    expect(commands.filter((command) => command !== 'xseg' && !words.has(command))).toEqual([]);
+  } finally {
+    segment.close();
+    Segment.destroy(`posix:completion-test-${process.pid}:16:8:16:12`);
+  }
+  const wrong = await capture({}, (io) => xsegMain(['completion', 'zsh'], io));
+  expect(wrong).toMatchObject({ status: 255, err: 'xseg: say completion bash\n' });
 });
 
 it.each(['vlmc', 'archipelago'])('offers each command and each option of %s', async (name) => {
