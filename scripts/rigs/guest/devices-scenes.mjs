@@ -117,6 +117,7 @@ const QUICK = [
   'attach again',
   'a file system',
   'a new size while it is mounted',
+  'fio verifies what it wrote',
   'several connections',
   'the node killed under load',
   'several connections are all back',
@@ -247,6 +248,16 @@ await scene('a new size while it is mounted', async () => {
   equal((await devices.find(first)).size, 96 * MiB, 'the size told');
   sh(`umount /mnt/fs; echo 3 >/proc/sys/vm/drop_caches; mount -t ext4 -o ro ${device.path} /mnt/fs`);
   equal(sh('cat /mnt/fs/file; umount /mnt/fs'), 'content', 'the file');
+});
+
+await scene('fio verifies what it wrote', async () => {
+  const verify = '--verify=crc32c --verify_fatal=1 --do_verify=1';
+  const load =
+    '--rw=randwrite --bsrange=512-256k --bs_unaligned=0 --size=48M --direct=1 --ioengine=libaio --iodepth=16';
+  const said = sh(`/bin/fio --name=verified --filename=${device.path} ${load} ${verify} --output-format=json`);
+  const [{ error, read, write }] = JSON.parse(said.slice(said.indexOf('{'))).jobs;
+  equal([error, read.io_bytes], [0, write.io_bytes], 'errors, and bytes read of those written');
+  return `${write.total_ios} writes`;
 });
 
 await scene('who else uses it', async () => {

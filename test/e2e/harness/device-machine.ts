@@ -25,7 +25,7 @@ export type MachineKind = 'uml' | 'emulated';
 export type Parts = Readonly<Record<string, readonly string[]>>;
 
 /** Programs that both machines are made with. */
-export const MACHINE_TOOLS = ['nbd-client', 'mke2fs', 'dmsetup', 'busybox', 'depmod', 'cpio'] as const;
+export const MACHINE_TOOLS = ['nbd-client', 'mke2fs', 'dmsetup', 'busybox', 'depmod', 'cpio', 'fio'] as const;
 
 /**
  * Defines the tests of a machine that plays these parts, in the present `describe`.
@@ -40,7 +40,7 @@ export function playInMachine(kind: MachineKind, parts: Parts, more = ''): void 
   beforeAll(async () => {
     dir = mkdtempSync(path.join(os.tmpdir(), 'archipelago-devices-'));
     const image = path.join(dir, 'node.img');
-    await run(path.join(rigs, 'node-image.sh'), [image, 'mke2fs', 'dmsetup', 'nbd-client'], {
+    await run(path.join(rigs, 'node-image.sh'), [image, 'mke2fs', 'dmsetup', 'nbd-client', 'fio'], {
       timeout: 300_000,
       env: { ...process.env, ARCHIPELAGO_TEST_BIN: bin },
     });
