@@ -62,7 +62,7 @@ start_cluster() {
   local n boot tree
   tree=$("$rigs/ganeti-tree.sh")
   [ -x "$package/dist/cli/archipelago.js" ] || fail "$package is not compiled: npm run build"
-  mkdir -p "$dir"/{shared/maps,shared/blocks,kvm,ssh}
+  mkdir -p "$dir"/{shared/maps,shared/blocks,shared/memory,kvm,ssh}
   read -ra boot <<<"${ARCHIPELAGO_GANETI_BOOT:-}"
   if [ ${#boot[@]} = 2 ]; then cp -- "${boot[0]}" "$dir/kvm/vmlinuz" && cp -- "${boot[1]}" "$dir/kvm/initrd"; fi
   [ -e "$dir/ssh/id_rsa" ] || ssh-keygen -q -t rsa -b 2048 -N '' -f "$dir/ssh/id_rsa"
@@ -82,7 +82,7 @@ start_cluster() {
   run 1 gnt-cluster init --no-ssh-init --no-etc-hosts --master-netdev=gnt0 --enabled-hypervisors=kvm \
     --enabled-disk-templates=ext,diskless --nic-parameters=mode=routed,link=100 \
     --ipolicy-bounds-specs=min:cpu-count=1,disk-count=0,disk-size=1,memory-size=1,nic-count=0,spindle-use=1/max:cpu-count=8,disk-count=16,disk-size=1048576,memory-size=8192,nic-count=8,spindle-use=12 \
-    --hypervisor-parameters=kvm:kvm_path=/usr/bin/qemu-system-x86_64,kvm_flag=disabled,kernel_path=/srv/kvm/vmlinuz,initrd_path=/srv/kvm/initrd,kernel_args='console=ttyS0 panic=-1 quiet',root_path=/dev/vda,security_model=none,serial_console=true,disk_type=paravirtual,vnc_bind_address= \
+    --hypervisor-parameters=kvm:kvm_path=/usr/bin/qemu-system-x86_64,kvm_flag=disabled,kernel_path=/srv/kvm/vmlinuz,initrd_path=/srv/kvm/initrd,kernel_args='console=ttyS0 panic=-1 quiet',root_path=/dev/vda,security_model=none,serial_console=true,disk_type=paravirtual,vnc_bind_address=,migration_caps=x-ignore-shared \
     cluster.gnt.test >&2
   run 1 gnt-node add --no-ssh-key-check node2.gnt.test </dev/null >&2
   trap - EXIT

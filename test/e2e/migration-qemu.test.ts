@@ -37,11 +37,12 @@ describe.runIf(tools)('a qemu guest', () => {
   /** Starts a qemu with the guest's disk on a node; all but the first wait for the guest to come. */
   const start = async (node: TestNode, number: number): Promise<{ machine: Machine; monitor: Monitor }> => {
     const at = (name: string): string => path.join(directory, `${name}-${number}`);
-    const machine = new Machine(boot, 'quiet', [
+    const args = [
       ...['-drive', `if=none,id=disk,format=raw,cache=none,discard=unmap,file=${node.uri(VOLUME)}`],
       ...['-device', 'virtio-blk-pci,drive=disk', '-qmp', `unix:${at('monitor')},server=on,wait=off`],
       ...(number === 0 ? [] : ['-incoming', `unix:${at('incoming')}`]),
-    ]);
+    ];
+    const machine = new Machine(boot, 'quiet', args, 'qemu.sh', path.join(directory, 'memory'));
     machines.push(machine);
     await expect.poll(() => existsSync(at('monitor'))).toBe(true);
     const monitor = await Monitor.connect(at('monitor'));

@@ -10,6 +10,8 @@ const rigs = path.resolve(import.meta.dirname, '../../scripts/rigs');
 const rig = path.join(rigs, 'ganeti-cluster.sh');
 /** Milliseconds that one command of Ganeti may take on a loaded machine, guests under emulation included. */
 const LIMIT = 300_000;
+/** MiB of memory of an instance. */
+const MEMORY = 256;
 
 /** Number of a node; 1 is the master. */
 export type Node = 1 | 2;
@@ -18,6 +20,7 @@ export const nodes = [1, 2] as const;
 export class Cluster {
   /** Everything of the cluster is below it. */
   readonly dir: string;
+  #memories = 0;
 
   private constructor(dir: string) {
     this.dir = dir;
@@ -56,6 +59,18 @@ export class Cluster {
   /** Runs a command of Ganeti on the master; it must succeed. */
   gnt(...command: string[]): Promise<string> {
     return this.on(1, ...command);
+  }
+
+  /**
+   * Options of a new instance: its memory is a file that both nodes see, so that it runs until the other node's qemu has it when it moves, and none of it is
+   * sent, which emulators do not survive (docs/testing.md).
+   */
+  memory(): string[] {
+    const file = `/srv/shared/memory/${this.#memories++}`;
+    const backend = `memory-backend-file,id=memory,size=${MEMORY}M,mem-path=${file},share=on`;
+    const extra = `-object ${backend} -machine memory-backend=memory`;
+    // Ganeti takes a comma for the end of a parameter.
+    return ['-B', `memory=${MEMORY}`, '-H', `kvm:kvm_extra=${extra.replaceAll(',', '\\,')}`];
   }
 
   /** Fields of an instance, e.g. `pnode`, `status`. */

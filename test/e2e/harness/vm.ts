@@ -50,10 +50,20 @@ export class Machine {
   #seen = 0;
   readonly #watchers = new Set<() => void>();
 
-  /** @param runs which script of scripts/rigs runs it */
-  constructor(boot: Boot, commandLine: string, args: readonly string[], runs: 'qemu.sh' | 'uml.sh' = 'qemu.sh') {
+  /**
+   * @param runs which script of scripts/rigs runs it
+   * @param memory file that an emulated machine of qemu.sh has its memory in, for one that moves; made when it is not there
+   */
+  constructor(
+    boot: Boot,
+    commandLine: string,
+    args: readonly string[],
+    runs: 'qemu.sh' | 'uml.sh' = 'qemu.sh',
+    memory = '',
+  ) {
     this.#child = start(path.join(rigs, runs), [boot.kernel, boot.initramfs, commandLine, ...args], {
       stdio: ['pipe', 'pipe', 'pipe'],
+      env: { ARCHIPELAGO_TEST_GUEST_MEMORY: memory },
     });
     this.#child.stdin?.on('error', () => {});
     this.#child.stdout?.setEncoding('utf8').on('data', (text: string) => {
