@@ -25,6 +25,10 @@ export interface Scenes {
 
 /** The tests, each of which goes on where the one before it ended. */
 export function describeCluster({ short, moves }: Scenes): void {
+  /** Scenes that the short form does not have: nothing is missing there that they would need. */
+  const longer = (name: string, play: () => Promise<void>): void => {
+    if (!short) it(name, play);
+  };
   describe.runIf(clusterTools())('a cluster of Ganeti', () => {
     let cluster: Cluster;
     let life: Life;
@@ -89,7 +93,7 @@ export function describeCluster({ short, moves }: Scenes): void {
       expect(said.match(/status: valid.*parameters: origin, origin_size, reuse_data/g)).toHaveLength(2);
     });
 
-    it.skipIf(short)('is told what is wrong with a disk, and nothing of it stays', async () => {
+    longer('is told what is wrong with a disk, and nothing of it stays', async () => {
       const outcome = await add(alpha, LEAST, ['orign=golden-image'], '--no-start');
       expect(outcome.code).not.toBe(0);
       expect(outcome.stderr).toContain('no such parameter: orign; there are origin, origin_size, reuse_data');
@@ -99,7 +103,7 @@ export function describeCluster({ short, moves }: Scenes): void {
       await nothingBut();
     });
 
-    it.skipIf(short)('lists a volume that Ganeti forgot, and removes it', async () => {
+    longer('lists a volume that Ganeti forgot, and removes it', async () => {
       await added(beta, 16, [], '--no-start');
       const leaked = await disk();
       expect(await cluster.on(1, 'archipelago-ganeti', 'list', '--leaked')).not.toContain(leaked);
@@ -122,7 +126,7 @@ export function describeCluster({ short, moves }: Scenes): void {
       expect(await cluster.holder(await disk())).toBe('node1.gnt.test_1002');
     });
 
-    it.skipIf(short)('grows a disk; the guest has the new size, and its data, after a hard reboot', async () => {
+    longer('grows a disk; the guest has the new size, and its data, after a hard reboot', async () => {
       await cluster.gnt('gnt-instance', 'grow-disk', alpha, '0', '32M');
       expect(await cluster.volumes()).toMatchObject([{ size: (LEAST + 32) * MIB }]);
       await life.round();
@@ -132,7 +136,7 @@ export function describeCluster({ short, moves }: Scenes): void {
       expect((await life.round()).size).toBe((LEAST + 32) * MIB);
     });
 
-    it.skipIf(short)('exports a snapshot while the guest writes: one moment of the disk', async () => {
+    longer('exports a snapshot while the guest writes: one moment of the disk', async () => {
       await life.round();
       const before = life.flushed;
       await cluster.gnt('gnt-backup', 'export', '-n', 'node2.gnt.test', '--noshutdown', alpha);
@@ -148,7 +152,7 @@ export function describeCluster({ short, moves }: Scenes): void {
       await disk();
     });
 
-    it.skipIf(short)('imports the export as another instance, which reads the same', async () => {
+    longer('imports the export as another instance, which reads the same', async () => {
       const volume = await disk();
       const [from] = exported();
       const wanted = judgeImage(from);
@@ -162,7 +166,7 @@ export function describeCluster({ short, moves }: Scenes): void {
       expect(await disk()).toBe(volume);
     });
 
-    it.skipIf(short)('plugs a second disk into the running guest, and removes it', async () => {
+    longer('plugs a second disk into the running guest, and removes it', async () => {
       const volume = await disk();
       const node = await cluster.primary(alpha);
       const modify = ['gnt-instance', 'modify', '-f', '--hotplug', '--disk'];
@@ -199,7 +203,7 @@ export function describeCluster({ short, moves }: Scenes): void {
       }
     });
 
-    it.skipIf(short)('fails a guest over: all that it flushed is there', async () => {
+    longer('fails a guest over: all that it flushed is there', async () => {
       const [from, to] =
         (await cluster.instance(alpha, 'pnode')) === 'node1.gnt.test' ? ([1, 2] as const) : ([2, 1] as const);
       await life.listen(from);
@@ -210,7 +214,7 @@ export function describeCluster({ short, moves }: Scenes): void {
       expect(await cluster.holder(await disk())).toBe(`node${to}.gnt.test_1002`);
     });
 
-    it.skipIf(short)('renames an instance: its volume stays, and both nodes read what the guest wrote', async () => {
+    longer('renames an instance: its volume stays, and both nodes read what the guest wrote', async () => {
       const volume = await disk();
       await life.ends();
       await cluster.gnt('gnt-instance', 'shutdown', '--timeout=1', alpha);
@@ -227,7 +231,7 @@ export function describeCluster({ short, moves }: Scenes): void {
       await life.begins(await cluster.primary(beta));
     });
 
-    it.skipIf(short)('clones an image for a new instance', async () => {
+    longer('clones an image for a new instance', async () => {
       const image = 'golden-image-of-beta';
       const volume = await disk();
       await life.round();
@@ -243,7 +247,7 @@ export function describeCluster({ short, moves }: Scenes): void {
       await life.round();
     });
 
-    it.skipIf(short)('does not start the guest of a node that was cut off before its lock is broken', async () => {
+    longer('does not start the guest of a node that was cut off before its lock is broken', async () => {
       const volume = await disk();
       if ((await cluster.primary(beta)) === 1) await move(beta, 2);
       else await life.listen(2);
