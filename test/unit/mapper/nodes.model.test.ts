@@ -6,6 +6,7 @@ import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import type { Driver } from '../../../src/blockers/driver.js';
 import { MemoryDriver } from '../../../src/blockers/memory/index.js';
+import { PATIENCE_MS } from '../../../src/mapper/locking/breaking.js';
 import { LockRegistry } from '../../../src/mapper/locking/registry.js';
 import type { LeaseReply } from '../../../src/requests/lease.js';
 import { Flag } from '../../../src/requests/ops.js';
@@ -341,8 +342,9 @@ it('two nodes on one store lose nothing that was acknowledged, whatever happens'
       }
       for (const { slow } of world.sides) Object.assign(slow, { maps: 0, blocks: 0 });
       if (world.stores.maps.locks.get('volume')?.owner === OLD) {
-        // Whom it was stolen from believes in it until the next look: a thief who gave it away at once would make two writers.
-        await world.clock.pass(1000);
+        // Whom it was stolen from believes in it until the next look, and what it has sent by then is begun until its deadline: a thief who gave it
+        // away earlier would make two writers, which is why our unlock -f waits.
+        await world.clock.pass(PATIENCE_MS);
         world.stores.maps.locks.delete('volume');
       }
       await world.clock.until(Promise.all(running), 120_000);
