@@ -8,7 +8,7 @@ import { loadConfig } from '../../src/config/index.js';
 import { Op } from '../../src/requests/ops.js';
 import { capture, type Outcome as Said } from '../unit/cli/capture.js';
 import { bin, useNode } from './harness/node.js';
-import { root } from './harness/requirements.js';
+import { anotherAccount } from './harness/requirements.js';
 import { attempt, describeOutcome, type Outcome } from './harness/run.js';
 import { vlmcDone, vlmcHere } from './harness/vlmc-here.js';
 
@@ -69,23 +69,26 @@ describe('the socket', () => {
     expect(statSync(socket()).ino).not.toBe(ino);
   });
 
-  it('is of no use to another user, who is told what the segment tells', async () => {
-    if (!root('another user')) return;
-    chmodSync(rig.node.dir, 0o755);
-    const args = [path.join(bin, 'vlmc.js'), '-c', rig.node.conf, 'list'];
-    const outcome = await attempt('setpriv', [
-      '--reuid=65534',
-      '--regid=65534',
-      '--clear-groups',
-      process.execPath,
-      ...args,
-    ]);
-    expect(outcome).toMatchObject({
-      code: 255,
-      stdout: '',
-      stderr: expect.stringContaining('cannot reach the node: '),
-    });
-  });
+  const tool = path.join(bin, 'vlmc.js');
+  it.runIf(anotherAccount(tool, 'another user'))(
+    'is of no use to another user, who is told what the segment tells',
+    async () => {
+      chmodSync(rig.node.dir, 0o755);
+      const args = [tool, '-c', rig.node.conf, 'list'];
+      const outcome = await attempt('setpriv', [
+        '--reuid=65534',
+        '--regid=65534',
+        '--clear-groups',
+        process.execPath,
+        ...args,
+      ]);
+      expect(outcome).toMatchObject({
+        code: 255,
+        stdout: '',
+        stderr: expect.stringContaining('cannot reach the node: '),
+      });
+    },
+  );
 });
 
 describe('a node whose endpoint', () => {

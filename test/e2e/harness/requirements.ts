@@ -2,6 +2,7 @@
  * What a test needs of the machine. A missing thing is a skip that says what is missing and how to get it; with CI=true it is
  * a failure when it could have been installed, because a suite that silently tests nothing is worse than a red one.
  */
+import { spawnSync } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
 import path from 'node:path';
 
@@ -40,6 +41,15 @@ function installable(missing: readonly string[]): boolean {
 export function root(why: string): boolean {
   if (process.getuid?.() === 0) return true;
   console.warn(`SKIPPED: ${why} needs root`);
+  return false;
+}
+
+/** Whether another account can be used and may read `file`: what lies below a directory of root's alone it can't run. A loud skip otherwise. */
+export function anotherAccount(file: string, why: string): boolean {
+  if (!root(why)) return false;
+  const ids = ['--reuid=65534', '--regid=65534', '--clear-groups'];
+  if (spawnSync('setpriv', [...ids, 'test', '-r', file]).status === 0) return true;
+  console.warn(`SKIPPED: ${why} needs a checkout that other accounts may read: ${file}`);
   return false;
 }
 
