@@ -3,24 +3,37 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import type { DiskKind, Task } from './cells.js';
-import { type Client, type Contender, type Disk, type Fill, firstLine, nbd } from './contender.js';
+import { type Client, type Contender, type Disk, type Fill, firstLine, reach } from './contender.js';
 import { run } from './process.js';
+import type { Build } from './suite.js';
 
-/** Where the compiled command line tools are. */
-const bin = process.env.ARCHIPELAGO_TEST_BIN ?? path.resolve(import.meta.dirname, '../cli');
+/** Where this build's compiled command line tools are. */
+const OWN_BIN = process.env.ARCHIPELAGO_TEST_BIN ?? path.resolve(import.meta.dirname, '../cli');
 
 export interface NodeOptions {
   /** Bytes of every disk; a whole number of MiB. */
   readonly diskSize: number;
   /** The settings of the two blockers; those of files in `dir` when absent. */
   readonly blockers?: { readonly blockerb: readonly string[]; readonly blockerm: readonly string[] };
+  /** Path of the Node that runs it; the one that runs this when absent. */
+  readonly node?: string;
+  /** Another build than this one. */
+  readonly build?: Build;
+  /** Lines of further sections of its configuration. */
+  readonly configuration?: readonly string[];
   /** Puts a 4 KiB write into each of so many blocks of a disk: the volume that timed cells work on. */
   readonly allocate?: (client: Client, size: number) => Promise<void>;
 }
 
+/** Bytes that all blocks take: only differences say something about one disk. */
+async function allocated(blocks: string): Promise<number> {
+  return Number((await run('du', ['-s', '-B1', blocks])).split('\t')[0]);
+}
+
 export class Archipelago implements Contender {
-  readonly id = 'archipelago';
-  readonly title = 'archipelago';
+  readonly id: string;
+  readonly title: string;
+  readonly own: boolean;
   readonly #dir: string;
   readonly #options: NodeOptions;
   #count = 0;
@@ -28,16 +41,24 @@ export class Archipelago implements Contender {
   #large: string | null = null;
 
   constructor(dir: string, options: NodeOptions) {
+    this.id = options.build?.name ?? 'archipelago';
+    this.title = options.build ? `archipelago, ${options.build.name}` : 'archipelago';
+    this.own = options.build !== undefined;
     this.#dir = path.join(dir, this.id);
     this.#options = options;
   }
 
   async version(): Promise<string> {
-    return `archipelago, node ${process.version}`;
+    return `archipelago, node ${firstLine(await run(this.#node, ['--version']))}`;
+  }
+
+  get #node(): string {
+    return this.#options.node ?? process.execPath;
   }
 
   #tool(tool: string, ...args: string[]): Promise<string> {
-    return run(process.execPath, [path.join(bin, `${tool}.js`), '-c', path.join(this.#dir, 'conf'), ...args]);
+    const bin = this.#options.build?.bin ?? OWN_BIN;
+    return run(this.#node, [path.join(bin, `${tool}.js`), '-c', path.join(this.#dir, 'conf'), ...args]);
   }
 
   async start(): Promise<void> {
@@ -51,10 +72,11 @@ export class Archipelago implements Contender {
     const conf = [
       ['[ARCHIPELAGO]', `USER = ${os.userInfo().username}`, `GROUP = ${group}`],
       [`RUN_DIR = ${dir}/run`, `LOG_DIR = ${dir}/log`, 'LOG = file'],
-      ['[XSEG]', `SEGMENT_NAME = bench-${process.pid}`],
+      ['[XSEG]', `SEGMENT_NAME = bench-${process.pid}${this.own ? `-${this.id}` : ''}`],
       ['[blockerb]', ...blockerb],
       ['[blockerm]', ...blockerm],
       ['[nbd]', `socket = ${dir}/nbd.sock`, 'listen ='],
+      this.#options.configuration ?? [],
     ];
     writeFileSync(path.join(dir, 'conf'), `${conf.flat().join('\n')}\n`);
     await this.#tool('archipelago', 'start');
@@ -70,8 +92,9 @@ export class Archipelago implements Contender {
     return [...new Set(files.map((name) => Number(readFileSync(path.join(run, name), 'utf8'))))];
   }
 
-  #client(volume: string): Client {
-    return nbd(`nbd+unix:///${volume}?socket=${this.#dir}/nbd.sock`);
+  /** How clients reach a volume. */
+  reach(volume: string): Pick<Disk, 'client' | 'uri'> {
+    return reach(`nbd+unix:///${volume}?socket=${this.#dir}/nbd.sock`);
   }
 
   #create(volume: string, size: number): Promise<string> {
@@ -81,15 +104,19 @@ export class Archipelago implements Contender {
   async disk(kind: DiskKind, fill: Fill): Promise<Disk | null> {
     this.#count += 1;
     const name = `bench-${kind}-${this.#count}`;
-    if (kind === 'clone') {
+    if (kind === 'clone' || kind === 'clone-read') {
       this.#snapshot ??= await this.#makeSnapshot(fill);
       await this.#tool('vlmc', 'create', name, '--snap', this.#snapshot);
     } else {
       await this.#create(name, this.#options.diskSize);
-      if (kind === 'filled') await fill(this.#client(name));
+      if (kind === 'filled') await fill(this.reach(name).client);
     }
     return {
-      client: this.#client(name),
+      ...this.reach(name),
+      limit: async (bytesPerSecond) => {
+        await this.#tool('vlmc', 'limit', name, '--bps', String(bytesPerSecond));
+      },
+      ...(this.#options.blockers ? {} : { allocated: () => allocated(path.join(this.#dir, 'blocks')) }),
       dispose: async () => {
         await this.#tool('vlmc', 'remove', name);
       },
@@ -98,7 +125,7 @@ export class Archipelago implements Contender {
 
   async #makeSnapshot(fill: Fill): Promise<string> {
     await this.#create('bench-parent', this.#options.diskSize);
-    await fill(this.#client('bench-parent'));
+    await fill(this.reach('bench-parent').client);
     await this.#tool('vlmc', 'snapshot', 'bench-parent', 'bench-snapshot');
     return 'bench-snapshot';
   }
@@ -123,7 +150,7 @@ export class Archipelago implements Contender {
   async #makeLarge(size: number): Promise<string> {
     const name = 'bench-large';
     await this.#create(name, size);
-    await this.#options.allocate?.(this.#client(name), size);
+    await this.#options.allocate?.(this.reach(name).client, size);
     await this.#tool('vlmc', 'snapshot', name, `${name}-snapshot`);
     return name;
   }

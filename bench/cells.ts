@@ -1,15 +1,22 @@
-/**
- * What is measured on files: the cells of the table. A cell is one fio workload on one kind of disk; its figure is a rate, more is better.
- */
+/** What a cell is: one workload on one kind of disk; its figure is a rate, of which more is better, or a time. */
 
-/** The state of the disk that a cell needs. `filled` is shared by its cells, the others are made anew for each run. */
+/** The state of the disk that a cell needs. */
 export type DiskKind =
-  /** Every byte was written before and is in the page cache. */
+  /** Every byte was written before and is in the page cache. Shared by all cells of this kind. */
   | 'filled'
-  /** Nothing was ever written. */
+  /** Nothing was ever written. Made anew for each measurement. */
   | 'fresh'
-  /** A clone of a snapshot that is full of data, nothing of its own yet. */
-  | 'clone';
+  /** A clone of a snapshot that is full of data, nothing of its own yet. Made anew for each measurement. */
+  | 'clone'
+  /** The same, for cells that only read: shared by them. */
+  | 'clone-read'
+  /** Nothing was ever written, for cells that only read: shared by them. */
+  | 'fresh-read'
+  /** Written in full, as far as the cell uses it, before each measurement, which takes data away. Shared, and made of nothing. */
+  | 'scrap';
+
+/** Kinds of which each contender has one disk for all of its measurements. */
+export const SHARED: readonly DiskKind[] = ['filled', 'clone-read', 'fresh-read', 'scrap'];
 
 /** What a timed cell does: one command, on a volume of `size` bytes; `nothing` is a command that only starts and ends. */
 export interface Task {
@@ -26,6 +33,9 @@ export interface Load {
   readonly depth: number;
 }
 
+/** Clients other than fio: see programs.ts. */
+export type ProgramId = 'nbdcopy-in' | 'nbdcopy-out' | 'qemu-img-read' | 'qemu-img-write';
+
 export interface Cell {
   readonly id: string;
   readonly title: string;
@@ -37,11 +47,21 @@ export interface Cell {
   readonly load?: Load;
   /** What is timed instead of running fio. */
   readonly task?: Task;
+  /** The client that is used instead of fio. */
+  readonly program?: ProgramId;
   /** Whether `fio` says how much to do instead of how long. */
   readonly bounded?: boolean;
+  /** Bytes of each of its trims, where it trims: who gives nothing back for trims of that size is nobody to compare with. */
+  readonly trims?: number;
+  /** Bytes of the disk that are used, from its begin; all of them when absent. */
+  readonly span?: number;
+  /** Whose latency is told: that of all requests, or that of fsync (which the client sends as flushes). Requests when absent. */
+  readonly latency?: 'flushes';
+  /** A place of a curve instead of a row of the table: which curve, and where on its axis. */
+  readonly place?: { readonly curve: string; readonly x: number };
 }
 
-/** Bytes of every disk on files. */
+/** Bytes of every disk on files when nothing else is said. */
 export const DISK_SIZE = 1 << 30;
 /** Bytes of a block of a volume, and of an object of an RBD image. */
 export const BLOCK = 4 << 20;
@@ -57,72 +77,3 @@ export function firstWrites(diskSize: number): Cell {
     fio: [`--rw=write:${BLOCK - 4096}`, '--bs=4k', '--iodepth=1', `--number_ios=${diskSize / BLOCK}`],
   };
 }
-
-export const cells: readonly Cell[] = [
-  {
-    id: 'r4k1',
-    title: '4k read qd1',
-    kind: 'filled',
-    unit: 'IOPS',
-    fio: ['--rw=randread', '--bs=4k', '--iodepth=1'],
-  },
-  {
-    id: 'r4k32',
-    title: '4k read qd32',
-    kind: 'filled',
-    unit: 'IOPS',
-    fio: ['--rw=randread', '--bs=4k', '--iodepth=32'],
-  },
-  {
-    id: 'w4k1',
-    title: '4k write qd1',
-    kind: 'filled',
-    unit: 'IOPS',
-    fio: ['--rw=randwrite', '--bs=4k', '--iodepth=1'],
-  },
-  {
-    id: 'w4k32',
-    title: '4k write qd32',
-    kind: 'filled',
-    unit: 'IOPS',
-    fio: ['--rw=randwrite', '--bs=4k', '--iodepth=32'],
-  },
-  {
-    id: 'r512k8',
-    title: '512k read qd8',
-    kind: 'filled',
-    unit: 'MiB/s',
-    fio: ['--rw=read', '--bs=512k', '--iodepth=8'],
-  },
-  {
-    id: 'w512k8',
-    title: '512k write qd8',
-    kind: 'filled',
-    unit: 'MiB/s',
-    fio: ['--rw=write', '--bs=512k', '--iodepth=8'],
-  },
-  {
-    id: 'sync4k1',
-    title: '4k write + flush',
-    kind: 'filled',
-    unit: 'IOPS',
-    fio: ['--rw=randwrite', '--bs=4k', '--iodepth=1', '--fsync=1'],
-  },
-  {
-    id: 'fresh4k8',
-    title: '4k random on a fresh disk',
-    kind: 'fresh',
-    unit: 'IOPS',
-    bounded: true,
-    fio: ['--rw=randwrite', '--bs=4k', '--iodepth=8', '--io_size=32m'],
-  },
-  {
-    id: 'clone4k8',
-    title: '4k random on a new clone',
-    kind: 'clone',
-    unit: 'IOPS',
-    bounded: true,
-    fio: ['--rw=randwrite', '--bs=4k', '--iodepth=8', '--io_size=32m'],
-  },
-  firstWrites(DISK_SIZE),
-];

@@ -9,6 +9,12 @@ export type Client = readonly string[];
 /** A disk that a client can use, and the way to get rid of it. */
 export interface Disk {
   readonly client: Client;
+  /** The NBD URI, where it is reached by NBD. */
+  readonly uri?: string;
+  /** Limits all its clients together to so many bytes a second, from now on; 0: no more. Absent: it cannot be told while it runs. */
+  limit?(bytesPerSecond: number): Promise<void>;
+  /** Bytes that it takes in the file system, where that can be told. */
+  allocated?(): Promise<number>;
   dispose(): Promise<void>;
 }
 
@@ -18,6 +24,8 @@ export type Fill = (client: Client) => Promise<void>;
 export interface Contender {
   readonly id: string;
   readonly title: string;
+  /** Another build of this project: nobody's ratio is to it. */
+  readonly own?: boolean;
   /** What it is, for the report: program and version. */
   version(): Promise<string>;
   start(): Promise<void>;
@@ -32,7 +40,10 @@ export interface Contender {
   time?(task: Task): Promise<number>;
 }
 
-export const nbd = (uri: string): Client => ['--ioengine=nbd', `--uri=${uri}`];
+const nbd = (uri: string): Client => ['--ioengine=nbd', `--uri=${uri}`];
+
+/** How clients reach a disk by NBD. */
+export const reach = (uri: string): Pick<Disk, 'client' | 'uri'> => ({ client: nbd(uri), uri });
 
 /** The name and version in what a program prints about itself. */
 export const firstLine = (text: string): string => text.trim().split('\n')[0];

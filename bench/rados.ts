@@ -1,21 +1,21 @@
 /** The suite on RADOS: a Ceph cluster of its own, this project's node on it, and Ceph's own ways to the same objects. */
 import { appendFileSync, copyFileSync } from 'node:fs';
 import path from 'node:path';
-import { Archipelago } from './archipelago.js';
+import { Archipelago, type NodeOptions } from './archipelago.js';
 import type { Client } from './contender.js';
 import { type Contender, firstLine, hasProgram } from './contender.js';
 import { touch } from './fio.js';
 import { run } from './process.js';
 import { LARGE_BLOCKS, RADOS_DISK_SIZE, radosCells } from './rados-cells.js';
 import { type CephOptions, FioRbd, QemuRbd, RadosBench } from './rbd.js';
-import type { Suite } from './suite.js';
+import type { Own, Suite } from './suite.js';
 
 /** Room of the OSD: all disks, what they are clones of, and what `rados bench` makes; a memstore takes only what is used. */
 const OSD_BYTES = 8 * 2 ** 30;
 const script = path.resolve(import.meta.dirname, '../../scripts/rigs/ceph.sh');
 
 /** @param objectStore what the OSD keeps objects in: memstore measures the software alone */
-export function radosSuite(objectStore: 'memstore' | 'bluestore'): Suite {
+export function radosSuite(own: Own, objectStore: 'memstore' | 'bluestore'): Suite {
   let cluster: string | null = null;
   return {
     name: 'rados',
@@ -41,7 +41,7 @@ export function radosSuite(objectStore: 'memstore' | 'bluestore'): Suite {
       await run('ceph', ['-c', conf, 'osd', 'set-require-min-compat-client', 'mimic']);
 
       const allocate = (client: Client, size: number): Promise<void> => touch(client, size, LARGE_BLOCKS);
-      const options: CephOptions = { conf, diskSize: RADOS_DISK_SIZE, allocate };
+      const ceph: CephOptions = { conf, diskSize: RADOS_DISK_SIZE, allocate };
       const rados = (pool: string): string[] => [
         'type = rados_blocker',
         `pool = ${pool}`,
@@ -49,12 +49,14 @@ export function radosSuite(objectStore: 'memstore' | 'bluestore'): Suite {
         'cephx_id = archipelago',
       ];
       const blockers = { blockerb: rados('blocks'), blockerm: rados('maps') };
-      const present: Contender[] = [new Archipelago(dir, { diskSize: RADOS_DISK_SIZE, blockers, allocate })];
-      if (hasProgram('qemu-nbd') && hasProgram('rbd')) present.push(new QemuRbd(dir, options));
+      const options: NodeOptions = { diskSize: RADOS_DISK_SIZE, node: own.node, blockers, allocate };
+      const builds = own.builds.map((build) => new Archipelago(dir, { ...options, build }));
+      const present: Contender[] = [new Archipelago(dir, options), ...builds];
+      if (hasProgram('qemu-nbd') && hasProgram('rbd')) present.push(new QemuRbd(dir, ceph));
       else missing.push('qemu-nbd rbd: (qemu-utils, qemu-block-extra or ceph-common is not installed)');
-      if ((await run('fio', ['--enghelp'])).split(/\s+/).includes('rbd')) present.push(new FioRbd(options));
+      if ((await run('fio', ['--enghelp'])).split(/\s+/).includes('rbd')) present.push(new FioRbd(ceph));
       else missing.push("librbd in fio (this fio is built without its engine 'rbd')");
-      present.push(new RadosBench(options));
+      present.push(new RadosBench(ceph));
       return { present, missing };
     },
 

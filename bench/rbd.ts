@@ -2,7 +2,7 @@
 import { mkdirSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { BLOCK, type Cell, type DiskKind, type Task } from './cells.js';
-import { type Client, type Contender, type Disk, type Fill, firstLine, nbd } from './contender.js';
+import { type Client, type Contender, type Disk, type Fill, firstLine, reach } from './contender.js';
 import { run, Server } from './process.js';
 
 export interface CephOptions {
@@ -142,7 +142,7 @@ export class QemuRbd extends Images {
     const server = await Server.start('qemu-nbd', args, socket);
     this.#servers.add(server);
     return {
-      client: nbd(`nbd+unix:///disk?socket=${socket}`),
+      ...reach(`nbd+unix:///disk?socket=${socket}`),
       dispose: async () => {
         await server.stop();
         this.#servers.delete(server);

@@ -1,32 +1,41 @@
 /**
- * Who is measured on files: this project's node and the peers that are installed. Each serves its disks on a unix socket, from files below
- * one directory, and gives a disk of the kind that a cell asks for.
+ * The peers on files. Each serves its disks on a unix socket, from files below one directory, and gives a disk of the kind that a cell asks
+ * for; all of them write back (a write is acknowledged before it is durable, FLUSH and FUA wait until it is) and all of them punch holes for trims.
  */
-import { mkdirSync, rmSync } from 'node:fs';
+import { mkdirSync, rmSync, statSync } from 'node:fs';
 import path from 'node:path';
-import { Archipelago } from './archipelago.js';
-import { cells, DISK_SIZE, type DiskKind } from './cells.js';
-import { type Client, type Contender, type Disk, type Fill, firstLine, hasProgram, nbd } from './contender.js';
+import type { DiskKind } from './cells.js';
+import { type Contender, type Disk, type Fill, firstLine, reach } from './contender.js';
 import { run, Server } from './process.js';
-import type { Suite } from './suite.js';
+
+const isClone = (kind: DiskKind): boolean => kind === 'clone' || kind === 'clone-read';
 
 /** A server of one file: each disk is a process of its own. */
 abstract class FileServer implements Contender {
   abstract readonly id: string;
   abstract readonly title: string;
-  protected readonly dir: string;
+  protected readonly diskSize: number;
+  readonly #parent: string;
   readonly #servers = new Set<Server>();
   #count = 0;
 
-  constructor(dir: string, id: string) {
-    this.dir = path.join(dir, id);
+  /** @param diskSize bytes of every disk */
+  constructor(dir: string, diskSize: number) {
+    this.#parent = dir;
+    this.diskSize = diskSize;
+  }
+
+  /** Where its files are: a directory of its own below that of the run. */
+  protected get dir(): string {
+    return path.join(this.#parent, this.id);
   }
 
   abstract version(): Promise<string>;
   protected abstract serve(file: string, socket: string): Promise<Server>;
   /** Makes the file of a disk; false when there is nothing of that kind. */
   protected abstract make(file: string, kind: DiskKind, fill: Fill): Promise<boolean>;
-  protected abstract client(socket: string): Client;
+  /** The URI of what is served on a socket. */
+  protected abstract uri(socket: string): string;
 
   async start(): Promise<void> {
     mkdirSync(this.dir, { recursive: true });
@@ -53,7 +62,8 @@ abstract class FileServer implements Contender {
     const server = await this.serve(file, socket);
     this.#servers.add(server);
     return {
-      client: this.client(socket),
+      ...reach(this.uri(socket)),
+      allocated: async () => statSync(file).blocks * 512,
       dispose: async () => {
         await server.stop();
         this.#servers.delete(server);
@@ -65,7 +75,7 @@ abstract class FileServer implements Contender {
 }
 
 /** nbdkit's file plugin on a raw file: no snapshots. */
-class Nbdkit extends FileServer {
+export class Nbdkit extends FileServer {
   readonly id = 'nbdkit';
   readonly title = 'nbdkit file';
 
@@ -77,13 +87,13 @@ class Nbdkit extends FileServer {
     return Server.start('nbdkit', ['-f', '-U', socket, 'file', file], socket);
   }
 
-  protected client(socket: string): Client {
-    return nbd(`nbd+unix:///?socket=${socket}`);
+  protected uri(socket: string): string {
+    return `nbd+unix:///?socket=${socket}`;
   }
 
   protected async make(file: string, kind: DiskKind): Promise<boolean> {
-    if (kind === 'clone') return false;
-    await run('truncate', ['-s', String(DISK_SIZE), file]);
+    if (isClone(kind)) return false;
+    await run('truncate', ['-s', String(this.diskSize), file]);
     return true;
   }
 }
@@ -94,9 +104,11 @@ abstract class QemuNbd extends FileServer {
   }
 
   protected abstract readonly format: string;
+  protected readonly aio: 'io_uring' | 'threads' = 'io_uring';
 
   protected serve(file: string, socket: string): Promise<Server> {
-    const cache = ['--cache=writeback', '--aio=io_uring', '--discard=unmap'];
+    // Said although it is the default: writes of zeros stay writes, as they do with the others.
+    const cache = ['--cache=writeback', `--aio=${this.aio}`, '--discard=unmap', '--detect-zeroes=off'];
     return Server.start(
       'qemu-nbd',
       ['-t', '-e', '16', '-x', 'disk', '-f', this.format, ...cache, '-k', socket, file],
@@ -104,35 +116,42 @@ abstract class QemuNbd extends FileServer {
     );
   }
 
-  protected client(socket: string): Client {
-    return nbd(`nbd+unix:///disk?socket=${socket}`);
+  protected uri(socket: string): string {
+    return `nbd+unix:///disk?socket=${socket}`;
   }
 }
 
 /** qemu-nbd on a raw file: no snapshots. */
-class QemuRaw extends QemuNbd {
-  readonly id = 'qemu-raw';
-  readonly title = 'qemu-nbd raw';
+export class QemuRaw extends QemuNbd {
+  readonly id: string = 'qemu-raw';
+  readonly title: string = 'qemu-nbd raw';
   protected readonly format = 'raw';
 
   protected async make(file: string, kind: DiskKind): Promise<boolean> {
-    if (kind === 'clone') return false;
-    await run('truncate', ['-s', String(DISK_SIZE), file]);
+    if (isClone(kind)) return false;
+    await run('truncate', ['-s', String(this.diskSize), file]);
     return true;
   }
 }
 
+/** The same with a pool of threads instead of io_uring. */
+export class QemuThreads extends QemuRaw {
+  override readonly id = 'qemu-threads';
+  override readonly title = 'qemu-nbd raw, threads';
+  protected override readonly aio = 'threads';
+}
+
 /** qemu-nbd on qcow2 with a backing file: the peer that can do snapshots and clones. */
-class QemuQcow2 extends QemuNbd {
+export class QemuQcow2 extends QemuNbd {
   readonly id = 'qemu-qcow2';
   readonly title = 'qemu-nbd qcow2, backing file';
   protected readonly format = 'qcow2';
   #base: string | null = null;
 
   protected async make(file: string, kind: DiskKind, fill: Fill): Promise<boolean> {
-    // An empty disk has nothing to be a clone of; every other one has the full base below it.
-    if (kind === 'fresh') {
-      await run('qemu-img', ['create', '-q', '-f', 'qcow2', file, String(DISK_SIZE)]);
+    // An empty disk has nothing to be a clone of; the filled one has the full base below it, though nothing is read from there any more.
+    if (!isClone(kind) && kind !== 'filled') {
+      await run('qemu-img', ['create', '-q', '-f', 'qcow2', file, String(this.diskSize)]);
     } else {
       this.#base ??= await this.#makeBase(fill);
       await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', this.#base, '-F', 'qcow2', file]);
@@ -142,40 +161,12 @@ class QemuQcow2 extends QemuNbd {
 
   async #makeBase(fill: Fill): Promise<string> {
     const file = path.join(this.dir, 'base.qcow2');
-    await run('qemu-img', ['create', '-q', '-f', 'qcow2', file, String(DISK_SIZE)]);
+    await run('qemu-img', ['create', '-q', '-f', 'qcow2', file, String(this.diskSize)]);
     const socket = `${file}.sock`;
     const server = await this.serve(file, socket);
-    await fill(this.client(socket));
+    await fill(reach(this.uri(socket)).client);
     await server.stop();
     rmSync(socket, { force: true });
     return file;
   }
 }
-
-/** The suite on files. */
-export const fileSuite: Suite = {
-  name: 'files',
-  title: 'NBD servers side by side',
-  diskSize: DISK_SIZE,
-  cells,
-  references: [],
-
-  async contenders(dir) {
-    const missing: string[] = [];
-    const present: Contender[] = [new Archipelago(dir, { diskSize: DISK_SIZE })];
-    if (hasProgram('nbdkit')) present.push(new Nbdkit(dir, 'nbdkit'));
-    else missing.push('nbdkit file (nbdkit is not installed)');
-    if (hasProgram('qemu-nbd') && hasProgram('qemu-img')) {
-      present.push(new QemuRaw(dir, 'qemu-raw'), new QemuQcow2(dir, 'qemu-qcow2'));
-    } else {
-      missing.push('qemu-nbd raw, qemu-nbd qcow2 (qemu-utils is not installed)');
-    }
-    return { present, missing };
-  },
-
-  async store() {
-    return {};
-  },
-
-  async stop() {},
-};
