@@ -47,7 +47,11 @@ async function breakLock(driver: Driver, request: Request): Promise<number> {
 }
 
 async function flush(driver: Driver, request: Request): Promise<number> {
-  const { size } = request;
+  const { size, target } = request;
+  if (size === 0 && target !== '') {
+    await driver.flush([target]);
+    return 0;
+  }
   if (size > request.dataLength) {
     throw new SystemError(errnos.EINVAL, `FLUSH: ${size} bytes of names in a buffer of ${request.dataLength}`);
   }

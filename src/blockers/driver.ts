@@ -11,6 +11,7 @@
  */
 
 import type { Fenced, LockCheck, LockMail, LockNews, LockPage } from '../requests/locks.js';
+import type { DirectRequest } from '../xseg/index.js';
 
 /** One hot operation on one object. Reused by its owner after `complete`; a driver keeps no reference afterwards. */
 export interface ObjectIo {
@@ -34,13 +35,18 @@ export interface ObjectIo {
   readonly noHole: boolean;
   /** read: another node may have changed the object; what is kept of it (an open file, a cache) does not count. */
   readonly uncached: boolean;
+  /** flushObject: the asker has nothing else under way: the driver may have this thread wait. */
+  readonly alone?: boolean;
   /**
    * ms of the monotonic clock from which on the operation must not begin any more (it ends with ETIME), 0 = none. Whoever calls the
    * driver has checked it just now; the driver checks again after all that it waits for before it hands the operation to the system.
    */
   readonly deadline: number;
-  /** Ends the operation: 0, or a positive errno. Reads fill all of `bytes`, zeros past the object's end. */
-  complete(errno: number): void;
+  /**
+   * Ends the operation: 0, or a positive errno. Reads fill all of `bytes`, zeros past the object's end.
+   * @param reason what went wrong, in a sentence, where there is more to say than the errno
+   */
+  complete(errno: number, reason?: string): void;
 }
 
 export interface DriverCapabilities {
@@ -130,6 +136,11 @@ export interface Driver extends LockService {
   read(io: ObjectIo): void;
   /** Writes in place; creates the object when missing. */
   write(io: ObjectIo): void;
+  /**
+   * A read or a write that can be done within the call, without waiting: all of it, as read and write would. False: not done, or in part; it
+   * comes again as an operation. Drivers that always have to wait do without.
+   */
+  direct?(request: DirectRequest): boolean;
   /** The range reads as zeros afterwards; a missing object stays missing (success). Never lengthens the object. */
   trim(io: ObjectIo): void;
   /** The range reads as zeros afterwards; creates the object when missing if noHole. */
@@ -140,6 +151,8 @@ export interface Driver extends LockService {
    * earlier process acknowledged before it was killed.
    */
   flush(names: readonly string[] | null): Promise<void>;
+  /** As flush of this one object, as a hot operation; flush is used where this is missing. */
+  flushObject?(io: ObjectIo): void;
 
   /**
    * Nothing that is kept of the store (open files, caches) counts any more before it was compared with the store: another node may have

@@ -21,6 +21,11 @@ export class Lane {
     return this.#running;
   }
 
+  /** Whatever came now would be started at once. */
+  get isOpen(): boolean {
+    return !this.#stopped && this.#waiting.length === 0 && this.#running < this.#limit;
+  }
+
   get waiting(): number {
     return this.#waiting.length;
   }

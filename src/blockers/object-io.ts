@@ -1,5 +1,5 @@
 /** The hot operations of a driver as promises: for tests and tools. A blocker peer has pooled ones instead (peer.ts). */
-import { SystemError } from '../sys/errno.js';
+import { errnoOf, SystemError } from '../sys/errno.js';
 import { allocateMemory, freeMemory } from '../sys/libc.js';
 import type { Driver, ObjectIo } from './driver.js';
 
@@ -12,6 +12,7 @@ export interface OneIo {
   readonly fua?: boolean;
   readonly noHole?: boolean;
   readonly uncached?: boolean;
+  readonly alone?: boolean;
   readonly deadline?: number;
   /** What an operation on the same object left in OneResult. */
   readonly hint?: number;
@@ -28,7 +29,7 @@ export interface OneResult {
  */
 export function runIo(
   driver: Driver,
-  operation: 'read' | 'write' | 'trim' | 'writeZeroes',
+  operation: 'read' | 'write' | 'trim' | 'writeZeroes' | 'flushObject',
   one: OneIo,
 ): Promise<OneResult> {
   return new Promise((resolve, reject) => {
@@ -48,8 +49,9 @@ export function runIo(
       fua: one.fua ?? false,
       noHole: one.noHole ?? false,
       uncached: one.uncached ?? false,
+      alone: one.alone ?? false,
       deadline: one.deadline ?? 0,
-      complete(errno) {
+      complete(errno, reason) {
         if (completed) throw new Error(`${operation} of ${one.name} was completed twice`);
         completed = true;
         const data = Buffer.from(io.bytes);
@@ -57,9 +59,15 @@ export function runIo(
         // A driver may still be in its call with this address: the memory goes after that.
         setImmediate(() => freeMemory(memory));
         if (errno === 0) resolve({ data, hint });
-        else reject(new SystemError(errno, `${operation} of object ${one.name} failed`));
+        else reject(new SystemError(errno, reason ?? `${operation} of object ${one.name} failed`));
       },
     };
-    driver[operation](io);
+    if (operation !== 'flushObject') driver[operation](io);
+    else if (driver.flushObject) driver.flushObject(io);
+    else
+      driver.flush([one.name]).then(
+        () => io.complete(0),
+        (error: unknown) => io.complete(errnoOf(error)),
+      );
   });
 }

@@ -12,6 +12,7 @@ export class RequestIo implements ObjectIo {
   fua = false;
   noHole = false;
   uncached = false;
+  alone = false;
   #request: Request | null = null;
   #bytes: Buffer | null = null;
   readonly #finished: (io: RequestIo, op: number, errno: number) => void;
@@ -32,6 +33,7 @@ export class RequestIo implements ObjectIo {
     this.fua = (flags & Flag.FUA) !== 0;
     this.noHole = (flags & Flag.NO_HOLE) !== 0;
     this.uncached = (flags & Flag.UNCACHED) !== 0;
+    this.alone = (flags & Flag.ALONE) !== 0;
   }
 
   get request(): Request {
@@ -63,13 +65,13 @@ export class RequestIo implements ObjectIo {
     return this.#bytes;
   }
 
-  complete(errno: number): void {
+  complete(errno: number, reason?: string): void {
     const { request, length } = this;
     const { op } = request;
     this.#request = null;
     this.#bytes = null;
     if (errno === 0) request.succeed(length);
-    else request.fail(errno, failure(request, errno));
+    else request.fail(errno, reason ?? failure(request, errno));
     this.#finished(this, op, errno);
   }
 }

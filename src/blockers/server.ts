@@ -6,7 +6,7 @@
 import type { Logger } from 'pino';
 import { Flag, Op, opName } from '../requests/ops.js';
 import { errnoOf, errnos, messageOf } from '../sys/errno.js';
-import type { Port, Request } from '../xseg/index.js';
+import type { DirectRequest, Port, Request } from '../xseg/index.js';
 import { RangeTooSmall } from './answer.js';
 import { runCold } from './cold.js';
 import type { Driver } from './driver.js';
@@ -18,6 +18,9 @@ import { NewsRequests } from './news-requests.js';
 import { RequestIo } from './request-io.js';
 
 const isHot = (op: number): boolean => op === Op.READ || op === Op.WRITE || op === Op.TRIM || op === Op.WRITE_ZEROES;
+
+/** A flush of one object alone. */
+const isOfObject = ({ op, size, targetLength }: Request): boolean => op === Op.FLUSH && size === 0 && targetLength > 0;
 
 /** What is quick and what others wait for: locks, and what tells how the blocker does. */
 const brief = new Set<number>([
@@ -67,7 +70,10 @@ export class Blocker {
     this.#driver = driver;
     this.#failures = new FailureLog(log);
     this.#hot = new Lane(Math.max(1, nrOps), (request) => this.#runHot(request));
-    this.#cold = new Lane(Math.max(1, nrOps), (request) => void this.#runCold(request, this.#cold));
+    this.#cold = new Lane(Math.max(1, nrOps), (request) => {
+      if (driver.flushObject && isOfObject(request)) this.#flushObject(request);
+      else void this.#runCold(request, this.#cold);
+    });
     this.#brief = new Lane(Math.max(1, nrOps), (request) => void this.#runCold(request, this.#brief));
     this.#fencing = new Lane(FENCES, (request) => void this.#runCold(request, this.#fencing));
     this.#maxIo = driver.capabilities.maxIo;
@@ -75,15 +81,29 @@ export class Blocker {
 
   /** Begins to serve. */
   start(): void {
-    this.#port.serve((request) => {
-      const { op } = request;
-      if (isHot(op)) this.#hot.enter(request);
-      else if (brief.has(op)) this.#brief.enter(request);
-      else if (op === Op.NEWS) void this.#runNews(request);
-      else if (op === Op.FENCE) this.#fencing.enter(request);
-      else this.#cold.enter(request);
-    });
+    this.#port.serve(
+      (request) => {
+        const { op } = request;
+        if (isHot(op)) this.#hot.enter(request);
+        else if (brief.has(op)) this.#brief.enter(request);
+        else if (op === Op.NEWS) void this.#runNews(request);
+        else if (op === Op.FENCE) this.#fencing.enter(request);
+        else this.#cold.enter(request);
+      },
+      this.#driver.direct ? this.#direct : null,
+    );
   }
+
+  /** The short way for a role of this process, where the driver knows one. */
+  readonly #direct = (request: DirectRequest): boolean => {
+    const { op, offset, size, deadline } = request;
+    if (!this.#hot.isOpen || size > this.#maxIo || offset + size > Number.MAX_SAFE_INTEGER) return false;
+    if ((deadline !== 0 && isLate(deadline)) || !this.#driver.direct?.(request)) return false;
+    this.#served[op]++;
+    if (op === Op.READ) this.#bytesRead += size;
+    else this.#bytesWritten += size;
+    return true;
+  };
 
   /** Finishes what runs, leaves what waits to the port's next owner, makes everything durable and closes the driver. */
   async stop(): Promise<void> {
@@ -129,6 +149,19 @@ export class Blocker {
     else this.#driver.writeZeroes(io);
   }
 
+  /** A flush of one object, which comes before the answer to most flushes of a client: as a hot request, but not among them. */
+  #flushObject(request: Request): void {
+    const { deadline } = request;
+    if (deadline !== 0 && isLate(deadline)) {
+      this.#refuse(request, errnos.ETIME, adviceFor(errnos.ETIME));
+      this.#cold.leave();
+      return;
+    }
+    const io = this.#pool.pop() ?? new RequestIo(this.#finished);
+    io.begin(request);
+    this.#driver.flushObject?.(io);
+  }
+
   /** Checks a hot request completely; an unsound one is answered. */
   #isSound(request: Request): boolean {
     const { op, offset, size, dataLength, deadline } = request;
@@ -164,7 +197,8 @@ export class Blocker {
       this.#failed[op]++;
       this.#failures.tell(op, errno);
     }
-    this.#hot.leave();
+    if (op === Op.FLUSH) this.#cold.leave();
+    else this.#hot.leave();
   };
 
   async #runCold(request: Request, lane: Lane): Promise<void> {

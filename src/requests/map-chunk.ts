@@ -24,28 +24,42 @@ const hexDigits = Buffer.from('0123456789abcdef', 'latin1');
 const hexValues = new Int8Array(256).fill(-1);
 for (let i = 0; i < 16; i++) hexValues[hexDigits[i]] = i;
 
-/** Entries of CHUNK_ENTRIES blocks. */
+/** Entries of CHUNK_ENTRIES blocks, or of the fewer that the volume has; what is asked of later ones is undefined, which has no flag. */
 export interface Chunk {
-  readonly flags: Uint8Array;
+  flags: Uint8Array;
   /** Number of the prefix, or offset of the literal (its length in one byte, then its bytes). */
-  readonly nameRef: Uint32Array;
-  readonly epochHigh: Uint32Array;
-  readonly epochLow: Uint32Array;
+  nameRef: Uint32Array;
+  epochHigh: Uint32Array;
+  epochLow: Uint32Array;
   literals: Uint8Array;
   literalsUsed: number;
 }
 
 const noLiterals = new Uint8Array(0);
 
-export function newChunk(): Chunk {
+/** @param entries at most CHUNK_ENTRIES */
+export function newChunk(entries: number): Chunk {
   return {
-    flags: new Uint8Array(CHUNK_ENTRIES),
-    nameRef: new Uint32Array(CHUNK_ENTRIES),
-    epochHigh: new Uint32Array(CHUNK_ENTRIES),
-    epochLow: new Uint32Array(CHUNK_ENTRIES),
+    flags: new Uint8Array(entries),
+    nameRef: new Uint32Array(entries),
+    epochHigh: new Uint32Array(entries),
+    epochLow: new Uint32Array(entries),
     literals: noLiterals,
     literalsUsed: 0,
   };
+}
+
+/** Makes room for more entries: the volume has grown. */
+export function growChunk(chunk: Chunk, entries: number): void {
+  const { flags, nameRef, epochHigh, epochLow } = newChunk(entries);
+  flags.set(chunk.flags);
+  nameRef.set(chunk.nameRef);
+  epochHigh.set(chunk.epochHigh);
+  epochLow.set(chunk.epochLow);
+  chunk.flags = flags;
+  chunk.nameRef = nameRef;
+  chunk.epochHigh = epochHigh;
+  chunk.epochLow = epochLow;
 }
 
 /** 32 bits of hexadecimal at `at`, or -1 when a byte is not a lower-case hex digit. */

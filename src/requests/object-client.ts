@@ -60,6 +60,8 @@ export interface CallRequest {
   capacity?: number;
   /** The answer is what was serviced, and no more of the buffer. */
   brief?: boolean;
+  /** The answer has no data. */
+  silent?: boolean;
 }
 
 /** The part of a port that calling needs. */
@@ -105,14 +107,16 @@ export class XsegObjectClient implements ObjectClient {
 
   async read(name: string, offset: number, length: number, options: { uncached?: boolean } = {}): Promise<Buffer> {
     const flags = options.uncached ? Flag.UNCACHED : 0;
+    // The blocker fills all of the buffer, so nothing has to be cleared before.
     if (length <= PIECE) {
-      return (await this.#call(Op.READ, name, { offset, size: length, flags, capacity: length })).data;
+      const request = { offset, size: length, flags, capacity: length, brief: true };
+      return whole(await this.#call(Op.READ, name, request), length, name);
     }
     const out = Buffer.allocUnsafe(length);
     for (let done = 0; done < length; done += PIECE) {
       const size = Math.min(PIECE, length - done);
-      const reply = await this.#call(Op.READ, name, { offset: offset + done, size, flags, capacity: size });
-      reply.data.copy(out, done, 0, size);
+      const request = { offset: offset + done, size, flags, capacity: size, brief: true };
+      whole(await this.#call(Op.READ, name, request), size, name).copy(out, done);
     }
     return out;
   }
@@ -122,7 +126,8 @@ export class XsegObjectClient implements ObjectClient {
     for (let done = 0; done === 0 || done < bytes.length; done += PIECE) {
       const piece = bytes.subarray(done, Math.min(done + PIECE, bytes.length));
       const data = Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength);
-      const { serviced } = await this.#call(Op.WRITE, name, { offset: offset + done, size: data.length, flags, data });
+      const request = { offset: offset + done, size: data.length, flags, data, silent: true };
+      const { serviced } = await this.#call(Op.WRITE, name, request);
       if (serviced !== data.length) {
         throw new SystemError(errnos.EIO, `object ${name}: ${serviced} of ${data.length} bytes were written`);
       }
@@ -211,4 +216,10 @@ export class XsegObjectClient implements ObjectClient {
     const reply = await this.#call(Op.LOCKINFO, target, { capacity: 4096 });
     return decodeJson(reply.data.subarray(0, reply.serviced), 'LOCKINFO reply') as LockInfo | null;
   }
+}
+
+/** What was read, if that is as much as was asked for: a blocker reads zeros past an object's end. @throws SystemError EIO */
+function whole({ data }: { data: Buffer }, length: number, name: string): Buffer {
+  if (data.length === length) return data;
+  throw new SystemError(errnos.EIO, `object ${name}: ${data.length} of ${length} bytes were read`);
 }

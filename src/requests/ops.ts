@@ -86,6 +86,8 @@ export const Op = {
    * EOPNOTSUPP where the store cannot refuse anybody.
    */
   FENCE: 87,
+  /** endpoint: the limits of a volume (or of all that have some), and changes of them; data and reply are JSON. */
+  LIMIT: 88,
 } as const;
 export type Op = (typeof Op)[keyof typeof Op];
 
@@ -126,6 +128,8 @@ export const Flag = {
   MAY_PARK: 32768,
   /** In the reply, with EAGAIN: nothing was done; the asker sends it again when the one that waits is answered. */
   PARKED: 65536,
+  /** FLUSH: no other request of any client is known of. FLUSH of one object: as far as the asker knows. The server may wait in place. */
+  ALONE: 262144,
 } as const;
 
 /** v0_size of a request that gives none (the original's 2^64-1). */

@@ -3,7 +3,7 @@
  * maps this way and the composer its leased copies; MAPFETCH carries pieces of it between the two.
  *
  * Typed arrays instead of an object per block, because a 16 TiB volume has four million blocks: 13 bytes an entry, in chunks of
- * 4096 entries that exist only once something was stored in them. Nearly every object is called `<prefix>_<epoch>_<index>` with
+ * 4096 entries, fewer at the end of a volume, that exist only once something was stored in them. Nearly every object is called `<prefix>_<epoch>_<index>` with
  * the index of its own block, so an entry keeps the number of the prefix and the epoch, and the name is written out when needed,
  * without making a string. Any other name (content-addressed, legacy) is kept as bytes in its chunk: the LITERAL flag says so.
  */
@@ -16,6 +16,7 @@ import {
   ENTRY_BYTES,
   EntryFlag,
   equalBytes,
+  growChunk,
   MAX_OBJECT_NAME,
   newChunk,
   PRESENT,
@@ -31,6 +32,7 @@ export { CHUNK_ENTRIES, EntryFlag, MAX_BLOCKS, MAX_OBJECT_NAME } from './map-chu
 export { pieceRange } from './map-piece.js';
 
 const nameScratch = Buffer.alloc(256);
+const STORED_FLAGS = EntryFlag.WRITABLE | EntryFlag.ARCHIP | EntryFlag.ZERO | EntryFlag.DELETED;
 
 /** Flags and object names of a volume's blocks. Entries not stored yet are absent: `has(i)` is false. */
 export class ResolvedMap {
@@ -200,6 +202,27 @@ export class ResolvedMap {
     chunk.flags[k] = (chunk.flags[k] & (PRESENT | EntryFlag.LITERAL)) | (flags & 15);
   }
 
+  /** Leaves the entries of these blocks, of those that are known, no flags but these. The blocks must lie in one chunk. */
+  keepFlags(first: number, count: number, keep: number): void {
+    const chunk = this.#chunks[Math.floor(first / CHUNK_ENTRIES)];
+    const base = first % CHUNK_ENTRIES;
+    if (chunk) for (let k = base; k < base + count; k++) chunk.flags[k] &= keep | PRESENT | EntryFlag.LITERAL;
+  }
+
+  /**
+   * Whether the flags in stored entries, the first byte of every `stride` bytes, are those of the blocks from `first` on, as far as these are
+   * known. The blocks must lie in one chunk.
+   */
+  agrees(first: number, stored: Uint8Array, stride: number): boolean {
+    const chunk = this.#chunks[Math.floor(first / CHUNK_ENTRIES)];
+    if (chunk === undefined) return true;
+    for (let at = 0, k = first % CHUNK_ENTRIES; at < stored.length; at += stride, k++) {
+      const flags = chunk.flags[k];
+      if (flags & PRESENT && ((flags ^ stored[at]) & STORED_FLAGS) !== 0) return false;
+    }
+    return true;
+  }
+
   /** Forgets `count` entries from `first`; chunks that lie inside give their memory back. */
   forget(first: number, count: number): void {
     const end = Math.min(first + count, this.#blockCount);
@@ -249,7 +272,7 @@ export class ResolvedMap {
   /** Bytes of memory the entries take now, about. */
   get memoryUsage(): number {
     let bytes = 0;
-    for (const chunk of this.#chunks) if (chunk) bytes += CHUNK_ENTRIES * ENTRY_BYTES + chunk.literals.length;
+    for (const chunk of this.#chunks) if (chunk) bytes += chunk.flags.length * ENTRY_BYTES + chunk.literals.length;
     for (const prefix of this.#prefixes) bytes += prefix.length;
     return bytes;
   }
@@ -267,12 +290,16 @@ export class ResolvedMap {
       throw new RangeError(`block ${i} is outside of a map of ${this.#blockCount} blocks`);
     }
     const number = Math.floor(i / CHUNK_ENTRIES);
-    let chunk = this.#chunks[number];
-    if (chunk === undefined) {
-      chunk = newChunk();
-      this.#chunks[number] = chunk;
+    const chunk = this.#chunks[number];
+    if (chunk !== undefined && i % CHUNK_ENTRIES < chunk.flags.length) return chunk;
+    const entries = Math.min(CHUNK_ENTRIES, this.#blockCount - number * CHUNK_ENTRIES);
+    if (chunk !== undefined) {
+      growChunk(chunk, entries);
+      return chunk;
     }
-    return chunk;
+    const made = newChunk(entries);
+    this.#chunks[number] = made;
+    return made;
   }
 
   #store(i: number, flags: number, ref: number, epochHigh: number, epochLow: number): void {

@@ -90,6 +90,12 @@ export const lseek = bind<[fd: number, offset: number, whence: number], number>(
 export const ioctlInt = bind<[fd: number, request: number, type: 'int', arg: number], number>(
   'int ioctl(int fd, unsigned long request, ...)',
 );
+export const AT_FDCWD = -100;
+export const STATX_BASIC_STATS = 0x7ff;
+/** status: address of a struct statx, 256 bytes. */
+export const statx = bind<[directory: number, path: string, flags: number, mask: number, status: number], number>(
+  'int statx(int dirfd, const char *path, int flags, unsigned int mask, uintptr_t status)',
+);
 export const copyFileRange = bind<
   [fdIn: number, offIn: number, fdOut: number, offOut: number, length: number, flags: number],
   number

@@ -26,12 +26,14 @@ export interface CallInit {
    * room for the longest answer when nearly all are short.
    */
   readonly brief?: boolean;
+  /** The answer has no data: none is copied. */
+  readonly silent?: boolean;
 }
 
 export interface CallReply {
   /** What the server said it serviced: bytes, or the length of its JSON. */
   readonly serviced: number;
-  /** A copy of the whole data buffer, or of what was serviced (CallInit.brief). */
+  /** A copy of the whole data buffer, or of what was serviced (CallInit.brief); empty for a silent one. */
   readonly data: Buffer;
 }
 
@@ -60,6 +62,7 @@ export class ReplyError extends SystemError {
   }
 }
 
+const NOTHING = Buffer.alloc(0);
 /** How often a call looks whether its server is alive. */
 const LIVENESS_MS = 250;
 /** How long a cold call waits for a request record or buffer before it gives up. */
@@ -149,7 +152,7 @@ export class Calls {
         }
         settle();
         const { served, serviced, errno, message, op } = request;
-        const data = buffer > 0 ? copyData(request, init, serviced) : Buffer.alloc(0);
+        const data = buffer > 0 && !init.silent ? copyData(request, init, serviced) : NOTHING;
         this.#release(request, buffer);
         if (served) resolve({ serviced, data });
         else reject(new ReplyError(errno, message || `request ${op} to port ${dst} failed`, serviced));

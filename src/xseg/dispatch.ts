@@ -5,6 +5,7 @@
  * The hot path makes no objects: records, their Request objects and the list of deliveries are used again.
  */
 import { errnos, messageOf, SystemError } from '../sys/errno.js';
+import type { DirectServer } from './direct.js';
 import { type Doorbell, Ringer } from './doorbell.js';
 import { P, PORT_WORDS, R, REQUEST_WORDS, RequestState } from './layout.js';
 import type { Port } from './port.js';
@@ -261,6 +262,12 @@ export class Dispatcher implements RequestHost {
     this.#collect(local);
     this.#scheduleDrain();
     this.#schedulePoll();
+  }
+
+  /** Port.directTo. Not past what a predecessor's requests still do. */
+  directTo(number: number): DirectServer | null {
+    const local = this.#byNumber[number];
+    return local === undefined || local.settling !== null ? null : local.port.direct;
   }
 
   /** Port.settled. */

@@ -1,6 +1,7 @@
 /** XSEG: ports, requests and data buffers in shared memory. See docs/xseg.md. */
 
 export { type CallInit, type CallOptions, type CallReply, ReplyError } from './call.js';
+export type { DirectRequest, DirectServer } from './direct.js';
 export { ABI_VERSION, MAX_ALLOCATION, MAX_MESSAGE, MAX_SIZE_MIB, MAX_TARGET } from './layout.js';
 export { Port } from './port.js';
 export type { RecoverPortOptions, RecoveryResult } from './recovery.js';

@@ -5,6 +5,7 @@
 import { errnos, SystemError } from '../sys/errno.js';
 import type { BufferCache } from './buffers.js';
 import { type CallInit, type CallOptions, type CallReply, Calls } from './call.js';
+import type { DirectServer } from './direct.js';
 import { R, RequestState } from './layout.js';
 import type { Request } from './request.js';
 import type { Segment } from './segment.js';
@@ -24,6 +25,7 @@ export class Port {
   readonly #keep: number;
   readonly #u32: Uint32Array;
   #handler: ((request: Request) => void) | null = null;
+  #direct: DirectServer | null = null;
   #closed = false;
 
   /** Made by Segment.bind. */
@@ -49,10 +51,12 @@ export class Port {
   /**
    * Serves requests that come to this port. The handler must answer each request once, now or later. What is already in the queue
    * is delivered first, in the next step; after a predecessor's death not before `settled`.
+   * @param direct serves askers of this process without a request, where it can
    */
-  serve(handler: (request: Request) => void): void {
+  serve(handler: (request: Request) => void, direct: DirectServer | null = null): void {
     this.requireOpen();
     this.#handler = handler;
+    this.#direct = direct;
     this.segment.startServing(this);
   }
 
@@ -144,6 +148,16 @@ export class Port {
     return this.#handler !== null;
   }
 
+  /** What serve was given for askers of this process. */
+  get direct(): DirectServer | null {
+    return this.#direct;
+  }
+
+  /** The short way to a port that this process serves; null: there is none, or not now. */
+  directTo(dst: number): DirectServer | null {
+    return this.segment.directTo(dst);
+  }
+
   /**
    * Sends a request and waits for its answer: the cold path, with copies.
    * @throws SystemError with the server's errno and message, or the transport's (ECONNREFUSED, ECONNRESET, ETIMEDOUT, ENOMEM,
@@ -168,6 +182,7 @@ export class Port {
     this.#calls.close(new SystemError(errnos.ECANCELED, `port ${this.number} (${this.name}) was closed`));
     this.#closed = true;
     this.#handler = null;
+    this.#direct = null;
     this.#spare.length = 0;
     this.segment.unbind(this);
   }

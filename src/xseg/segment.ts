@@ -5,6 +5,7 @@
 import fs from 'node:fs';
 import { errnos, SystemError } from '../sys/errno.js';
 import { BufferCache } from './buffers.js';
+import type { DirectServer } from './direct.js';
 import { Dispatcher } from './dispatch.js';
 import { Doorbell } from './doorbell.js';
 import { attach, create, unlinkSegment } from './file.js';
@@ -204,6 +205,11 @@ export class Segment {
   /** Delivers now, within this call, what peers of this process have for each other. */
   settle(): void {
     this.#dispatcher.settle();
+  }
+
+  /** Port.directTo. */
+  directTo(number: number): DirectServer | null {
+    return this.#dispatcher.directTo(number);
   }
 
   /** Who owns a port; null when it is free. */

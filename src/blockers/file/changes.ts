@@ -25,6 +25,13 @@ export class TimedChanges {
     return deadline !== 0 && this.#calls() !== null;
   }
 
+  /** What makes a change with this deadline by this thread, in one turn; null: it is for the thread pool. @throws SystemError ETIME */
+  immediate(deadline: number): ImmediateChanges | null {
+    if (!this.isImmediate(deadline)) return null;
+    checkDeadline(deadline);
+    return this.#calls();
+  }
+
   // All reject with the system's error, and with ETIME after the deadline.
 
   /** Makes a file that must not exist; open for reading and writing. @param flags of open(2), with O_CREAT and O_EXCL */

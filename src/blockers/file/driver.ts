@@ -5,7 +5,9 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import type { LockCheck, LockMail, LockPage } from '../../requests/locks.js';
-import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
+import { Op } from '../../requests/ops.js';
+import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
+import type { DirectRequest } from '../../xseg/index.js';
 import type { Driver, DriverCapabilities, ListPage, LockHolder, ObjectInfo, ObjectIo } from '../driver.js';
 import { checkDeadline, fileError, isErrno } from '../errors.js';
 import { checkName, missing, nameError } from '../names.js';
@@ -15,9 +17,10 @@ import { all, Predecessor } from './durability.js';
 import type { Handle } from './handle.js';
 import { Handles } from './handles.js';
 import { Hasher } from './hashing.js';
+import { SyncsInPlace } from './in-place.js';
 import { FileIo } from './io.js';
 import { kernel } from './kernel.js';
-import { listNames } from './listing.js';
+import { ListedStore, listNames } from './listing.js';
 import { FileLocks } from './locks.js';
 import { Mailbox } from './mail.js';
 import { candidatePaths } from './paths.js';
@@ -64,6 +67,7 @@ export class FileDriver implements Driver {
   };
   readonly #system: FileSystem;
   readonly #root: string;
+  readonly #listed: ListedStore;
   readonly #lockDirectory: string | null;
   readonly #handles: Handles;
   readonly #locks: FileLocks;
@@ -73,6 +77,7 @@ export class FileDriver implements Driver {
   readonly #temp: TempFiles;
   readonly #lockTemp: TempFiles;
   readonly #predecessor: Predecessor;
+  #syncsInPlace: SyncsInPlace | null = null;
   #io: FileIo | null = null;
   /**
    * On a server's file system every write is durable before it is acknowledged (as the original did everywhere). Else this machine's
@@ -88,6 +93,7 @@ export class FileDriver implements Driver {
     const system = settings.system ?? kernel;
     this.#system = system;
     this.#root = path.resolve(settings.root);
+    this.#listed = new ListedStore(system, this.#root);
     const lockDirectory = settings.lockDir ? path.resolve(settings.lockDir) : null;
     this.#lockDirectory = lockDirectory === this.#root ? null : lockDirectory;
     this.#handles = new Handles({
@@ -116,6 +122,7 @@ export class FileDriver implements Driver {
     if (this.#lockDirectory !== null) await checkDirectory(this.#system, this.#lockDirectory, 'lock');
     this.#writeThrough = this.#system.holdsWrites?.(this.#root) ?? false;
     this.#io = new FileIo(this.#system, this.#root);
+    this.#syncsInPlace = new SyncsInPlace(this.#system, this.#root);
     await this.#temp.clean();
     await this.#mailbox.open();
     if (this.#lockTemp !== this.#temp) await this.#lockTemp.clean();
@@ -162,6 +169,16 @@ export class FileDriver implements Driver {
     const handle = this.#handles.recall(io);
     if (handle?.writable && this.#io !== null) this.#io.write(handle, io, this.#finish);
     else void this.#find(io, 'write');
+  }
+
+  /** Whatever read and write look at before they touch the file is to be looked at here, too. */
+  direct(request: DirectRequest): boolean {
+    const io = this.#io;
+    const handle = this.#handles.recall(request);
+    if (io === null || handle === null) return false;
+    if (request.op === Op.READ) return io.readNow(handle, request);
+    // Writes that are to be durable before their answer have to wait.
+    return request.op === Op.WRITE && handle.writable && !this.#writeThrough && io.writeNow(handle, request);
   }
 
   trim(io: ObjectIo): void {
@@ -273,6 +290,47 @@ export class FileDriver implements Driver {
     return this.#cold('cannot flush', () => all([this.#predecessor.sync(), this.#flushAll(names)]));
   }
 
+  flushObject(io: ObjectIo): void {
+    const handle = this.#io === null ? null : this.#handles.recall(io);
+    if (handle === null || !this.#isAllThatIsOwed(handle)) {
+      this.flush([io.name]).then(
+        () => io.complete(0),
+        (error: unknown) => io.complete(errnoOf(error), messageOf(error)),
+      );
+      return;
+    }
+    if (!handle.needsSync) {
+      io.complete(0);
+      return;
+    }
+    const inPlace = io.alone === true && this.#running === 0 ? this.#syncsInPlace : null;
+    if (inPlace?.allowed && handle.canSyncNow) {
+      syncInPlace(inPlace, handle, io);
+      this.#handles.shrink();
+      return;
+    }
+    const started = this.#system.now();
+    this.#running++;
+    this.#syncAlone(handle).then(
+      () => {
+        inPlace?.learn(started);
+        this.#handles.shrink();
+        io.complete(0);
+        this.#done();
+      },
+      (error: unknown) => {
+        io.complete(errnoOf(error), messageOf(error));
+        this.#done();
+      },
+    );
+  }
+
+  /** Is the object durable when the file's content is? Nothing is owed of what leads to it, and nothing of it has failed. */
+  #isAllThatIsOwed({ name, path: file }: Handle): boolean {
+    const { directories, failed } = this.#handles;
+    return !this.#predecessor.needsSync && !directories.owes(file) && !failed.has(name);
+  }
+
   async #flushAll(names: readonly string[] | null): Promise<void> {
     const { directories } = this.#handles;
     const files = directories.size === 0 ? [] : (names?.flatMap((name) => candidatePaths(this.#root, name)) ?? null);
@@ -291,14 +349,21 @@ export class FileDriver implements Driver {
         await this.#handles.opener.changes.ftruncate(handle.fd, 0, deadline);
         this.#handles.failed.clear(name);
         handle.markDirty();
-        if (durable) await this.#makeDurable(handle);
+        if (durable || this.#writeThrough) await this.#makeDurable(handle);
       }),
     );
   }
 
   async #makeDurable(handle: Handle): Promise<void> {
+    if (this.#isAllThatIsOwed(handle)) return await this.#syncAlone(handle);
     // At the same time: on a journaling file system one commit then serves them all.
     await all([this.#predecessor.sync(), handle.sync(), this.#handles.directories.sync([handle.path])]);
+    this.#handles.failed.check([handle.name]);
+  }
+
+  /** A sync that ran already and failed has taken with it what this one was to cover: the kernel does not tell twice. */
+  async #syncAlone(handle: Handle): Promise<void> {
+    await handle.sync();
     this.#handles.failed.check([handle.name]);
   }
 
@@ -306,10 +371,11 @@ export class FileDriver implements Driver {
     source: string,
     target: string,
     size: number,
-    options: { durable: boolean; exclusive: boolean; deadline?: number },
+    { durable, ...more }: { durable: boolean; exclusive: boolean; deadline?: number },
   ): Promise<void> {
     checkName(source);
     checkName(target);
+    const options = { ...more, durable: durable || this.#writeThrough };
     await this.#cold(`cannot copy object ${source} to ${target}`, () =>
       this.#handles.exclusive(target, () =>
         // What leads to the target may be a predecessor's.
@@ -405,7 +471,7 @@ export class FileDriver implements Driver {
   }
 
   async list(cursor: string | null, limit: number): Promise<ListPage> {
-    return await this.#brief('cannot list', () => listNames(this.#system, this.#root, cursor, limit));
+    return await this.#brief('cannot list', () => listNames(this.#listed, cursor, limit));
   }
 
   async acquire(target: string): Promise<void> {
@@ -438,6 +504,16 @@ export class FileDriver implements Driver {
   async listLocks(cursor: string | null, limit: number): Promise<LockPage> {
     return await this.#brief('cannot list the locks', () => this.#locks.list(cursor, limit));
   }
+}
+
+function syncInPlace(syncs: SyncsInPlace, handle: Handle, io: ObjectIo): void {
+  try {
+    syncs.sync(handle);
+  } catch (error) {
+    io.complete(errnoOf(error), messageOf(error));
+    return;
+  }
+  io.complete(0);
 }
 
 async function checkDirectory(system: FileSystem, directory: string, purpose: string): Promise<void> {

@@ -33,6 +33,11 @@ export abstract class Syncable {
     return this.dirty || this.#running !== null;
   }
 
+  /** A sync is under way. */
+  protected get isSyncing(): boolean {
+    return this.#running !== null;
+  }
+
   sync(): Promise<void> {
     // A queued run has not begun: it covers everything up to now.
     if (this.#queued) return this.#queued;
@@ -194,6 +199,12 @@ export class DirtyDirectories {
     return this.#directories.size;
   }
 
+  /** Is anything of what leads to the object's file not durable yet? */
+  owes(file: string): boolean {
+    if (this.#directories.size === 0) return false;
+    return directoriesOf(file).some((path) => this.#directories.has(path));
+  }
+
   /** Syncs one directory now, dirty or not. */
   async syncOne(path: string): Promise<void> {
     this.mark(path);
@@ -246,6 +257,10 @@ export class FailedObjects {
   /** The object's content was made anew. */
   clear(name: string): void {
     if (this.#failed.size > 0) this.#failed.delete(name);
+  }
+
+  has(name: string): boolean {
+    return this.#failed.size > 0 && this.#failed.has(name);
   }
 
   get size(): number {

@@ -1,5 +1,8 @@
 /** One open file of the store: its descriptor with the count of those using it, and whether it is dirty. */
+import { errnos } from '../../sys/errno.js';
+import { isErrno } from '../errors.js';
 import { type FailedObjects, Syncable } from './durability.js';
+import { NativeError } from './pool.js';
 import type { FileSystem } from './system.js';
 
 /**
@@ -24,8 +27,11 @@ export class Handle extends Syncable {
   held = false;
   /** Another node may have made the name another file's: looked at before the next use; has no hint until then. */
   stale = false;
+  /** The disk may not have all of the content: it was written, by whomever, after the last sync that made it clean. Holes do not count. */
+  unwritten = true;
   /** Tick of the last check that this is still the object's file (handles.ts). */
   checkedTick = -1;
+  readonly #writingOut = new Set<Promise<void>>();
   #references = 0;
   #retired = false;
   #idle: (() => void)[] = [];
@@ -77,6 +83,12 @@ export class Handle extends Syncable {
     while (this.#references > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
   }
 
+  /** Content was written: as markDirty. */
+  markWritten(): void {
+    this.unwritten = true;
+    this.markDirty();
+  }
+
   /** Content has changed: the next flush has to sync it. Called before the change is acknowledged. */
   markDirty(): void {
     if (this.dirty) return;
@@ -104,8 +116,46 @@ export class Handle extends Syncable {
     this.#system.close(this.fd).then(closed, closed);
   }
 
+  /**
+   * Has the disk take a range of the content: nothing is durable by that. The kernel tells each descriptor of a failure once, whichever call
+   * asks: what this one hears no sync would hear any more, so the object has failed as by a sync.
+   */
+  async writeOut(offset: number, length: number): Promise<void> {
+    const call = this.#system.writeOut?.(this.fd, offset, length).catch((error: unknown) => {
+      if (isErrno(error, errnos.EINVAL, errnos.ENOSYS, errnos.EOPNOTSUPP, errnos.EINTR)) return;
+      this.#failed.add(this.name, this.path, error);
+    });
+    if (call === undefined) return;
+    this.#writingOut.add(call);
+    await call;
+    this.#writingOut.delete(call);
+  }
+
+  /** May syncNow be called: is it dirty, with no sync under way, and nothing that may hear of a failure in its place? */
+  get canSyncNow(): boolean {
+    return this.dirty && !this.isSyncing && !this.#retired && this.#writingOut.size === 0;
+  }
+
+  /** Syncs by this thread. @throws SystemError EIO as sync rejects with */
+  syncNow(): void {
+    const system = this.#system;
+    this.dirty = false;
+    this.#dirtySet.delete(this);
+    while (system.fdatasyncNow?.(this.fd) !== 0) {
+      const errno = system.errno();
+      if (errno !== errnos.EINTR) throw this.#failed.add(this.name, this.path, new NativeError('fdatasync', errno));
+    }
+    this.unwritten = false;
+  }
+
   protected override perform(sync: (call: () => Promise<void>) => Promise<void>): Promise<void> {
     return sync(() => this.#fdatasync());
+  }
+
+  /** What was changed until now is durable. */
+  #clean(): void {
+    this.#dirtySet.delete(this);
+    this.unwritten = false;
   }
 
   async #fdatasync(): Promise<void> {
@@ -114,7 +164,9 @@ export class Handle extends Syncable {
     this.retain();
     try {
       await this.#system.fdatasync(this.fd);
-      if (!this.dirty) this.#dirtySet.delete(this);
+      // One that runs beside it may have heard of the failure first: who asked for the sync looks at what has failed afterwards.
+      if (this.#writingOut.size > 0) await Promise.all(this.#writingOut);
+      if (!this.dirty) this.#clean();
     } catch (error) {
       if (!this.dirty) this.#dirtySet.delete(this);
       throw this.#failed.add(this.name, this.path, error);

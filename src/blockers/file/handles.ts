@@ -99,7 +99,7 @@ export class Handles {
    * The open file behind an operation's hint, or null. A hint that belongs to another object (a caller that mixed them up) would put
    * bytes where they must never be, so the name is compared as well: some 50 ns.
    */
-  recall(io: ObjectIo): Handle | null {
+  recall(io: Pick<ObjectIo, 'hint' | 'isNamed'>): Handle | null {
     const { hint } = io;
     if (hint <= 0) return null;
     const handle = this.#slots[hint - Math.floor(hint / SLOTS) * SLOTS];
@@ -339,12 +339,12 @@ export class Handles {
     for (const outcome of await Promise.allSettled(pending)) {
       if (outcome.status === 'rejected') throw outcome.reason as SystemError;
     }
-    this.#shrink();
+    this.shrink();
     this.failed.check(names);
   }
 
   /** Closes what was only kept because it was dirty. */
-  #shrink(): void {
+  shrink(): void {
     while (this.#byName.size > this.#limit) {
       const victim = this.#victim();
       if (victim === null || victim.needsSync) return;

@@ -50,6 +50,7 @@ class Kernel implements FileSystem {
     link: (file: string, name: string): void => fs.linkSync(file, name),
     rename: (file: string, name: string): void => fs.renameSync(file, name),
     unlink: (file: string): void => fs.unlinkSync(file),
+    mkdir: (directory: string, mode: number): void => void fs.mkdirSync(directory, mode),
   };
 
   errno(): number {
@@ -75,6 +76,14 @@ class Kernel implements FileSystem {
 
   fallocateNow(fd: number, mode: number, offset: number, length: number): number {
     return libc.fallocate(fd, mode, offset, length);
+  }
+
+  readdirNow(directory: string): string[] {
+    return fs.readdirSync(directory);
+  }
+
+  fdatasyncNow(fd: number): number {
+    return libc.fdatasync(fd);
   }
 
   links(fd: number): number {

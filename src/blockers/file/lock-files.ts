@@ -22,7 +22,7 @@ import type { FileSystem } from './system.js';
 const { O_RDONLY, O_RDWR } = fs.constants;
 
 /** Of a lock file this much is looked at: an owner is at most 128 bytes long, and direct I/O pads to 512. */
-const MOST_BYTES = 1024;
+export const MOST_BYTES = 1024;
 /** How long others may be releasing or breaking a lock before this counts as a failure; they need milliseconds. */
 const ALONE_MS = 5000;
 const RETRY_MS = 3;
@@ -167,7 +167,7 @@ export class LockFiles {
 }
 
 /** The original pads the content with NULs when it writes with direct I/O. */
-function ownerOf(bytes: Buffer): string {
+export function ownerOf(bytes: Buffer): string {
   let end = bytes.length;
   while (end > 0 && bytes[end - 1] === 0) end--;
   return bytes.toString('utf8', 0, end);

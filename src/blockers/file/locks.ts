@@ -10,7 +10,7 @@ import { fileError, isErrno } from '../errors.js';
 import { checkOwner, LOCK_SUFFIX, lockedError, notLockedError, notOwnerError } from '../names.js';
 import { writeFully } from './copy.js';
 import type { DirtyDirectories } from './durability.js';
-import { listNames } from './listing.js';
+import { ListedStore, listNames } from './listing.js';
 import { LockFiles } from './lock-files.js';
 import type { Opener } from './opener.js';
 import type { FileSystem } from './system.js';
@@ -28,6 +28,7 @@ export class FileLocks {
   readonly #directories: DirtyDirectories;
   readonly #temp: TempFiles;
   readonly #files: LockFiles;
+  readonly #listed: ListedStore;
 
   /** @throws SystemError EINVAL for an unusable owner string */
   constructor(
@@ -41,6 +42,7 @@ export class FileLocks {
     this.#opener = parts.opener;
     this.#directories = parts.directories;
     this.#temp = parts.temp;
+    this.#listed = new ListedStore(this.#system, this.#opener.root);
     this.#files = new LockFiles(this.#system, this.#opener.root, this.#directory);
   }
 
@@ -116,7 +118,7 @@ export class FileLocks {
 
   async #namesInTree(cursor: string | null, limit: number): Promise<{ names: string[]; cursor: string | null }> {
     // Objects are many and locks few: a page of names is no more work than a page of locks is allowed.
-    const page = await listNames(this.#system, this.#opener.root, cursor, Math.max(limit, 256));
+    const page = await listNames(this.#listed, cursor, Math.max(limit, 256));
     return { names: page.names.filter(isLockName).map(targetOf), cursor: page.cursor };
   }
 

@@ -7,7 +7,7 @@ import { missing } from '../names.js';
 import { TimedChanges } from './changes.js';
 import type { DirtyDirectories } from './durability.js';
 import { candidatePaths, directoriesOf, hashedPath, isPithosName } from './paths.js';
-import type { FileStatus, FileSystem } from './system.js';
+import type { FileStatus, FileSystem, ImmediateChanges } from './system.js';
 
 const { O_RDWR, O_RDONLY, O_CREAT, O_EXCL } = fs.constants;
 
@@ -47,6 +47,10 @@ export class Opener {
 
   /** @throws SystemError ENOENT when the object is missing and mode is not `create`, ETIME when it is created after `deadline` */
   async open(name: string, mode: OpenMode, deadline = 0): Promise<OpenedFile> {
+    if (mode === 'create' && !this.#mustChmod && !isPithosName(name)) {
+      const created = this.#createNow(name, deadline);
+      if (created) return created;
+    }
     for (const file of candidatePaths(this.root, name)) {
       const opened = await this.#openExisting(name, file, mode);
       if (opened) return this.#pithosMigrate ? await this.#migrate(name, opened) : opened;
@@ -67,6 +71,43 @@ export class Opener {
       }
       throw fileError(`object ${name}: cannot create ${file}`, error);
     }
+  }
+
+  /**
+   * Makes the file of a new object and the directories on its way in this turn, where this machine's own file system allows that: a thread
+   * of the pool would take several times as long to come. Null when that is not so, and when the file exists.
+   */
+  #createNow(name: string, deadline: number): OpenedFile | null {
+    const calls = this.changes.immediate(deadline);
+    if (calls === null) return null;
+    const file = hashedPath(this.root, name);
+    try {
+      const fd = this.#createWith(calls, file);
+      this.#directories.mark(path.dirname(file));
+      return { fd, path: file, writable: true };
+    } catch (error) {
+      if (isErrno(error, errnos.EEXIST)) return null;
+      throw fileError(`object ${name}: cannot create ${file}`, error);
+    }
+  }
+
+  #createWith(calls: ImmediateChanges, file: string): number {
+    const create = (): number => calls.open(file, O_RDWR | O_CREAT | O_EXCL, this.#fileMode);
+    try {
+      return create();
+    } catch (error) {
+      if (!isErrno(error, errnos.ENOENT)) throw error;
+    }
+    for (const [directory, parent] of levelsOf(file)) {
+      // Marked also when another process made it just now: see makeDirectories.
+      this.#directories.mark(parent);
+      try {
+        calls.mkdir(directory, this.#directoryMode);
+      } catch (error) {
+        if (!isErrno(error, errnos.EEXIST)) throw error;
+      }
+    }
+    return create();
   }
 
   async #openExisting(name: string, file: string, mode: OpenMode): Promise<OpenedFile | null> {
@@ -116,12 +157,7 @@ export class Opener {
 
   /** Makes the three directories above an object's file. The store's own directory must be there. */
   async makeDirectories(file: string): Promise<void> {
-    const [leaf, middle, top, root] = directoriesOf(file);
-    for (const [directory, parent] of [
-      [top, root],
-      [middle, top],
-      [leaf, middle],
-    ]) {
+    for (const [directory, parent] of levelsOf(file)) {
       // Marked also when another process made it just now, and before others can make files in it: what is acknowledged must not hang on
       // a sync that nobody owes.
       await this.makeDirectory(directory, () => this.#directories.mark(parent));
@@ -169,4 +205,14 @@ export class Opener {
     this.#directories.mark(path.dirname(opened.path));
     return { ...opened, path: file };
   }
+}
+
+/** The three directories above an object's file, each with its parent, the outermost first. */
+function levelsOf(file: string): [directory: string, parent: string][] {
+  const [leaf, middle, top, root] = directoriesOf(file);
+  return [
+    [top, root],
+    [middle, top],
+    [leaf, middle],
+  ];
 }

@@ -29,6 +29,7 @@ export interface ImmediateChanges {
   link(file: string, name: string): void;
   rename(file: string, name: string): void;
   unlink(file: string): void;
+  mkdir(directory: string, mode: number): void;
 }
 
 export interface FileSystem {
@@ -55,6 +56,10 @@ export interface FileSystem {
   pwrite(fd: number, address: number, count: number, offset: number): number;
   /** As fallocate, which is used where this is missing. */
   fallocateNow?(fd: number, mode: number, offset: number, length: number): number;
+  /** As readdir, which is used where this is missing. @throws the system's error */
+  readdirNow?(directory: string): string[];
+  /** As fdatasync, which is used where this is missing. */
+  fdatasyncNow?(fd: number): number;
   /** As those on the thread pool, which are used where this is missing. */
   readonly changesNow?: ImmediateChanges;
   /** Names that the open file has; 0: it was deleted or replaced. @throws the system's error */

@@ -3,9 +3,10 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { expect, it, onTestFinished, vi } from 'vitest';
 import { kernel } from '../../../src/blockers/file/kernel.js';
+import { runIo } from '../../../src/blockers/object-io.js';
 import { fileDriver, filesOf, temporaryDirectory, write } from './support.js';
 
-type Step = 'fdatasync' | 'fsync' | 'open';
+type Step = 'fdatasync' | 'fsync' | 'open' | 'syncfs';
 
 /** Everything that a step of the kernel is called for; `first` runs before each call. */
 function watch(step: Step, first: (file: string) => Promise<void> = async () => {}): string[] {
@@ -111,4 +112,91 @@ it('a flush that finds no descriptor for its directories closes other dirty file
   expect(refused).toBeGreaterThan(1);
   await driver.flush(null);
   expect(driver.status()).toMatchObject({ dirtyFiles: 0, dirtyDirectories: 0, failedObjects: 0 });
+});
+
+/** FLUSH of one object, by the hint of a write to it. */
+async function flushObject(driver: Awaited<ReturnType<typeof fileDriver>>, name: string, hint: number): Promise<void> {
+  await runIo(driver, 'flushObject', { name, offset: 0, length: 0, hint });
+}
+
+it('a flush of one object syncs its file, once for all that share it, and no other', async () => {
+  const driver = await fileDriver(temporaryDirectory());
+  const { hint } = await write(driver, 'one-object', 0, Buffer.from('a'));
+  await write(driver, 'other-object', 0, Buffer.from('a'));
+  await driver.flush(null);
+  await write(driver, 'one-object', 0, Buffer.from('b'), { hint });
+  await write(driver, 'other-object', 0, Buffer.from('b'));
+  const { open, passed } = gate();
+  const files = watch('fdatasync', () => passed);
+  const first = flushObject(driver, 'one-object', hint);
+  await expect.poll(() => files.length).toBe(1);
+  await write(driver, 'one-object', 0, Buffer.from('c'), { hint });
+  const after = Array.from({ length: 5 }, () => flushObject(driver, 'one-object', hint));
+  open();
+  await Promise.all([first, ...after]);
+  expect(files.map((file) => path.basename(file))).toEqual(['one-object', 'one-object']);
+  // Nothing is owed: nothing is synced.
+  await flushObject(driver, 'one-object', hint);
+  expect(files).toHaveLength(2);
+  expect(driver.status()).toMatchObject({ dirtyFiles: 1 });
+});
+
+it('a flush of one object makes durable what leads to it, also without a hint, and what an earlier process left', async () => {
+  const root = temporaryDirectory();
+  const driver = await fileDriver(root);
+  const everything = watch('syncfs');
+  const directories = watch('fsync');
+  const { hint } = await write(driver, 'new-object', 0, Buffer.from('a'));
+  await flushObject(driver, 'new-object', hint);
+  expect(everything).toHaveLength(1);
+  const [file] = filesOf(root);
+  expect(directories).toEqual(expect.arrayContaining([path.dirname(file), path.dirname(path.dirname(file))]));
+  await write(driver, 'second-object', 0, Buffer.from('a'));
+  const before = directories.length;
+  await flushObject(driver, 'second-object', 0);
+  expect(directories.length).toBeGreaterThan(before);
+  expect(driver.status()).toMatchObject({ dirtyFiles: 0, dirtyDirectories: 0 });
+});
+
+it('a flush of one object that the disk did not take says so, and each later one, by its name', async () => {
+  const driver = await fileDriver(temporaryDirectory());
+  const { hint } = await write(driver, 'bad-object', 0, Buffer.from('a'));
+  await driver.flush(null);
+  await write(driver, 'bad-object', 0, Buffer.from('b'), { hint });
+  let fails = true;
+  watch('fdatasync', async () => {
+    if (fails) throw Object.assign(new Error('EIO'), { code: 'EIO' });
+  });
+  const lost = { code: 'EIO', message: expect.stringContaining('bad-object') };
+  await expect(flushObject(driver, 'bad-object', hint)).rejects.toMatchObject(lost);
+  fails = false;
+  await expect(flushObject(driver, 'bad-object', hint)).rejects.toMatchObject(lost);
+  await expect(write(driver, 'bad-object', 0, Buffer.from('c'), { hint, fua: true })).rejects.toMatchObject({
+    code: 'EIO',
+  });
+});
+
+it('a flush and a FUA write that waited behind a sync which failed fail with it: the kernel tells that once', async () => {
+  const driver = await fileDriver(temporaryDirectory());
+  const name = 'bad-object';
+  const { hint } = await write(driver, name, 0, Buffer.from('a'));
+  await driver.flush(null);
+  await write(driver, name, 0, Buffer.from('b'), { hint });
+  const { open, passed } = gate();
+  let calls = 0;
+  watch('fdatasync', async () => {
+    if (++calls > 1) return;
+    await passed;
+    throw Object.assign(new Error('EIO'), { code: 'EIO' });
+  });
+  const first = write(driver, name, 1, Buffer.from('c'), { hint, fua: true });
+  await expect.poll(() => calls).toBe(1);
+  await write(driver, name, 2, Buffer.from('d'), { hint });
+  const after = [
+    runIo(driver, 'flushObject', { name, offset: 0, length: 0, hint }),
+    write(driver, name, 3, Buffer.from('e'), { hint, fua: true }),
+  ];
+  const ended = Promise.allSettled([first, ...after]);
+  open();
+  expect((await ended).map(({ status }) => status)).toEqual(['rejected', 'rejected', 'rejected']);
 });

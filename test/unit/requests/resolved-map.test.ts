@@ -75,6 +75,39 @@ describe('resolved map', () => {
     expect(map.objectName(65535)).toBe(ownName('a-volume-with-a-name', 7, 65535));
   });
 
+  it('takes no memory for blocks that a small volume does not have', () => {
+    const map = new ResolvedMap(8);
+    for (let i = 0; i < 8; i++) map.setOwn(i, 3, 'small-volume', 1);
+    expect(map.memoryUsage).toBeLessThanOrEqual(8 * 16 + 'small-volume'.length);
+  });
+
+  it('keeps its entries while the volume grows and shrinks', () => {
+    const names = fc.constantFrom('vol-one', 'vol-two');
+    const change = fc.oneof(
+      fc.record({ set: fc.nat({ max: 3 * CHUNK_ENTRIES }), name: names, literal: fc.boolean() }),
+      fc.record({ size: fc.oneof(fc.integer({ min: 1, max: 40 }), fc.integer({ min: 1, max: 3 * CHUNK_ENTRIES })) }),
+    );
+    fc.assert(
+      fc.property(fc.array(change, { maxLength: 30 }), (changes) => {
+        const map = new ResolvedMap(5);
+        const known = new Map<number, string>();
+        for (const each of changes) {
+          if ('size' in each) {
+            map.resize(each.size);
+            for (const i of known.keys()) if (i >= each.size) known.delete(i);
+          } else {
+            const i = each.set % map.blockCount;
+            const name = each.literal ? `literal-${each.name}-${i}` : ownName(each.name, 7, i);
+            map.set(i, 3, name);
+            known.set(i, name);
+          }
+          for (const [i, name] of known) expect(map.objectName(i)).toBe(name);
+          for (const i of [0, 4, 5, 39, 4095, 4096, map.blockCount - 1]) expect(map.has(i)).toBe(known.has(i));
+        }
+      }),
+    );
+  });
+
   it('forgets what resize cuts off and what it is told to', () => {
     const map = new ResolvedMap(CHUNK_ENTRIES * 2 + 5);
     for (let i = 0; i < map.blockCount; i++) map.setZero(i);
