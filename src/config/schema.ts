@@ -232,6 +232,35 @@ export const composer = {
   mapperPort: derived('mapper_port', port, "mapperd's portno_start", 'Port of the mapper.'),
 };
 
+const MAX_RATE = 1e12;
+/** A limit of every volume for which `vlmc limit` says nothing. */
+const limit = (key: string, unit: string, help: string): Setting<number, number> =>
+  fixed(key, v.integer(0, MAX_RATE, unit), 0, help);
+const burst = (of: string): string =>
+  `The same of a burst: so many a second for at most limit_burst_seconds, after a time of less than limit_${of}.`;
+
+/** Limits of volumes: qemu's names, where it has one. */
+const nbdLimits = {
+  iops: limit(
+    'limit_iops',
+    'requests a second',
+    'Requests a second of every volume, all its connections together; 0: no limit. Reads, writes, trims and write-zeroes count. ' +
+      'vlmc limit sets another limit for single volumes.',
+  ),
+  iopsRead: limit('limit_iops_read', 'requests a second', 'The same of reads alone.'),
+  iopsWrite: limit('limit_iops_write', 'requests a second', 'The same of writes, trims and write-zeroes.'),
+  bps: limit('limit_bps', 'bytes a second', 'Bytes a second that are read and written of every volume; 0: no limit.'),
+  bpsRead: limit('limit_bps_read', 'bytes a second', 'The same of reads alone.'),
+  bpsWrite: limit('limit_bps_write', 'bytes a second', 'The same of writes alone.'),
+  iopsMax: limit('limit_iops_max', 'requests a second', burst('iops')),
+  iopsReadMax: limit('limit_iops_read_max', 'requests a second', burst('iops_read')),
+  iopsWriteMax: limit('limit_iops_write_max', 'requests a second', burst('iops_write')),
+  bpsMax: limit('limit_bps_max', 'bytes a second', burst('bps')),
+  bpsReadMax: limit('limit_bps_read_max', 'bytes a second', burst('bps_read')),
+  bpsWriteMax: limit('limit_bps_write_max', 'bytes a second', burst('bps_write')),
+  burstSeconds: fixed('limit_burst_seconds', v.integer(1, 86_400, 'seconds'), 1, 'Seconds that a burst may last.'),
+};
+
 export const nbd = {
   socket: derived('socket', v.optionalPath, 'RUN_DIR/nbd.sock', 'Path of the unix socket; nothing: no unix socket.'),
   listen: fixed(
@@ -257,8 +286,8 @@ export const nbd = {
   busyPollUs: fixed(
     'busy_poll_us',
     v.integer(0, 10_000),
-    50,
-    'Microseconds that a busy connection is polled before waiting for it; 0: never. More speed at depth 1 for more CPU time.',
+    200,
+    'Microseconds that a quick client is waited for by asking its socket again and again before sleeping; 0: never. More speed at depth 1 for more CPU time.',
   ),
   maxConnections: fixed(
     'max_connections',
@@ -308,6 +337,13 @@ export const nbd = {
     v.integer(1, 4095, 'MiB'),
     "the role's share of the segment",
     'As in_flight_mib, of all connections. 1 MiB is always granted to each, the rest is lent.',
+  ),
+  ...nbdLimits,
+  limitsFile: derived(
+    'limits_file',
+    v.path,
+    'RUN_DIR/limits.json',
+    'File of the limits that vlmc limit sets. One outside of RUN_DIR, which is often emptied when the machine starts, lets them outlive that.',
   ),
   keepaliveTime: fixed(
     'keepalive_time',

@@ -95,6 +95,25 @@ export interface NbdTlsSettings {
   readonly acl: string | null;
 }
 
+/** How much a volume may be used, all its connections together. */
+export interface VolumeLimitSettings {
+  /** Requests a second, and bytes. */
+  readonly iops: number;
+  readonly iopsRead: number;
+  readonly iopsWrite: number;
+  readonly bps: number;
+  readonly bpsRead: number;
+  readonly bpsWrite: number;
+  /** The same of a burst, which may last burstSeconds. */
+  readonly iopsMax: number;
+  readonly iopsReadMax: number;
+  readonly iopsWriteMax: number;
+  readonly bpsMax: number;
+  readonly bpsReadMax: number;
+  readonly bpsWriteMax: number;
+  readonly burstSeconds: number;
+}
+
 export interface NbdSettings extends CommonRoleSettings {
   readonly type: 'nbd';
   readonly tls: NbdTlsSettings;
@@ -121,6 +140,10 @@ export interface NbdSettings extends CommonRoleSettings {
   readonly inFlightMiB: number;
   readonly totalInFlight: number;
   readonly totalInFlightMiB: number | null;
+  /** Limits of volumes for which nothing else is set, a second; 0: none. */
+  readonly limits: VolumeLimitSettings;
+  /** Where the limits of single volumes are kept. */
+  readonly limitsFile: string;
   /** TCP keepalive: seconds of silence before the first probe (0 = none are sent), seconds between probes, and their number. */
   readonly keepaliveTime: number;
   readonly keepaliveInterval: number;

@@ -15,6 +15,8 @@ import { Exports } from './exports.js';
 import { serverLimits } from './limits.js';
 import { Registry } from './registry.js';
 import { SingleExport } from './single-export.js';
+import { followLimits, openLimitsBeside } from './throttle/open.js';
+import { NO_LIMITS } from './throttle/rates.js';
 import { isExposed, readCredentials, readRules } from './tls.js';
 import { Volumes } from './volumes.js';
 
@@ -60,7 +62,20 @@ export function attachedServer({ config, port, volume, all, log }: AttachedOptio
   const volumes = new Volumes(port, composerPort, mapperPort);
   const registry = Registry.load(config.runDir);
   const { allowResize = false } = endpoint ?? {};
-  const exports = new Exports({ port, composerPort, mapperPort, volumes, registry, offer: 'all', allowResize, log });
+  const defaults = { limitsFile: `${config.runDir}/limits.json`, limits: NO_LIMITS };
+  const volumeLimits = openLimitsBeside(endpoint ?? defaults, log);
+  followLimits(volumeLimits, log);
+  const exports = new Exports({
+    port,
+    composerPort,
+    mapperPort,
+    volumes,
+    registry,
+    limits: volumeLimits,
+    offer: 'all',
+    allowResize,
+    log,
+  });
   const { heapPages, pageShift } = port.segment.geometry;
   const heap = heapPages * HEAP_SHARE * 2 ** pageShift;
   const limits = endpoint ? serverLimits(endpoint, heap).limits : { totalInFlightBytes: Math.floor(heap * DATA_SHARE) };

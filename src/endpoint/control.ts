@@ -1,4 +1,4 @@
-/** The endpoint's own requests: MAP, UNMAP, SHOWMAPPED, INFO (look at a volume's size again), STATUS, PING. */
+/** The endpoint's own requests: MAP, UNMAP, SHOWMAPPED, LIMIT, INFO (look at a volume's size again), STATUS, PING. */
 
 import type { NbdServer } from '../nbd/index.js';
 import { decodeJson, encodeJson } from '../requests/json.js';
@@ -9,12 +9,15 @@ import type { Request } from '../xseg/index.js';
 import type { Exports } from './exports.js';
 import type { Mapping, Registry } from './registry.js';
 import type { VolumeSockets } from './sockets.js';
+import { changeLimits } from './throttle/control.js';
+import type { VolumeLimits } from './throttle/volume-limits.js';
 import type { Volumes } from './volumes.js';
 
 export interface ControlOptions {
   readonly server: NbdServer;
   readonly exports: Exports;
   readonly registry: Registry;
+  readonly limits: VolumeLimits;
   readonly volumes: Volumes;
   readonly sockets: VolumeSockets;
   /** URIs of a mapping, its own socket's first, then the unix socket's. */
@@ -48,6 +51,8 @@ export class Control {
         return encodeJson(await this.#unmap(parse(request)));
       case Op.SHOWMAPPED:
         return encodeJson(this.#show());
+      case Op.LIMIT:
+        return encodeJson(await changeLimits(this.#options, parse(request)));
       case Op.INFO:
         return encodeInfo({ size: await this.#options.exports.refresh(request.target) });
       default:

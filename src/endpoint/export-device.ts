@@ -3,7 +3,15 @@
  * path: nothing is copied and nothing allocated.
  */
 
-import { BASE_ALLOCATION, type BlockDevice, type DeviceInfo, type Io, type IoBuffer, IoCommand } from '../nbd/index.js';
+import {
+  BASE_ALLOCATION,
+  type BlockDevice,
+  type DeviceInfo,
+  type Io,
+  type IoBuffer,
+  IoCommand,
+  type Throttle,
+} from '../nbd/index.js';
 import { decodeExtents, EXTENT_BYTES } from '../requests/extents.js';
 import { Flag, Op } from '../requests/ops.js';
 import type { VolumeInfo } from '../requests/structs.js';
@@ -12,8 +20,10 @@ import type { Port, Request } from '../xseg/index.js';
 import { type Abandonment, NOBODY } from './abandonment.js';
 import type { SegmentBuffer, SegmentBuffers } from './buffers.js';
 import { type ContextRequests, FIXED_CONTEXTS } from './contexts.js';
+import { DirectIo } from './direct-io.js';
 import type { Leftovers } from './leftovers.js';
 import type { Parking } from './parking.js';
+import type { VolumeThrottle } from './throttle/volume-throttle.js';
 import type { VolumeAddress } from './volumes.js';
 
 /** Longer reads and writes come in pieces: receiving one piece goes on while another is stored. */
@@ -85,6 +95,8 @@ export interface DeviceOptions {
   readonly contexts: ContextRequests;
   /** Every write is durable before its answer. */
   readonly writeThrough: boolean;
+  /** The volume's, for all its devices. */
+  readonly throttle: VolumeThrottle;
   /** Makes the volume of all devices that serve it `size` bytes long. */
   readonly resize: (size: number) => Promise<void>;
   readonly closed: (device: ExportDevice) => Promise<void>;
@@ -100,6 +112,7 @@ export class ExportDevice implements BlockDevice {
   readonly #host: DeviceHost;
   readonly #options: DeviceOptions;
   readonly #name: Uint8Array;
+  readonly #direct: DirectIo;
   readonly #flags: number;
   /** Flags of what changes the volume. */
   readonly #writeFlags: number;
@@ -122,6 +135,7 @@ export class ExportDevice implements BlockDevice {
     this.#id = host.abandonment.join();
     this.volume = volume;
     this.#name = Buffer.from(volume.name, 'utf8');
+    this.#direct = new DirectIo(host.port, host.composerPort, this.#name);
     this.#flags = volume.assumeV0 ? Flag.ASSUMEV0 : 0;
     this.#writeFlags = this.#flags | Flag.MAY_PARK | (options.writeThrough ? Flag.FUA : 0);
     this.info = options.info;
@@ -130,6 +144,11 @@ export class ExportDevice implements BlockDevice {
 
   get volumeName(): string {
     return this.volume.name;
+  }
+
+  get throttle(): Throttle | null {
+    const { throttle } = this.#options;
+    return throttle.active ? throttle : null;
   }
 
   allocate(length: number): SegmentBuffer | null {
@@ -151,7 +170,18 @@ export class ExportDevice implements BlockDevice {
     // Read from the socket after it was known that the client had left: it may have sent it again by another connection, and gone on.
     else if (this.#abandoned && isChange(io)) io.complete(errnos.ECANCELED, 'the client is gone');
     else if (this.#host.leftovers.isUsed && this.#host.leftovers.holds(this.volume.name, this, io)) return;
-    else if (this.#starved.length > 0 || !this.#send(io)) this.#starve(io);
+    else if (this.#starved.length > 0 || !(this.#isServed(io) || this.#send(io))) this.#starve(io);
+  }
+
+  /** Serves what needs no request and no waiting; false: it is to be sent. */
+  #isServed(io: Io): boolean {
+    const { parking } = this.#host;
+    // Answers to requests are what tells those who wait for a lock that it is there; a map of v0 is asked for by more than its name.
+    if (this.#abandoned || parking.isUsed || this.volume.assumeV0) return false;
+    if (this.#options.writeThrough && io.command === IoCommand.WRITE) return false;
+    if (!this.#direct.serve(io, this.#hint)) return false;
+    io.complete(0);
+    return true;
   }
 
   /** Composer and data blocker in this process do their part at once. */
@@ -175,7 +205,7 @@ export class ExportDevice implements BlockDevice {
     if (io.buffer) request.setData((io.buffer as SegmentBuffer).offset, io.length);
     request.op = operations[command];
     if (command === IoCommand.READ) request.flags = this.#flags | (io.mayBeHole ? Flag.MAY_BE_HOLE : 0);
-    else if (command === IoCommand.FLUSH) request.flags = this.#flags;
+    else if (command === IoCommand.FLUSH) request.flags = this.#flags | (io.alone === true ? Flag.ALONE : 0);
     else {
       request.flags =
         this.#writeFlags |

@@ -15,6 +15,7 @@ import { Leftovers } from './leftovers.js';
 import { Parking } from './parking.js';
 import type { Registry } from './registry.js';
 import { type Resolved, Resolver } from './resolve.js';
+import type { VolumeLimits } from './throttle/volume-limits.js';
 import { plainAddress, type VolumeAddress, type Volumes } from './volumes.js';
 
 /** How often it is looked whether what dead endpoints left is over, in ms. */
@@ -26,6 +27,7 @@ export interface ExportsOptions {
   readonly mapperPort: number;
   readonly volumes: Volumes;
   readonly registry: Registry;
+  readonly limits: VolumeLimits;
   /** Which volumes are exports. */
   readonly offer: 'all' | 'mapped';
   /** Clients may make volumes larger (RESIZE). */
@@ -127,6 +129,8 @@ export class Exports implements ExportProvider {
       what = await this.#resolver.resolve(name, client);
     } while (asked !== this.#changes);
     const { volume } = what;
+    const { limits } = this.#options;
+    const key = { id: what.info.id, name: volume.name };
     const device = new ExportDevice(
       {
         ...this.#options,
@@ -140,8 +144,12 @@ export class Exports implements ExportProvider {
         ...this.#describe(what),
         contexts: this.#contexts.requests(name, client),
         writeThrough: what.writeThrough || options.writeThrough === true,
+        throttle: limits.join(key),
         resize: (size) => this.#resize(volume.name, size),
-        closed: (closed) => this.#closed(closed),
+        closed: (closed) => {
+          limits.leave(key);
+          return this.#closed(closed);
+        },
       },
     );
     this.#holdForOrphans(volume.name);

@@ -13,6 +13,7 @@ import { serverLimits } from './limits.js';
 import { type Listening, listeners, uriOf } from './listening.js';
 import { type Mapping, Registry } from './registry.js';
 import { VolumeSockets } from './sockets.js';
+import { followLimits, openLimits } from './throttle/open.js';
 import { readCredentials, readRules } from './tls.js';
 import { Volumes } from './volumes.js';
 
@@ -29,10 +30,21 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
   const rules = readRules(settings.tls);
   const where = listeners(settings, passed);
   const registry = Registry.load(config.runDir);
+  const volumeLimits = openLimits(settings, log);
   const port = segment.bind(ports.first, { name, heapShare: HEAP_SHARE });
   const volumes = new Volumes(port, settings.composerPort, settings.mapperPort);
   const { composerPort, mapperPort, allowResize, exports: offer } = settings;
-  const exports = new Exports({ port, composerPort, mapperPort, volumes, registry, offer, allowResize, log });
+  const exports = new Exports({
+    port,
+    composerPort,
+    mapperPort,
+    volumes,
+    registry,
+    limits: volumeLimits,
+    offer,
+    allowResize,
+    log,
+  });
   const authorisation = new Authorisation(exports, rules);
   const server = new NbdServer(authorisation, {
     tls: credentials ?? undefined,
@@ -64,6 +76,7 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
     connections: server.connections().length,
     connectionsInTls: server.connections().filter(({ tls }) => tls !== null).length,
     mapped: registry.all().length,
+    limited: volumeLimits.count,
   });
   const sockets = new VolumeSockets({ server, exports, runDir: config.runDir, log });
   const urisOf = ({ name: volume }: Pick<Mapping, 'name'>): string[] => {
@@ -71,7 +84,7 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
     const uris = addresses.map((listening) => uriOf(listening, volume));
     return own === null ? uris : [uriOf({ address: { path: own }, tls: 'off' }, ''), ...uris];
   };
-  const control = new Control({ server, exports, registry, volumes, sockets, urisOf, status });
+  const control = new Control({ server, exports, registry, limits: volumeLimits, volumes, sockets, urisOf, status });
   try {
     for (const { where: place, tls } of where) addresses.push({ address: await server.listen(place, { tls }), tls });
     await sockets.restore(registry.all().flatMap((mapping) => (mapping.ownSocket ? mapping.name : [])));
@@ -81,7 +94,10 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
     throw error;
   }
   port.serve((request) => control.handle(request));
-  const bridge = findRole(config, 'nbd')?.name === name ? await openBridge(context) : null;
+  const isFirst = findRole(config, 'nbd')?.name === name;
+  const bridge = isFirst ? await openBridge(context) : null;
+  // The first endpoint is the one that is told.
+  const unfollow = isFirst ? null : followLimits(volumeLimits, log);
   // Certificates, keys and rules are looked at again together with the log files; what cannot be used leaves the old ones.
   const reload = (): void => {
     reloading(log, 'TLS credentials', () => {
@@ -101,6 +117,7 @@ export const start: RoleStarter<NbdSettings> = async (context) => {
   return {
     stop: async (): Promise<void> => {
       process.off('SIGHUP', reload);
+      unfollow?.();
       await Promise.all([bridge?.close(), server.close({ graceful: true })]);
       port.close();
     },

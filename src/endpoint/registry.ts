@@ -4,6 +4,7 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { errnos, messageOf, SystemError } from '../sys/errno.js';
+import { replaceFile } from './replace-file.js';
 
 export interface Mapping {
   readonly id: number;
@@ -89,15 +90,7 @@ export class Registry {
 
   /** Replaces the file in one step, and then what is known: a crash or an error leaves the old or the new mappings in both. */
   #save(mappings: Map<string, Mapping>): void {
-    const temporary = `${this.#path}.new`;
-    const fd = fs.openSync(temporary, 'w', 0o660);
-    try {
-      fs.writeFileSync(fd, `${JSON.stringify(sorted(mappings), null, 1)}\n`);
-      fs.fsyncSync(fd);
-    } finally {
-      fs.closeSync(fd);
-    }
-    fs.renameSync(temporary, this.#path);
+    replaceFile(this.#path, `${JSON.stringify(sorted(mappings), null, 1)}\n`);
     this.#mappings = mappings;
   }
 }

@@ -74,6 +74,8 @@ export interface Io {
   readonly reqOne: boolean;
   /** READ: filled by the device from 0 to length. WRITE: the data. The server allocates and releases it. */
   readonly buffer: IoBuffer | null;
+  /** FLUSH: no other request of any client is known of; the device may have this thread wait for a disk that answers at once. */
+  readonly alone?: boolean;
   /** READ: the client understands holes; the device may then set `hole` instead of filling the buffer. */
   readonly mayBeHole: boolean;
   /** READ: set by the device before complete(0): the whole of it reads as zeros, the buffer was not filled. */
@@ -108,8 +110,30 @@ export interface DeviceInfo {
   readonly description: string | null;
 }
 
+/** A request before it begins, and the connection that it came by, to a Throttle. One for each connection, used again. */
+export interface ThrottleTicket {
+  /** WRITE, WRITE_ZEROES or TRIM; else READ. */
+  readonly isWrite: boolean;
+  /** Bytes of data that move; 0 for WRITE_ZEROES and TRIM. */
+  readonly bytes: number;
+  /** To be called once after admit() said no, and not within it: the request may begin, and has been counted. */
+  granted(): void;
+}
+
+/** What holds requests back before they take any memory: READ, WRITE, WRITE_ZEROES and TRIM, no others. */
+export interface Throttle {
+  /** Counts a request that may begin. When it may not, it waits: granted() follows, or the server cancels. */
+  admit(ticket: ThrottleTicket): boolean;
+  /** Counts one that is not to be held back: its client has left. */
+  charge(ticket: ThrottleTicket): void;
+  /** A request that waits will not begin. */
+  cancel(ticket: ThrottleTicket): void;
+}
+
 /** What one connection reads and writes: made by ExportProvider.open. */
 export interface BlockDevice {
+  /** Optional. What slows it down; null or absent: nothing does now. Asked for each request. */
+  readonly throttle?: Throttle | null;
   readonly info: DeviceInfo;
   /** Current size in bytes; may change while connected (online resize). */
   readonly size: number;

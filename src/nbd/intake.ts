@@ -6,7 +6,7 @@
 import { readExtendedRequest, readRequest } from './codec.js';
 import { Command, CommandFlag, commandName, EXTENDED_REQUEST_LENGTH, REQUEST_LENGTH, WireError } from './constants.js';
 import { noCounters } from './counters.js';
-import type { IoBuffer, IoCommand } from './device.js';
+import type { IoBuffer, IoCommand, Throttle } from './device.js';
 import type { GatherBudget } from './gather.js';
 import type { Holdings } from './holdings.js';
 import type { Limits } from './limits.js';
@@ -14,6 +14,7 @@ import type { Log } from './log.js';
 import type { Piece, Request, RequestPool } from './requests.js';
 import type { Session } from './session.js';
 import { StatusFilter } from './status-filter.js';
+import { Ticket } from './ticket.js';
 import type { Transport } from './transport.js';
 import { BAD_FILTER, payloadLength, type Refusal, refuse } from './validate.js';
 import { STAGE_SIZE, STAGE_START } from './wire-memory.js';
@@ -57,6 +58,10 @@ export interface IntakeContext {
   readonly log: Log;
 }
 
+/** Of these a throttle is asked. A flush promises what was done before; what it would wait for has been counted. */
+const isThrottled = (command: number): boolean =>
+  command === Command.READ || command === Command.WRITE || command === Command.TRIM || command === Command.WRITE_ZEROES;
+
 export class Intake {
   readonly counters = noCounters();
   readonly #transport: Transport;
@@ -87,6 +92,9 @@ export class Intake {
   #filtering = false;
   /** Bytes left of this turn. */
   #turnLeft = 0;
+  readonly #ticket: Ticket;
+  /** What the current request has to pass before it takes memory. */
+  #throttle: Throttle | null = null;
 
   constructor(
     transport: Transport,
@@ -103,12 +111,18 @@ export class Intake {
     this.#holdings = holdings;
     this.#owner = owner;
     this.#headerLength = session.extended ? EXTENDED_REQUEST_LENGTH : REQUEST_LENGTH;
+    this.#ticket = new Ticket(() => owner.wake());
     this.#at = session.stageStart;
     this.#end = session.stageEnd;
   }
 
   startTurn(): void {
     this.#turnLeft = TURN_BYTES;
+  }
+
+  /** Bytes were received that are not taken yet. */
+  get hasMore(): boolean {
+    return this.#at < this.#end;
   }
 
   /** More bytes are likely there already, and are worth a receive now. */
@@ -148,6 +162,10 @@ export class Intake {
       }
       if (this.#filtering && !this.#takeFilter()) return this.#needBytes();
       if (this.#current !== null) {
+        if (this.#throttle !== null) {
+          if (!this.#ticket.admits(this.#current, this.#throttle)) return Stop.STALLED;
+          this.#throttle = null;
+        }
         const stop = this.#issue(this.#current);
         if (stop !== null) return stop;
         this.#current = null;
@@ -167,6 +185,8 @@ export class Intake {
    * Takes no more requests: drops half a one. Its pieces in the device end it, as a failure; without any it ends here, unanswered.
    */
   drop(): void {
+    this.#ticket.cancel();
+    this.#throttle = null;
     this.#skip = 0;
     this.#filtering = false;
     if (this.#fill !== null) {
@@ -182,6 +202,11 @@ export class Intake {
     if (request.outstanding > 0) return;
     this.#holdings.end();
     if (request.gather !== null) this.#context.gather.give(request.gather);
+  }
+
+  /** No request is held back by the device's throttle any more. */
+  release(): void {
+    this.#ticket.release();
   }
 
   /** Makes the stage ready for the next receive, which continues what is left in it. */
@@ -296,6 +321,8 @@ export class Intake {
     } else if (length > 0 || command === Command.FLUSH || command === Command.RESIZE) {
       request.unissued = 1;
     }
+    const { throttle } = this.#session.device;
+    if (throttle !== null && throttle !== undefined && length > 0 && isThrottled(command)) this.#throttle = throttle;
   }
 
   /** Gives what is left of the request to the device; null when all of it is there. */

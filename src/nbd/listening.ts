@@ -8,8 +8,11 @@ import { duplicate } from './sockets.js';
 
 /** Mode of a unix socket: owner and group. */
 const DEFAULT_MODE = 0o660;
-/** Clients that may wait to be accepted. */
-const BACKLOG = 511;
+/**
+ * Clients that may wait to be accepted: all disks of a host that comes back. Whoever finds the queue of a unix socket full is refused at once.
+ * The system allows less where net.core.somaxconn says so.
+ */
+const BACKLOG = 4096;
 
 /** Where to listen: a unix socket and its mode (default 0660), or an address. Port 0 is any free one; host `::` is every address, IPv4 too. */
 export type ListenAddress =

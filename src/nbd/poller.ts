@@ -1,8 +1,12 @@
 /**
  * Adaptive busy-polling. After requests were served, the next ones often come sooner than the processor would take to sleep and
- * wake; asking the active sockets directly for a short while saves that. It pays only while clients are that quick, so a poll that
- * found nothing makes the next ones rarer, and the event loop has its turn after every bounded slice. It never yields the processor:
- * on a busy machine that costs a whole round of the scheduler, where sleeping in epoll does not.
+ * wake; asking the active sockets directly for a short while saves that. It pays only while clients are that quick, so each pause between
+ * an answer and the next request is a vote: a short one, slept through or not, for polling, a long one against it. Always the whole
+ * window is polled or nothing: the pauses of one client differ by more than an average would tell. The event loop has its turn
+ * after every bounded slice.
+ *
+ * It never yields the processor: on a busy machine that costs a whole round of the scheduler, where sleeping in epoll does not. Who
+ * finds that the processor was away while he asked sleeps for a while: others want it.
  */
 
 export interface Pollable {
@@ -20,49 +24,87 @@ const SLICE_US = 250;
 const MAX_ACTIVE = 8;
 /** A connection without a request for this many milliseconds is not asked any more. */
 const FORGET_MS = 2;
-/** After n polls in vain 2^n - 1 chances are let pass, n at most this. */
-const MAX_BACKOFF = 6;
+/** Who was served within this many milliseconds is company to the others. */
+const COMPANY_MS = 10;
+/** The most that short pauses count for together; and what a long one takes away. More than one long pause in three ends the polling. */
+const MOST_CREDIT = 12;
+const LONG_PAUSE = 2;
+/** An ask in vain takes a microsecond or two. When it took so many, another process had the processor… */
+const AWAY_US = 500;
+/** …and for so many milliseconds nothing is polled; for twice as many each time that it is away again soon after, up to the second. */
+const AVOID_MS = 2;
+const MOST_AVOID_MS = 32;
 
 export class Poller {
-  readonly #busyMs: number;
+  readonly #mostMs: number;
+  readonly #now: () => number;
+  /** What the last pauses were; 0: too long for polling. */
+  #credit = 0;
   readonly #active: Pollable[] = [];
   readonly #seen: number[] = [];
   /** When something last arrived or was answered. */
   #last = 0;
+  /** Who was served last, and when; and when anybody else was. */
+  #newest: Pollable | null = null;
+  #newestAt = Number.NEGATIVE_INFINITY;
+  #otherAt = Number.NEGATIVE_INFINITY;
   #armed = false;
-  #hit = false;
-  #misses = 0;
-  #skip = 0;
+  /** Until when the processor is left to others, and for how long that was. */
+  #avoidUntil = 0;
+  #avoidMs = 0;
   readonly #round = (): void => this.#poll();
 
-  /** @param busyPollUs microseconds to ask in vain before going back to the event loop; 0 = never poll */
-  constructor(busyPollUs: number) {
-    this.#busyMs = busyPollUs / 1000;
+  /**
+   * @param busyPollUs microseconds to ask in vain before going back to the event loop, at most; 0 = never poll
+   * @param now the clock, in milliseconds
+   */
+  constructor(busyPollUs: number, now = (): number => performance.now()) {
+    this.#mostMs = busyPollUs / 1000;
+    this.#now = now;
   }
 
   /** The connection was just served through the event loop. */
   touched(connection: Pollable): void {
-    if (this.#busyMs <= 0) return;
-    const now = performance.now();
+    if (this.#mostMs <= 0) return;
+    const now = this.#now();
+    if (!this.#armed) this.#learn(now - this.#last);
     this.#last = now;
+    this.#served(connection, now);
     const i = this.#active.indexOf(connection);
     if (i >= 0) this.#seen[i] = now;
     else if (this.#active.length <= MAX_ACTIVE) {
       this.#active.push(connection);
       this.#seen.push(now);
     }
-    if (this.#armed) return;
-    if (this.#skip > 0) {
-      this.#skip--;
-      return;
-    }
+    if (this.#armed || this.#credit === 0 || now < this.#avoidUntil) return;
     this.#armed = true;
-    this.#hit = false;
     setImmediate(this.#round);
+  }
+
+  /** @param pause ms from the last answer to this one */
+  #learn(pause: number): void {
+    if (pause > this.#mostMs) this.#credit = Math.max(0, this.#credit - LONG_PAUSE);
+    else if (this.#credit < MOST_CREDIT) this.#credit++;
+  }
+
+  /** Has no other connection been served of late, asked or not? False as well where nothing is polled: then nobody knows. */
+  isAlone(connection: Pollable): boolean {
+    if (this.#newest === null) return false;
+    const other = this.#newest === connection ? this.#otherAt : this.#newestAt;
+    return this.#now() - other > COMPANY_MS;
+  }
+
+  #served(connection: Pollable, now: number): void {
+    if (this.#newest !== connection) {
+      this.#otherAt = Math.max(this.#otherAt, this.#newestAt);
+      this.#newest = connection;
+    }
+    this.#newestAt = now;
   }
 
   /** The connection is over. */
   forget(connection: Pollable): void {
+    if (this.#newest === connection) this.#newestAt = Number.NEGATIVE_INFINITY;
     const i = this.#active.indexOf(connection);
     if (i >= 0) this.#remove(i);
   }
@@ -73,7 +115,7 @@ export class Poller {
   }
 
   #poll(): void {
-    const start = performance.now();
+    const start = this.#now();
     let now = start;
     for (;;) {
       let any = false;
@@ -87,18 +129,23 @@ export class Poller {
         if (pollable && connection.poll()) {
           any = true;
           this.#seen[i] = now;
+          this.#served(connection, now);
         } else if (now - this.#seen[i] > FORGET_MS) {
           this.#remove(i);
           continue;
         }
         if (connection.waiting) waiting = true;
       }
-      now = performance.now();
+      const before = now;
+      now = this.#now();
       if (any) {
         this.#last = now;
-        this.#hit = true;
-      } else if (!asked || now - this.#last > this.#busyMs || this.#active.length > MAX_ACTIVE) {
-        this.#rest();
+        if (this.#credit < MOST_CREDIT) this.#credit++;
+      } else if ((now - before) * 1000 > AWAY_US) {
+        this.#avoid(now);
+        return;
+      } else if (!asked || now - this.#last > this.#mostMs || this.#active.length > MAX_ACTIVE) {
+        this.#armed = false;
         return;
       }
       if (waiting || (now - start) * 1000 > SLICE_US) break;
@@ -106,14 +153,11 @@ export class Poller {
     setImmediate(this.#round);
   }
 
-  /** Goes back to readiness. */
-  #rest(): void {
+  /** The processor was away: it is left to others, for longer each time this follows closely. */
+  #avoid(now: number): void {
+    const again = now < this.#avoidUntil + MOST_AVOID_MS;
+    this.#avoidMs = again ? Math.min(2 * this.#avoidMs, MOST_AVOID_MS) : AVOID_MS;
+    this.#avoidUntil = now + this.#avoidMs;
     this.#armed = false;
-    if (this.#hit) {
-      this.#misses = 0;
-      return;
-    }
-    this.#misses = Math.min(this.#misses + 1, MAX_BACKOFF);
-    this.#skip = 2 ** this.#misses - 1;
   }
 }

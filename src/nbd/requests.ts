@@ -75,6 +75,7 @@ export class Piece implements Io {
   fastZero = false;
   context = '';
   reqOne = false;
+  alone = false;
   buffer: IoBuffer | null = null;
   mayBeHole = false;
   hole = false;

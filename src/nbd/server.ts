@@ -29,7 +29,7 @@ const LOOK_MS = 1000;
 export interface NbdServerOptions {
   /** Over DEFAULT_LIMITS. */
   readonly limits?: Partial<Limits>;
-  /** Microseconds of busy-polling after requests; 0 = off. Default 50. */
+  /** Microseconds of busy-polling after requests; 0 = off. Default 200. */
   readonly busyPollUs?: number;
   readonly log?: Log;
   /** `raw` (default): system calls on the descriptor; `stream`: node streams. */
@@ -91,7 +91,7 @@ export class NbdServer extends EventEmitter<NbdServerEvents> {
       for (const connection of this.#connections.values()) connection.look();
     }, LOOK_MS).unref();
     if (options.tls !== undefined) this.setTls(options.tls);
-    const poller = new Poller(options.busyPollUs ?? 50);
+    const poller = new Poller(options.busyPollUs ?? 200);
     this.#context = {
       limits: this.#limits,
       log: this.#log,

@@ -2,12 +2,14 @@
  * The transmission phase of one connection: moves requests from the intake into the device, their ends (endings.ts) to the replies,
  * holds the client back by its socket when something is missing, and knows when all is over.
  */
+
 import { errnos, messageOf } from '../sys/errno.js';
 import type { Counters } from './counters.js';
 import { type BlockDevice, IoCommand } from './device.js';
 import { Endings, type EndingsOwner } from './endings.js';
 import { type Budgets, Holdings } from './holdings.js';
 import { Intake, type IntakeContext, type IntakeOwner, Stop } from './intake.js';
+import type { Poller } from './poller.js';
 import { Replies } from './replies.js';
 import { type Piece, type PieceOwner, type Request, RequestPool } from './requests.js';
 import type { Session } from './session.js';
@@ -15,10 +17,14 @@ import type { Transport } from './transport.js';
 
 /** What a server's connections share. */
 export interface Shared extends IntakeContext {
+  readonly poller: Poller;
   readonly budgets: Budgets;
   /** Asks for turn() once, in this turn of the event loop, after what else has completed in it. */
   schedule(transmission: Transmission): void;
 }
+
+/** After two requests at the same time a client is taken to send several for so many more. */
+const COMPANY = 32;
 
 /** Writes of so many bytes are not held back until all that is there was received: about what a socket holds. */
 const KICK_BYTES = 256 << 10;
@@ -36,6 +42,8 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
 
   /** Pieces in the device. */
   #inDevice = 0;
+  /** Of so many more requests it is taken that others of this client are on their way. */
+  #company = 0;
   /** Bytes of the writes that were submitted since the device was last told to begin. */
   #heldBack = 0;
   #pumping = false;
@@ -120,6 +128,7 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
   /** The server goes down: what is in flight is finished and answered, what comes now is refused (intake.ts), then the connection ends. */
   shutDown(): void {
     this.#refusing = true;
+    this.#intake.release();
     this.#pump();
   }
 
@@ -128,7 +137,9 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
    * the client is gone. The device may refuse what is read of it from then on.
    */
   look(): void {
-    if (this.#paused && !this.#ending && this.#transport.hasLeft()) this.#device.abandon?.();
+    if (!this.#paused || this.#ending || !this.#transport.hasLeft()) return;
+    this.#device.abandon?.();
+    this.#intake.release();
   }
 
   // What the poller asks
@@ -242,10 +253,13 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
 
   submit(piece: Piece): void {
     piece.request.outstanding++;
-    this.#inDevice++;
+    if (++this.#inDevice > 1 || this.#intake.hasMore) this.#company = COMPANY;
+    else if (this.#company > 0) this.#company--;
     piece.running = true;
     if (piece.command === IoCommand.WRITE) this.#heldBack += piece.length;
-    else if (piece.command === IoCommand.BLOCK_STATUS) this.#endings.statusSubmitted(piece);
+    else if (piece.command === IoCommand.FLUSH) {
+      piece.alone = this.#company === 0 && this.#shared.poller.isAlone(this);
+    } else if (piece.command === IoCommand.BLOCK_STATUS) this.#endings.statusSubmitted(piece);
     try {
       this.#device.submit(piece);
     } catch (error) {

@@ -23,7 +23,7 @@ describe('two nodes on one store', () => {
   });
   const look = (volume: string): Promise<string | undefined> => rig.store.maps.holder(volume);
 
-  it('a reader sees all that the holder was answered: writes, copy-ups, trims, zeros, across snapshots and resets', async () => {
+  it('a reader sees all that the holder of a volume that is open shared was answered: writes, copy-ups, trims, zeros, across snapshots and resets', async () => {
     const size = 12 * BLOCK;
     const ledger = new Ledger(size, 1);
     await rig.a.create('read-base', size);
@@ -33,6 +33,7 @@ describe('two nodes on one store', () => {
     await rig.a.vlmc('snapshot', 'read-base', 'read-image');
     // Shared blocks at first: the writer copies up while the reader reads them.
     await rig.a.vlmc('create', 'read-clone', '--snap', 'read-image');
+    await rig.a.vlmc('open', 'read-clone', '--shared');
     const writer = new Load([await connect(rig.a, 'read-clone'), await connect(rig.a, 'read-clone')], ledger, {
       depth: 8,
       sectors: 64,
@@ -66,12 +67,30 @@ describe('two nodes on one store', () => {
       await rig.a.create('again-volume', BLOCK);
       const writer = await connect(rig.a, 'again-volume');
       await writer.write(0, Buffer.alloc(BLOCK, pattern));
+      await writer.flush();
       const reader = await connect(rig.b, 'again-volume');
       expect((await reader.read(0, BLOCK)).equals(Buffer.alloc(BLOCK, pattern))).toBe(true);
       await reader.disconnect();
       await writer.disconnect();
       await rig.a.vlmc('remove', 'again-volume');
     }
+  });
+
+  it('a reader sees the first write to a block, which nobody flushes, a moment later, and never anything else than it or what was before', async () => {
+    await rig.a.create('soon-volume', 8 * BLOCK);
+    const writer = await connect(rig.a, 'soon-volume');
+    const reader = await connect(rig.b, 'soon-volume');
+    for (let block = 0; block < 8; block++) {
+      const [before, after] = [Buffer.alloc(SECTOR), Buffer.alloc(SECTOR, block + 1)];
+      await writer.write(block * BLOCK, after);
+      expect((await writer.read(block * BLOCK, SECTOR)).equals(after)).toBe(true);
+      for (let seen = await reader.read(block * BLOCK, SECTOR); !seen.equals(after); ) {
+        expect(seen.equals(before)).toBe(true);
+        seen = await reader.read(block * BLOCK, SECTOR);
+      }
+    }
+    await reader.disconnect();
+    await writer.disconnect();
   });
 
   it('1,000 writes wait without being in the way of other volumes, and are done when the lock is free', async () => {

@@ -38,6 +38,8 @@ describe.runIf(programs('fio'))('one process per role', () => {
           const pid = node.rolePid(role);
           process.kill(pid, 'SIGKILL');
           await expect.poll(() => successor(node, role, pid), { interval: 20 }).toBe(true);
+          // The load may go on without this role for a while: a process that is only starting would be ended otherwise.
+          await expect.poll(() => status(role), { timeout: 20_000 }).toMatchObject({ state: 'running' });
         }
         await load.goesOn();
       });

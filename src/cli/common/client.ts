@@ -34,6 +34,7 @@ const BRIDGED: ReadonlySet<number> = new Set([
   Op.MAP,
   Op.UNMAP,
   Op.SHOWMAPPED,
+  Op.LIMIT,
 ]);
 /** Of these, what may be asked twice: only looks. */
 const LOOKS: ReadonlySet<number> = new Set([Op.PING, Op.STATUS, Op.STAT, Op.LIST, Op.LOCKINFO, Op.SHOWMAPPED]);

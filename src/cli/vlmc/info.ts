@@ -6,13 +6,16 @@ import { columns, formatTime } from '../common/columns.js';
 import { attempt } from '../common/exit.js';
 import { print, printWarning } from '../common/io.js';
 import type { Session } from '../common/session.js';
+import { formatLimits, limitsOf, type VolumeLimits } from './limits.js';
 import { formatAge, formatLock, formatLost, type HolderInfo, holderInfo } from './lock-state.js';
 import { checkName } from './names.js';
 import { formatSize } from './size.js';
 import { type V0Options, v0Request, withV0 } from './v0.js';
 
 /** Volumes asked for at once. */
-const PAGE = 256;
+const PAGE = 512;
+/** How long an endpoint that hangs keeps info from telling the rest, in ms. */
+const LIMITS_MS = 1000;
 /** Locks asked for at the same time. */
 const PARALLEL = 32;
 
@@ -48,14 +51,39 @@ interface InfoOptions extends V0Options {
 async function info(session: Session, name: string, options: InfoOptions): Promise<void> {
   checkName(name);
   const { allocated } = options;
-  const stat = await attempt('vlmc info failed', () =>
+  const asked = attempt('vlmc info failed', () =>
     session.progress.during(
       `looking at the objects of ${name}`,
       session.client.json<VolumeStat>('mapper', Op.STAT, name, { allocated }, v0Request(options)),
     ),
   );
-  await session.result(stat, formatInfo(name, stat));
+  const limits = limitsOf(session, name);
+  const stat = await asked;
+  const limited = await within(LIMITS_MS, limits);
+  const words = limited === null ? '' : formatLimits(limited.limits);
+  const text = formatInfo(name, stat);
+  if (limited === null || words === '') await session.result(stat, text);
+  else await session.result({ ...stat, limits: inForce(limited) }, `${text}\n${row('limits', words)}`);
 }
+
+/** What comes in time; else null. */
+async function within<T>(ms: number, promise: Promise<T>): Promise<T | null> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<null>((resolve) => {
+    timer = setTimeout(resolve, ms, null);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Of all limits those that are. */
+const inForce = ({ limits }: VolumeLimits): object =>
+  Object.fromEntries(Object.entries(limits).filter(([, value]) => value > 0));
+
+const row = (key: string, value: string): string => `  ${`${key}:`.padEnd(17)}${value}`;
 
 /** The text of `vlmc info`; the first line is the original's. */
 export function formatInfo(name: string, stat: VolumeStat): string {
@@ -85,7 +113,7 @@ export function formatInfo(name: string, stat: VolumeStat): string {
   }
   if (stat.lost) rows.push(['lost', formatLost(name, stat.lost)]);
   if (typeof stat.created === 'number') rows.push(['created', formatTime(stat.created)]);
-  const lines = rows.map(([key, value]) => `  ${`${key}:`.padEnd(17)}${value}`);
+  const lines = rows.map(([key, value]) => row(key, value));
   return [`Volume ${name}: size: ${stat.size}`, ...lines].join('\n');
 }
 

@@ -17,9 +17,8 @@ Examples:
 Exit status: 0 done, 255 it failed (the reason is on stderr), 2 the command line is wrong.`;
 
 /** Commands whose first word is an existing volume, for completion. */
-const ON_VOLUMES = 'snapshot remove rm rename resize upgrade hash info open close lock unlock map mapinfo check'.split(
-  ' ',
-);
+const ON_VOLUMES =
+  'snapshot remove rm rename resize upgrade hash info open close lock unlock map mapinfo limit check'.split(' ');
 /** Volumes and devices that unmap takes, no URIs. */
 const LIST_MAPPED = `vlmc $config showmapped | awk -F '\\t+' 'NR > 1 { print $2; if ($3 ~ /^\\//) print $3 }'`;
 
@@ -34,6 +33,7 @@ const MODULES: readonly { readonly commands: string; readonly load: () => Promis
   { commands: 'info list ls', load: async () => (await import('./info.js')).addInfoCommands },
   { commands: 'map unmap showmapped', load: async () => (await import('./map.js')).addMapCommands },
   { commands: 'open close lock unlock', load: async () => (await import('./lock.js')).addLockCommands },
+  { commands: 'limit', load: async () => (await import('./limit.js')).addLimitCommand },
   { commands: 'mapinfo', load: async () => (await import('./mapinfo.js')).addMapinfoCommand },
   { commands: 'check', load: async () => (await import('./check/check.js')).addCheckCommand },
 ];

@@ -6,6 +6,7 @@ import { errnoOf, errnos, messageOf } from '../../sys/errno.js';
 import { attempt, CliError } from '../common/exit.js';
 import { printWarning } from '../common/io.js';
 import type { Session } from '../common/session.js';
+import { forgetLimits, limitsOf, type VolumeLimits } from './limits.js';
 import { deviceOf, refuseIfUsed, usedBy } from './mapped.js';
 import { checkName, checkNewName, checkNewSnapshot, checkNewVolume } from './names.js';
 import { formatSize, parseSize } from './size.js';
@@ -86,10 +87,21 @@ async function remove(session: Session, name: string, options: V0Options): Promi
   checkName(name);
   await attempt('vlmc removal failed', async () => {
     await refuseIfUsed(session, name);
+    const limits = await limitsOf(session, name);
     const request = { op: Op.DELETE, target: name, ...v0Request(options) };
     await session.progress.during(`removing ${name}`, session.client.call('composer', request));
+    await forget(session, limits);
   });
   await session.result({ name });
+}
+
+/** The volume is gone already: that something of it is remembered is worth a word, not a failure. */
+async function forget(session: Session, limits: VolumeLimits | null): Promise<void> {
+  try {
+    await forgetLimits(session, limits);
+  } catch (error) {
+    printWarning(session.io, `the limits of ${limits?.name} are still kept: ${messageOf(error)}`);
+  }
 }
 
 async function rename(session: Session, name: string, newName: string, options: V0Options): Promise<void> {

@@ -6,6 +6,8 @@ import type { ContextRequests } from '../../../src/endpoint/contexts.js';
 import { deviceInfo, ExportDevice } from '../../../src/endpoint/export-device.js';
 import { Leftovers } from '../../../src/endpoint/leftovers.js';
 import { Parking } from '../../../src/endpoint/parking.js';
+import { systemClock } from '../../../src/endpoint/throttle/volume-limits.js';
+import { VolumeThrottle } from '../../../src/endpoint/throttle/volume-throttle.js';
 import type { VolumeAddress } from '../../../src/endpoint/volumes.js';
 import { type BlockDevice, IoCommand } from '../../../src/nbd/index.js';
 import { encodeExtents } from '../../../src/requests/extents.js';
@@ -69,6 +71,7 @@ function deviceOf(port: Port, options: FakeOptions = {}): ExportDevice {
       size,
       contexts: new Map(),
       writeThrough: false,
+      throttle: new VolumeThrottle(systemClock),
       resize: async () => {},
       closed: async () => {},
       ...options,

@@ -7,6 +7,8 @@ import { type DeviceHost, deviceInfo, ExportDevice } from '../../../src/endpoint
 import { Exports } from '../../../src/endpoint/exports.js';
 import { Leftovers } from '../../../src/endpoint/leftovers.js';
 import { Parking } from '../../../src/endpoint/parking.js';
+import { systemClock } from '../../../src/endpoint/throttle/volume-limits.js';
+import { VolumeThrottle } from '../../../src/endpoint/throttle/volume-throttle.js';
 import { IoCommand } from '../../../src/nbd/index.js';
 import { Flag, Op } from '../../../src/requests/ops.js';
 import { errnos } from '../../../src/sys/errno.js';
@@ -66,6 +68,7 @@ function deviceOf(name = 'first-volume'): ExportDevice {
     info: deviceInfo(volumeInfo, { readOnly: false, allowResize: true, description: null }),
     size,
     contexts: new Map(),
+    throttle: new VolumeThrottle(systemClock),
     writeThrough: false,
     resize: async () => {},
     closed: async () => {},
@@ -170,7 +173,7 @@ it('a write that was parked after what it waits for was answered asks again', as
 });
 
 it('what an endpoint of another process had asked of the composer when it was killed is waited for by clients of that volume', async () => {
-  const { port, volumes, registry, stack } = endpoint;
+  const { port, volumes, registry, limits, stack } = endpoint;
   for (const name of ['first-volume', 'second-volume']) await stack.create(name, 4 * BLOCK, BLOCK);
   const elsewhere = Segment.join(`posix:${stack.segment.name}:`);
   const killed = elsewhere.bind('dynamic', { name: 'archipelago nbd' });
@@ -186,6 +189,7 @@ it('what an endpoint of another process had asked of the composer when it was ki
     mapperPort: PORTS.mapper,
     volumes,
     registry,
+    limits,
     offer: 'all',
     allowResize: false,
     log: pino({ level: 'silent' }),

@@ -7,6 +7,9 @@ import { Control } from '../../../src/endpoint/control.js';
 import { Exports } from '../../../src/endpoint/exports.js';
 import { Registry } from '../../../src/endpoint/registry.js';
 import { VolumeSockets } from '../../../src/endpoint/sockets.js';
+import { NO_LIMITS } from '../../../src/endpoint/throttle/rates.js';
+import { LimitsStore } from '../../../src/endpoint/throttle/store.js';
+import { VolumeLimits } from '../../../src/endpoint/throttle/volume-limits.js';
 import { Volumes } from '../../../src/endpoint/volumes.js';
 import {
   type BlockDevice,
@@ -42,6 +45,7 @@ export class Endpoint {
   readonly registry: Registry;
   readonly port: Port;
   readonly volumes: Volumes;
+  readonly limits: VolumeLimits;
   readonly exports: Exports;
   readonly server: NbdServer;
   readonly sockets: VolumeSockets;
@@ -63,7 +67,9 @@ export class Endpoint {
     const log = pino({ level: 'info' }, { write });
     const { port, volumes, registry } = this;
     const { composer: composerPort, mapper: mapperPort } = PORTS;
-    this.exports = new Exports({ port, composerPort, mapperPort, volumes, registry, offer, allowResize, log });
+    this.limits = new VolumeLimits(new LimitsStore(path.join(directory, 'limits.json')), NO_LIMITS);
+    const { limits } = this;
+    this.exports = new Exports({ port, composerPort, mapperPort, volumes, registry, limits, offer, allowResize, log });
     this.server = new NbdServer(this.exports, {});
     const { server, exports } = this;
     this.sockets = new VolumeSockets({ server, exports, runDir: directory, log });
@@ -73,6 +79,7 @@ export class Endpoint {
       server,
       exports,
       registry,
+      limits,
       volumes,
       sockets,
       urisOf,

@@ -32,60 +32,81 @@ async function settled(source: Source): Promise<number> {
   return before;
 }
 
-describe('busy-polling', () => {
-  test('asks an active connection for a while, then rests', async () => {
-    const poller = new Poller(100);
-    const source = new Source();
+/** A clock that only goes on when it is looked at, by `tick` ms, or set. */
+class Clock {
+  time = 1000;
+  tick = 0.001;
+  readonly now = (): number => {
+    this.time += this.tick;
+    return this.time;
+  };
+}
+
+/** A poller with such a clock, and a connection for which something arrives at the asks named. */
+function rig(busyPollUs: number, arrivals?: (asked: number) => boolean) {
+  const clock = new Clock();
+  const source = new Source(arrivals);
+  const poller = new Poller(busyPollUs, clock.now);
+  /** Serves it through the event loop so many microseconds after the last time it was; how often it was asked after that. */
+  const served = async (pauseUs: number): Promise<number> => {
+    clock.time = last + pauseUs / 1000;
+    last = clock.time;
+    const before = source.asked;
     poller.touched(source);
-    expect(await settled(source)).toBeGreaterThan(0);
+    return (await settled(source)) - before;
+  };
+  let last = clock.time;
+  return { clock, source, poller, served };
+}
+
+describe('busy-polling', () => {
+  test('a client whose pauses are short is asked after each answer, for as long as was allowed', async () => {
+    const { served } = rig(100, (asked) => asked <= 300 && asked % 60 === 0);
+    expect(await served(1_000_000)).toBe(0);
+    // An ask takes a look at the clock, a microsecond: found after 60 of them five times, then not.
+    const asked = await served(50);
+    expect(asked).toBeGreaterThan(390);
+    expect(asked).toBeLessThanOrEqual(402);
   });
 
   test('0 is off', async () => {
-    const poller = new Poller(0);
-    const source = new Source();
-    poller.touched(source);
-    expect(await settled(source)).toBe(0);
+    const { served } = rig(0);
+    for (let i = 0; i < 10; i++) expect(await served(1)).toBe(0);
   });
 
-  test('polls in vain become rare', async () => {
-    const poller = new Poller(50);
-    const source = new Source();
-    let polled = 0;
-    for (let i = 0; i < 200; i++) {
-      const before = source.asked;
-      poller.touched(source);
-      if ((await settled(source)) > before) polled++;
-    }
-    expect(polled).toBeGreaterThan(1);
-    expect(polled).toBeLessThan(20);
+  test('a client whose pauses are longer than that is soon not asked at all', async () => {
+    const { served } = rig(100);
+    for (let i = 0; i < 8; i++) await served(20);
+    const asked: number[] = [];
+    for (let i = 0; i < 20; i++) asked.push(await served(300));
+    expect(asked.slice(0, 10).some((count) => count > 0)).toBe(true);
+    expect(asked.slice(10)).toEqual(new Array(10).fill(0));
+    expect(await served(20)).toBeGreaterThan(0);
   });
 
-  test('a poll that finds something makes the next ones certain again', async () => {
-    const poller = new Poller(50);
-    let arrive = false;
-    const source = new Source(() => {
-      const now = arrive;
-      arrive = false;
-      return now;
-    });
-    for (let i = 0; i < 50; i++) {
-      poller.touched(source);
-      await settled(source);
-    }
-    arrive = true;
-    while (arrive) {
-      poller.touched(source);
-      await settled(source);
-    }
+  test('one long pause among short ones does not end it', async () => {
+    const { served } = rig(100);
+    for (let i = 0; i < 8; i++) await served(20);
+    expect(await served(5000)).toBeGreaterThan(0);
+  });
+
+  test('a processor that was away while a client was asked is left to others for a while', async () => {
+    const { clock, source, served } = rig(100);
+    for (let i = 0; i < 8; i++) await served(20);
+    clock.tick = 0.6;
+    expect(await served(20)).toBeLessThanOrEqual(1);
+    clock.tick = 0.001;
     const before = source.asked;
-    poller.touched(source);
-    expect(await settled(source)).toBeGreaterThan(before);
+    for (let i = 0; i < 20; i++) expect(await served(20)).toBe(0);
+    expect(source.asked).toBe(before);
+    expect(await served(40_000)).toBeGreaterThan(0);
   });
 
   test('requests without end leave the event loop its turns', async () => {
-    const poller = new Poller(50);
+    const clock = new Clock();
+    const poller = new Poller(50, clock.now);
     const source = new Source(() => true);
-    poller.touched(source);
+    for (let i = 0; i < 2; i++) poller.touched(source);
     let timer = false;
     setTimeout(() => {
       timer = true;
@@ -97,34 +118,78 @@ describe('busy-polling', () => {
   });
 
   test('a device at work has the event loop after every round', async () => {
-    const poller = new Poller(1000);
-    const source = new Source();
+    const { source, poller, served } = rig(10_000);
+    for (let i = 0; i < 4; i++) await served(1);
     source.waiting = true;
+    const before = source.asked;
     poller.touched(source);
     await turns(1);
-    const first = source.asked;
+    expect(source.asked - before).toBe(1);
     await turns(1);
-    expect(first).toBe(1);
-    expect(source.asked - first).toBeLessThanOrEqual(1);
+    expect(source.asked - before).toBeLessThanOrEqual(2);
     poller.forget(source);
     await settled(source);
   });
 
   test('a connection that is over is not asked any more', async () => {
-    const poller = new Poller(1000);
-    const [gone, here] = [new Source(), new Source()];
+    const { poller, source: gone, served } = rig(1000);
+    for (let i = 0; i < 4; i++) await served(1);
+    const [before, here] = [gone.asked, new Source()];
     poller.touched(gone);
     poller.touched(here);
     poller.forget(gone);
     expect(await settled(here)).toBeGreaterThan(0);
-    expect(gone.asked).toBe(0);
+    expect(gone.asked).toBe(before);
   });
 
   test('with many active connections readiness is left to the system', async () => {
-    const poller = new Poller(10_000);
+    const { poller, served } = rig(1000);
+    for (let i = 0; i < 4; i++) await served(1);
     const sources = Array.from({ length: 50 }, () => new Source());
     for (const source of sources) poller.touched(source);
     await settled(sources[0]);
     expect(sources[0].asked).toBeLessThanOrEqual(1);
+  });
+});
+
+describe('a connection is alone', () => {
+  test('when no other was served within some milliseconds', () => {
+    const { clock, source, poller } = rig(100);
+    const other = new Source();
+    expect(poller.isAlone(source)).toBe(false);
+    poller.touched(source);
+    expect(poller.isAlone(source)).toBe(true);
+    poller.touched(other);
+    expect([source, other].map((each) => poller.isAlone(each))).toEqual([false, false]);
+    clock.time += 11;
+    expect(poller.isAlone(source)).toBe(true);
+    poller.touched(other);
+    expect(poller.isAlone(source)).toBe(false);
+    poller.forget(other);
+    expect(poller.isAlone(source)).toBe(true);
+  });
+
+  test('for as long when the other one is not asked any more', () => {
+    const { clock, source, poller } = rig(200);
+    const other = { pollable: false, waiting: false, poll: () => false };
+    poller.touched(other);
+    poller.touched(source);
+    clock.time += 5;
+    poller.touched(source);
+    poller.touched(source);
+    expect(poller.isAlone(source)).toBe(false);
+    clock.time += 6;
+    poller.touched(source);
+    expect(poller.isAlone(source)).toBe(true);
+    poller.touched(other);
+    clock.time += 11;
+    poller.touched(other);
+    expect([source, other].map((each) => poller.isAlone(each))).toEqual([false, true]);
+  });
+
+  test('never where nothing is polled: nobody looks', () => {
+    const { source, poller } = rig(0);
+    poller.touched(source);
+    expect(poller.isAlone(source)).toBe(false);
   });
 });

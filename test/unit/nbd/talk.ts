@@ -7,6 +7,7 @@ import { GatherBudget } from '../../../src/nbd/gather.js';
 import { makeBudgets } from '../../../src/nbd/holdings.js';
 import { type Limits, resolveLimits } from '../../../src/nbd/limits.js';
 import { silent } from '../../../src/nbd/log.js';
+import { Poller } from '../../../src/nbd/poller.js';
 import type { MetaContext } from '../../../src/nbd/session.js';
 import { Transmission } from '../../../src/nbd/transmission.js';
 import { STAGE_SIZE, STAGE_START } from '../../../src/nbd/wire-memory.js';
@@ -34,6 +35,7 @@ export interface TalkOptions {
   readonly device: BlockDevice;
   readonly contexts?: readonly MetaContext[];
   readonly limits?: Partial<Limits>;
+  readonly poller?: Poller;
 }
 
 /** One connection in transmission. */
@@ -43,7 +45,7 @@ export class Talk {
   /** Resolves when the server is done with the connection. */
   readonly finished: Promise<void>;
 
-  constructor({ style, device, contexts = [{ id: 1, name: 'base:allocation' }], limits: some }: TalkOptions) {
+  constructor({ style, device, contexts = [{ id: 1, name: 'base:allocation' }], limits: some, poller }: TalkOptions) {
     const limits = resolveLimits(some);
     const { transport } = this;
     let finish: () => void = () => {};
@@ -65,6 +67,7 @@ export class Talk {
       gather: new GatherBudget(limits.gatherBytes),
       budgets: makeBudgets(limits),
       log: silent,
+      poller: poller ?? new Poller(0),
       schedule: (transmission: Transmission) => setImmediate(() => transmission.turn()),
     };
     const transmission = new Transmission(transport, session, shared, finish);
