@@ -5,17 +5,20 @@
  */
 
 import { encodeJson } from '../requests/json.js';
+import type { LockLook } from '../requests/lock-look.js';
 import { Flag, Op, opName } from '../requests/ops.js';
 import { errnoName, errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
-import type { Port, Request } from '../xseg/index.js';
+import type { DirectRequest, Port, Request } from '../xseg/index.js';
 import { markAbandoned } from './abandoned.js';
 import { BlockStatus } from './block-status.js';
+import { DirectTransfer } from './direct.js';
 import { Flusher } from './flush.js';
 import { Forwarder } from './forward.js';
 import { Leases } from './leases.js';
 import { MapperClient } from './mapper-client.js';
 import { type Operation, returnOperation, takeOperation } from './operation.js';
 import { refuse } from './refusal.js';
+import type { Done } from './rounds.js';
 import { Transfer } from './transfer.js';
 import { UncachedReads } from './uncached.js';
 import { Halt, keyText, plainKey, Volume, type VolumeKey } from './volume.js';
@@ -33,6 +36,8 @@ export interface ComposerOptions {
   readonly nrOps: number;
   /** Every write is durable before its reply. */
   readonly writeThrough: boolean;
+  /** Looks at locks without asking the mapper; null, the default: the mapper is asked before each flush. */
+  readonly lockLook?: LockLook | null;
 }
 
 export class Composer {
@@ -40,6 +45,7 @@ export class Composer {
   readonly #mapper: MapperClient;
   readonly #leases: Leases;
   readonly #transfer: Transfer;
+  readonly #direct: DirectTransfer;
   readonly #zeroing: Zeroing;
   readonly #flusher: Flusher;
   readonly #uncached: UncachedReads;
@@ -61,15 +67,28 @@ export class Composer {
     this.#leases = new Leases(this.#mapper, {
       dispatch: (request) => this.handle(request),
       unused: (volume, gone) => this.#forgetIdle(volume, gone ? 'gone' : 'idle'),
-      flushData: (volume) => this.#flusher.flushData(volume),
+      flushData: (volume) => settled((done) => this.#flusher.flushData(volume, done)),
       halted: (volume) => this.#transfer.halted(volume),
     });
     this.#transfer = new Transfer(options.port, options.blockerPort, this.#mapper, this.#finishBound);
+    this.#direct = new DirectTransfer(options.port, options.blockerPort);
     this.#zeroing = new Zeroing(options.port, options.blockerPort, this.#mapper, this.#transfer);
-    this.#flusher = new Flusher(options.port, options.blockerPort, this.#mapper);
+    this.#flusher = new Flusher(options.port, options.blockerPort, this.#mapper, options.lockLook ?? null);
     this.#uncached = new UncachedReads(options.port, options.blockerPort, this.#mapper);
     this.#blockStatus = new BlockStatus(this.#transfer, this.#finishBound);
     this.#forwarder = new Forwarder(options.port, options.mapperPort, (op, name) => this.#forwarded(op, name));
+  }
+
+  /** The short way for askers of this process: a read or a write that can be done at once; false: it is to come as a request. */
+  direct(request: DirectRequest): boolean {
+    const { nrOps, writeThrough } = this.#options;
+    const write = request.op === Op.WRITE;
+    if (this.#active >= nrOps || this.#backlog.length > 0 || (write && writeThrough)) return false;
+    const volume = this.#byHandle.get(request.hint);
+    if (!volume || !DirectTransfer.isReady(volume, request) || !this.#direct.serve(volume, request)) return false;
+    if (write) this.#counters.writes++;
+    else this.#counters.reads++;
+    return true;
   }
 
   /** Takes a request that came to the port; answers it now or later. */
@@ -147,7 +166,7 @@ export class Composer {
     const flushes = owing.map((volume) =>
       within(
         `what was written to volume ${volume.key.name} since its last flush may not be durable`,
-        this.#flusher.flush(volume),
+        settled((done) => this.#flusher.flush(volume, done)),
       ),
     );
     await Promise.all(flushes);
@@ -272,13 +291,10 @@ export class Composer {
     }
     if (isChange(request.op)) {
       if ((request.flags & Flag.FUA) !== 0 && operation.errno === 0) {
-        this.#flusher.flushChange(volume).then(
-          () => this.#answer(operation),
-          (error: unknown) => {
-            operation.failed(errnoOf(error), messageOf(error));
-            this.#answer(operation);
-          },
-        );
+        this.#flusher.flushChange(volume, (error) => {
+          if (error !== null) operation.failed(errnoOf(error), messageOf(error));
+          this.#answer(operation);
+        });
         return;
       }
       volume.written = true;
@@ -343,12 +359,18 @@ export class Composer {
     const volume = this.#volumeOf(request);
     if (this.#needsLease(volume, request)) return;
     this.#counters.flushes++;
-    this.#flusher.flush(volume).then(
-      () => {
+    const alone = (request.flags & Flag.ALONE) !== 0 && this.#active === 0;
+    this.#flusher.flush(
+      volume,
+      (error) => {
+        if (error !== null) {
+          request.fail(errnoOf(error), messageOf(error));
+          return;
+        }
         this.#forgetIdle(volume, 'idle');
         request.succeed(0);
       },
-      (error: unknown) => request.fail(errnoOf(error), messageOf(error)),
+      alone,
     );
   }
 
@@ -369,10 +391,10 @@ export class Composer {
       return;
     }
     if (this.#needsLease(volume, request)) return;
-    this.#flusher.flush(volume).then(
-      () => this.#forwarder.forward(request),
-      (error: unknown) => request.fail(errnoOf(error), messageOf(error)),
-    );
+    this.#flusher.flush(volume, (error) => {
+      if (error === null) this.#forwarder.forward(request);
+      else request.fail(errnoOf(error), messageOf(error));
+    });
   }
 
   /**
@@ -385,13 +407,10 @@ export class Composer {
       this.#forwarder.forward(request);
       return;
     }
-    this.#flusher.flushData(volume).then(
-      () => this.#forwarder.forward(request),
-      (error: unknown) => {
-        if (volume.lost !== null) this.#forwarder.forward(request);
-        else request.fail(errnoOf(error), messageOf(error));
-      },
-    );
+    this.#flusher.flushData(volume, (error) => {
+      if (error === null || volume.lost !== null) this.#forwarder.forward(request);
+      else request.fail(errnoOf(error), messageOf(error));
+    });
   }
 
   /** The mapper has done what was passed on. */
@@ -457,6 +476,13 @@ export class Composer {
     request.data.set(json);
     request.succeed(json.length);
   }
+}
+
+/** Resolves, or rejects, as `work` ends. */
+function settled(work: (done: Done) => void): Promise<void> {
+  return new Promise((resolve, reject) => {
+    work((error) => (error === null ? resolve() : reject(error)));
+  });
 }
 
 const isChange = (op: number): boolean => op === Op.WRITE || op === Op.TRIM || op === Op.WRITE_ZEROES;

@@ -272,6 +272,7 @@ export class Leases {
 
 function install(volume: Volume, lease: Awaited<ReturnType<MapperClient['lease']>>): void {
   volume.lease = lease;
+  volume.seal = null;
   volume.state = 'held';
   volume.size = lease.size;
   volume.blockSize = lease.blockSize;

@@ -1,9 +1,14 @@
 /** The composer as a role of a node: its port, its start and its end. */
 import type { ComposerSettings } from '../config/types.js';
-import type { RoleStarter } from '../peer/role.js';
+import type { RoleContext, RunningRole } from '../peer/role.js';
+import type { LockLook } from '../requests/lock-look.js';
 import { Composer } from './composer.js';
 
-export const start: RoleStarter<ComposerSettings> = async ({ segment, settings, config, ports, name, log }) => {
+/** @param lockLook how the locks can be looked at without asking the mapper; null: they cannot */
+export async function start(
+  { segment, settings, config, ports, name, log }: RoleContext<ComposerSettings>,
+  lockLook: LockLook | null = null,
+): Promise<RunningRole> {
   const port = segment.bind(ports.first, { name });
   const composer = new Composer({
     port,
@@ -11,8 +16,12 @@ export const start: RoleStarter<ComposerSettings> = async ({ segment, settings, 
     mapperPort: settings.mapperPort,
     nrOps: settings.nrOps,
     writeThrough: config.cache === 'writethrough',
+    lockLook,
   });
-  port.serve((request) => composer.handle(request));
+  port.serve(
+    (request) => composer.handle(request),
+    (request) => composer.direct(request),
+  );
   return {
     stop: async (): Promise<void> => {
       try {
@@ -24,4 +33,4 @@ export const start: RoleStarter<ComposerSettings> = async ({ segment, settings, 
     },
     status: () => composer.status(),
   };
-};
+}

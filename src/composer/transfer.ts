@@ -114,7 +114,7 @@ export class Transfer {
     this.#mapper.fetchChunk(volume, volume.map!, chunk).then(
       () => {
         // Entries that are not durable yet may come this way: of a copy-up that has not answered, of who had the lease before.
-        if (volume.changed) volume.mapDirty = true;
+        volume.mapDirty = true;
         this.#resume(volume.fetching, chunk, null);
       },
       (error: unknown) => this.#resume(volume.fetching, chunk, error),

@@ -5,14 +5,13 @@
  *   none ──acquire──► held ──revoke, or it ran out──► draining ──nothing in flight──► none
  */
 import type { LeaseReply } from '../requests/lease.js';
+import type { LockSeal } from '../requests/lock-look.js';
 import type { ResolvedMap } from '../requests/resolved-map.js';
 import { monotonicMs } from '../sys/clock.js';
 import { errnos } from '../sys/errno.js';
 import type { Request } from '../xseg/index.js';
+import { Hints } from './hints.js';
 import type { Operation } from './operation.js';
-
-/** Slots of the direct-mapped cache of blocker hints; a power of two. 1024 blocks of 4 MiB are 4 GiB of hot data. */
-const HINT_SLOTS = 1024;
 
 /** How a volume is asked for: its name, and whether a headerless map is to be taken for v0. */
 export interface VolumeKey {
@@ -111,13 +110,14 @@ export class Volume {
   mapDirty = true;
   /** Something was written or changed by this process. */
   changed = false;
-  /** Something was written or changed since the mapper last said that the lock is still this node's. */
+  /** Something was written or changed since the lock was last found to be still this node's. */
   written = false;
+  /** The lock as it was when the mapper last said, under the lease of now, that it is this node's; null: it has not, or nobody can look. */
+  seal: LockSeal | null = null;
 
   /** Goes up with every change of an entry: a hint learnt before a change may be another object's. */
   mapVersion = 0;
-  readonly #hintBlocks = new Float64Array(HINT_SLOTS).fill(-1);
-  readonly #hints = new Float64Array(HINT_SLOTS);
+  readonly #hints = new Hints();
 
   constructor(key: VolumeKey, handle: number) {
     this.key = key;
@@ -126,21 +126,17 @@ export class Volume {
   }
 
   hint(block: number): number {
-    const slot = block & (HINT_SLOTS - 1);
-    return this.#hintBlocks[slot] === block ? this.#hints[slot] : 0;
+    return this.#hints.get(block);
   }
 
   setHint(block: number, hint: number): void {
-    const slot = block & (HINT_SLOTS - 1);
-    this.#hintBlocks[slot] = block;
-    this.#hints[slot] = hint;
+    this.#hints.set(block, hint);
   }
 
   /** Entries of these blocks changed: what was learnt about their objects is void, and so is what answers in flight will tell. */
   entriesChanged(first: number, end: number): void {
     this.mapVersion++;
-    if (end - first >= HINT_SLOTS) this.#hintBlocks.fill(-1);
-    else for (let block = first; block < end; block++) this.setHint(block, 0);
+    this.#hints.forget(first, end);
   }
 
   /** The zeroing range that has any of these blocks, if there is one. */
@@ -189,9 +185,10 @@ export class Volume {
   drop(): void {
     this.keepDirty(0, Number.POSITIVE_INFINITY);
     this.mapVersion++;
-    this.#hintBlocks.fill(-1);
+    this.#hints.clear();
     this.state = 'none';
     this.lease = null;
+    this.seal = null;
     this.map = null;
     this.until = 0;
     if (this.halt === Halt.LOST) this.forgetWritten();

@@ -31,6 +31,8 @@ export async function withAlone<T>(
       let answered = true;
       for (const volume of changed) if (!(await context.leases.revoke(volume, { flags }))) answered = false;
       for (const volume of sorted) leave.push(await volume.gate.enter(changed.has(volume)));
+      // The work goes by the stored maps, and may drop what is cached.
+      for (const volume of changed) await context.volumes.committer.commit(volume);
       for (const volume of changed) volume.generation = context.volumes.newGeneration();
       return await work(inUse, answered);
     } finally {

@@ -65,9 +65,22 @@ export class Contexts {
       reader = {
         read: (name, offset, length) => this.#maps.read(name, offset, length, { uncached: !volume.locked }),
         info: (name) => this.#maps.info(name),
+        overlay: async (header, first, count) => {
+          if (volume.adopted !== null) await this.#base.volumes.committer.confirm(volume, header);
+          return overlayOf(volume, first, count);
+        },
       };
       this.#readers.set(volume, reader);
     }
     return reader;
   }
+}
+
+function overlayOf({ provisional }: Volume, first: number, count: number): Map<number, number> | null {
+  if (provisional.size === 0) return null;
+  const own = new Map<number, number>();
+  for (const { block, epoch } of provisional.values()) {
+    if (block >= first && block < first + count) own.set(block, epoch);
+  }
+  return own;
 }

@@ -1,12 +1,14 @@
 /**
  * Changes of single entries: blocks become writable (copy-up, first write) or zero. What an entry names is durable before the
- * entry is written; the entry is written in place, then the one in memory changes (ondisk 5, consistency: order).
+ * entry is written; the entry is written in place, then the one in memory changes (ondisk 5, consistency: order). Where it can be noted that
+ * the object is there, the entry in memory changes first, and the other two follow with the next commit (provisional/commits.ts).
  */
 import { EntryFlag } from '../requests/resolved-map.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
 import { type MapperContext, PARALLEL } from './context.js';
 import * as v2 from './formats/v2.js';
 import { forEachLimited } from './gate.js';
+import { LostLock } from './locking/lost.js';
 import { removeObject } from './map-store.js';
 import type { StoredMap } from './stored-map.js';
 import type { Volume } from './volume.js';
@@ -37,15 +39,41 @@ export async function makeWritable(
     if (todo.length === 0) return;
     volume.written = true;
     const epochs = new Map<number, number>();
-    // The lock is looked at while the objects are made; what took long is looked at again.
-    const verified = context.locks.verify(volume);
-    verified.catch(() => {});
-    await forEachLimited(todo, PARALLEL, async (i) => {
-      epochs.set(i, await makeObject(context, volume, map, i, map.blockLength(i)));
-    });
-    await verified;
-    if (!context.locks.isFresh(volume)) await context.locks.verify(volume);
+    if (context.volumes.committer.accepts(volume)) {
+      const { losses } = volume;
+      await makeObjects(context, volume, map, todo, epochs, false);
+      if (volume.lost || volume.losses !== losses) throw new LostLock(volume);
+      // In one turn: what is noted is what the map in memory says, and nobody has asked for it to be committed in between.
+      const blocks = todo.map((block) => ({ block, epoch: epochs.get(block)! }));
+      if (context.volumes.committer.add(volume, map.header, blocks)) {
+        for (const { block, epoch } of blocks) map.entries.setOwn(block, OWN, volume.name, epoch);
+        return;
+      }
+      await context.blocks.flush(blocks.map(({ block, epoch }) => newObjectName(volume.name, epoch, block)));
+      await context.locks.verify(volume);
+    } else {
+      // The lock is looked at while the objects are made; what took long is looked at again.
+      const verified = context.locks.verify(volume);
+      verified.catch(() => {});
+      await makeObjects(context, volume, map, todo, epochs, true);
+      await verified;
+      if (!context.locks.isFresh(volume)) await context.locks.verify(volume);
+    }
     await writeOwnEntries(context, volume, map, todo, epochs, true);
+  });
+}
+
+/** Makes the own objects of these blocks, and notes the epochs in their names. */
+async function makeObjects(
+  context: MapperContext,
+  volume: Volume,
+  map: StoredMap,
+  blocks: readonly number[],
+  epochs: Map<number, number>,
+  durable: boolean,
+): Promise<void> {
+  await forEachLimited(blocks, PARALLEL, async (i) => {
+    epochs.set(i, await makeObject(context, volume, map, i, map.blockLength(i), durable));
   });
 }
 
@@ -57,7 +85,7 @@ function isWritable(map: StoredMap, first: number, end: number): boolean {
 }
 
 /**
- * Makes the own object of a zero or shared block, durably: empty, or `length` bytes of the shared one.
+ * Makes the own object of a zero or shared block: empty, or `length` bytes of the shared one. Durable, or with the next flush of its name.
  * @returns the epoch in its name
  */
 async function makeObject(
@@ -66,21 +94,22 @@ async function makeObject(
   map: StoredMap,
   i: number,
   length: number,
+  durable: boolean,
 ): Promise<number> {
   const epoch = map.header.epoch;
   if (map.entries.flags(i) & EntryFlag.ZERO) {
     // An object of that name may be left from a block that was trimmed, or from an interrupted write: it must be empty.
-    await context.blocks.reset(newObjectName(volume.name, epoch, i), true);
+    await context.blocks.reset(newObjectName(volume.name, epoch, i), durable);
     return epoch;
   }
   const source = map.entries.objectName(i);
   if (source === newObjectName(volume.name, epoch, i)) {
     // Maps that the original grew name the block's current object by the current epoch without owning it (defect D3).
     await bumpEpoch(context, volume, map, epoch);
-    return makeObject(context, volume, map, i, length);
+    return makeObject(context, volume, map, i, length, durable);
   }
   try {
-    await context.blocks.copy(source, newObjectName(volume.name, epoch, i), length, { durable: true });
+    await context.blocks.copy(source, newObjectName(volume.name, epoch, i), length, { durable });
   } catch (error) {
     if (errnoOf(error) !== errnos.ENOENT) throw error;
     throw new SystemError(
@@ -97,13 +126,14 @@ async function bumpEpoch(context: MapperContext, volume: Volume, map: StoredMap,
   await volume.bumping.exclusive(async () => {
     if (map.header.epoch !== seen) return;
     const header = { ...map.header, epoch: seen + 1 };
+    context.volumes.committer.bump(volume, header.epoch);
     await context.maps.writeHeader(map.stored, header);
     map.header = header;
   });
 }
 
 /** Writes the entries of blocks that have own objects now, as few writes as there are runs, then stores them in memory. */
-async function writeOwnEntries(
+export async function writeOwnEntries(
   context: MapperContext,
   volume: Volume,
   map: StoredMap,
@@ -145,21 +175,38 @@ export async function makeZero(
   first: number,
   end: number,
 ): Promise<void> {
-  await volume.blocks.run(first, end, async () => {
-    for (const run of v2.entryRuns(map.stored, map.header.blockSize, first, end - first, v2.RUN_ENTRIES)) {
-      await map.check(run.first, run.count);
-      const { dropped, changed } = dropEntries(map, run.first, run.count);
-      if (!changed) continue;
-      const { blockSize } = map.header;
-      await context.maps.writeEntries(map.stored, blockSize, run.first, run.count, encodeZero, volume.touched);
-      for (let i = run.first; i < run.first + run.count; i++) map.entries.setZero(i);
-      if (dropped.length === 0) continue;
-      // An entry that names no object any more must not come back: the next snapshot would share what is not there.
-      await context.maps.flush(volume.touched);
-      await deleteObjects(context, volume.name, dropped).catch((error) => {
-        context.log.warn(`volume ${volume.name}: an object of a zeroed block is left over: ${messageOf(error)}`);
-      });
-    }
+  for (const run of v2.entryRuns(map.stored, map.header.blockSize, first, end - first, v2.RUN_ENTRIES)) {
+    // Each on its own: a commit, which a flush waits for, is not to wait for the whole of a large range.
+    await volume.blocks.run(run.first, run.first + run.count, () => makeRunZero(context, volume, map, run));
+  }
+}
+
+async function makeRunZero(
+  context: MapperContext,
+  volume: Volume,
+  map: StoredMap,
+  { first, count }: v2.EntryRun,
+): Promise<void> {
+  await map.check(first, count);
+  const { dropped, changed } = dropEntries(map, first, count);
+  if (!changed) return;
+  try {
+    await context.maps.writeEntries(map.stored, map.header.blockSize, first, count, encodeZero, volume.touched);
+  } catch (error) {
+    // Some of the zeros may be stored. What goes on as own would be written in place beneath them, and be gone with this mapper.
+    await map.reload(first, count).catch(() => {
+      for (let i = first; i < first + count; i++) map.entries.setZero(i);
+    });
+    throw error;
+  }
+  // Not earlier: until the zeros are stored, a provisional block's note is all that tells of what was written to it.
+  context.volumes.committer.drop(volume, first, first + count);
+  for (let i = first; i < first + count; i++) map.entries.setZero(i);
+  if (dropped.length === 0) return;
+  // An entry that names no object any more must not come back: the next snapshot would share what is not there.
+  await context.maps.flush(volume.touched);
+  await deleteObjects(context, volume.name, dropped).catch((error) => {
+    context.log.warn(`volume ${volume.name}: an object of a zeroed block is left over: ${messageOf(error)}`);
   });
 }
 
@@ -221,7 +268,7 @@ export async function cutBlock(
     await context.blocks.flush([name]);
     return;
   }
-  const epoch = await makeObject(context, volume, map, i, length);
+  const epoch = await makeObject(context, volume, map, i, length, true);
   await writeOwnEntries(context, volume, map, [i], new Map([[i, epoch]]));
   await context.maps.flush(volume.touched);
 }

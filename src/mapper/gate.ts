@@ -76,16 +76,24 @@ interface Range {
 export class RangeLocks {
   readonly #ranges = new Set<Range>();
 
-  async run<T>(first: number, end: number, work: () => Promise<T>): Promise<T> {
-    const before = [...this.#ranges].filter((range) => range.first < end && first < range.end);
+  run<T>(first: number, end: number, work: () => Promise<T>): Promise<T> {
+    return this.runAll([{ first, end }], work);
+  }
+
+  /** Works on several ranges. All are entered at once: who has one of them never waits for who waits for another of them. */
+  async runAll<T>(wanted: readonly { first: number; end: number }[], work: () => Promise<T>): Promise<T> {
+    const before = [...this.#ranges].filter((range) =>
+      wanted.some(({ first, end }) => range.first < end && first < range.end),
+    );
     let finish: () => void = () => {};
-    const range: Range = { first, end, done: new Promise((resolve) => (finish = resolve)) };
-    this.#ranges.add(range);
+    const done = new Promise<void>((resolve) => (finish = resolve));
+    const ranges: Range[] = wanted.map(({ first, end }) => ({ first, end, done }));
+    for (const range of ranges) this.#ranges.add(range);
     try {
       for (const earlier of before) await earlier.done;
       return await work();
     } finally {
-      this.#ranges.delete(range);
+      for (const range of ranges) this.#ranges.delete(range);
       finish();
     }
   }

@@ -11,7 +11,7 @@ import { refuseLost } from './locking/lost.js';
 import type { LockRegistry } from './locking/registry.js';
 import { clockTime } from './locking/times.js';
 import type { MapStore } from './map-store.js';
-import type { Volume } from './volume.js';
+import type { Volume, Volumes } from './volume.js';
 
 /** How old a look at the lock may be that was begun for a change of the map, in ms. */
 const FRESH_MS = 100;
@@ -32,6 +32,7 @@ export interface LocksOptions {
   readonly maps: MapStore;
   readonly client: LockClient;
   readonly checks: LockChecks;
+  readonly volumes: Volumes;
   readonly registry: LockRegistry;
   readonly clock: Clock;
   readonly log: MapperLog;
@@ -67,7 +68,7 @@ export class Locks {
   }
 
   async #take(volume: Volume): Promise<void> {
-    const { client, clock, forget, taken } = this.#options;
+    const { client, clock, forget, taken, volumes } = this.#options;
     const { name } = volume;
     if (volume.breaking) {
       const text = `the lock of volume ${name} was ${volume.breaking.holder}'s and is just being broken`;
@@ -80,6 +81,8 @@ export class Locks {
       }
       volume.yieldUntil = Number.NEGATIVE_INFINITY;
     }
+    // Before it is taken: what was noted under an earlier tenure must never be taken for this one's.
+    volumes.committer.forget(volume);
     const began = clock.now();
     try {
       await client.acquire(name);
@@ -125,11 +128,14 @@ export class Locks {
    * was already taken away is no error: it is gone, as wanted.
    */
   async release(volume: Volume): Promise<void> {
-    const { maps, client } = this.#options;
+    const { maps, client, volumes } = this.#options;
     if (!volume.locked) return;
+    await volumes.committer.commit(volume);
     await maps.flush(volume.touched);
     await volume.locking.exclusive(async () => {
       if (!volume.locked) return;
+      if (volume.provisional.size > 0) throw new SystemError(errnos.EBUSY, `volume ${volume.name} is written to`);
+      volumes.committer.forget(volume);
       volume.releasing = true;
       // Before the lock goes: a mapper that is killed in between must not leave word of a lock that its successor would miss.
       await this.note(volume);

@@ -150,14 +150,19 @@ export class MapStore {
       await before?.(run.first, run.count);
       const bytes = Buffer.alloc(run.count * v2.ENTRY_SIZE);
       for (let k = 0; k < run.count; k++) encode(run.first + k, bytes, k * v2.ENTRY_SIZE);
-      if (!guarded) await this.#guard?.();
-      // Before, because a write that fails may have changed something; after, because a flush that came between did not cover it.
+      await this.writeRun(run, bytes, touched, guarded);
+    }
+  }
+
+  /** Writes the bytes of entries in place. Not durable before a flush of `touched`, to which the object is added. @param guarded see writeEntries */
+  async writeRun(run: v2.EntryRun, bytes: Buffer, touched: Set<string>, guarded = false): Promise<void> {
+    if (!guarded) await this.#guard?.();
+    // Before, because a write that fails may have changed something; after, because a flush that came between did not cover it.
+    touched.add(run.object);
+    try {
+      await this.objects.write(run.object, run.offset, bytes);
+    } finally {
       touched.add(run.object);
-      try {
-        await this.objects.write(run.object, run.offset, bytes);
-      } finally {
-        touched.add(run.object);
-      }
     }
   }
 

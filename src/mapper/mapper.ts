@@ -34,6 +34,9 @@ import { resize } from './operations/resize.js';
 import { snapshot } from './operations/snapshot.js';
 import { listSnapshots } from './operations/snapshots.js';
 import { upgrade } from './operations/upgrade.js';
+import { Commits } from './provisional/commits.js';
+import type { NotedVolume } from './provisional/noted.js';
+import type { Notes } from './provisional/notes.js';
 import { blocksOf, segmentsOf } from './ranges.js';
 import { SnapshotIndex } from './snapshot-index.js';
 import { type LockWait, type Volume, Volumes } from './volume.js';
@@ -54,6 +57,10 @@ export interface MapperOptions {
   lockWaitMs: number;
   /** What outlives the mapper of its locks; default: nothing does. */
   registry?: LockRegistry;
+  /** What outlives it of first writes, and what an earlier one left; default: nothing does, so each is durable before its answer. */
+  notes?: { readonly notes: Notes; readonly found: ReadonlyMap<string, NotedVolume> } | null;
+  /** What is acknowledged by both stores is durable, and users may rely on that for each write; default: not so. */
+  isDurableOnAck?: boolean;
   clock?: Clock;
 }
 
@@ -63,6 +70,8 @@ export interface MapperStatus {
   lost: number;
   leases: number;
   waits: number;
+  /** Blocks of which the stored entries do not tell yet. */
+  provisional: number;
   checkedMsAgo: number | null;
 }
 
@@ -73,9 +82,10 @@ export class Mapper {
   readonly #volumes = new Volumes();
   readonly #leases: Leases;
   readonly #locking: Locking;
+  readonly #commits: Commits;
 
   constructor(options: MapperOptions) {
-    const { maps, blocks, log, owner, clock = realClock, registry = LockRegistry.volatile() } = options;
+    const { maps, blocks, log, owner, clock = realClock, registry = LockRegistry.volatile(), notes = null } = options;
     const volumes = this.#volumes;
     const leases = new Leases(options.holders);
     const locking = new Locking({
@@ -87,6 +97,7 @@ export class Mapper {
       volumes,
       leases,
       registry,
+      noted: notes?.found ?? new Map(),
       clock,
       log,
       patienceMs: options.lockWaitMs,
@@ -94,6 +105,10 @@ export class Mapper {
     const snapshots = new SnapshotIndex(locking.maps);
     const base = { locks: locking.locks, leases, volumes, snapshots, log };
     this.#contexts = new Contexts(base, { maps, blocks, family: locking.maps }, locking.checks, clock);
+    const context = (volume: Volume): MapperContext => this.#contexts.of([volume]);
+    const { isDurableOnAck = false } = options;
+    this.#commits = new Commits({ notes: notes?.notes ?? null, isDurableOnAck, context, clock, log });
+    volumes.committer = this.#commits;
     this.#log = log;
     this.#clock = clock;
     this.#leases = leases;
@@ -179,7 +194,14 @@ export class Mapper {
         await volume.gate.shared(() =>
           volume.leasing.exclusive(async () => {
             if (!shared) await this.#hold(volume, () => ownMap(this.#contexts.of([volume]), volume, options));
+            const before = volume.open;
             volume.open = shared ? 'shared' : 'exclusive';
+            if (!shared) return;
+            // From now on another node sees what was written when that is answered.
+            await this.#commits.commit(volume).catch((error) => {
+              volume.open = before;
+              throw error;
+            });
           }),
         );
       } catch (error) {
@@ -465,6 +487,7 @@ export class Mapper {
       refuseLost(volume);
       const { losses } = volume;
       const changed = written || volume.written;
+      await this.#commits.commit(volume);
       await maps.flush(volume.touched);
       // A lock that is not held was given up in order, after a flush of everything: then there is nothing to lose. Of what an earlier
       // mapper granted and did not leave word of, only the store knows.
@@ -486,13 +509,14 @@ export class Mapper {
   async stop(): Promise<void> {
     const letGo = (volume: Volume): Promise<void> =>
       volume.kept || this.#leases.inUse(volume)
-        ? this.#locking.maps.flush(volume.touched)
+        ? this.#commits.commit(volume).then(() => this.#locking.maps.flush(volume.touched))
         : this.#locking.letGo(volume);
     for (const { name } of this.#volumes.all()) {
       await this.#volumes
         .use(name, (volume) => volume.gate.exclusive(() => letGo(volume)))
         .catch((error) => this.#log.warn(`volume ${name} stays locked: ${messageOf(error)}`));
     }
+    this.#commits.stop();
     this.#locking.stop();
   }
 
@@ -506,6 +530,7 @@ export class Mapper {
       lost: all.filter((volume) => volume.lost).length,
       leases: all.reduce((sum, volume) => sum + volume.leases.size, 0),
       waits: this.#locking.waits.count,
+      provisional: all.reduce((sum, volume) => sum + volume.provisional.size, 0),
       checkedMsAgo: Number.isFinite(answeredAt) ? Math.round(this.#clock.now() - answeredAt) : null,
     };
   }

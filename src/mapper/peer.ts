@@ -1,6 +1,7 @@
 /** The mapper as a role of a node: its port, its start and its end. */
+import path from 'node:path';
 import type { Config, MapperSettings } from '../config/types.js';
-import type { RoleStarter } from '../peer/role.js';
+import type { RoleStarter, RunningRole } from '../peer/role.js';
 import { XsegLockClient } from '../requests/lock-client.js';
 import { XsegObjectClient } from '../requests/object-client.js';
 import { Op, opName } from '../requests/ops.js';
@@ -11,10 +12,12 @@ import { realClock } from './clock.js';
 import type { MapperLog } from './context.js';
 import type { FenceTarget } from './locking/fencing.js';
 import { LostLock } from './locking/lost.js';
-import { LockRegistry } from './locking/registry.js';
+import { bootId, LockRegistry } from './locking/registry.js';
 import { Stopping } from './locking/waiting.js';
 import { Mapper } from './mapper.js';
 import { PendingCalls } from './pending.js';
+import { NoteFiles } from './provisional/note-files.js';
+import { type NoteStore, openNotes } from './provisional/notes.js';
 import { TooManyBlocks } from './ranges.js';
 import { perform } from './requests.js';
 import type { LostMark } from './volume.js';
@@ -25,8 +28,22 @@ const trouble = new Set<number>([errnos.EIO, errnos.ENOSPC, errnos.EACCES, errno
 /** What a composer needs to finish what it runs when its lease is revoked. */
 const drainOps = new Set<number>([Op.MAPR, Op.MAPW, Op.MAPZERO, Op.MAPFETCH, Op.FLUSH]);
 
+type Role = Parameters<RoleStarter<MapperSettings>>[0];
+
 /** Starts the mapper on the first port of its range. */
-export const start: RoleStarter<MapperSettings> = async ({ segment, settings, config, ports, name, log }) => {
+export const start: RoleStarter<MapperSettings> = (role) => {
+  const { runDir } = role.config;
+  const boot = bootId();
+  // What cannot be told from the notes of an earlier start of the machine is not kept.
+  return startWith(role, runDir && boot ? new NoteFiles(path.join(runDir, 'provisional')) : null, boot);
+};
+
+/** @param store where first writes are noted, null: nowhere @param boot changes when the machine starts */
+export async function startWith(
+  { segment, settings, config, ports, name, log }: Role,
+  store: NoteStore | null,
+  boot: string,
+): Promise<RunningRole> {
   const port = segment.bind(ports.first, { name });
   const alive = (number: number): boolean => segment.portOwner(number)?.alive ?? false;
   const composers = config.roles.filter((role) => role.type === 'vlmcd').map((role) => role.portnoStart);
@@ -70,6 +87,8 @@ export const start: RoleStarter<MapperSettings> = async ({ segment, settings, co
     fences,
     owner: ownerOf(config, settings, mapperLog),
     registry: config.runDir ? LockRegistry.load(config.runDir, mapperLog) : LockRegistry.volatile(),
+    notes: store && openNotes(store, boot, mapperLog),
+    isDurableOnAck: [blockermPort, blockerbPort].every((number) => blockerAt(config, number)?.type === 'rados_blocker'),
     log: mapperLog,
     lockWaitMs: settings.lockWait * 1000,
   });
@@ -156,14 +175,17 @@ export const start: RoleStarter<MapperSettings> = async ({ segment, settings, co
     },
     status,
   };
-};
+}
 
 /** The owner string of this node's locks: that of the blocker which takes them. */
 function ownerOf(config: Config, settings: MapperSettings, log: MapperLog): string {
-  const blocker = config.roles.find((role) => role.portnoStart === settings.blockermPort);
+  const blocker = blockerAt(config, settings.blockermPort);
   if (blocker?.type === 'file_blocker' || blocker?.type === 'rados_blocker') return blocker.uniqueStr;
   log.warn(
     `port ${settings.blockermPort} is no blocker's of this node: other nodes cannot be asked for locks, nor answered; correct blockerm_port`,
   );
   return '';
 }
+
+const blockerAt = (config: Config, port: number): Config['roles'][number] | undefined =>
+  config.roles.find((role) => role.portnoStart === port);

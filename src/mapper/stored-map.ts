@@ -15,7 +15,10 @@ import * as v2 from './formats/v2.js';
 const DAMAGED_NAME = '(damaged map entry)';
 
 /** What reading a map needs of the maps store. */
-export type MapReader = Pick<ObjectClient, 'read' | 'info'>;
+export interface MapReader extends Pick<ObjectClient, 'read' | 'info'> {
+  /** Own objects, by their epochs, of those of the blocks [first, first + count) of which the stored entries do not tell yet. */
+  overlay?(header: MapHeader, first: number, count: number): Promise<ReadonlyMap<number, number> | null>;
+}
 
 export class StoredMap {
   /** Name of the header object; differs from the volume's for legacy names. */
@@ -96,10 +99,33 @@ export class StoredMap {
     for (let c = Math.floor(first / CHUNK_ENTRIES); c <= last; c++) if (!this.#loaded.has(c)) await this.#loadChunk(c);
   }
 
+  /** Reads these entries anew: what is stored may differ, after a write that failed, from what is known. @throws SystemError of the store */
+  async reload(first: number, count: number): Promise<void> {
+    await this.#read(first, count);
+  }
+
   /** load, and every entry must be usable. @throws SystemError EIO that says which is not, and why */
   async check(first: number, count: number): Promise<void> {
     await this.load(first, count);
     await this.#assertUsable(first, count);
+  }
+
+  /**
+   * The stored bytes of entries that lie in one map-data object, of a v2 map; null when that is missing, and when they are not all that
+   * is known of the blocks. Nothing is checked, nor kept: whoever has read all he needs of a snapshot makes sure that it was one snapshot (assertSame).
+   */
+  async readRun(run: v2.EntryRun): Promise<Buffer | null> {
+    const overlay = (await this.#objects.overlay?.(this.header, run.first, run.count)) ?? null;
+    return overlay && overlay.size > 0 ? null : this.#readStored(run);
+  }
+
+  async #readStored(run: v2.EntryRun): Promise<Buffer | null> {
+    try {
+      return await this.#objects.read(run.object, run.offset, run.count * v2.ENTRY_SIZE);
+    } catch (error) {
+      if (errnoOf(error) !== errnos.ENOENT) throw error;
+      return null;
+    }
   }
 
   /** Like load for a map that is not kept: reads just these entries instead of their chunks. */
@@ -166,23 +192,22 @@ export class StoredMap {
       return;
     }
     for (const run of v2.entryRuns(this.stored, this.header.blockSize, first, count, CHUNK_ENTRIES)) {
-      let bytes: Buffer;
-      try {
-        bytes = await this.#objects.read(run.object, run.offset, run.count * v2.ENTRY_SIZE);
-      } catch (error) {
-        if (errnoOf(error) !== errnos.ENOENT) throw error;
-        bytes = Buffer.alloc(run.count * v2.ENTRY_SIZE);
-      }
+      // As it is before the entries are read: what is stored meanwhile may not be among them.
+      const overlay = (await this.#objects.overlay?.(this.header, run.first, run.count)) ?? null;
+      const bytes = (await this.#readStored(run)) ?? Buffer.alloc(run.count * v2.ENTRY_SIZE);
       for (let k = 0; k < run.count; k++) {
         const i = run.first + k;
         if (v2.decodeEntry(this.entries, i, bytes, k * v2.ENTRY_SIZE) !== null) {
           this.entries.set(i, EntryFlag.DELETED, DAMAGED_NAME);
         }
+        const epoch = overlay?.get(i);
+        if (epoch !== undefined) {
+          this.entries.setOwn(i, EntryFlag.WRITABLE | EntryFlag.ARCHIP, this.stored, epoch);
+        }
       }
     }
-    if (!this.header.readOnly) return;
     try {
-      await this.#assertSame();
+      await this.assertSame();
     } catch (error) {
       this.entries.forget(first, count);
       throw error;
@@ -194,21 +219,24 @@ export class StoredMap {
    * just read must not be mixed with the ones from before. Epochs of one name are never used again.
    * @throws SystemError ENOENT
    */
-  async #assertSame(): Promise<void> {
+  async assertSame(): Promise<void> {
+    if (!this.header.readOnly || this.header.version !== 2) return;
     const head = await this.#objects.read(this.stored, 0, HEADER_READ).catch((error) => {
       if (errnoOf(error) !== errnos.ENOENT) throw error;
       return null;
     });
-    if (head && v2.isV2(head) && v2.decodeHeader(this.stored, head).epoch === this.header.epoch) return;
+    const now = head && v2.isV2(head) ? v2.decodeHeader(this.stored, head) : null;
+    // Marked before anything of the next one is written.
+    if (now && now.epoch === this.header.epoch && now.deleted === this.header.deleted) return;
     throw new SystemError(errnos.ENOENT, `${this.stored} was removed, and perhaps another made under that name`);
   }
 
   async #assertUsable(first: number, count: number): Promise<void> {
-    for (let i = first; i < first + count; i++) if (!this.usable(i)) throw await this.#explain(i);
+    for (let i = first; i < first + count; i++) if (!this.usable(i)) throw await this.explain(i);
   }
 
   /** Reads one entry again to say what is wrong with it. */
-  async #explain(i: number): Promise<SystemError> {
+  async explain(i: number): Promise<SystemError> {
     const [run] = v2.entryRuns(this.stored, this.header.blockSize, i, 1, 1);
     try {
       const bytes = await this.#objects.read(run.object, run.offset, v2.ENTRY_SIZE);

@@ -2,8 +2,10 @@
  * What the mapper keeps of a volume that is in use: its gates, whether this node holds its lock, the cached map, who leases it.
  * A volume is kept while somebody works on it, it is locked, leased, open, or its lock was lost; without lock or lease nothing is cached.
  */
+import type { MapHeader } from './formats/header.js';
 import { Gate, RangeLocks } from './gate.js';
 import type { OpenOptions } from './map-store.js';
+import type { NotedBlock, NotedMap, NotedVolume } from './provisional/noted.js';
 import type { StoredMap } from './stored-map.js';
 
 /** How long a lock is good for after a check that found it this node's began, in ms: the longest that nothing is heard of a loss. */
@@ -38,6 +40,55 @@ export interface LockWait {
   /** Ends its pause. */
   wake: () => void;
 }
+
+/** A block of which the object is made and noted, and the stored entry not written yet (provisional/commits.ts). */
+export interface ProvisionalBlock {
+  readonly block: number;
+  /** In its object's name. */
+  readonly epoch: number;
+  /** The object was there: this mapper made it, or looked. */
+  isProven: boolean;
+  /** Why the disk did not take its object; null when nothing is known of that. */
+  spoiled: unknown;
+}
+
+/** Who keeps provisional blocks. */
+export interface Committer {
+  /** Whether first writes to the volume may be provisional now. */
+  accepts(volume: Volume): boolean;
+  /** Blocks have objects that no stored entry names. Noted when it returns; false: it cannot be, and they are not provisional. */
+  add(volume: Volume, header: MapHeader, blocks: readonly NotedBlock[]): boolean;
+  /** Blocks that an earlier mapper noted are provisional, if the map turns out to be the one that they were noted of (confirm). */
+  adopt(volume: Volume, noted: NotedVolume): void;
+  /**
+   * Makes sure that what was adopted is of this map, and that the lock is still this node's; forgets it otherwise.
+   * @param header null: there is no map
+   * @throws SystemError when the lock cannot be looked at, LostLock
+   */
+  confirm(volume: Volume, header: MapHeader | null): Promise<void>;
+  /** The map is about to have this epoch. @throws Error when that cannot be noted: then it must not */
+  bump(volume: Volume, epoch: number): void;
+  /** Blocks [first, end) are not provisional any more: their entries were written otherwise. @throws Error: then they are still */
+  drop(volume: Volume, first: number, end: number): void;
+  /** Nothing of the volume is provisional any more, whatever becomes of it. @throws Error when that cannot be noted */
+  forget(volume: Volume): void;
+  /** Resolves when all that is provisional now is in the stored map, which is not flushed. @throws SystemError, LostLock */
+  commit(volume: Volume): Promise<void>;
+  /** Resolves when no commit that was begun sends anything any more, however it ended. */
+  ended(volume: Volume): Promise<void>;
+}
+
+const noCommitter: Committer = {
+  accepts: () => false,
+  add: () => false,
+  adopt: () => {},
+  confirm: () => Promise.resolve(),
+  bump: () => {},
+  drop: () => {},
+  forget: () => {},
+  commit: () => Promise.resolve(),
+  ended: () => Promise.resolve(),
+};
 
 export class Volume {
   readonly name: string;
@@ -88,6 +139,10 @@ export class Volume {
   readonly asked = new Set<number>();
   /** Objects of the maps store that were written and not flushed. */
   readonly touched = new Set<string>();
+  /** Blocks of which the map in memory tells more than the stored one. */
+  readonly provisional = new Map<number, ProvisionalBlock>();
+  /** Of which map they were noted by an earlier mapper; null: by this one, or that was looked at. */
+  adopted: NotedMap | null = null;
   /** Data may have been written since the volume was locked. */
   written = false;
   /** Ports that may have written since then. */
@@ -121,13 +176,16 @@ export class Volume {
 
   get idle(): boolean {
     const known = this.locked || this.open !== null || this.lost !== null || this.breaking !== null;
-    return this.users === 0 && !known && this.leases.size === 0 && this.touched.size === 0;
+    return (
+      this.users === 0 && !known && this.leases.size === 0 && this.touched.size === 0 && this.provisional.size === 0
+    );
   }
 }
 
 /** All volumes in use. */
 export class Volumes {
   readonly #volumes = new Map<string, Volume>();
+  committer: Committer = noCommitter;
   #generation = Date.now();
 
   /** Works on a volume; it is kept for at least that long. */

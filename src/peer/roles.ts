@@ -12,7 +12,13 @@ const loaders: Loaders = {
   file_blocker: () => import('../blockers/peer.js'),
   rados_blocker: () => import('../blockers/rados/peer.js'),
   mapperd: () => import('../mapper/peer.js'),
-  vlmcd: () => import('../composer/peer.js'),
+  vlmcd: async () => {
+    const [{ start }, { lockLookOf }] = await Promise.all([
+      import('../composer/peer.js'),
+      import('../blockers/lock-look.js'),
+    ]);
+    return { start: (context) => start(context, lockLookOf(context.config, context.settings.mapperPort)) };
+  },
   nbd: () => import('../endpoint/peer.js'),
   poold: null,
 };

@@ -8,6 +8,7 @@ import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import type { Clock } from '../clock.js';
 import type { MapperContext, MapperLog } from '../context.js';
 import { plainName } from '../names.js';
+import type { NotedVolume } from '../provisional/noted.js';
 import type { Volume } from '../volume.js';
 import { PATIENCE_MS as BREAK_MS, type Breaking } from './breaking.js';
 import type { Losses } from './losses.js';
@@ -26,6 +27,8 @@ const AGAIN_MS = 10_000;
 export interface AdoptionOptions {
   readonly context: Pick<MapperContext, 'volumes' | 'leases' | 'locks'>;
   readonly registry: LockRegistry;
+  /** Blocks that it left provisional, by volume. */
+  readonly noted: ReadonlyMap<string, NotedVolume>;
   readonly breaking: Breaking;
   readonly losses: Losses;
   readonly clock: Clock;
@@ -48,7 +51,7 @@ export class Adoption {
 
   /** Notes what is known of volumes before any request is served. */
   begin(): void {
-    const { context, registry, losses } = this.#options;
+    const { context, registry, losses, noted } = this.#options;
     for (const [name, record] of [...registry.records]) {
       void context.volumes.use(name, async (volume) => {
         volume.open = record.open;
@@ -56,16 +59,30 @@ export class Adoption {
         const { breaking } = record;
         if (breaking) volume.breaking = { id: randomUUID(), after: [], ...breaking };
         if (record.lost) losses.mark(volume, record.lost);
-        else if (record.held) {
-          volume.locked = true;
-          volume.tenure++;
-          // Others may have written through this node before the mapper ended.
-          volume.written = true;
-          volume.strangers = true;
-          this.#held.push(name);
-        }
+        else if (record.held) this.#hold(volume);
       });
     }
+    for (const [name, left] of noted) {
+      void context.volumes.use(name, async (volume) => {
+        if (volume.lost || volume.breaking) {
+          // What is said of the lock was written after the note.
+          context.volumes.committer.forget(volume);
+          return;
+        }
+        // A note is there only while the lock is held, also when that was not written down in time.
+        if (!volume.locked) this.#hold(volume);
+        context.volumes.committer.adopt(volume, left);
+      });
+    }
+  }
+
+  #hold(volume: Volume): void {
+    volume.locked = true;
+    volume.tenure++;
+    // Others may have written through this node before the mapper ended.
+    volume.written = true;
+    volume.strangers = true;
+    this.#held.push(volume.name);
   }
 
   /** Resolves when no composer goes on by leases of an earlier mapper. */

@@ -10,7 +10,7 @@ import type { Once } from '../../requests/once.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import type { Clock } from '../clock.js';
 import type { MapperLog } from '../context.js';
-import type { Break, Volume } from '../volume.js';
+import type { Break, Volume, Volumes } from '../volume.js';
 import type { Fencing } from './fencing.js';
 
 /** How often the old holder is told, in ms. */
@@ -39,6 +39,7 @@ export interface BreakingOptions {
   readonly client: LockClient;
   /** This node's owner string. */
   readonly owner: string;
+  readonly volumes: Volumes;
   readonly clock: Clock;
   readonly log: MapperLog;
   readonly note: (volume: Volume) => Promise<void>;
@@ -114,7 +115,7 @@ export class Breaking {
   }
 
   async #break(volume: Volume, once: Once): Promise<UnlockReply> {
-    const { client, clock, note } = this.#options;
+    const { client, clock, note, volumes } = this.#options;
     const { name } = volume;
     const broken = await volume.locking.exclusive(async () => {
       if (volume.locked) throw new SystemError(errnos.EBUSY, `volume ${name} was just locked by this node`);
@@ -128,6 +129,7 @@ export class Breaking {
         until: clock.now() + 2 * PATIENCE_MS,
       };
       volume.breaking = breaking;
+      volumes.committer.forget(volume);
       await note(volume);
       const previous = await this.#take(volume, before);
       once.note = DONE;

@@ -45,6 +45,12 @@ export class Losses {
     volume.lost = lost;
     volume.map = null;
     volume.touched.clear();
+    try {
+      this.#options.volumes.committer.forget(volume);
+    } catch (error) {
+      // It is tried again before the lock is taken, which fails with it.
+      this.#options.log.warn(`volume ${volume.name}: the note of its first writes stays: ${messageOf(error)}`);
+    }
     volume.written = false;
     volume.writers.clear();
     volume.strangers = false;
@@ -70,6 +76,7 @@ export class Losses {
     // Operations of the mapper fail at their next step; so does a lease that is just being granted.
     await volume.gate.exclusive(async () => {});
     await volume.leasing.exclusive(async () => {});
+    await this.#options.volumes.committer.ended(volume);
   }
 
   /** The mark is no longer wanted: who uses the volume now begins anew. What ends is waited for. @returns the mark that there was */

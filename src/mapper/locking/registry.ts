@@ -144,7 +144,8 @@ function isRecord(value: unknown): value is LockRecord {
 const isList = (value: unknown): boolean =>
   value === undefined || (Array.isArray(value) && value.every((each) => typeof each === 'string'));
 
-function bootId(): string {
+/** Changes when the machine starts. */
+export function bootId(): string {
   try {
     return fs.readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
   } catch {

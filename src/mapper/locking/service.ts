@@ -14,6 +14,7 @@ import type { MapperLog } from '../context.js';
 import type { Leases } from '../leases.js';
 import { Locks } from '../locks.js';
 import { MapStore } from '../map-store.js';
+import type { NotedVolume } from '../provisional/noted.js';
 import type { Volume, Volumes } from '../volume.js';
 import { Adoption } from './adoption.js';
 import { Breaking, DONE, type UnlockReply } from './breaking.js';
@@ -40,6 +41,8 @@ export interface LockingOptions {
   readonly volumes: Volumes;
   readonly leases: Leases;
   readonly registry: LockRegistry;
+  /** Blocks that an earlier mapper left provisional, by volume. */
+  readonly noted: ReadonlyMap<string, NotedVolume>;
   readonly clock: Clock;
   readonly log: MapperLog;
   /** How long a lease for writing waits for a lock of another node, in ms. */
@@ -99,6 +102,7 @@ export class Locking {
       maps: this.maps,
       client,
       checks: this.checks,
+      volumes,
       registry,
       clock,
       log,
@@ -112,7 +116,7 @@ export class Locking {
     });
     const isOurs = (name: string): Promise<boolean> => this.checks.isOurs(name);
     const fencing = new Fencing(options.fences, clock, log);
-    this.#breaking = new Breaking({ client, owner, clock, log, note, fencing, isOurs, begun: wake });
+    this.#breaking = new Breaking({ client, volumes, owner, clock, log, note, fencing, isOurs, begun: wake });
     this.waits = new LockWaits({ client, owner, clock, log, patienceMs: options.patienceMs, begun: wake, isTold });
     const handOver = new HandOver({
       context: { volumes, leases, locks: this.locks },
@@ -133,6 +137,7 @@ export class Locking {
     const adoption = new Adoption({
       context: { volumes, leases, locks: this.locks },
       registry,
+      noted: this.#options.noted,
       breaking: this.#breaking,
       losses: this.losses,
       clock,
@@ -195,6 +200,7 @@ export class Locking {
   /** Makes durable what was written of the volume. @param flushed its data is */
   async settle(volume: Volume, flushed = false): Promise<void> {
     await this.flushPredecessor();
+    await this.#options.volumes.committer.commit(volume);
     if (volume.written && !flushed) await this.#options.blocks.flush(null);
     await this.maps.flush(volume.touched);
   }

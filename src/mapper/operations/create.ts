@@ -4,9 +4,10 @@
  */
 
 import { forOnce, type Once } from '../../requests/once.js';
-import { EntryFlag, ResolvedMap } from '../../requests/resolved-map.js';
+import { CHUNK_ENTRIES, EntryFlag, ResolvedMap } from '../../requests/resolved-map.js';
 import type { CreateData } from '../../requests/structs.js';
 import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
+import { SharedRuns, writeRuns } from '../bulk.js';
 import { type MapperContext, mapOf } from '../context.js';
 import { newObjectName } from '../copy-up.js';
 import {
@@ -20,12 +21,12 @@ import {
 } from '../formats/header.js';
 import { type Lineage, newLineage } from '../formats/lineage.js';
 import * as v2 from '../formats/v2.js';
-import { type EntryEncoder, noV0, type OpenOptions } from '../map-store.js';
+import { zeroBytes } from '../formats/v2-bytes.js';
+import { noV0, type OpenOptions } from '../map-store.js';
 import { checkTarget } from '../names.js';
+import type { StoredMap } from '../stored-map.js';
 import type { Volume } from '../volume.js';
 import { idFor, noteEpoch, wasMade } from './again.js';
-
-const encodeZero: EntryEncoder = (_i, out, at) => v2.encodeZeroEntry(out, at);
 
 /** Errors of an object that is there and is no map this mapper knows. */
 const unknownFormat = new Set<number>([errnos.EINVAL, errnos.EOPNOTSUPP]);
@@ -58,7 +59,10 @@ export async function createBlank(
     const epoch = await epochForNew(context, volume.name);
     const header = newHeader(size, DEFAULT_BLOCK_SIZE, epoch, newLineage(null, Date.now(), idFor(once)));
     noteEpoch(once, epoch);
-    await context.maps.writeMap(volume.name, header, blockCount(size, DEFAULT_BLOCK_SIZE), encodeZero);
+    const zero = zeroBytes(Math.min(blockCount(size, DEFAULT_BLOCK_SIZE), CHUNK_ENTRIES));
+    const make = async (run: v2.EntryRun): Promise<Buffer> => zero.subarray(0, run.count * v2.ENTRY_SIZE);
+    await writeRuns(context.maps, volume.name, DEFAULT_BLOCK_SIZE, blockCount(size, DEFAULT_BLOCK_SIZE), make);
+    await context.maps.writeHeader(volume.name, header);
   });
 }
 
@@ -148,23 +152,50 @@ export async function clone(
     const header = newHeader(newSize, blockSize, await epochForNew(context, volume.name), lineage);
     noteEpoch(once, header.epoch);
     const tail = await copyTail(context, volume.name, header, parent, newSize);
-    const encode: EntryEncoder = (i, out, at) => {
-      if (i >= parent.blocks) v2.encodeZeroEntry(out, at);
-      else if (i === tail) {
-        v2.encodeNamedEntry(
-          out,
-          at,
-          EntryFlag.WRITABLE | EntryFlag.ARCHIP,
-          newObjectName(volume.name, header.epoch, i),
-        );
-      } else v2.encodeEntry(parent.entries, i, out, at, EntryFlag.ARCHIP);
-    };
-    const before = async (first: number, count: number): Promise<void> => {
-      if (!keepCached) parent.unload(0, first);
-      await parent.check(first, Math.min(count, parent.blocks - first));
-    };
-    await context.maps.writeMap(volume.name, header, blockCount(newSize, blockSize), encode, before);
+    // Entries of a v0 or v1 parent are not stored like this.
+    const make = parent.header.version === 2 ? sharedEntries(parent) : encodedEntries(parent);
+    await writeRuns(context.maps, volume.name, blockSize, blockCount(newSize, blockSize), async (run) => {
+      const bytes = await make(run);
+      const at = (tail - run.first) * v2.ENTRY_SIZE;
+      if (at >= 0 && at < bytes.length) {
+        bytes.fill(0, at, at + v2.ENTRY_SIZE);
+        const own = newObjectName(volume.name, header.epoch, tail);
+        v2.encodeNamedEntry(bytes, at, EntryFlag.WRITABLE | EntryFlag.ARCHIP, own);
+      }
+      return bytes;
+    });
+    // All that was read of the parent is of one and the same map.
+    await parent.assertSame();
+    if (!keepCached) parent.unload(0, parent.blocks);
+    await context.maps.writeHeader(volume.name, header);
   });
+}
+
+type MakeRun = (run: v2.EntryRun) => Promise<Buffer>;
+
+/** The entries of a clone: those of the parent, shared, and zero blocks past its end. */
+function sharedEntries(parent: StoredMap): MakeRun {
+  const runs = new SharedRuns(parent);
+  return async (run) => {
+    const count = Math.min(run.count, parent.blocks - run.first);
+    if (count <= 0) return zeroBytes(run.count);
+    const id = Math.floor(run.first / v2.entriesPerObject(parent.header.blockSize));
+    const { bytes } = await runs.take({ ...run, object: v2.mapDataName(parent.stored, id), count });
+    return count === run.count ? bytes : Buffer.concat([bytes, zeroBytes(run.count - count)]);
+  };
+}
+
+/** The same of a parent whose entries are stored in another format. */
+function encodedEntries(parent: StoredMap): MakeRun {
+  return async ({ first, count }) => {
+    const shared = Math.max(0, Math.min(count, parent.blocks - first));
+    await parent.check(first, shared);
+    const bytes = Buffer.alloc(shared * v2.ENTRY_SIZE);
+    for (let k = 0; k < shared; k++) {
+      v2.encodeEntry(parent.entries, first + k, bytes, k * v2.ENTRY_SIZE, EntryFlag.ARCHIP);
+    }
+    return shared === count ? bytes : Buffer.concat([bytes, zeroBytes(count - shared)]);
+  };
 }
 
 /**

@@ -14,7 +14,6 @@ import type { Volume } from '../volume.js';
 import { remainsOf, wasMade } from './again.js';
 import { epochForNew } from './create.js';
 import { makeMissingObjects } from './own-objects.js';
-import { runHasWritable } from './snapshot.js';
 
 const ALL = EntryFlag.WRITABLE | EntryFlag.ARCHIP | EntryFlag.ZERO;
 const SHARED = EntryFlag.ARCHIP | EntryFlag.ZERO;
@@ -127,4 +126,10 @@ async function writeAll(
     await context.maps.writeEntries(stored, blockSize, run.first, run.count, encode, touched);
   }
   await context.maps.flush(touched);
+}
+
+/** Whether an entry of these blocks, which were loaded, is writable in place. */
+function runHasWritable(map: StoredMap, first: number, count: number): boolean {
+  for (let i = first; i < first + count; i++) if (map.entries.flags(i) & EntryFlag.WRITABLE) return true;
+  return false;
 }

@@ -1,7 +1,8 @@
 /** Snapshots: a read-only map of the volume's objects, which the volume from then on shares with it. No data moves. */
 import { forOnce, type Once } from '../../requests/once.js';
-import { EntryFlag } from '../../requests/resolved-map.js';
+import { CHUNK_ENTRIES, EntryFlag } from '../../requests/resolved-map.js';
 import { errnoOf, errnos } from '../../sys/errno.js';
+import { forEachObject, SharedRuns } from '../bulk.js';
 import { type MapperContext, ownMap } from '../context.js';
 import { lateLineage, newLineage } from '../formats/lineage.js';
 import * as v2 from '../formats/v2.js';
@@ -40,54 +41,50 @@ export async function snapshot(
       if (epoch === null) return;
       if (volume.written) await context.blocks.flush(null);
       await context.maps.flush(volume.touched);
-      await shareEntries(context, volume, map);
-      const lineage = newLineage({ name: volume.name, lineage: map.header.lineage }, created, idFor(once));
       noteEpoch(once, epoch);
-      await context.maps.writeMap(
-        target.name,
-        { ...map.header, readOnly: true, epoch, lineage },
-        map.blocks,
-        (i, out, at) => v2.encodeEntry(map.entries, i, out, at, KEEP_SHARED),
-        (first, count) => map.check(first, count),
-      );
+      await shareEntries(context, volume, map, target.name);
+      const lineage = newLineage({ name: volume.name, lineage: map.header.lineage }, created, idFor(once));
+      await context.maps.writeHeader(target.name, { ...map.header, readOnly: true, epoch, lineage });
       context.snapshots.made(target.name);
     });
   });
 }
 
 /**
- * Takes WRITABLE from every entry, after the epoch was raised: what is written from then on gets new objects. Durable. An
- * image or snapshot without writable entries has nothing to share anew and stays as it is.
+ * Takes WRITABLE from every entry, after the epoch was raised: what is written from then on gets new objects; and writes the entries of the
+ * snapshot, which are the same bytes. All durable, and what is damaged is refused before anything changes. An image or snapshot without writable
+ * entries has nothing to share anew and stays as it is.
  */
-export async function shareEntries(context: MapperContext, volume: Volume, map: StoredMap): Promise<void> {
-  await map.check(0, map.blocks);
-  if (map.header.readOnly && !runHasWritable(map, 0, map.blocks)) return;
-  await makeMissingObjects(context, map);
-  // A volume that is older than its lineage has an id from its next snapshot on.
-  const lineage = map.header.lineage ?? lateLineage();
-  const header = { ...map.header, epoch: map.header.epoch + 1, lineage };
-  await context.maps.writeHeader(map.stored, header);
-  map.header = header;
-  const { blockSize } = header;
-  for (const run of v2.entryRuns(map.stored, blockSize, 0, map.blocks, v2.RUN_ENTRIES)) {
-    if (!runHasWritable(map, run.first, run.count)) continue;
-    await context.maps.writeEntries(
-      map.stored,
-      blockSize,
-      run.first,
-      run.count,
-      (i, out, at) => v2.encodeEntry(map.entries, i, out, at, KEEP_SHARED),
-      volume.touched,
-    );
-    for (let i = run.first; i < run.first + run.count; i++) {
-      map.entries.setFlags(i, map.entries.flags(i) & KEEP_SHARED);
-    }
+async function shareEntries(context: MapperContext, volume: Volume, map: StoredMap, target: string): Promise<void> {
+  const { maps } = context;
+  const { stored } = map;
+  const { blockSize, readOnly } = map.header;
+  if (map.header.lineage === null) await map.check(0, map.blocks);
+  const runs = new SharedRuns(map);
+  const writable = await runs.survey();
+  const stays = readOnly && !writable;
+  if (!stays) {
+    await makeMissingObjects(context, map);
+    // A volume that is older than its lineage has an id from its next snapshot on.
+    const lineage = map.header.lineage ?? lateLineage();
+    const header = { ...map.header, epoch: map.header.epoch + 1, lineage };
+    await maps.writeHeader(stored, header);
+    map.header = header;
   }
-  await context.maps.flush(volume.touched);
-}
-
-/** Whether an entry of these blocks, which were loaded, is writable in place. */
-export function runHasWritable(map: StoredMap, first: number, count: number): boolean {
-  for (let i = first; i < first + count; i++) if (map.entries.flags(i) & EntryFlag.WRITABLE) return true;
-  return false;
+  await forEachObject(map.blocks, blockSize, async (first, count, id) => {
+    const object = v2.mapDataName(target, id);
+    const made = new Set<string>();
+    const changed = new Set<string>();
+    for (const run of v2.entryRuns(stored, blockSize, first, count, CHUNK_ENTRIES)) {
+      const shared = await runs.take(run);
+      if (shared.writable && !stays) {
+        volume.touched.add(run.object);
+        await maps.writeRun(run, shared.bytes, changed);
+        map.entries.keepFlags(run.first, run.count, KEEP_SHARED);
+      }
+      await maps.writeRun({ ...run, object }, shared.bytes, made);
+    }
+    await Promise.all([maps.flush(changed), maps.flush(made)]);
+    for (const name of changed) volume.touched.delete(name);
+  });
 }

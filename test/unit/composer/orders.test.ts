@@ -160,7 +160,7 @@ describe('leases', () => {
     expect((await running).equals(Buffer.alloc(BLOCK))).toBe(true);
     rig.flushed.length = 0;
     await rig.flush();
-    expect(rig.flushed[0]?.toSorted()).toEqual(['object-0', 'object-1']);
+    expect(rig.flushed.flat().toSorted()).toEqual(['object-0', 'object-1']);
   });
 
   it('does not fail a write for want of a lock that it has by then', async () => {
@@ -313,7 +313,13 @@ describe('flush', () => {
     await rig.write(0, pattern(10, 1));
     rig.flushed.length = 0;
     await rig.flush();
-    expect(rig.flushed).toEqual([null]);
+    expect(rig.flushed).toEqual([['two\nlines']]);
+    // In a list the name would be two.
+    await rig.write(0, pattern(10, 2));
+    const records = vi.spyOn(rig.port, 'getRequest').mockReturnValueOnce(null);
+    await rig.flush();
+    records.mockRestore();
+    expect(rig.flushed.at(-1)).toBe(null);
   });
 
   it('of the blocker comes before that of the map, and its failure keeps both owed', async () => {

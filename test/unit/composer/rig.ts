@@ -7,6 +7,7 @@ import { Composer } from '../../../src/composer/composer.js';
 import { decodeExtents, type PackedExtent } from '../../../src/requests/extents.js';
 import { encodeJson } from '../../../src/requests/json.js';
 import type { LeaseReply } from '../../../src/requests/lease.js';
+import type { LockLook } from '../../../src/requests/lock-look.js';
 import { Op } from '../../../src/requests/ops.js';
 import { EntryFlag, ResolvedMap } from '../../../src/requests/resolved-map.js';
 import { encodeMapReply, type MapSegment } from '../../../src/requests/structs.js';
@@ -80,6 +81,7 @@ export interface RigOptions {
   readonly blockSize: number;
   readonly nrOps?: number;
   readonly writeThrough?: boolean;
+  readonly lockLook?: LockLook;
 }
 
 export class Rig {
@@ -121,6 +123,7 @@ export class Rig {
       mapperPort: PORTS.mapper,
       nrOps: options.nrOps ?? 64,
       writeThrough: options.writeThrough ?? false,
+      lockLook: options.lockLook,
     });
     this.mapper = new Held(this.#mapperPort, (request) => this.#serveMap(request));
     this.blocker = new Held(
@@ -284,7 +287,8 @@ export class Rig {
         request.succeed(size);
         break;
       case Op.FLUSH:
-        this.flushed.push(size === 0 ? null : request.data.subarray(0, size).toString('utf8').split('\n'));
+        if (target !== '') this.flushed.push([target]);
+        else this.flushed.push(size === 0 ? null : request.data.subarray(0, size).toString('utf8').split('\n'));
         request.succeed(size);
         break;
       default:

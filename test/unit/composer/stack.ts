@@ -5,6 +5,7 @@ import path from 'node:path';
 import pino from 'pino';
 import type { Driver } from '../../../src/blockers/driver.js';
 import { FileDriver } from '../../../src/blockers/file/index.js';
+import { FileLockLook } from '../../../src/blockers/file/lock-look.js';
 import { MemoryDriver, MemoryStore } from '../../../src/blockers/memory/index.js';
 import { Blocker } from '../../../src/blockers/server.js';
 import { Composer } from '../../../src/composer/composer.js';
@@ -99,6 +100,10 @@ export class Stack extends VolumeClient {
       ports: { first: PORTS.mapper, last: PORTS.mapper },
       log,
     });
+    const lockLook =
+      directory === null || options.drivers
+        ? null
+        : new FileLockLook({ root: path.join(directory, 'maps'), directory: null, owner: 'test_1002' });
     const port = segment.bind(PORTS.composer, { name: 'vlmcd' });
     const composer = new Composer({
       port,
@@ -106,8 +111,12 @@ export class Stack extends VolumeClient {
       mapperPort: PORTS.mapper,
       nrOps: options.nrOps ?? 64,
       writeThrough: options.writeThrough ?? false,
+      lockLook,
     });
-    port.serve((request) => composer.handle(request));
+    port.serve(
+      (request) => composer.handle(request),
+      (request) => composer.direct(request),
+    );
     const client = segment.bind(PORTS.client, { name: 'client' });
     const stopComposer = {
       stop: async (): Promise<void> => {

@@ -58,7 +58,7 @@ const cells: readonly Cell[] = [
   { title: '512k read', requests: 64, depth: 1, request: read512k, heap: 5000, copies: 0 },
   // What comes with a header is read to where headers are.
   { title: '512k write', requests: 64, depth: 1, request: write512k, heap: 5000, copies: HALF / 4 },
-  { title: '4k write and flush', requests: 128, depth: 1, request: flushed, heap: 60_000, copies: SECTOR },
+  { title: '4k write and flush', requests: 128, depth: 1, request: flushed, heap: 20_000, copies: SECTOR },
 ];
 
 /** What looking at the locks and the like allocates every second, at most. */

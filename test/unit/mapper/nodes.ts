@@ -2,6 +2,7 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import type { Clock } from '../../../src/mapper/clock.js';
 import type { LockRegistry } from '../../../src/mapper/locking/registry.js';
+import { type NoteStore, openNotes } from '../../../src/mapper/provisional/notes.js';
 import { memoryNode, memoryStores, type Node, type Stores } from './support.js';
 
 interface Alarm {
@@ -74,14 +75,26 @@ export interface NodeOptions {
   readonly inherited?: number[];
   readonly lockWaitMs?: number;
   readonly registry?: LockRegistry;
+  /** Where first writes are noted; without it they are durable before their answer. */
+  readonly notes?: NoteStore;
+  readonly isDurableOnAck?: boolean;
+  /** Which start of the machine it is. */
+  readonly boot?: string;
   /** Called before the mapper starts to act. */
   readonly prepare?: (node: Node) => void;
 }
 
 /** A mapper that looks after its locks. */
 export function startNode(stores: Stores, clock: TestClock, owner: string, options: NodeOptions = {}): Node {
-  const { inherited = [], lockWaitMs = 30_000, registry } = options;
-  const node = memoryNode(stores, owner, inherited, { clock, lockWaitMs, ...(registry ? { registry } : {}) });
+  const { inherited = [], lockWaitMs = 30_000, registry, notes, isDurableOnAck = false, boot = 'this start' } = options;
+  const log = { warn: () => {}, info: () => {} };
+  const node = memoryNode(stores, owner, inherited, {
+    clock,
+    lockWaitMs,
+    isDurableOnAck,
+    ...(registry ? { registry } : {}),
+    ...(notes ? { notes: openNotes(notes, boot, log) } : {}),
+  });
   for (const client of [node.maps, node.blocks]) client.now = () => clock.now();
   options.prepare?.(node);
   node.mapper.start();

@@ -1,0 +1,284 @@
+/**
+ * Provisional blocks: first writes are acknowledged when their object is there and noted (notes.ts); the object is made durable, and its
+ * name written into the stored map, by a commit: soon after, and before anything that needs the stored map to be complete (FLUSH and FUA, every
+ * operation that changes maps, the end of the lock). A commit's order is that of every change of a map: objects durable, lock looked at,
+ * entries written; then the note goes. Until then the map in memory alone has these entries, and whatever is read of the stored one gets
+ * them from here (overlay).
+ */
+import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
+import type { Clock } from '../clock.js';
+import { type MapperContext, type MapperLog, mapOf } from '../context.js';
+import { newObjectName, writeOwnEntries } from '../copy-up.js';
+import type { MapHeader } from '../formats/header.js';
+import { LostLock } from '../locking/lost.js';
+import { noV0 } from '../map-store.js';
+import type { StoredMap } from '../stored-map.js';
+import type { Committer, ProvisionalBlock, Volume } from '../volume.js';
+import type { NotedBlock, NotedMap, NotedVolume } from './noted.js';
+import type { Notes } from './notes.js';
+import { Spoiling, spoiledError } from './spoiling.js';
+
+/** How long first writes are gathered before they are committed unasked, in ms: the syncs of a burst are shared. */
+const GATHER_MS = 500;
+/** When a commit that failed is tried again unasked, in ms. */
+const AGAIN_MS = 1000;
+/** Blocks of one batch. */
+const BATCH = 256;
+
+export interface CommitsOptions {
+  /** null: none can be kept, no block is ever provisional. */
+  readonly notes: Notes | null;
+  /** Both stores are durable when they answer: a first write gets its entry before its answer, since nothing would be won but the entry's way. */
+  readonly isDurableOnAck: boolean;
+  readonly context: (volume: Volume) => MapperContext;
+  readonly clock: Clock;
+  readonly log: MapperLog;
+}
+
+interface Round {
+  readonly running: Promise<void>;
+  next: Promise<void> | null;
+}
+
+export class Commits implements Committer {
+  readonly #options: CommitsOptions;
+  readonly #rounds = new Map<Volume, Round>();
+  readonly #planned = new Map<Volume, () => void>();
+  /** Volumes of which it was logged that a commit fails. */
+  readonly #failing = new WeakSet<Volume>();
+  readonly #spoiling: Spoiling;
+  /** The last first write could be noted. */
+  #isNoting = true;
+  #stopped = false;
+
+  constructor(options: CommitsOptions) {
+    this.#options = options;
+    this.#spoiling = new Spoiling(options.notes);
+  }
+
+  accepts(volume: Volume): boolean {
+    const { notes, isDurableOnAck } = this.#options;
+    // Shared: another node is meant to see what was written.
+    return notes !== null && !isDurableOnAck && volume.open !== 'shared' && !this.#stopped;
+  }
+
+  add(volume: Volume, header: MapHeader, blocks: readonly NotedBlock[]): boolean {
+    const { notes, log } = this.#options;
+    if (!notes || !this.accepts(volume)) return false;
+    try {
+      notes.add(volume.name, mapId(header), blocks);
+      this.#isNoting = true;
+    } catch (error) {
+      if (this.#isNoting)
+        log.warn(`first writes cannot be noted, so each waits until it is durable: ${messageOf(error)}`);
+      this.#isNoting = false;
+      return false;
+    }
+    for (const { block, epoch } of blocks)
+      volume.provisional.set(block, { block, epoch, isProven: true, spoiled: null });
+    this.#plan(volume, GATHER_MS);
+    return true;
+  }
+
+  drop(volume: Volume, first: number, end: number): void {
+    if (volume.provisional.size === 0) return;
+    const blocks = [...volume.provisional.keys()].filter((block) => block >= first && block < end);
+    if (blocks.length === 0) return;
+    this.#options.notes?.drop(volume.name, blocks);
+    for (const block of blocks) volume.provisional.delete(block);
+  }
+
+  forget(volume: Volume): void {
+    volume.provisional.clear();
+    volume.adopted = null;
+    this.#planned.get(volume)?.();
+    this.#planned.delete(volume);
+    this.#options.notes?.remove(volume.name);
+  }
+
+  adopt(volume: Volume, { map, blocks }: NotedVolume): void {
+    volume.adopted = map;
+    for (const { block, epoch } of blocks)
+      volume.provisional.set(block, { block, epoch, isProven: false, spoiled: null });
+    this.#plan(volume, GATHER_MS);
+  }
+
+  async confirm(volume: Volume, header: MapHeader | null): Promise<void> {
+    const { adopted } = volume;
+    if (adopted === null) return;
+    await this.#options.context(volume).locks.verify(volume);
+    if (volume.adopted !== adopted) return;
+    const present = header && mapId(header);
+    // The epoch is noted right before the map gets it.
+    const isSame = present?.id === adopted.id && [present.epoch, present.epoch + 1].includes(adopted.epoch);
+    if (isSame) volume.adopted = null;
+    else {
+      this.#options.log.warn(
+        `volume ${volume.name}: the note of its first writes is of another map, and counts for nothing`,
+      );
+      this.forget(volume);
+    }
+  }
+
+  bump(volume: Volume, epoch: number): void {
+    this.#options.notes?.bump(volume.name, epoch);
+  }
+
+  commit(volume: Volume): Promise<void> {
+    if (volume.provisional.size === 0) return Promise.resolve();
+    const round = this.#rounds.get(volume);
+    if (!round) return this.#start(volume);
+    const start = (): Promise<void> => this.#start(volume);
+    // The one that runs may have begun before the last of them was noted.
+    round.next ??= round.running.then(start, start);
+    return round.next;
+  }
+
+  async ended(volume: Volume): Promise<void> {
+    for (let round = this.#rounds.get(volume); round; round = this.#rounds.get(volume)) {
+      await (round.next ?? round.running).catch(() => {});
+    }
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    for (const cancel of this.#planned.values()) cancel();
+    this.#planned.clear();
+  }
+
+  #start(volume: Volume): Promise<void> {
+    this.#planned.get(volume)?.();
+    this.#planned.delete(volume);
+    const running = this.#round(volume);
+    const round: Round = { running, next: null };
+    this.#rounds.set(volume, round);
+    const done = (): void => {
+      if (this.#rounds.get(volume) === round && !round.next) this.#rounds.delete(volume);
+    };
+    running.then(done, done);
+    return running;
+  }
+
+  #plan(volume: Volume, ms: number): void {
+    if (this.#stopped || this.#planned.has(volume)) return;
+    const cancel = this.#options.clock.after(ms, () => {
+      this.#planned.delete(volume);
+      void this.#unasked(volume);
+    });
+    this.#planned.set(volume, cancel);
+  }
+
+  async #unasked(volume: Volume): Promise<void> {
+    const { log } = this.#options;
+    try {
+      await this.commit(volume);
+      this.#failing.delete(volume);
+      if (volume.provisional.size > 0) this.#plan(volume, GATHER_MS);
+    } catch (error) {
+      if (error instanceof LostLock) return;
+      if (!this.#failing.has(volume)) {
+        log.warn(
+          `volume ${volume.name}: first writes are not durable yet, and each flush says so: ${messageOf(error)}`,
+        );
+      }
+      this.#failing.add(volume);
+      if ([...volume.provisional.values()].some(({ spoiled }) => spoiled === null)) this.#plan(volume, AGAIN_MS);
+    }
+  }
+
+  /** Commits what is provisional now; all of it is tried. @throws the first error */
+  async #round(volume: Volume): Promise<void> {
+    const context = this.#options.context(volume);
+    if (volume.provisional.size === 0) return;
+    const map = await this.#mapOf(context, volume);
+    if (map === null) return;
+    const todo = [...volume.provisional.values()];
+    let failure: unknown = null;
+    for (let from = 0; from < todo.length; from += BATCH) {
+      const batch = todo.slice(from, from + BATCH);
+      await this.#batch(context, volume, map, batch).catch((error) => (failure ??= error));
+    }
+    if (failure) throw failure;
+  }
+
+  /** The map; null when what was to be committed is of none that exists. */
+  async #mapOf(context: MapperContext, volume: Volume): Promise<StoredMap | null> {
+    let map: StoredMap | null = null;
+    try {
+      map = await mapOf(context, volume, noV0);
+    } catch (error) {
+      if (volume.adopted === null || errnoOf(error) !== errnos.ENOENT) throw error;
+    }
+    await this.confirm(volume, map?.header ?? null);
+    return map;
+  }
+
+  async #batch(
+    context: MapperContext,
+    volume: Volume,
+    map: StoredMap,
+    batch: readonly ProvisionalBlock[],
+  ): Promise<void> {
+    const { locks, blocks } = context;
+    const nameOf = ({ block, epoch }: ProvisionalBlock): string => newObjectName(volume.name, epoch, block);
+    const verified = locks.verify(volume);
+    verified.catch(() => {});
+    const found = await this.#prove(context, volume, batch, nameOf);
+    const durable = await this.#spoiling.flush(blocks, volume, found, nameOf);
+    await verified;
+    const ranges = runsOf(durable);
+    await volume.blocks.runAll(ranges, async () => {
+      // Meanwhile some may have become zero, and be provisional again, with another object of that name.
+      const left = durable.filter((each) => volume.provisional.get(each.block) === each);
+      if (left.length === 0) return;
+      if (!locks.isFresh(volume)) await locks.verify(volume);
+      const epochs = new Map(left.map(({ block, epoch }) => [block, epoch]));
+      await writeOwnEntries(
+        context,
+        volume,
+        map,
+        [...epochs.keys()].sort((a, b) => a - b),
+        epochs,
+        true,
+      );
+      this.#options.notes?.drop(volume.name, [...epochs.keys()]);
+      for (const block of epochs.keys()) volume.provisional.delete(block);
+    });
+    const spoiled = batch.find((each) => each.spoiled !== null && volume.provisional.get(each.block) === each);
+    if (spoiled) throw spoiledError(volume, spoiled);
+  }
+
+  /** Those that are not spoiled; one that an earlier mapper noted is when its object is not there. */
+  async #prove(
+    context: MapperContext,
+    volume: Volume,
+    batch: readonly ProvisionalBlock[],
+    nameOf: (block: ProvisionalBlock) => string,
+  ): Promise<ProvisionalBlock[]> {
+    for (const each of batch) {
+      if (!each.isProven) {
+        try {
+          await context.blocks.info(nameOf(each));
+          each.isProven = true;
+        } catch (error) {
+          if (errnoOf(error) !== errnos.ENOENT) throw error;
+          this.#spoiling.spoil(volume, [each], new SystemError(errnos.ENOENT, `object ${nameOf(each)} is missing`));
+        }
+      }
+    }
+    return batch.filter(({ spoiled }) => spoiled === null);
+  }
+}
+
+const mapId = ({ lineage, epoch }: MapHeader): NotedMap => ({ id: lineage?.id ?? '', epoch });
+
+/** Runs of blocks that follow each other, as [first, end). */
+function runsOf(blocks: readonly ProvisionalBlock[]): { first: number; end: number }[] {
+  const runs: { first: number; end: number }[] = [];
+  for (const block of blocks.map((each) => each.block).sort((a, b) => a - b)) {
+    const last = runs[runs.length - 1];
+    if (last?.end === block) last.end++;
+    else runs.push({ first: block, end: block + 1 });
+  }
+  return runs;
+}

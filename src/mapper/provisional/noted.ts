@@ -1,0 +1,21 @@
+/** What is noted of provisional blocks. */
+
+/** A block of which the stored entry does not name the object yet. */
+export interface NotedBlock {
+  readonly block: number;
+  /** In the name of its object. */
+  readonly epoch: number;
+}
+
+/** Which map a note is of. */
+export interface NotedMap {
+  /** The volume's, empty when it has none. */
+  readonly id: string;
+  /** The map's present epoch, or the one that it is just about to have. */
+  readonly epoch: number;
+}
+
+export interface NotedVolume {
+  readonly map: NotedMap;
+  readonly blocks: readonly NotedBlock[];
+}

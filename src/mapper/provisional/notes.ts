@@ -1,0 +1,238 @@
+/**
+ * Notes of provisional blocks: objects that were made for first writes and that no stored map names yet. A note must outlive every process
+ * of the node, since such a write is acknowledged, and nothing else tells where it is; after a power cut it must count for nothing, since
+ * the objects are worth nothing then. So it is written to the kernel and never synced, and says of which start of the machine it is.
+ *
+ * A note exists only while the volume's lock has been this node's since before its first record: whoever takes the lock, or learns that it
+ * was lost, removes the note first. That a note is there and that the lock is this node's says together that nobody had it in between. It
+ * also says of which map it is: not of one that was made under the name meanwhile, or in another store, nor of one that another version of
+ * the program, which knows no notes, has shared with a snapshot.
+ *
+ * Everything here is synchronous: a record is there when the call returns, and the callers rely on what they know not changing meanwhile.
+ */
+import { errnoOf, messageOf, SystemError } from '../../sys/errno.js';
+import type { MapperLog } from '../context.js';
+import type { NotedBlock, NotedMap, NotedVolume } from './noted.js';
+
+/** Where notes are kept: bytes by the volume's name. All may throw what the system says. */
+export interface NoteStore {
+  /** All notes. One that cannot be read is removed, or it throws. */
+  load(): Map<string, Buffer>;
+  /** Writes in place; makes the note when there is none. */
+  write(volume: string, bytes: Uint8Array, at: number): void;
+  truncate(volume: string, length: number): void;
+  /** No error when there is none. */
+  remove(volume: string): void;
+}
+
+/** The head says of which start of the machine and of which map the note is; the rest of it is spaces. */
+const HEAD = 128;
+/** Bytes of a record, which never lies on two pages: a process that is killed has written all of it or nothing. */
+const RECORD = 16;
+const MADE = 1;
+
+/** The note of one volume: where the records of which blocks are. */
+interface Note {
+  map: NotedMap;
+  readonly slots: Map<number, number>;
+  readonly free: number[];
+  /** Slots in the file. */
+  end: number;
+}
+
+export class Notes {
+  readonly #store: NoteStore;
+  readonly #boot: string;
+  readonly #notes = new Map<string, Note>();
+
+  /** @param boot changes when the machine starts */
+  constructor(store: NoteStore, boot: string) {
+    this.#store = store;
+    this.#boot = boot;
+  }
+
+  /**
+   * What an earlier mapper of this start of the machine left, by volume; what is older is removed.
+   * @throws Error when that cannot be told: then no note may be made either
+   */
+  load(log: MapperLog): Map<string, NotedVolume> {
+    const found = new Map<string, NotedVolume>();
+    for (const [volume, bytes] of this.#store.load()) {
+      const noted = this.#parse(volume, bytes);
+      if (noted.blocks.length > 0) found.set(volume, noted);
+      else {
+        this.#notes.delete(volume);
+        this.#store.remove(volume);
+      }
+    }
+    if (found.size > 0)
+      log.info(`first writes of ${found.size} volumes were acknowledged and are not in their maps yet`);
+    return found;
+  }
+
+  #parse(volume: string, bytes: Buffer): NotedVolume {
+    const map = bytes.length < HEAD ? null : this.#decodeHead(bytes.toString('utf8', 0, HEAD));
+    if (map === null) return { map: { id: '', epoch: 0 }, blocks: [] };
+    const note: Note = { map, slots: new Map(), free: [], end: Math.floor((bytes.length - HEAD) / RECORD) };
+    const blocks: NotedBlock[] = [];
+    for (let slot = 0; slot < note.end; slot++) {
+      const at = HEAD + slot * RECORD;
+      if (bytes[at] !== MADE) {
+        note.free.push(slot);
+        continue;
+      }
+      const block = bytes.readUIntLE(at + 2, 6);
+      blocks.push({ block, epoch: Number(bytes.readBigUInt64LE(at + 8)) });
+      note.slots.set(block, slot);
+    }
+    this.#notes.set(volume, note);
+    return { map, blocks };
+  }
+
+  #encodeHead({ id, epoch }: NotedMap): Buffer {
+    const head = Buffer.from(`${this.#boot}\n${epoch}\n${id}\n`.padEnd(HEAD));
+    if (head.length !== HEAD) throw new RangeError(`a note's head of ${head.length} bytes`);
+    return head;
+  }
+
+  /** null: it is of another start of the machine, or no head. */
+  #decodeHead(head: string): NotedMap | null {
+    const [boot, epoch, id] = head.split('\n');
+    return boot === this.#boot && /^\d+$/.test(epoch) ? { id, epoch: Number(epoch) } : null;
+  }
+
+  /**
+   * Notes these blocks of that map, of which none is noted.
+   * @throws Error when that is not possible: then none of them counts as noted
+   */
+  add(volume: string, map: NotedMap, blocks: readonly NotedBlock[]): void {
+    let note = this.#notes.get(volume);
+    if (!note) {
+      note = { map, slots: new Map(), free: [], end: 0 };
+      this.#store.write(volume, this.#encodeHead(map), 0);
+      this.#store.truncate(volume, HEAD);
+      this.#notes.set(volume, note);
+    } else if (note.map.id !== map.id || note.map.epoch < map.epoch) {
+      if (note.slots.size > 0) throw new Error(`the note of volume ${volume} is of another map`);
+      this.#store.write(volume, this.#encodeHead(map), 0);
+      note.map = map;
+    }
+    const { end } = note;
+    const placed = blocks.map((noted) => ({ noted, slot: note.free.pop() ?? note.end++ }));
+    try {
+      this.#write(
+        volume,
+        placed.map(({ slot }) => slot),
+        (k, out, at) => {
+          const { block, epoch } = blocks[k];
+          out[at] = MADE;
+          out.writeUIntLE(block, at + 2, 6);
+          out.writeBigUInt64LE(BigInt(epoch), at + 8);
+        },
+      );
+    } catch (error) {
+      this.#undo(
+        volume,
+        note,
+        end,
+        placed.map(({ slot }) => slot),
+      );
+      throw error;
+    }
+    for (const { noted, slot } of placed) note.slots.set(noted.block, slot);
+  }
+
+  /**
+   * The map is about to have this epoch, with what is noted of it as it is.
+   * @throws Error: then it must not
+   */
+  bump(volume: string, epoch: number): void {
+    const note = this.#notes.get(volume);
+    if (!note) return;
+    const map = { ...note.map, epoch };
+    this.#store.write(volume, this.#encodeHead(map), 0);
+    note.map = map;
+  }
+
+  /** Some of these records may have been written; they must not be found. @param end slots that the file had before */
+  #undo(volume: string, note: Note, end: number, slots: readonly number[]): void {
+    try {
+      // What was added to the file may have no page to be cleared on: that is what failed.
+      if (note.end > end) this.#store.truncate(volume, HEAD + end * RECORD);
+      note.end = end;
+      const kept = slots.filter((slot) => slot < end);
+      if (kept.length > 0) this.#clear(volume, kept);
+      note.free.push(...kept);
+    } catch {
+      // Better no word of what waits for its commit, which this process may still do, than a wrong one.
+      this.#store.truncate(volume, HEAD);
+      note.slots.clear();
+      note.free.length = 0;
+      note.end = 0;
+    }
+  }
+
+  /** These blocks are noted no more. @throws Error: then they are noted still */
+  drop(volume: string, blocks: readonly number[]): void {
+    const note = this.#notes.get(volume);
+    if (!note) return;
+    const noted = blocks.filter((block) => note.slots.has(block));
+    if (noted.length === 0) return;
+    const slots = noted.map((block) => note.slots.get(block)!);
+    if (noted.length === note.slots.size) {
+      this.#store.truncate(volume, HEAD);
+      note.slots.clear();
+      note.free.length = 0;
+      note.end = 0;
+      return;
+    }
+    this.#clear(volume, slots);
+    for (const block of noted) note.slots.delete(block);
+    note.free.push(...slots);
+  }
+
+  /** Nothing is noted of the volume. @throws Error */
+  remove(volume: string): void {
+    if (!this.#notes.has(volume)) return;
+    this.#store.remove(volume);
+    this.#notes.delete(volume);
+  }
+
+  #clear(volume: string, slots: readonly number[]): void {
+    this.#write(volume, slots, () => {});
+  }
+
+  /** Writes records, as few writes as there are runs of slots. @param encode the k-th of them at `at` of `out`, which is zero there */
+  #write(volume: string, slots: readonly number[], encode: (k: number, out: Buffer, at: number) => void): void {
+    const order = slots.map((slot, k) => ({ slot, k })).sort((a, b) => a.slot - b.slot);
+    for (let from = 0; from < order.length; ) {
+      let to = from + 1;
+      while (to < order.length && order[to].slot === order[to - 1].slot + 1) to++;
+      const out = Buffer.alloc((to - from) * RECORD);
+      for (let n = from; n < to; n++) encode(order[n].k, out, (n - from) * RECORD);
+      this.#store.write(volume, out, HEAD + order[from].slot * RECORD);
+      from = to;
+    }
+  }
+}
+
+/**
+ * The notes in a store, and what was found in it.
+ * @throws SystemError when they cannot be read: what they tell of was acknowledged, and must not be missing, nor be found later
+ */
+export function openNotes(
+  store: NoteStore,
+  boot: string,
+  log: MapperLog,
+): { notes: Notes; found: Map<string, NotedVolume> } {
+  const notes = new Notes(store, boot);
+  try {
+    return { notes, found: notes.load(log) };
+  } catch (error) {
+    throw new SystemError(
+      errnoOf(error),
+      `the notes of first writes cannot be read: ${messageOf(error)}; make RUN_DIR/provisional readable for the mapper`,
+      { cause: error },
+    );
+  }
+}

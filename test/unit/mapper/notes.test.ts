@@ -1,0 +1,149 @@
+/** Notes of first writes in files: what a mapper finds that starts after another was killed. */
+import fs from 'node:fs';
+import path from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { NoteFiles } from '../../../src/mapper/provisional/note-files.js';
+import type { NotedBlock } from '../../../src/mapper/provisional/noted.js';
+import { Notes, openNotes } from '../../../src/mapper/provisional/notes.js';
+import { errnos, SystemError } from '../../../src/sys/errno.js';
+import { temporaryDirectory } from './support.js';
+
+const MAP = { id: '0123456789abcdef'.repeat(2), epoch: 2 ** 50 };
+const log = { warn: () => {}, info: () => {} };
+
+function load(directory: string, boot = 'a start'): { notes: Notes; found: Map<string, readonly NotedBlock[]> } {
+  const notes = new Notes(new NoteFiles(directory), boot);
+  const found = [...notes.load(log)].map(([volume, noted]) => {
+    expect(noted.map).toEqual(MAP);
+    return [volume, [...noted.blocks]] as const;
+  });
+  return { notes, found: new Map(found) };
+}
+
+const blocks = (...numbers: number[]): NotedBlock[] => numbers.map((block) => ({ block, epoch: block * 2 + 1 }));
+const sorted = (found: readonly NotedBlock[] | undefined): NotedBlock[] =>
+  [...(found ?? [])].sort((a, b) => a.block - b.block);
+
+describe('notes', () => {
+  it('are found again, without those that were dropped, whatever the volumes are called', () => {
+    const directory = path.join(temporaryDirectory(), 'provisional');
+    const names = ['web', ' spaces at both ends ', 'ä'.repeat(110), 'x'.repeat(239)];
+    const { notes, found } = load(directory);
+    expect(found.size).toBe(0);
+    for (const name of names) {
+      notes.add(name, MAP, blocks(1, 2, 3));
+      notes.add(name, MAP, blocks(2 ** 40, 4));
+      notes.drop(name, [2, 4, 77]);
+      notes.add(name, MAP, blocks(9));
+    }
+    const again = load(directory);
+    expect([...again.found.keys()].sort()).toEqual([...names].sort());
+    for (const name of names) expect(sorted(again.found.get(name))).toEqual(blocks(1, 3, 9, 2 ** 40));
+    again.notes.drop(names[0], [1, 3, 9, 2 ** 40]);
+    again.notes.add(names[1], MAP, blocks(5));
+    for (const name of names.slice(2)) again.notes.remove(name);
+    const last = load(directory);
+    expect([...last.found.keys()]).toEqual([names[1]]);
+    expect(sorted(last.found.get(names[1]))).toEqual(blocks(1, 3, 5, 9, 2 ** 40));
+    expect(fs.readdirSync(directory).length).toBe(1);
+  });
+
+  it('of an earlier start of the machine are removed', () => {
+    const directory = temporaryDirectory();
+    load(directory).notes.add('web', MAP, blocks(1));
+    expect(load(directory, 'another start').found.size).toBe(0);
+    expect(fs.readdirSync(directory)).toEqual([]);
+    expect(load(directory).found.size).toBe(0);
+  });
+
+  it('that end anywhere have the records that are whole, and go on after them', () => {
+    const directory = temporaryDirectory();
+    load(directory).notes.add('web', MAP, blocks(1, 2, 3));
+    const [file] = fs.readdirSync(directory).map((name) => path.join(directory, name));
+    const whole = fs.readFileSync(file);
+    for (let length = 0; length <= whole.length; length++) {
+      fs.writeFileSync(file, whole.subarray(0, length));
+      const { notes, found } = load(directory);
+      const left = sorted(found.get('web'));
+      expect(left).toEqual(blocks(1, 2, 3).slice(0, left.length));
+      notes.add('web', MAP, blocks(8));
+      expect(sorted(load(directory).found.get('web'))).toEqual([...left, ...blocks(8)]);
+    }
+    expect(sorted(load(directory).found.get('web'))).toEqual(blocks(1, 2, 3, 8));
+  });
+
+  it('that cannot be written whole leave nothing of what failed', () => {
+    const directory = temporaryDirectory();
+    const files = new NoteFiles(directory);
+    const notes = new Notes(files, 'a start');
+    notes.load(log);
+    notes.add('web', MAP, blocks(1));
+    const write = files.write.bind(files);
+    let failing = true;
+    files.write = (volume, bytes, at) => {
+      if (!failing) return write(volume, bytes, at);
+      failing = false;
+      write(volume, bytes.subarray(0, 16), at);
+      throw new Error('no space is left');
+    };
+    expect(() => notes.add('web', MAP, blocks(2, 3))).toThrow('no space');
+    expect(load(directory).found.get('web')).toEqual(blocks(1));
+    notes.add('web', MAP, blocks(4));
+    expect(sorted(load(directory).found.get('web'))).toEqual(blocks(1, 4));
+  });
+
+  it('are all there still when there is no space for one more', () => {
+    const directory = temporaryDirectory();
+    const files = new NoteFiles(directory);
+    const notes = new Notes(files, 'a start');
+    notes.load(log);
+    const write = files.write.bind(files);
+    files.write = (volume, bytes, at) => {
+      if (at + bytes.length > 4096) throw new SystemError(errnos.ENOSPC, 'no space is left');
+      write(volume, bytes, at);
+    };
+    let count = 0;
+    for (;;) {
+      try {
+        notes.add('web', MAP, blocks(count + 1));
+      } catch {
+        break;
+      }
+      count++;
+    }
+    expect(count).toBeGreaterThan(200);
+    const all = blocks(...Array.from({ length: count }, (_, i) => i + 1));
+    expect(sorted(load(directory).found.get('web'))).toEqual(all);
+    notes.drop('web', [1]);
+    notes.add('web', MAP, blocks(1000));
+    expect(sorted(load(directory).found.get('web'))).toEqual([...all.slice(1), ...blocks(1000)]);
+  });
+
+  it('say of which map they are: of another nothing is noted beside it, and its note begins anew', () => {
+    const directory = temporaryDirectory();
+    const heads = (): unknown => new Notes(new NoteFiles(directory), 'a start').load(log).get('web');
+    const notes = new Notes(new NoteFiles(directory), 'a start');
+    notes.load(log);
+    notes.add('web', MAP, blocks(1));
+    const other = { id: '', epoch: 1 };
+    const later = { ...MAP, epoch: MAP.epoch + 1 };
+    expect(() => notes.add('web', other, blocks(2))).toThrow('another map');
+    expect(() => notes.add('web', later, blocks(2))).toThrow('another map');
+    expect(heads()).toEqual({ map: MAP, blocks: blocks(1) });
+    notes.bump('web', later.epoch);
+    notes.bump('elsewhere', 7);
+    notes.add('web', later, blocks(2));
+    expect(heads()).toEqual({ map: later, blocks: blocks(1, 2) });
+    notes.drop('web', [1, 2]);
+    notes.add('web', other, blocks(3));
+    expect(heads()).toEqual({ map: other, blocks: blocks(3) });
+  });
+
+  it('that cannot be read keep the mapper from starting: what they tell of was acknowledged', () => {
+    const store = new NoteFiles(temporaryDirectory());
+    store.load = () => {
+      throw new SystemError(errnos.EACCES, 'permission denied');
+    };
+    expect(() => openNotes(store, 'a start', log)).toThrow('make RUN_DIR/provisional readable');
+  });
+});

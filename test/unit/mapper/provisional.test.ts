@@ -1,0 +1,491 @@
+/** First writes that are acknowledged before they are durable: what a flush, a snapshot, a dead mapper, a power cut, a lost lock make of them. */
+import { beforeEach, describe, expect, it } from 'vitest';
+import { ENTRY_SIZE, encodeNamedEntry, entryRuns } from '../../../src/mapper/formats/v2.js';
+import { zeroBytes } from '../../../src/mapper/formats/v2-bytes.js';
+import { errnos, SystemError } from '../../../src/sys/errno.js';
+import { SimulatedNotes } from '../../sim/notes.js';
+import { checkInvariants } from './invariants.js';
+import { A, B, type NodeOptions, settle, startNode, TestClock } from './nodes.js';
+import {
+  createSmall,
+  failure,
+  memoryNode,
+  memoryStores,
+  type Node,
+  readVolume,
+  type Stores,
+  writeVolume,
+} from './support.js';
+
+const BLOCK = 256;
+const SIZE = 8 * BLOCK;
+const PORT = 500;
+const NAME = 'volume';
+const OBJECT = (block: number, epoch = 1): string =>
+  `${NAME}_${epoch.toString(16).padStart(16, '0')}_${block.toString(16).padStart(16, '0')}`;
+
+/** The map-data object of the block's entry. */
+const ENTRY = (block: number): string => entryRuns(NAME, BLOCK, block, 1, 1).next().value!.object;
+
+let clock: TestClock;
+let stores: Stores;
+let notes: SimulatedNotes;
+let node: Node;
+
+/** Every change of the stores, in their order. */
+function watch(of: Node): string[] {
+  const order: string[] = [];
+  const changing = new Set(['write', 'reset', 'copy', 'delete', 'flush', 'truncate']);
+  of.maps.before = (operation, name) => {
+    if (changing.has(operation) || operation === 'check') order.push(`maps ${operation} ${name}`);
+  };
+  of.blocks.before = (operation, name) => {
+    if (changing.has(operation)) order.push(`blocks ${operation} ${name}`);
+  };
+  return order;
+}
+
+/** The mapper is no more: nothing that it begins reaches anything. */
+function kill(dying: Node): void {
+  const never = (): Promise<never> => new Promise(() => {});
+  dying.maps.before = never;
+  dying.blocks.before = never;
+}
+
+/** Another mapper of the same node after the first was killed. */
+function successor(options: NodeOptions = {}): Node {
+  kill(node);
+  return startNode(stores, clock, A, { notes, ...options });
+}
+
+/** What a reader of the stored map alone finds, as every other node is. */
+const asStored = (): Promise<Buffer> => readVolume(memoryNode(stores, 'reader_1'), NAME, 0, SIZE);
+
+const filled = (...bytes: number[]): Buffer =>
+  Buffer.concat(Array.from({ length: SIZE / BLOCK }, (_, i) => Buffer.alloc(BLOCK, bytes[i] ?? 0)));
+
+const write = (block: number, byte: number): Promise<void> =>
+  writeVolume(node, NAME, block * BLOCK, Buffer.alloc(BLOCK, byte), PORT);
+
+async function done<T>(promise: Promise<T>): Promise<T> {
+  await clock.until(promise, 60_000);
+  return promise;
+}
+
+beforeEach(async () => {
+  clock = new TestClock();
+  stores = memoryStores();
+  notes = new SimulatedNotes();
+  node = startNode(stores, clock, A, { notes });
+  node.holders.set(PORT, async () => {});
+  await createSmall(node, NAME, SIZE, BLOCK);
+  await node.mapper.lease(NAME, { write: true }, PORT);
+});
+
+describe('a first write', () => {
+  it('waits for its object and the note alone; a flush makes the object durable, looks at the lock, writes the entry, flushes it', async () => {
+    const order = watch(node);
+    await write(2, 7);
+    expect(order).toEqual([`blocks reset ${OBJECT(2)}`, `blocks write ${OBJECT(2)}`]);
+    expect(await readVolume(node, NAME, 0, SIZE)).toEqual(filled(0, 0, 7));
+    expect(await asStored()).toEqual(filled());
+    expect(node.mapper.status().provisional).toBe(1);
+    order.length = 0;
+    await node.mapper.flush(NAME, true, PORT);
+    const steps = [`blocks flush ${OBJECT(2)}`, `maps write ${ENTRY(2)}`, `maps flush ${ENTRY(2)}`];
+    const places = steps.map((what) => order.indexOf(what));
+    expect(places).toEqual([...places].sort((a, b) => a - b));
+    expect(places).not.toContain(-1);
+    const looks = order.flatMap((what, i) => (what === `maps check ${NAME}` ? [i] : []));
+    expect(Math.min(...looks)).toBeLessThan(places[1]);
+    expect(Math.max(...looks)).toBeGreaterThan(places[2]);
+    expect(await asStored()).toEqual(filled(0, 0, 7));
+    expect(node.mapper.status().provisional).toBe(0);
+  });
+
+  it('is in the stored map soon without being asked for', async () => {
+    await write(2, 7);
+    await clock.pass(600);
+    expect(await asStored()).toEqual(filled(0, 0, 7));
+  });
+
+  it('of a shared block copies it, and a power cut before the flush leaves the shared one', async () => {
+    await write(1, 9);
+    await done(node.mapper.snapshot(NAME, 'snapshot'));
+    await node.mapper.lease(NAME, { write: true }, PORT);
+    await writeVolume(node, NAME, BLOCK, Buffer.alloc(10, 3), PORT);
+    const expected = filled(0, 9);
+    expect(await asStored()).toEqual(expected);
+    expected.fill(3, BLOCK, BLOCK + 10);
+    expect(await readVolume(node, NAME, 0, SIZE)).toEqual(expected);
+  });
+
+  it('is durable before its answer where it cannot be noted', async () => {
+    notes.write = () => {
+      throw new SystemError(errnos.ENOSPC, 'no space is left');
+    };
+    const order = watch(node);
+    await write(2, 7);
+    expect(order[0]).toBe(`blocks reset ${OBJECT(2)}`);
+    expect(order.indexOf(`blocks flush ${OBJECT(2)}`)).toBe(1);
+    expect(order.indexOf(`maps check ${NAME}`)).toBeLessThan(order.indexOf(`maps write ${ENTRY(2)}`));
+    expect(await asStored()).toEqual(filled(0, 0, 7));
+    expect(node.warnings.join()).toContain('first writes cannot be noted');
+    expect(node.mapper.status().provisional).toBe(0);
+  });
+
+  it('is in the stored map before its answer where the stores are durable on their answer, and what a predecessor noted follows', async () => {
+    await write(1, 5);
+    const next = successor({ isDurableOnAck: true });
+    next.holders.set(PORT, async () => {});
+    await done(next.mapper.lease(NAME, { write: true }, PORT));
+    await done(writeVolume(next, NAME, 2 * BLOCK, Buffer.alloc(BLOCK, 7), PORT));
+    expect((await asStored()).subarray(2 * BLOCK, 3 * BLOCK)).toEqual(Buffer.alloc(BLOCK, 7));
+    await clock.pass(1000);
+    expect(await asStored()).toEqual(filled(0, 5, 7));
+    expect(next.mapper.status().provisional).toBe(0);
+  });
+
+  it('to a block that a failed trim may have made zero in the store gets its entry again', async () => {
+    await write(0, 4);
+    await write(6, 5);
+    await node.mapper.flush(NAME, true, PORT);
+    const [run] = entryRuns(NAME, BLOCK, 0, 4, 4);
+    node.maps.before = async (operation, name) => {
+      if (operation !== 'write' || name !== run.object) return;
+      await memoryNode(stores, 'disk').maps.write(name, run.offset, zeroBytes(run.count));
+      throw new SystemError(errnos.ENOSPC, 'no space is left');
+    };
+    await expect(node.mapper.mapZero(NAME, 0, SIZE, PORT)).rejects.toEqual(failure('ENOSPC'));
+    node.maps.before = () => {};
+    const found = await readVolume(node, NAME, 0, SIZE);
+    expect(found).toEqual(await asStored());
+    await write(0, 9);
+    await node.mapper.flush(NAME, true, PORT);
+    expect(await asStored()).toEqual(filled(9, 0, 0, 0, 0, 0, 5));
+  });
+
+  it('is in the stored map when the volume was opened for sharing', async () => {
+    await write(2, 7);
+    await done(node.mapper.open(NAME, undefined, true));
+    expect(await asStored()).toEqual(filled(0, 0, 7));
+  });
+
+  it('to a volume that is open shared is in the stored map before its answer: another node is meant to see it', async () => {
+    await done(node.mapper.open(NAME, undefined, true));
+    await write(2, 7);
+    expect(await asStored()).toEqual(filled(0, 0, 7));
+  });
+});
+
+describe('after the mapper was killed', () => {
+  it('what was acknowledged is there, and is committed by its successor', async () => {
+    await write(2, 7);
+    await write(5, 8);
+    const next = successor();
+    expect(await readVolume(next, NAME, 0, SIZE)).toEqual(filled(0, 0, 7, 0, 0, 8));
+    await done(next.mapper.flush(NAME, false));
+    await clock.pass(1000);
+    expect(await asStored()).toEqual(filled(0, 0, 7, 0, 0, 8));
+    // Nobody used it: the lock is given back, and with it the note goes.
+    expect(await next.maps.lockHolder(NAME)).toBeNull();
+    expect(notes.load().size).toBe(0);
+    await checkInvariants(next, []);
+  });
+
+  it('and the machine started anew, the block is what it was before', async () => {
+    await write(2, 7);
+    const next = successor({ boot: 'the next start' });
+    expect(await readVolume(next, NAME, 0, SIZE)).toEqual(filled());
+    expect(notes.load().size).toBe(0);
+    await clock.pass(1000);
+    expect(await asStored()).toEqual(filled());
+  });
+
+  it('and another node has had the lock since, nothing of the note counts, also when this node takes the lock again', async () => {
+    await write(2, 7);
+    const before = notes.clone();
+    kill(node);
+    const other = startNode(stores, clock, B);
+    await done(other.mapper.unlock(NAME, true));
+    await writeVolume(other, NAME, 2 * BLOCK, Buffer.alloc(BLOCK, 66), PORT);
+    await done(other.mapper.snapshot(NAME, 'theirs'));
+    await done(other.mapper.close(NAME));
+    for (const opens of [false, true]) {
+      notes = before.clone();
+      const next = startNode(stores, clock, A, { notes });
+      if (opens) {
+        // Before it has looked at anything by itself.
+        await done(next.mapper.close(NAME));
+        await done(next.mapper.open(NAME));
+      } else await clock.pass(1000);
+      expect(notes.load().size).toBe(0);
+      expect(await asStored()).toEqual(filled(0, 0, 66));
+      if (opens) {
+        expect(await readVolume(next, NAME, 0, SIZE)).toEqual(filled(0, 0, 66));
+        await done(next.mapper.close(NAME));
+      }
+      await checkInvariants(other, []);
+      kill(next);
+    }
+  });
+
+  it('and the name stands for another map since, under the same lock, nothing of the note counts', async () => {
+    await write(2, 7);
+    const before = notes.clone();
+    kill(node);
+    // Another store, a restored one, a version of the program that knows no notes: whatever made it so, the lock is this node's as before.
+    const older = startNode(stores, clock, A);
+    await done(older.mapper.remove(NAME));
+    await createSmall(older, NAME, SIZE, BLOCK);
+    await writeVolume(older, NAME, 3 * BLOCK, Buffer.alloc(BLOCK, 3), PORT);
+    await done(older.mapper.close(NAME));
+    stores.maps.locks.set(NAME, { owner: A, since: 0 });
+    notes = before;
+    const next = startNode(stores, clock, A, { notes });
+    expect(await readVolume(next, NAME, 0, SIZE)).toEqual(filled(0, 0, 0, 3));
+    expect(notes.load().size).toBe(0);
+    await clock.pass(1000);
+    expect(await asStored()).toEqual(filled(0, 0, 0, 3));
+  });
+
+  it('and a snapshot was taken by who knows no notes, nothing is written to what that shares', async () => {
+    await write(2, 7);
+    const before = notes.clone();
+    await node.mapper.flush(NAME, true, PORT);
+    kill(node);
+    const older = startNode(stores, clock, A);
+    await done(older.mapper.snapshot(NAME, 'snapshot'));
+    stores.maps.locks.set(NAME, { owner: A, since: 0 });
+    notes = before;
+    const next = startNode(stores, clock, A, { notes });
+    next.holders.set(PORT, async () => {});
+    await done(next.mapper.lease(NAME, { write: true }, PORT));
+    await writeVolume(next, NAME, 2 * BLOCK, Buffer.alloc(BLOCK, 9), PORT);
+    await next.mapper.flush(NAME, true, PORT);
+    expect(await readVolume(memoryNode(stores, 'reader_1'), 'snapshot', 0, SIZE)).toEqual(filled(0, 0, 7));
+    expect(await asStored()).toEqual(filled(0, 0, 9));
+    await checkInvariants(next, [NAME]);
+  });
+
+  it('and the volume is gone, the note goes, and its lock is given back', async () => {
+    await write(2, 7);
+    const before = notes.clone();
+    kill(node);
+    const older = startNode(stores, clock, A);
+    await done(older.mapper.remove(NAME));
+    stores.maps.locks.set(NAME, { owner: A, since: 0 });
+    notes = before;
+    const next = startNode(stores, clock, A, { notes });
+    await clock.pass(1000);
+    expect(notes.load().size).toBe(0);
+    expect(await next.maps.lockHolder(NAME)).toBeNull();
+  });
+
+  it.each([false, true])(
+    'and a map that the original grew got its next epoch (%s) under what is noted, that counts',
+    async (complete) => {
+      await write(4, 1);
+      await done(node.mapper.close(NAME));
+      // The original's grow: WRITABLE is gone, the epoch is the same (defect D3).
+      const entry = Buffer.alloc(ENTRY_SIZE);
+      encodeNamedEntry(entry, 0, 2, OBJECT(4));
+      const { object, offset } = entryRuns(NAME, BLOCK, 4, 1, 1).next().value!;
+      await node.maps.write(object, offset, entry);
+      await node.mapper.lease(NAME, { write: true }, PORT);
+      await write(2, 7);
+      node.maps.before = (operation, name) =>
+        !complete && operation === 'write' && name === NAME ? new Promise(() => {}) : undefined;
+      const second = write(4, 8);
+      if (complete) await second;
+      else await settle();
+      const next = successor();
+      const expected = filled(0, 0, 7, 0, complete ? 8 : 1);
+      expect(await readVolume(next, NAME, 0, SIZE)).toEqual(expected);
+      await clock.pass(1000);
+      expect(await asStored()).toEqual(expected);
+    },
+  );
+
+  it('between the zeros and the end of the note of a trimmed block, the block is what was acknowledged', async () => {
+    await write(1, 9);
+    await done(node.mapper.snapshot(NAME, 'snapshot'));
+    await node.mapper.lease(NAME, { write: true }, PORT);
+    await write(1, 5);
+    // The trim stops right before the zeros are stored, and the note goes: nothing of it may have counted.
+    const order: string[] = [];
+    node.maps.before = (operation) => {
+      order.push(operation);
+      return operation === 'write' ? new Promise(() => {}) : undefined;
+    };
+    void node.mapper.mapZero(NAME, BLOCK, BLOCK, PORT);
+    await settle();
+    expect(order).toContain('write');
+    const next = successor();
+    expect(await readVolume(next, NAME, 0, SIZE)).toEqual(filled(0, 5));
+  });
+});
+
+describe('a lock that is lost', () => {
+  it('takes the note with it; a commit that was under way writes nothing, and nothing is left when the lock is taken again', async () => {
+    await write(2, 7);
+    let go = (): void => {};
+    const held = new Promise<void>((resolve) => (go = resolve));
+    node.blocks.before = (operation) => (operation === 'flush' ? held : undefined);
+    const flush = node.mapper.flush(NAME, true, PORT);
+    const refused = expect(flush).rejects.toEqual(failure('EIO', 'may be lost'));
+    await settle();
+    stores.maps.locks.set(NAME, { owner: 'old_1002', since: 0 });
+    const order = watch(node);
+    await clock.pass(1000);
+    expect(notes.load().size).toBe(0);
+    go();
+    await refused;
+    await clock.pass(2000);
+    expect(order.filter((what) => !what.startsWith('maps check'))).toEqual([]);
+    expect(await asStored()).toEqual(filled());
+    stores.maps.locks.delete(NAME);
+    node.holders.delete(PORT);
+    await done(node.mapper.close(NAME));
+    await done(node.mapper.open(NAME));
+    expect(await readVolume(node, NAME, 0, SIZE)).toEqual(filled());
+  });
+});
+
+describe('a lock that is broken', () => {
+  it('is confirmed only when the entries that a commit was sending have come or not', async () => {
+    await write(2, 7);
+    let go = (): void => {};
+    const held = new Promise<void>((resolve) => (go = resolve));
+    node.maps.before = (operation) => (operation === 'write' ? held : undefined);
+    const flush = expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'may be lost'));
+    await settle();
+    const other = startNode(stores, clock, B);
+    let over = false;
+    const broken = other.mapper.unlock(NAME, true).then((reply) => {
+      over = true;
+      return reply;
+    });
+    await clock.pass(2000);
+    expect(over).toBe(false);
+    go();
+    await flush;
+    expect((await done(broken)).confirmed).toBe(true);
+  });
+});
+
+describe('what must see the whole map commits first', () => {
+  const operations: Record<string, () => Promise<unknown>> = {
+    snapshot: () => node.mapper.snapshot(NAME, 'another'),
+    rename: () => node.mapper.rename(NAME, 'another'),
+    grow: () => node.mapper.resize(NAME, SIZE + BLOCK, false),
+    close: () => node.mapper.close(NAME),
+    'give the lock back': () => node.mapper.unlock(NAME, false),
+    stop: () => node.mapper.stop(),
+  };
+  it.each(Object.keys(operations))('%s', async (what) => {
+    await write(2, 7);
+    node.holders.delete(PORT);
+    await done(operations[what]());
+    const name = what === 'rename' ? 'another' : NAME;
+    const reader = memoryNode(stores, 'reader_1');
+    expect((await readVolume(reader, name, 0, SIZE)).equals(filled(0, 0, 7))).toBe(true);
+    if (what === 'snapshot') expect(await readVolume(reader, 'another', 0, SIZE)).toEqual(filled(0, 0, 7));
+    if (what !== 'snapshot' && what !== 'grow') expect(notes.load().size).toBe(0);
+    await checkInvariants(reader);
+  });
+
+  it('and is refused when that fails, with everything as it was', async () => {
+    await write(2, 7);
+    node.maps.before = (operation) => {
+      if (operation === 'write') throw new SystemError(errnos.ENOSPC, 'no space is left');
+    };
+    await expect(done(node.mapper.snapshot(NAME, 'another'))).rejects.toEqual(failure('ENOSPC'));
+    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('ENOSPC'));
+    node.maps.before = () => {};
+    expect(await readVolume(node, NAME, 0, SIZE)).toEqual(filled(0, 0, 7));
+    await node.mapper.flush(NAME, true, PORT);
+    expect(await asStored()).toEqual(filled(0, 0, 7));
+  });
+});
+
+describe('an object that the disk did not take', () => {
+  const fail = (): void => {
+    node.blocks.before = (operation, name) => {
+      if (operation === 'flush' && (name === '*' || name.includes(OBJECT(2)))) {
+        throw new SystemError(errnos.EIO, 'writes may be lost');
+      }
+    };
+  };
+
+  beforeEach(async () => {
+    await write(2, 7);
+    await write(5, 8);
+    fail();
+    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
+  });
+
+  it('is never committed, though later syncs say that all is well; others are', async () => {
+    node.blocks.before = () => {};
+    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
+    await expect(done(node.mapper.snapshot(NAME, 'another'))).rejects.toEqual(failure('EIO', 'block 2'));
+    expect(await asStored()).toEqual(filled(0, 0, 0, 0, 0, 8));
+    expect(await readVolume(node, NAME, 0, SIZE)).toEqual(filled(0, 0, 7, 0, 0, 8));
+    // A later mapper goes by what was durable.
+    const next = successor();
+    expect(await readVolume(next, NAME, 0, SIZE)).toEqual(filled(0, 0, 0, 0, 0, 8));
+  });
+
+  it('is forgotten when its block becomes zero', async () => {
+    node.blocks.before = () => {};
+    await node.mapper.mapZero(NAME, 2 * BLOCK, BLOCK, PORT);
+    await node.mapper.flush(NAME, true, PORT);
+    await write(2, 9);
+    await node.mapper.flush(NAME, true, PORT);
+    expect(await asStored()).toEqual(filled(0, 0, 9, 0, 0, 8));
+  });
+});
+
+describe('a block that becomes zero while it is provisional', () => {
+  it('is zero in the stored map before its note goes, and its object goes last', async () => {
+    await write(1, 9);
+    await done(node.mapper.snapshot(NAME, 'snapshot'));
+    await node.mapper.lease(NAME, { write: true }, PORT);
+    await write(1, 5);
+    const order = watch(node);
+    notes.changed = () => order.push('note');
+    await node.mapper.mapZero(NAME, BLOCK, BLOCK, PORT);
+    expect(order.filter((what) => what !== `maps check ${NAME}`)).toEqual([
+      `maps write ${ENTRY(1)}`,
+      'note',
+      `maps flush ${ENTRY(1)}`,
+      `blocks delete ${OBJECT(1, 2)}`,
+    ]);
+    await clock.pass(1000);
+    expect(await asStored()).toEqual(filled());
+    await checkInvariants(node);
+  });
+
+  it('while a commit waits for its object, and is written again: the commit leaves the new object to the next', async () => {
+    await write(2, 7);
+    let go = (): void => {};
+    const held = new Promise<void>((resolve) => (go = resolve));
+    const flushed: string[] = [];
+    node.blocks.before = (operation, name) => {
+      if (operation !== 'flush') return;
+      flushed.push(name);
+      if (flushed.length === 1) return held;
+    };
+    const flush = node.mapper.flush(NAME, true, PORT);
+    await settle();
+    expect(flushed).toEqual([OBJECT(2)]);
+    await node.mapper.mapZero(NAME, 2 * BLOCK, BLOCK, PORT);
+    await write(2, 9);
+    go();
+    await flush;
+    expect(await asStored()).toEqual(filled());
+    await node.mapper.flush(NAME, true, PORT);
+    expect(flushed).toEqual([OBJECT(2), OBJECT(2)]);
+    expect(await asStored()).toEqual(filled(0, 0, 9));
+  });
+});
