@@ -242,6 +242,38 @@ export class Disk {
     return new Disk(survivor(this.root) as DirectoryInode, this.#nextId);
   }
 
+  /** The disk and the kernel's cache as they are now, for processes that are started after all others were killed. */
+  clone(): Disk {
+    const clones = new Map<Inode, Inode>();
+    const clone = (inode: Inode): Inode => {
+      let copy = clones.get(inode);
+      if (copy) return copy;
+      if (!inode.directory) {
+        copy = inode.clone();
+        copy.nlink = inode.nlink;
+        clones.set(inode, copy);
+        return copy;
+      }
+      const directory = new DirectoryInode(inode.id);
+      directory.nlink = inode.nlink;
+      clones.set(inode, directory);
+      for (const [name, child] of inode.entries) directory.entries.set(name, clone(child));
+      for (const [name, child] of inode.base) directory.base.set(name, clone(child));
+      return directory;
+    };
+    const copy = new Disk(clone(this.root) as DirectoryInode, this.#nextId);
+    copy.#seq = this.#seq;
+    copy.#log = this.#log.map(({ seq, changes }) => ({
+      seq,
+      changes: changes.map(({ directory, name, inode }) => ({
+        directory: clone(directory) as DirectoryInode,
+        name,
+        inode: inode && clone(inode),
+      })),
+    }));
+    return copy;
+  }
+
   /** Makes a file and its directories, all of it on the disk. */
   install(file: string, bytes: Uint8Array): void {
     for (let dir = 1, parts = file.split('/'); dir < parts.length - 1; dir++) {

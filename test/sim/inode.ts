@@ -54,6 +54,19 @@ export class FileInode {
     return file;
   }
 
+  /** The same again, with all that is not on the disk yet. */
+  clone(): FileInode {
+    const copy = new FileInode(this.id);
+    copy.modified = this.modified;
+    copy.size = this.size;
+    copy.#baseSize = this.#baseSize;
+    for (const [index, page] of this.#pages) copy.#pages.set(index, page);
+    for (const [index, page] of this.#basePages) copy.#basePages.set(index, page);
+    for (const [index, versions] of this.#versions) copy.#versions.set(index, [...versions]);
+    copy.#sizes = [...this.#sizes];
+    return copy;
+  }
+
   get allocated(): number {
     return this.#pages.size * PAGE;
   }

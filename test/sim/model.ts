@@ -12,14 +12,67 @@ interface Cell {
   acked: number;
   /** A change of it is under way. */
   busy: boolean;
+  /** That change is a trim which is acknowledged; a read finds out what it left. */
+  trimmed: boolean;
 }
 
-const cell = (value: number): Cell => ({ values: [value], first: 0, acked: 0, busy: false });
+const cell = (value: number): Cell => ({ values: [value], first: 0, acked: 0, busy: false, trimmed: false });
 
 /** What a flush that begins now has to make durable: a position for each unit. */
 export type Capture = readonly number[];
 
 export class Violation extends Error {}
+
+/**
+ * What a read or a snapshot may hold, from when it is asked for until its answer: what was acknowledged before is in it or something
+ * later, what is under way meanwhile is in it or not, and what is asked for after the answer is not. It has a list of its own: a change
+ * that becomes durable meanwhile leaves no older value for a cut, but a snapshot that was asked for before it may well be without it.
+ */
+export class View {
+  readonly #possible: number[][];
+  /** Units whose trim was acknowledged before, and which have one of two values until a read finds out which. */
+  readonly #trimmed: Set<number>;
+  #isOpen = true;
+
+  constructor(possible: readonly (readonly number[])[], trimmed: Iterable<number> = []) {
+    this.#possible = possible.map((values) => [...values]);
+    this.#trimmed = new Set(trimmed);
+  }
+
+  get units(): number {
+    return this.#possible.length;
+  }
+
+  /** As it is now, for a look at it after a cut. */
+  freeze(): View {
+    return new View(this.#possible);
+  }
+
+  /** The change of a unit to this value begins. */
+  begin(unit: number, value: number): void {
+    if (this.#isOpen) this.#possible[unit]?.push(value);
+  }
+
+  /** What the trim of a unit left is known. */
+  settle(unit: number, value: number): void {
+    if (this.#trimmed.delete(unit)) this.#possible[unit] = [value];
+  }
+
+  /** The answer is there. */
+  close(): void {
+    this.#isOpen = false;
+  }
+
+  /** @throws Violation */
+  check(read: readonly number[], what: string): void {
+    read.forEach((value, unit) => {
+      const possible = this.#possible[unit];
+      if (!possible.includes(value)) {
+        throw new Violation(`${what}: unit ${unit} reads ${value}, not ${possible.join(' or ')}`);
+      }
+    });
+  }
+}
 
 export class VolumeModel {
   name: string;
@@ -33,6 +86,8 @@ export class VolumeModel {
   users = 0;
   /** An operation on the volume as a whole is under way. */
   changing = false;
+  /** Of reads and snapshots that are under way. */
+  readonly #views = new Set<View>();
 
   constructor(name: string, unit: number, values: readonly number[], readOnly = false) {
     this.name = name;
@@ -53,6 +108,13 @@ export class VolumeModel {
     return copy;
   }
 
+  /** As processes must find it that are started after all others were killed: what was acknowledged is not undone by that. */
+  freezeAcknowledged(): VolumeModel {
+    const copy = this.freeze();
+    for (const target of copy.cells) dropBefore(target, target.acked);
+    return copy;
+  }
+
   /** May units [first, end) be changed now? */
   isFree(first: number, end: number): boolean {
     for (let i = first; i < end; i++) if (this.cells[i].busy) return false;
@@ -65,6 +127,7 @@ export class VolumeModel {
       const target = this.cells[first + i];
       target.values.push(value);
       target.busy = true;
+      for (const view of this.#views) view.begin(first + i, value);
     });
   }
 
@@ -74,11 +137,17 @@ export class VolumeModel {
       const target = this.cells[i];
       target.acked = target.first + target.values.length - 1;
       target.busy = false;
+      target.trimmed = false;
       if (durable) dropBefore(target, target.acked);
     }
   }
 
-  /** A trim is acknowledged, and a read says which of the units became zeros; the others stayed as they were. */
+  /** A trim is acknowledged. What it left is the same for all who ask from now on, and not known before endTrim. */
+  answerTrim(first: number, count: number): void {
+    for (let i = first; i < first + count; i++) this.cells[i].trimmed = true;
+  }
+
+  /** A trim was acknowledged, and a read says which of the units became zeros; the others stayed as they were. */
   endTrim(first: number, read: readonly number[], durable: boolean): void {
     read.forEach((value, i) => {
       const target = this.cells[first + i];
@@ -87,6 +156,7 @@ export class VolumeModel {
         throw new Violation(`${this.name}: unit ${first + i} reads ${value} after a trim of ${before}`);
       }
       if (value !== 0) target.values.push(before);
+      for (const view of this.#views) view.settle(first + i, value);
     });
     this.end(first, read.length, durable);
   }
@@ -103,15 +173,21 @@ export class VolumeModel {
     });
   }
 
-  /** What a reader may see who began when `from` was captured. @throws Violation */
-  checkRead(first: number, read: readonly number[], from: Capture, what: string): void {
-    read.forEach((value, i) => {
-      const { values, first: base } = this.cells[first + i];
-      const possible = values.slice(Math.max(0, from[i] - base));
-      if (!possible.includes(value)) {
-        throw new Violation(`${what} ${this.name}: unit ${first + i} reads ${value}, not ${possible.join(' or ')}`);
-      }
-    });
+  /** A read or a snapshot of all is asked for now. The view is closed by its answer, and ended by `check`. */
+  view(): View {
+    const trimmed = this.cells.flatMap((one, i) => (one.trimmed ? [i] : []));
+    const view = new View(
+      this.cells.map(({ values, acked, first }) => values.slice(acked - first)),
+      trimmed,
+    );
+    this.#views.add(view);
+    return view;
+  }
+
+  /** What was read is what the view may hold. @throws Violation */
+  check(view: View, read: readonly number[], what: string): void {
+    this.#views.delete(view);
+    view.check(read, `${what} ${this.name}`);
   }
 
   /** Each unit must have one of the values that a cut may leave. @throws Violation */
@@ -140,7 +216,7 @@ function dropBefore(target: Cell, position: number): void {
 /** An operation on whole volumes that is under way: after a cut it is done, or not. */
 export type Change =
   | { readonly kind: 'make'; readonly volume: VolumeModel }
-  | { readonly kind: 'snapshot'; readonly source: string; readonly name: string; readonly from: Capture }
+  | { readonly kind: 'snapshot'; readonly source: string; readonly name: string; readonly view: View }
   | { readonly kind: 'remove'; readonly name: string }
   | { readonly kind: 'rename'; readonly name: string; readonly target: string }
   | { readonly kind: 'resize'; readonly name: string; readonly units: number }
@@ -170,10 +246,21 @@ export class Model {
   }
 
   freeze(): Model {
+    return this.#copy((volume) => volume.freeze());
+  }
+
+  /** See VolumeModel. */
+  freezeAcknowledged(): Model {
+    return this.#copy((volume) => volume.freezeAcknowledged());
+  }
+
+  #copy(freeze: (volume: VolumeModel) => VolumeModel): Model {
     const copy = this.empty();
-    for (const volume of this.volumes.values()) copy.add(volume.freeze());
+    for (const volume of this.volumes.values()) copy.add(freeze(volume));
     for (const change of this.changes) {
-      copy.changes.add(change.kind === 'make' ? { ...change, volume: change.volume.freeze() } : change);
+      if (change.kind === 'make') copy.changes.add({ ...change, volume: change.volume.freeze() });
+      else if (change.kind === 'snapshot') copy.changes.add({ ...change, view: change.view.freeze() });
+      else copy.changes.add(change);
     }
     return copy;
   }

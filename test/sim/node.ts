@@ -9,7 +9,8 @@ import { FileDriver } from '../../src/blockers/file/index.js';
 import { Blocker } from '../../src/blockers/server.js';
 import { Composer } from '../../src/composer/composer.js';
 import type { Config, MapperSettings } from '../../src/config/types.js';
-import { start as startMapper } from '../../src/mapper/peer.js';
+import { startWith as startMapper } from '../../src/mapper/peer.js';
+import type { NoteStore } from '../../src/mapper/provisional/notes.js';
 import type { RunningRole } from '../../src/peer/role.js';
 import { XsegObjectClient } from '../../src/requests/object-client.js';
 import { Op } from '../../src/requests/ops.js';
@@ -84,7 +85,13 @@ export class Node extends VolumeClient {
     this.blocks = new XsegObjectClient(this.client, PORTS.blockerb);
   }
 
-  static async start(system: SimulatedSystem, settings: NodeSettings): Promise<Node> {
+  /** @param notes of first writes, null: none are kept @param boot which start of the machine this is */
+  static async start(
+    system: SimulatedSystem,
+    settings: NodeSettings,
+    notes: NoteStore | null,
+    boot: string,
+  ): Promise<Node> {
     const segment = takeSegment();
     const log = pino({ level: 'silent' });
     const stores = [
@@ -101,7 +108,7 @@ export class Node extends VolumeClient {
       blocker.start();
       blockers.push(blocker);
     }
-    const mapper = await startMapper({
+    const role = {
       name: 'mapperd',
       settings: {
         type: 'mapperd',
@@ -115,7 +122,8 @@ export class Node extends VolumeClient {
       segment,
       ports: { first: PORTS.mapper, last: PORTS.mapper },
       log,
-    });
+    };
+    const mapper = await startMapper(role, notes, boot);
     const composerPort = segment.bind(PORTS.composer, { name: 'vlmcd' });
     const composer = new Composer({
       port: composerPort,

@@ -1,8 +1,12 @@
 /** Orderings that can be broken on purpose: the simulator must find each of them, or its disk is kinder than a real one. */
 import type { Driver, ObjectIo } from '../../src/blockers/driver.js';
+import { Commits } from '../../src/mapper/provisional/commits.js';
+import { Notes } from '../../src/mapper/provisional/notes.js';
+import { Spoiling } from '../../src/mapper/provisional/spoiling.js';
+import type { Volume } from '../../src/mapper/volume.js';
 import type { SimulationOptions } from './simulation.js';
 
-type Break = Pick<SimulationOptions, 'fault' | 'sabotage'>;
+type Break = Pick<SimulationOptions, 'fault' | 'sabotage' | 'notes' | 'patch'>;
 
 const MAP_DATA = /_[0-9a-f]{16}$/;
 
@@ -17,6 +21,8 @@ const on = (store: 'blocks' | 'maps', replace: (driver: Driver) => void): Break 
 const flushing = (store: 'blocks' | 'maps', keep: (names: readonly string[]) => readonly string[]): Break =>
   on(store, (driver) => {
     const flush = driver.flush.bind(driver);
+    // One object is flushed as a list of one.
+    driver.flushObject = undefined;
     driver.flush = async (names, ...more) => {
       if (names === null) {
         await flush(null, ...more);
@@ -26,6 +32,24 @@ const flushing = (store: 'blocks' | 'maps', keep: (names: readonly string[]) => 
       if (kept.length > 0) await flush(kept, ...more);
     };
   });
+
+/** Replaces a method of all objects of a class while it runs. */
+const patched =
+  <T extends object, K extends keyof T>(
+    prototype: T,
+    method: K,
+    replace: (original: T[K]) => T[K],
+  ): (() => () => void) =>
+  () => {
+    const original = prototype[method];
+    prototype[method] = replace(original);
+    return () => {
+      prototype[method] = original;
+    };
+  };
+
+/** An operation that has the volume to itself, where it should commit, or a release. */
+const isAlone = (): boolean => /withAlone|alone\.(ts|js)/.test(new Error().stack ?? '');
 
 export const breaks: Record<string, Break> = {
   'a sync of data does nothing': { fault: (call, file) => call === 'fdatasync' && file.startsWith('/blocks') },
@@ -39,15 +63,38 @@ export const breaks: Record<string, Break> = {
   'headers are not flushed': flushing('maps', (names) => names.filter((name) => MAP_DATA.test(name))),
   'a flush does not reach the maps': flushing('maps', () => []),
   'a flush leaves out one object': flushing('blocks', (names) => names.slice(1)),
-  'an entry is durable before the copy it names': on('blocks', (driver) => {
-    const copy = driver.copy.bind(driver);
-    driver.copy = (source, target, size, options, ...more) =>
-      copy(source, target, size, { ...options, durable: false }, ...more);
-  }),
-  'an entry is durable before the new object it names': on('blocks', (driver) => {
-    const reset = driver.reset.bind(driver);
-    driver.reset = (name, _durable, ...more) => reset(name, false, ...more);
-  }),
+  'an entry is durable before the copy it names': {
+    ...on('blocks', (driver) => {
+      const copy = driver.copy.bind(driver);
+      driver.copy = (source, target, size, options, ...more) =>
+        copy(source, target, size, { ...options, durable: false }, ...more);
+    }),
+    notes: 'never',
+  },
+  'an entry is durable before the new object it names': {
+    ...on('blocks', (driver) => {
+      const reset = driver.reset.bind(driver);
+      driver.reset = (name, _durable, ...more) => reset(name, false, ...more);
+    }),
+    notes: 'never',
+  },
+  'a commit writes entries before their objects are durable': {
+    notes: 'always',
+    patch: patched(Spoiling.prototype, 'flush', () => async (_blocks, _volume, batch) => [...batch]),
+  },
+  'first writes are not noted': { notes: 'always', patch: patched(Notes.prototype, 'add', () => () => {}) },
+  'notes of first writes count after a power cut': { notes: 'outlive a cut' },
+  'a snapshot is made without a commit': {
+    notes: 'always',
+    patch: patched(
+      Commits.prototype,
+      'commit',
+      (commit) =>
+        function (this: Commits, volume: Volume) {
+          return isAlone() ? Promise.resolve() : commit.call(this, volume);
+        },
+    ),
+  },
   'a write with FUA is not durable': on('blocks', (driver) => {
     const write = driver.write.bind(driver);
     driver.write = (io) => {

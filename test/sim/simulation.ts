@@ -1,13 +1,15 @@
 /**
  * The simulator: a node lives over a modelled disk, under a random workload; at chosen changes of the disk the power is cut, and what is
- * left is the disk of another node, which must find everything that was promised, and goes on. The first node does not notice: a cut is
- * a copy. All that happens is decided by one seed.
+ * left is the disk of another node, which must find everything that was promised, and goes on. At others all of its processes are killed: then
+ * the kernel has everything still, and all that was acknowledged must be there. The first node does not notice: a cut is a copy. All that
+ * happens is decided by one seed.
  */
 import { createHash } from 'node:crypto';
 import { hashedPath } from '../../src/blockers/file/paths.js';
 import { Disk } from './disk.js';
 import { encode, Model, Violation, VolumeModel } from './model.js';
 import { BLOCKS_ROOT, MAPS_ROOT, Node, type NodeSettings } from './node.js';
+import { SimulatedNotes } from './notes.js';
 import { mix, Random } from './random.js';
 import { checkStore } from './store-check.js';
 import { type Fault, SimulatedSystem } from './system.js';
@@ -15,8 +17,8 @@ import { VirtualTime } from './time.js';
 import { verify } from './verify.js';
 import { unexpected, Workload } from './workload.js';
 
-/** Virtual milliseconds that a system call takes. */
-const CALL_MS = 0.02;
+/** Virtual milliseconds that a system call takes, of which each run has one: what is done after a while comes early or late. */
+const CALL_MS = [0.02, 0.02, 0.4];
 /** Virtual milliseconds without any system call after which what is waited for never comes. */
 const HANG_MS = 120_000;
 
@@ -30,6 +32,10 @@ export interface SimulationOptions {
   readonly fault?: Fault;
   /** Breaks the drivers on purpose. */
   readonly sabotage?: NodeSettings['sabotage'];
+  /** Whether first writes are noted, default: in most runs; and whether a power cut is taken for no restart of the machine. */
+  readonly notes?: 'always' | 'never' | 'outlive a cut';
+  /** Breaks code on purpose, until what it returns is called. */
+  readonly patch?: () => () => void;
   /** Only this cut of the first life, to look at it. */
   readonly only?: number;
   /** Called with everything that happens. */
@@ -65,7 +71,17 @@ export class SimulationFailure extends Error {
 interface Cut {
   readonly index: number;
   readonly disk: Disk;
+  /** What may be found after a power cut. */
   readonly model: Model;
+  /** All processes were killed, and the machine goes on: what must be found then. */
+  readonly acknowledged: Model | null;
+  readonly machine: Machine;
+}
+
+/** What outlives the processes of a node beside the disk. */
+interface Machine {
+  readonly notes: SimulatedNotes | null;
+  readonly boot: number;
 }
 
 interface World {
@@ -73,6 +89,9 @@ interface World {
   readonly blockSizes: readonly number[];
   readonly unit: number;
   readonly parallel: number;
+  readonly noted: boolean;
+  readonly shares: boolean;
+  readonly callMs: number;
 }
 
 export async function simulate(options: SimulationOptions): Promise<SimulationReport> {
@@ -101,16 +120,22 @@ class Simulation {
         sabotage: options.sabotage,
       },
       parallel: random.pick([1, 2, 4, 6]),
+      noted: options.notes === undefined ? random.chance(0.85) : options.notes !== 'never',
+      callMs: random.pick(CALL_MS),
+      shares: random.chance(0.4),
     };
   }
 
   async run(): Promise<SimulationReport> {
     this.#time.install();
+    const restore = this.#options.patch?.();
     let index = -1;
     try {
       const { disk, model } = this.#blank();
       const { seed, cuts, only, operations = 50 } = this.#options;
-      const taken = await this.#life(disk, model, seed, { operations, cuts, window: 0 });
+      const machine = { notes: this.#world.noted ? new SimulatedNotes() : null, boot: 1 };
+      const first = { index, disk, model, acknowledged: null, machine };
+      const taken = await this.#life(first, seed, { operations, cuts, window: 0 });
       for (const cut of taken) {
         if (only !== undefined && cut.index !== only) continue;
         index = cut.index;
@@ -120,6 +145,7 @@ class Simulation {
     } catch (error) {
       throw new SimulationFailure(this.#options, index, this.#cuts, error);
     } finally {
+      restore?.();
       this.#time.uninstall();
     }
   }
@@ -159,23 +185,22 @@ class Simulation {
   /** What a cut left is looked at, and used again, maybe until the next cut. */
   async #recover(cut: Cut, seed: number, again: boolean): Promise<void> {
     this.#cuts++;
-    this.#trace(`cut ${cut.index} of ${cut.disk.paths().length} files`);
+    this.#trace(`${cut.acknowledged ? 'kill' : 'cut'} ${cut.index} of ${cut.disk.paths().length} files`);
     await checkStore(cut.disk, cut.model);
     const random = new Random(seed);
-    const cuts = again && random.chance(0.1) ? 1 : 0;
+    const cuts = again && random.chance(cut.acknowledged ? 0.5 : 0.1) ? 1 : 0;
     const operations = again && random.chance(0.5) ? random.below(6) : 0;
-    const taken = await this.#life(cut.disk, cut.model, seed, { operations, cuts, window: 60, recovers: true });
+    const taken = await this.#life(cut, seed, { operations, cuts, window: 60, recovers: true });
     for (const next of taken) await this.#recover(next, mix(seed, next.index), false);
   }
 
   /**
-   * A node's life on a disk.
+   * A node's life on what a cut, or the end of its processes, left.
    * @param plan window: the cuts are among so many changes from the start; 0: among all
    * @returns the cuts
    */
   async #life(
-    disk: Disk,
-    model: Model,
+    { disk, model, acknowledged, machine }: Cut,
     seed: number,
     plan: { operations: number; cuts: number; window: number; recovers?: boolean },
   ): Promise<Cut[]> {
@@ -184,6 +209,7 @@ class Simulation {
     const taken: Cut[] = [];
     let now = model;
     let changes = 0;
+    const { notes, boot } = machine;
     const system = new SimulatedSystem(disk, new Random(mix(seed, 3)), this.#time, {
       fault: this.#options.fault,
       trace: (line) => this.#trace(line),
@@ -197,16 +223,33 @@ class Simulation {
         const weight = now.changes.size > 0 ? 2 : 0.8;
         if (!cutting.chance((weight * plan.cuts) / places)) return;
         const tear = this.#world.unit < 4096 && cutting.chance(0.5);
-        taken.push({ index, disk: disk.cut(mix(seed, index, 4), tear), model: now.freeze() });
+        // Until a recovery is over, what was acknowledged before it counts on.
+        if (cutting.chance(notes ? 0.3 : 0.1)) {
+          const recovering = now === model && plan.recovers;
+          const acked = recovering ? (acknowledged ?? model.freeze()) : now.freezeAcknowledged();
+          const next = { notes: notes?.clone() ?? null, boot };
+          taken.push({ index, disk: disk.clone(), model: now.freeze(), acknowledged: acked, machine: next });
+          return;
+        }
+        const next = { notes: notes?.clone() ?? null, boot: this.#options.notes === 'outlive a cut' ? boot : boot + 1 };
+        const left = disk.cut(mix(seed, index, 4), tear);
+        taken.push({ index, disk: left, model: now.freeze(), acknowledged: null, machine: next });
       },
     });
-    const { settings, blockSizes, parallel } = this.#world;
-    const node = await this.#drive(system, Node.start(system, settings));
+    if (notes) notes.changed = () => system.changedApart('note');
+    const { settings, blockSizes, parallel, shares } = this.#world;
+    const node = await this.#drive(system, Node.start(system, settings, notes, `boot ${boot}`));
     const live = async (): Promise<void> => {
-      if (plan.recovers) now = await verify(node, model);
+      if (plan.recovers) {
+        const found = await verify(node, acknowledged ?? model);
+        // What was found after a kill is in the kernel alone.
+        if (acknowledged) await this.#flushAll(node, found);
+        now = found;
+      }
       const workload = new Workload(node, now, random, {
         blockSizes,
         parallel,
+        shares,
         writeThrough: settings.writeThrough,
         trace: (line) => this.#trace(line),
       });
@@ -219,6 +262,10 @@ class Simulation {
     await this.#drive(system, live());
     await this.#drive(system, node.stop());
     return taken;
+  }
+
+  async #flushAll(node: Node, model: Model): Promise<void> {
+    for (const { name, readOnly } of model.volumes.values()) if (!readOnly) await node.flush(name);
   }
 
   /** Does one waiting system call after the other, and lets time pass, until the work is done. */
@@ -234,7 +281,7 @@ class Simulation {
       if (settled) return work;
       if (system.waiting > 0) {
         system.step();
-        this.#time.pass(CALL_MS);
+        this.#time.pass(this.#world.callMs);
         idleSince = this.#time.now;
         idle = 0;
       } else if (++idle > 2) {

@@ -37,7 +37,7 @@ export type Fault = (call: CallName, file: string) => boolean;
 
 export interface SystemHooks {
   /** Called right after a change of the disk, before its caller knows. */
-  changed(call: CallName): void;
+  changed(call: CallName | 'apart'): void;
   /** Everything that happens, for comparing two runs. */
   trace(line: string): void;
   fault?: Fault;
@@ -77,6 +77,12 @@ export class SimulatedSystem implements FileSystem {
     const answer = call.run();
     if (this.disk.seq !== seq || SYNCS.has(call.name)) this.#hooks.changed(call.name);
     answer();
+  }
+
+  /** Something beside the disk was changed that outlives the processes. */
+  changedApart(what: string): void {
+    this.#hooks.trace(what);
+    this.#hooks.changed('apart');
   }
 
   #later<T>(name: CallName, file: string, work: () => T): Promise<T> {

@@ -3,7 +3,12 @@ import { errnoOf, errnos } from '../../src/sys/errno.js';
 import { type Change, decode, type Model, Violation, VolumeModel } from './model.js';
 import type { Node } from './node.js';
 
-/** Reads everything that survived. @returns the model of it @throws Violation */
+/**
+ * Reads everything that survived.
+ * @param before what may have survived
+ * @returns the model of it
+ * @throws Violation
+ */
 export async function verify(node: Node, before: Model): Promise<Model> {
   const after = before.empty();
   const survivors = new Survivors(node, before, after);
@@ -100,10 +105,9 @@ class Survivors {
   async #snapshot(change: Extract<Change, { kind: 'snapshot' }>): Promise<void> {
     const units = await this.#units(change.name);
     if (units === null) return;
-    if (units !== change.from.length) throw new Violation(`snapshot ${change.name} has ${units} units`);
-    const source = this.#before.volumes.get(change.source);
+    if (units !== change.view.units) throw new Violation(`snapshot ${change.name} has ${units} units`);
     const values = await this.#values(change.name, units * this.#before.unit);
-    source?.checkRead(0, values, change.from, `after the cut the snapshot ${change.name} of`);
+    change.view.check(values, `after the cut the snapshot ${change.name} of ${change.source}`);
     this.#after.add(new VolumeModel(change.name, this.#before.unit, values, true));
   }
 

@@ -14,6 +14,8 @@ export interface WorkloadSettings {
   readonly writeThrough: boolean;
   /** Most operations at a time. */
   readonly parallel: number;
+  /** Mostly writes to volumes of which snapshots are made all the time. */
+  readonly shares: boolean;
   /** Called with each operation's name when it begins. */
   trace(line: string): void;
 }
@@ -69,7 +71,7 @@ export class Workload {
 
   /** Reads everything. @throws Violation */
   async readAll(): Promise<void> {
-    for (const volume of this.#model.volumes.values()) await this.#read(volume, 0, volume.cells.length);
+    for (const volume of this.#model.volumes.values()) await this.#read(volume);
   }
 
   #choose(): Operation | null {
@@ -77,6 +79,7 @@ export class Workload {
     const volumes = [...this.#model.volumes.values()];
     const dice = random.below(100);
     if (volumes.length === 0) return this.#create();
+    if (this.#settings.shares && random.chance(0.6)) return this.#share(volumes);
     const volume = random.pick(volumes);
     if (dice < 48) {
       // Those that can be written: old maps and snapshots take no part until they are upgraded or cloned.
@@ -84,7 +87,7 @@ export class Workload {
       return writable.length > 0 ? this.#data(random.pick(writable), dice) : this.#create();
     }
     if (dice < 60) return this.#use(volume, 'flush', () => this.#flush(volume));
-    if (dice < 62) return this.#whole(volume, 'read', () => this.#read(volume, 0, volume.cells.length));
+    if (dice < 62) return this.#whole(volume, 'read', () => this.#read(volume));
     if (dice < 70) return this.#snapshot(volume);
     if (dice < 76) return this.#clone(volume);
     if (dice < 80) return this.#remove(volume);
@@ -93,6 +96,18 @@ export class Workload {
     if (dice < 95) return this.#upgrade(volume);
     if (dice < 97) return this.#alone(volume, 'close', () => this.#close(volume));
     return this.#create();
+  }
+
+  /** A write, mostly, or another snapshot: what is written next is shared again. */
+  #share(volumes: readonly VolumeModel[]): Operation | null {
+    const random = this.#random;
+    const writable = volumes.filter((one) => !one.readOnly && !one.changing && one.cells.length > 0);
+    if (writable.length === 0) return this.#create();
+    const volume = random.pick(writable);
+    if (!random.chance(0.2)) return this.#data(volume, random.below(random.chance(0.9) ? 26 : 48));
+    const snapshots = volumes.filter((one) => one.readOnly && !one.frozen);
+    if (snapshots.length > 0 && volumes.length >= MOST_VOLUMES) return this.#remove(random.pick(snapshots));
+    return this.#snapshot(volume);
   }
 
   #name(): string | null {
@@ -183,6 +198,7 @@ export class Workload {
     return this.#use(volume, what('trim'), async () => {
       volume.begin(first, zeros);
       await this.#node.trim(volume.name, at, length, flags);
+      volume.answerTrim(first, count);
       const read = await this.#node.read(volume.name, at, length);
       volume.endTrim(first, decode(read, volume.unit, volume.name), durable);
     });
@@ -223,10 +239,10 @@ export class Workload {
     volume.flushed(capture);
   }
 
-  async #read(volume: VolumeModel, first: number, count: number): Promise<void> {
-    const capture = volume.capture().slice(first, first + count);
-    const bytes = await this.#node.read(volume.name, first * volume.unit, count * volume.unit);
-    volume.checkRead(first, decode(bytes, volume.unit, volume.name), capture, 'a read of');
+  async #read(volume: VolumeModel): Promise<void> {
+    const view = volume.view();
+    const bytes = await this.#node.read(volume.name, 0, volume.size);
+    volume.check(view, decode(bytes, volume.unit, volume.name), 'a read of');
   }
 
   #create(): Operation | null {
@@ -251,15 +267,16 @@ export class Workload {
   #snapshot(volume: VolumeModel): Operation | null {
     const name = this.#name();
     if (name === null || volume.changing || volume.frozen) return null;
-    const from = volume.capture();
-    const change: Change = { kind: 'snapshot', source: volume.name, name, from };
     return this.#use(volume, `snapshot ${name} of`, async () => {
-      await this.#during(change, async () => {
+      const from = volume.capture();
+      const view = volume.view();
+      await this.#during({ kind: 'snapshot', source: volume.name, name, view }, async () => {
         await this.#node.snapshot(volume.name, name);
+        view.close();
         // Not before it was read is it known which of the writes under way it has.
         const bytes = await this.#node.read(name, 0, volume.size);
         const values = decode(bytes, volume.unit, name);
-        volume.checkRead(0, values, from, `the snapshot ${name} of`);
+        volume.check(view, values, `the snapshot ${name} of`);
         volume.flushed(from);
         this.#model.add(new VolumeModel(name, volume.unit, values, true));
       });
