@@ -11,53 +11,30 @@ import type { StoredMap } from './stored-map.js';
 
 /** Map-data objects worked on at the same time. */
 const OBJECTS = 4;
-/** Entries that are kept between looking at a map and writing it, in bytes: those of a volume of 2 TiB. */
-const KEEP = 64 << 20;
 
 /** The entries of a run as a snapshot or a clone has them. */
 export interface SharedRun {
   readonly bytes: Buffer;
-  /** Some entry of the map is writable. */
+  /** Some entry of the run is writable. */
   readonly writable: boolean;
 }
 
-/** Reads the entries of a map run by run, checked and shared (shareBytes). The map must not change meanwhile. */
+/** Reads the entries of a v2 map run by run, checked and shared (shareBytes). The map must not change meanwhile. */
 export class SharedRuns {
   readonly #map: StoredMap;
-  readonly #kept = new Map<number, SharedRun>();
-  #bytesKept = 0;
 
   constructor(map: StoredMap) {
     this.#map = map;
   }
 
-  /** Looks at every entry. @returns whether any is writable. @throws SystemError EIO that says which entry is unusable, and why */
-  async survey(): Promise<boolean> {
-    let writable = false;
-    const { blocks, header, stored } = this.#map;
-    await forEachObject(blocks, header.blockSize, async (first, count) => {
-      for (const run of v2.entryRuns(stored, header.blockSize, first, count, CHUNK_ENTRIES)) {
-        const shared = await this.#read(run);
-        if (shared.writable) writable = true;
-        if (this.#bytesKept + shared.bytes.length > KEEP) continue;
-        this.#kept.set(run.first, shared);
-        this.#bytesKept += shared.bytes.length;
-      }
-    });
-    return writable;
-  }
-
-  /** The entries of a run, which must begin where entryRuns with CHUNK_ENTRIES has it begin; they are the caller's from then on. */
-  async take(run: v2.EntryRun): Promise<SharedRun> {
-    const kept = this.#kept.get(run.first);
-    if (!kept) return this.#read(run);
-    this.#kept.delete(run.first);
-    return kept;
-  }
-
-  async #read(run: v2.EntryRun): Promise<SharedRun> {
+  /**
+   * The entries of a run.
+   * @param room memory for them (runRoom), of which they may be a part: they stay until it is used again
+   * @throws SystemError EIO that says which entry is unusable, and why
+   */
+  async take(run: v2.EntryRun, room: Buffer): Promise<SharedRun> {
     const map = this.#map;
-    let bytes = await map.readRun(run);
+    let bytes = await map.readRun(run, room);
     // What is in memory is what counts: it is what requests were served by.
     if (!bytes || !map.entries.agrees(run.first, bytes, v2.ENTRY_SIZE)) {
       await map.check(run.first, run.count);
@@ -69,6 +46,9 @@ export class SharedRuns {
     return { bytes, writable };
   }
 }
+
+/** Memory for the entries of one run after the other. To take new memory for each would cost more than to copy them. */
+export const runRoom = (): Buffer => Buffer.allocUnsafeSlow(CHUNK_ENTRIES * v2.ENTRY_SIZE);
 
 /** Calls `work` with the blocks and the number of each map-data object, some at the same time. */
 export async function forEachObject(
@@ -83,19 +63,20 @@ export async function forEachObject(
 
 /**
  * Writes the entries of blocks [0, blocks) of a new map, durably.
- * @param make the bytes of a run
+ * @param make the bytes of a run, for which there is `room`
  */
 export async function writeRuns(
   maps: MapStore,
   stored: string,
   blockSize: number,
   blocks: number,
-  make: (run: v2.EntryRun) => Promise<Buffer>,
+  make: (run: v2.EntryRun, room: Buffer) => Promise<Buffer>,
 ): Promise<void> {
   await forEachObject(blocks, blockSize, async (first, count) => {
     const touched = new Set<string>();
+    const room = runRoom();
     for (const run of v2.entryRuns(stored, blockSize, first, count, CHUNK_ENTRIES)) {
-      await maps.writeRun(run, await make(run), touched);
+      await maps.writeRun(run, await make(run, room), touched);
     }
     await maps.flush(touched);
   });

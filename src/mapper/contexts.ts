@@ -63,7 +63,8 @@ export class Contexts {
     let reader = this.#readers.get(volume);
     if (!reader) {
       reader = {
-        read: (name, offset, length) => this.#maps.read(name, offset, length, { uncached: !volume.locked }),
+        read: (name, offset, length, { into } = {}) =>
+          this.#maps.read(name, offset, length, { uncached: !volume.locked, into }),
         info: (name) => this.#maps.info(name),
         overlay: async (header, first, count) => {
           if (volume.adopted !== null) await this.#base.volumes.committer.confirm(volume, header);

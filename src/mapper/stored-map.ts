@@ -113,15 +113,16 @@ export class StoredMap {
   /**
    * The stored bytes of entries that lie in one map-data object, of a v2 map; null when that is missing, and when they are not all that
    * is known of the blocks. Nothing is checked, nor kept: whoever has read all he needs of a snapshot makes sure that it was one snapshot (assertSame).
+   * @param into memory for them, which may be what is returned
    */
-  async readRun(run: v2.EntryRun): Promise<Buffer | null> {
+  async readRun(run: v2.EntryRun, into?: Buffer): Promise<Buffer | null> {
     const overlay = (await this.#objects.overlay?.(this.header, run.first, run.count)) ?? null;
-    return overlay && overlay.size > 0 ? null : this.#readStored(run);
+    return overlay && overlay.size > 0 ? null : this.#readStored(run, into);
   }
 
-  async #readStored(run: v2.EntryRun): Promise<Buffer | null> {
+  async #readStored(run: v2.EntryRun, into?: Buffer): Promise<Buffer | null> {
     try {
-      return await this.#objects.read(run.object, run.offset, run.count * v2.ENTRY_SIZE);
+      return await this.#objects.read(run.object, run.offset, run.count * v2.ENTRY_SIZE, { into });
     } catch (error) {
       if (errnoOf(error) !== errnos.ENOENT) throw error;
       return null;

@@ -7,13 +7,20 @@ import { decodeJson, encodeJson, type LockInfo, type NameListReply } from './jso
 import { Flag, NO_V0_SIZE, Op } from './ops.js';
 import { decodeInfo, decodeName, encodeName, NAME_STRUCT_SIZE } from './structs.js';
 
+/** See ObjectClient.read. */
+export interface ReadOptions {
+  uncached?: boolean;
+  into?: Buffer;
+}
+
 /** The operations on one store of objects. All reject with a SystemError. */
 export interface ObjectClient {
   /**
-   * `length` bytes from `offset`, zeros past the object's end. uncached: as another node may have left it.
+   * `length` bytes from `offset`, zeros past the object's end. uncached: as another node may have left it. into: memory that the answer may
+   * be put into, at least `length` bytes; what is returned is then a part of it, or is not.
    * @throws ENOENT when the object is missing
    */
-  read(name: string, offset: number, length: number, options?: { uncached?: boolean }): Promise<Buffer>;
+  read(name: string, offset: number, length: number, options?: ReadOptions): Promise<Buffer>;
   /** Writes in place; creates the object when missing. fua: durable when it resolves. */
   write(name: string, offset: number, bytes: Uint8Array, options?: { fua?: boolean }): Promise<void>;
   /** The range reads as zeros afterwards; a missing object stays missing. */
@@ -62,6 +69,8 @@ export interface CallRequest {
   brief?: boolean;
   /** The answer has no data. */
   silent?: boolean;
+  /** Memory that the answer may be put into. */
+  into?: Buffer;
 }
 
 /** The part of a port that calling needs. */
@@ -105,11 +114,11 @@ export class XsegObjectClient implements ObjectClient {
     return this.#port.call(this.#destination, request, { wait: this.#wait });
   }
 
-  async read(name: string, offset: number, length: number, options: { uncached?: boolean } = {}): Promise<Buffer> {
-    const flags = options.uncached ? Flag.UNCACHED : 0;
+  async read(name: string, offset: number, length: number, { uncached, into }: ReadOptions = {}): Promise<Buffer> {
+    const flags = uncached ? Flag.UNCACHED : 0;
     // The blocker fills all of the buffer, so nothing has to be cleared before.
     if (length <= PIECE) {
-      const request = { offset, size: length, flags, capacity: length, brief: true };
+      const request = { offset, size: length, flags, capacity: length, brief: true, into };
       return whole(await this.#call(Op.READ, name, request), length, name);
     }
     const out = Buffer.allocUnsafe(length);

@@ -28,12 +28,14 @@ export interface CallInit {
   readonly brief?: boolean;
   /** The answer has no data: none is copied. */
   readonly silent?: boolean;
+  /** Memory of the caller's that the answer is copied to, if it fits: new memory costs more than what is copied to it. */
+  readonly into?: Buffer;
 }
 
 export interface CallReply {
   /** What the server said it serviced: bytes, or the length of its JSON. */
   readonly serviced: number;
-  /** A copy of the whole data buffer, or of what was serviced (CallInit.brief); empty for a silent one. */
+  /** A copy of the whole data buffer, or of what was serviced (CallInit.brief), perhaps in CallInit.into; empty for a silent one. */
   readonly data: Buffer;
 }
 
@@ -208,7 +210,10 @@ function fillData(request: Request, { data: body, brief }: CallInit): void {
   if (!brief) data.fill(0, body?.length ?? 0);
 }
 
-function copyData(request: Request, { brief }: CallInit, serviced: number): Buffer {
+function copyData(request: Request, { brief, into }: CallInit, serviced: number): Buffer {
   const { data } = request;
-  return Buffer.from(brief ? data.subarray(0, Math.max(0, serviced)) : data);
+  const answer = brief ? data.subarray(0, Math.max(0, serviced)) : data;
+  if (!into || into.length < answer.length) return Buffer.from(answer);
+  into.set(answer);
+  return into.subarray(0, answer.length);
 }

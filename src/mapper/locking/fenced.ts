@@ -3,14 +3,12 @@
  * is sent, and none is begun by the blocker later than the locks are good for. Reads are of what is stored now, since nothing says
  * that they are of a locked volume (maps that are locked are read by StoredMap's own reader).
  */
-import type { ObjectClient } from '../../requests/object-client.js';
+import type { ObjectClient, ReadOptions } from '../../requests/object-client.js';
 import { errnoOf, errnos } from '../../sys/errno.js';
 import type { Clock } from '../clock.js';
 import type { Volume } from '../volume.js';
 import type { LockChecks } from './checks.js';
 import { LostLock } from './lost.js';
-
-const UNCACHED = { uncached: true };
 
 export class FencedObjects implements ObjectClient {
   readonly #plain: ObjectClient;
@@ -65,8 +63,8 @@ export class FencedObjects implements ObjectClient {
     }
   }
 
-  read(name: string, offset: number, length: number): Promise<Buffer> {
-    return this.#plain.read(name, offset, length, UNCACHED);
+  read(name: string, offset: number, length: number, { into }: ReadOptions = {}): Promise<Buffer> {
+    return this.#plain.read(name, offset, length, { uncached: true, into });
   }
   write(name: string, offset: number, bytes: Uint8Array, options?: { fua?: boolean }): Promise<void> {
     return this.#change((objects) => objects.write(name, offset, bytes, options));

@@ -154,8 +154,8 @@ export async function clone(
     const tail = await copyTail(context, volume.name, header, parent, newSize);
     // Entries of a v0 or v1 parent are not stored like this.
     const make = parent.header.version === 2 ? sharedEntries(parent) : encodedEntries(parent);
-    await writeRuns(context.maps, volume.name, blockSize, blockCount(newSize, blockSize), async (run) => {
-      const bytes = await make(run);
+    await writeRuns(context.maps, volume.name, blockSize, blockCount(newSize, blockSize), async (run, room) => {
+      const bytes = await make(run, room);
       const at = (tail - run.first) * v2.ENTRY_SIZE;
       if (at >= 0 && at < bytes.length) {
         bytes.fill(0, at, at + v2.ENTRY_SIZE);
@@ -171,16 +171,16 @@ export async function clone(
   });
 }
 
-type MakeRun = (run: v2.EntryRun) => Promise<Buffer>;
+type MakeRun = (run: v2.EntryRun, room: Buffer) => Promise<Buffer>;
 
 /** The entries of a clone: those of the parent, shared, and zero blocks past its end. */
 function sharedEntries(parent: StoredMap): MakeRun {
   const runs = new SharedRuns(parent);
-  return async (run) => {
+  return async (run, room) => {
     const count = Math.min(run.count, parent.blocks - run.first);
     if (count <= 0) return zeroBytes(run.count);
     const id = Math.floor(run.first / v2.entriesPerObject(parent.header.blockSize));
-    const { bytes } = await runs.take({ ...run, object: v2.mapDataName(parent.stored, id), count });
+    const { bytes } = await runs.take({ ...run, object: v2.mapDataName(parent.stored, id), count }, room);
     return count === run.count ? bytes : Buffer.concat([bytes, zeroBytes(run.count - count)]);
   };
 }

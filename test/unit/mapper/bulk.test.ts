@@ -5,6 +5,7 @@ import { ZERO_NAME } from '../../../src/mapper/formats/header.js';
 import * as v2 from '../../../src/mapper/formats/v2.js';
 import { shareBytes, zeroBytes } from '../../../src/mapper/formats/v2-bytes.js';
 import { EntryFlag, ResolvedMap } from '../../../src/requests/resolved-map.js';
+import { errnos, SystemError } from '../../../src/sys/errno.js';
 import { createSmall, failure, memoryNode, readVolume, writeVolume } from './support.js';
 
 const BLOCK = 4096;
@@ -95,18 +96,54 @@ describe('a snapshot', () => {
     expect(clone.equals(Buffer.concat([before, Buffer.alloc(40 * BLOCK)]))).toBe(true);
   });
 
-  it('of a map with one damaged entry is refused before anything changes', async () => {
+  /** Names of the objects that are written while `work` fails as expected, and those of the snapshot that are there afterwards. */
+  async function failing(node: ReturnType<typeof memoryNode>, work: () => Promise<void>) {
+    const written = new Set<string>();
+    const { before } = node.maps;
+    node.maps.before = async (operation, name) => {
+      if (operation === 'write') written.add(name);
+      await before(operation, name);
+    };
+    await work();
+    const { names } = await node.maps.list(null, 100);
+    return {
+      written: [...written].sort(),
+      left: names.filter((name) => name.startsWith('snap')),
+    };
+  }
+
+  it('of a map with one damaged entry is refused before anything of the volume changes, and nothing of it is left', async () => {
     const node = memoryNode();
     await createSmall(node, 'volume-a', BLOCKS * BLOCK, BLOCK);
     await writeVolume(node, 'volume-a', 0, Buffer.alloc(BLOCK, 1));
     await node.mapper.close('volume-a');
     await node.maps.write('volume-a_0000000000000002', 5 * v2.ENTRY_SIZE, Buffer.alloc(v2.ENTRY_SIZE, 0xff));
-    const changes: string[] = [];
+    const { written, left } = await failing(node, () =>
+      expect(node.mapper.snapshot('volume-a', 'snapshot-a')).rejects.toEqual(failure('EIO', 'entry of block 69')),
+    );
+    expect(written).toEqual(['snapshot-a_0000000000000000', 'snapshot-a_0000000000000001']);
+    expect(left).toEqual([]);
+  });
+
+  it('for which the store has no room leaves the volume as it was, and can be taken when there is', async () => {
+    const node = memoryNode();
+    await createSmall(node, 'volume-a', BLOCKS * BLOCK, BLOCK);
+    await writeVolume(node, 'volume-a', 0, Buffer.alloc(BLOCK, 1));
+    await node.mapper.flush('volume-a');
+    let full = true;
     node.maps.before = (operation, name) => {
-      if (operation === 'write') changes.push(name);
+      if (full && operation === 'write' && name === 'snapshot-a_0000000000000001') {
+        throw new SystemError(errnos.ENOSPC, 'full');
+      }
     };
-    await expect(node.mapper.snapshot('volume-a', 'snapshot-a')).rejects.toEqual(failure('EIO', 'entry of block 69'));
-    expect(changes).toEqual([]);
+    const { written, left } = await failing(node, () =>
+      expect(node.mapper.snapshot('volume-a', 'snapshot-a')).rejects.toEqual(failure('ENOSPC', 'full')),
+    );
+    expect(written.filter((name) => name.startsWith('volume-a'))).toEqual([]);
+    expect(left).toEqual([]);
+    full = false;
+    await node.mapper.snapshot('volume-a', 'snapshot-a');
+    expect((await readVolume(node, 'snapshot-a', 0, BLOCK)).equals(Buffer.alloc(BLOCK, 1))).toBe(true);
   });
 
   it('has what is in memory of the map, should the store say something else', async () => {
