@@ -14,10 +14,11 @@ import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { afterAll, beforeAll } from 'vitest';
+import { afterAll, afterEach, beforeAll } from 'vitest';
 import { guard, unguard } from '../e2e/harness/guard.js';
 import { attempt, type Outcome, type RunOptions, run } from '../e2e/harness/run.js';
 import { cephCluster, clusterCommand, root } from './ceph-cluster.js';
+import { clusterReport } from './ceph-report.js';
 
 export { cephCluster, clusterCommand, hasCeph } from './ceph-cluster.js';
 
@@ -146,7 +147,10 @@ export function useCeph(): Namespace {
   });
 }
 
-/** A cluster of a describe's own, to be stopped, killed and filled as it likes: on bluestore, or with other options of the script. */
+/**
+ * A cluster of a describe's own, to be stopped, killed and filled as it likes: on bluestore, or with other options of the script. What it says of
+ * itself is shown when a test fails.
+ */
 export function useOwnCluster(...options: readonly string[]): { readonly conf: string; readonly directory: string } {
   let directory = '';
   beforeAll(async () => {
@@ -154,6 +158,9 @@ export function useOwnCluster(...options: readonly string[]): { readonly conf: s
     guard(directory);
     await clusterCommand('start', directory, ...options);
   }, 120_000);
+  afterEach(async ({ task }) => {
+    if (task.result?.state === 'fail') console.error(await clusterReport(path.join(directory, 'ceph.conf')));
+  });
   afterAll(async () => {
     await clusterCommand('stop', directory, '--wipe');
     rmSync(directory, { recursive: true, force: true });

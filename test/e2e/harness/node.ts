@@ -224,6 +224,12 @@ export class TestNode {
       .join('\n');
   }
 
+  /** How the node is, and the end of each log: for somebody who looks into a test that failed. */
+  async report(): Promise<string> {
+    const status = await this.tryArchipelago('status').then(describeOutcome, (error: Error) => error.message);
+    return `${status}\n${this.logs()}`;
+  }
+
   /** Stops the node and removes all of it. @throws when it does not stop, or leaves something behind */
   async dispose(): Promise<void> {
     let problem: string | null = null;
@@ -285,7 +291,7 @@ function groupName(gid: number): string {
 }
 
 /**
- * A node for the tests of the enclosing describe (or file): started before them, stopped and removed after them, its logs shown
+ * A node for the tests of the enclosing describe (or file): started before them, stopped and removed after them, its status and logs shown
  * when one fails. `extra` makes options that need preparation of their own, e.g. a directory.
  */
 export function useNode(options: NodeOptions | (() => NodeOptions | Promise<NodeOptions>) = {}): {
@@ -295,8 +301,8 @@ export function useNode(options: NodeOptions | (() => NodeOptions | Promise<Node
   beforeAll(async () => {
     node = await TestNode.start(typeof options === 'function' ? await options() : options);
   });
-  afterEach(({ task }) => {
-    if (task.result?.state === 'fail') console.error(node?.logs());
+  afterEach(async ({ task }) => {
+    if (task.result?.state === 'fail') console.error(await node?.report());
   });
   afterAll(async () => {
     await node?.dispose();
