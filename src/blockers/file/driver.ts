@@ -11,6 +11,7 @@ import type { DirectRequest } from '../../xseg/index.js';
 import type { Driver, DriverCapabilities, ListPage, LockHolder, ObjectInfo, ObjectIo } from '../driver.js';
 import { checkDeadline, fileError, isErrno } from '../errors.js';
 import { checkName, missing, nameError } from '../names.js';
+import { Beginnings } from './beginnings.js';
 import { readFully } from './copy.js';
 import { Copying } from './copying.js';
 import { all, Predecessor } from './durability.js';
@@ -68,6 +69,7 @@ export class FileDriver implements Driver {
   readonly #system: FileSystem;
   readonly #root: string;
   readonly #listed: ListedStore;
+  readonly #beginnings: Beginnings;
   readonly #lockDirectory: string | null;
   readonly #handles: Handles;
   readonly #locks: FileLocks;
@@ -94,6 +96,7 @@ export class FileDriver implements Driver {
     this.#system = system;
     this.#root = path.resolve(settings.root);
     this.#listed = new ListedStore(system, this.#root);
+    this.#beginnings = new Beginnings(system, this.#root, this.#listed.pace);
     const lockDirectory = settings.lockDir ? path.resolve(settings.lockDir) : null;
     this.#lockDirectory = lockDirectory === this.#root ? null : lockDirectory;
     this.#handles = new Handles({
@@ -214,6 +217,10 @@ export class FileDriver implements Driver {
     let handle: Handle | null = null;
     const creates = operation === 'write' || (operation === 'writeZeroes' && io.noHole);
     try {
+      if (io.uncached && operation === 'read' && !this.#handles.isKept(name) && (await this.#beginnings.read(io))) {
+        io.complete(0);
+        return;
+      }
       if (io.uncached && !changes) handle = await this.#handles.openApart(name);
       else handle = await this.#handles.use(name, creates ? 'create' : changes ? 'write' : 'read', io.deadline);
       checkDeadline(io.deadline);

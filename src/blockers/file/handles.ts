@@ -118,6 +118,11 @@ export class Handles {
     return handle;
   }
 
+  /** Is a file kept open for the name, up to date or not? */
+  isKept(name: string): boolean {
+    return this.#byName.has(name);
+  }
+
   /**
    * The open file of a name, opening it when need be; waits while somebody has the name to himself.
    * The handle is retained: the caller releases it.

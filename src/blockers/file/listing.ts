@@ -8,6 +8,7 @@ import { errnos, SystemError } from '../../sys/errno.js';
 import type { ListPage } from '../driver.js';
 import { fileError, isErrno } from '../errors.js';
 import { DirectoryReader } from './directory-reader.js';
+import { Pace } from './pace.js';
 import { hashedPath, isPithosName, pithosPath } from './paths.js';
 import type { FileSystem } from './system.js';
 
@@ -22,13 +23,16 @@ const AHEAD = 8;
 export class ListedStore {
   readonly system: FileSystem;
   readonly root: string;
+  /** Of what is read within the call, the names' objects as well. */
+  readonly pace: Pace;
   readonly directories: DirectoryReader;
 
   /** @param root the store's directory */
   constructor(system: FileSystem, root: string) {
     this.system = system;
     this.root = root;
-    this.directories = new DirectoryReader(system, root);
+    this.pace = new Pace(system, root);
+    this.directories = new DirectoryReader(system, root, this.pace);
   }
 }
 
