@@ -16,7 +16,7 @@ const EINVAL = 22;
 const ENOSPC = 28;
 
 describe.runIf(programs('qemu-io', 'nbdinfo', 'nbdcopy'))('a client that', () => {
-  const rig = useNode({ settings: { nbd: { handshake_timeout: 2 } } });
+  const rig = useNode({ settings: { nbd: { handshake_timeout: 5 } } });
   const wires: Wire[] = [];
 
   const connect = async (): Promise<Wire> => {

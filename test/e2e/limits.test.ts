@@ -71,9 +71,9 @@ describe('limits', () => {
     await expect.poll(() => waiting('left-volume')).toBe(1);
     client.destroy();
     expect(await lost).toBe('lost');
-    await expect.poll(() => waiting('left-volume'), { timeout: 10_000 }).toBe(0);
+    await expect.poll(() => waiting('left-volume')).toBe(0);
     // What it owed does not keep the volume from anything else.
-    await expect.poll(async () => (await node.tryVlmc(['remove', 'left-volume'])).code, { timeout: 10_000 }).toBe(0);
+    await expect.poll(async () => (await node.tryVlmc(['remove', 'left-volume'])).code).toBe(0);
   });
 
   it('follow a volume by its id, over a restart of the node, and go with it', async () => {

@@ -176,8 +176,8 @@ describe('a volume that another node has open', () => {
     ];
     for (const command of commands) refused(await rig.b.tryVlmc(command), hosts.a);
     console.log(`a refused command takes ${Math.round((performance.now() - began) / commands.length)} ms`);
-    // lock_wait, 30 s, is for writes.
-    expect(performance.now() - began).toBeLessThan(20_000);
+    // lock_wait, 30 s, is for writes: one command that waited for it would take as long by itself.
+    expect(performance.now() - began).toBeLessThan(30_000);
     expect(await look()).toBe(owners.a);
     expect((await rig.b.vlmcJson<{ size: number }>('info', volume)).size).toBe(2 * BLOCK);
     expect((await rig.a.vlmc('list')).trim()).toBe(volume);

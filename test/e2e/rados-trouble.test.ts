@@ -135,7 +135,7 @@ describe.runIf(hasCeph() && programs('fio', 'qemu-io'))('a Ceph cluster', () => 
           .then(() => took(other.tryArchipelago('stop', '-f')));
         running = Promise.allSettled([commands, ending]);
 
-        await expect.poll(status, { timeout: 20_000 }).toMatch(/blockerb +running; .*Ceph has not answered for \d+ s/);
+        await expect.poll(status, { timeout: 60_000 }).toMatch(/blockerb +running; .*Ceph has not answered for \d+ s/);
         // The log follows: it is looked at once a second.
         await expect.poll(() => node.logs(1000)).toMatch(/Ceph has not answered for 5 s: \d+ operations? waits?/);
 

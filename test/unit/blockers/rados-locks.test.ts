@@ -155,10 +155,11 @@ describe.runIf(hasCeph())('locks on RADOS', () => {
     expect((await driver.checkLocks(['mine'], true)).lost).toMatchObject([{ holder: { owner: 'node2_1002' } }]);
     const took = monotonicMs() - began;
     console.log(`loss known ${took.toFixed(1)} ms after the breaking began`);
-    expect(took).toBeLessThan(1000);
+    // By a look at the lock it would be known as well, but `news` would not be there: it waits for 20 s.
+    expect(took).toBeLessThan(10_000);
   });
 
-  it('a lock that is removed by hand, without a word to anybody, is missed by polls within a second', async () => {
+  it('a lock that is removed by hand, without a word to anybody, is missed by polls', async () => {
     const driver = await open('node1_1002');
     await driver.acquire('removed');
     await driver.checkLocks(['removed'], true);
@@ -168,7 +169,8 @@ describe.runIf(hasCeph())('locks on RADOS', () => {
     while ((await driver.checkLocks(['removed'], true)).lost.length === 0) await delay(50);
     const took = monotonicMs() - began;
     console.log(`missed ${took.toFixed(0)} ms after it was removed`);
-    expect(took).toBeLessThan(1000);
+    // A second on a machine that does nothing else.
+    expect(took).toBeLessThan(5000);
     await driver.acquire('removed');
     await rados('rm', 'removed_lock');
     expect((await driver.checkLocks(['removed'])).lost).toEqual([{ name: 'removed', holder: null }]);
