@@ -1,19 +1,27 @@
 /**
  * Adaptive busy-polling. After requests were served, the next ones often come sooner than the processor would take to sleep and
  * wake; asking the active sockets directly for a short while saves that. It pays only while clients are that quick, so each pause between
- * an answer and the next request is a vote: a short one, slept through or not, for polling, a long one against it. Always the whole
- * window is polled or nothing: the pauses of one client differ by more than an average would tell. The event loop has its turn
- * after every bounded slice.
+ * an answer and the next request is a vote: a short one, slept through or not, for polling, a long one against it. The event loop has its
+ * turn after every bounded slice.
  *
- * It never yields the processor: on a busy machine that costs a whole round of the scheduler, where sleeping in epoll does not. Who
- * finds that the processor was away while he asked sleeps for a while: others want it.
+ * A client that sends one request at a time sleeps until its answer comes, and Linux often wakes it up on the processor that the answer
+ * was sent by: where that one is asking, the client waits for who waits for it. So where one such client is all there is, the processor is
+ * offered to it (sched_yield: nothing happens when nobody else wants it) before it is asked, and it is asked for no longer than some times
+ * what it usually takes: then sleeping lets it run. Clients with several requests in flight are polled for the whole window
+ * without that: they run meanwhile, and on a busy machine each offer can cost a round of the scheduler.
+ *
+ * Who finds that the processor was away while he asked or offered it sleeps for a while: others want it.
  */
+import { schedYield } from '../sys/libc.js';
+import { UsualPause } from './usual-pause.js';
 
 export interface Pollable {
   /** Asking makes sense now. */
   readonly pollable: boolean;
   /** The device is at work for it and needs the event loop to end. */
   readonly waiting: boolean;
+  /** Its client sends one request at a time, as far as is known. */
+  readonly single: boolean;
   /** Receives and serves what is there; false when nothing was. */
   poll(): boolean;
 }
@@ -35,9 +43,14 @@ const AWAY_US = 500;
 const AVOID_MS = 2;
 const MOST_AVOID_MS = 32;
 
+/** Asks of a single client in vain before the processor is offered to it again. */
+const OFFER_ASKS = 32;
+
 export class Poller {
   readonly #mostMs: number;
   readonly #now: () => number;
+  readonly #offer: () => void;
+  readonly #usual: UsualPause;
   /** What the last pauses were; 0: too long for polling. */
   #credit = 0;
   readonly #active: Pollable[] = [];
@@ -57,10 +70,13 @@ export class Poller {
   /**
    * @param busyPollUs microseconds to ask in vain before going back to the event loop, at most; 0 = never poll
    * @param now the clock, in milliseconds
+   * @param offer lets another thread have the processor, if one waits for it
    */
-  constructor(busyPollUs: number, now = (): number => performance.now()) {
+  constructor(busyPollUs: number, now = (): number => performance.now(), offer: () => void = schedYield) {
     this.#mostMs = busyPollUs / 1000;
     this.#now = now;
+    this.#offer = offer;
+    this.#usual = new UsualPause(this.#mostMs);
   }
 
   /** The connection was just served through the event loop. */
@@ -85,6 +101,12 @@ export class Poller {
   #learn(pause: number): void {
     if (pause > this.#mostMs) this.#credit = Math.max(0, this.#credit - LONG_PAUSE);
     else if (this.#credit < MOST_CREDIT) this.#credit++;
+    this.#usual.learn(pause);
+  }
+
+  /** One client is all there is, and sends one request at a time. */
+  get #isSingle(): boolean {
+    return this.#active.length === 1 && this.#active[0].single;
   }
 
   /** Has no other connection been served of late, asked or not? False as well where nothing is polled: then nobody knows. */
@@ -117,7 +139,15 @@ export class Poller {
   #poll(): void {
     const start = this.#now();
     let now = start;
+    let vain = 0;
     for (;;) {
+      const single = this.#isSingle;
+      if (single && vain % OFFER_ASKS === 0) {
+        this.#offer();
+        const before = now;
+        now = this.#now();
+        if (this.#wasAway(before, now)) return;
+      }
       let any = false;
       let waiting = false;
       let asked = false;
@@ -138,26 +168,32 @@ export class Poller {
       }
       const before = now;
       now = this.#now();
+      vain++;
       if (any) {
+        vain = 0;
+        this.#usual.learn(before - this.#last);
         this.#last = now;
         if (this.#credit < MOST_CREDIT) this.#credit++;
-      } else if ((now - before) * 1000 > AWAY_US) {
-        this.#avoid(now);
-        return;
-      } else if (!asked || now - this.#last > this.#mostMs || this.#active.length > MAX_ACTIVE) {
-        this.#armed = false;
-        return;
+      } else {
+        if (this.#wasAway(before, now)) return;
+        const most = single && !waiting ? this.#usual.patience : this.#mostMs;
+        if (!asked || now - this.#last > most || this.#active.length > MAX_ACTIVE) {
+          this.#armed = false;
+          return;
+        }
       }
       if (waiting || (now - start) * 1000 > SLICE_US) break;
     }
     setImmediate(this.#round);
   }
 
-  /** The processor was away: it is left to others, for longer each time this follows closely. */
-  #avoid(now: number): void {
+  /** Was the processor away, from `before` to `now`? Then it is left to others, for longer each time this follows closely. */
+  #wasAway(before: number, now: number): boolean {
+    if ((now - before) * 1000 <= AWAY_US) return false;
     const again = now < this.#avoidUntil + MOST_AVOID_MS;
     this.#avoidMs = again ? Math.min(2 * this.#avoidMs, MOST_AVOID_MS) : AVOID_MS;
     this.#avoidUntil = now + this.#avoidMs;
     this.#armed = false;
+    return true;
   }
 }

@@ -154,6 +154,11 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
     return this.#inDevice > 0;
   }
 
+  /** Its client sends one request at a time: none of the last ones came together with another. */
+  get single(): boolean {
+    return this.#company === 0;
+  }
+
   /** Receives without being told of readiness; true when something was there. */
   poll(): boolean {
     const count = this.#intake.receive();

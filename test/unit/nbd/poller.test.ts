@@ -6,6 +6,7 @@ import { until } from './support.js';
 class Source implements Pollable {
   pollable = true;
   waiting = false;
+  single = false;
   asked = 0;
   readonly #arrivals: (asked: number) => boolean;
   constructor(arrivals: (asked: number) => boolean = () => false) {
@@ -46,7 +47,12 @@ class Clock {
 function rig(busyPollUs: number, arrivals?: (asked: number) => boolean) {
   const clock = new Clock();
   const source = new Source(arrivals);
-  const poller = new Poller(busyPollUs, clock.now);
+  /** Offers of the processor, and how long it is away at each, in ms. */
+  const offers = { count: 0, away: 0 };
+  const poller = new Poller(busyPollUs, clock.now, () => {
+    offers.count++;
+    clock.time += offers.away;
+  });
   /** Serves it through the event loop so many microseconds after the last time it was; how often it was asked after that. */
   const served = async (pauseUs: number): Promise<number> => {
     clock.time = last + pauseUs / 1000;
@@ -56,7 +62,7 @@ function rig(busyPollUs: number, arrivals?: (asked: number) => boolean) {
     return (await settled(source)) - before;
   };
   let last = clock.time;
-  return { clock, source, poller, served };
+  return { clock, source, poller, served, offers };
 }
 
 describe('busy-polling', () => {
@@ -152,6 +158,69 @@ describe('busy-polling', () => {
   });
 });
 
+describe('a client that sends one request at a time', () => {
+  test('is offered the processor before it is asked, and again after some asks in vain', async () => {
+    const { source, served, offers } = rig(100);
+    source.single = true;
+    for (let i = 0; i < 8; i++) await served(60);
+    offers.count = 0;
+    const asked = await served(60);
+    expect(asked).toBeGreaterThan(64);
+    expect(offers.count).toBe(Math.ceil(asked / 32));
+  });
+
+  test('is offered it after each answer', async () => {
+    const { source, served, offers } = rig(100, (asked) => asked <= 100);
+    source.single = true;
+    for (let i = 0; i < 2; i++) await served(1);
+    expect(offers.count).toBeGreaterThan(100);
+  });
+
+  test('is not, where it sends several at a time or others are there', async () => {
+    const { source, poller, served, offers } = rig(100);
+    for (let i = 0; i < 4; i++) await served(20);
+    source.single = true;
+    const other = new Source();
+    other.single = true;
+    offers.count = 0;
+    poller.touched(other);
+    poller.touched(source);
+    await settled(source);
+    expect(source.asked).toBeGreaterThan(0);
+    expect(offers.count).toBe(0);
+  });
+
+  test('and does not give it back leaves it to others for a while', async () => {
+    const { source, served, offers } = rig(100);
+    source.single = true;
+    for (let i = 0; i < 8; i++) await served(20);
+    offers.away = 0.6;
+    expect(await served(20)).toBe(0);
+    offers.away = 0;
+    for (let i = 0; i < 20; i++) expect(await served(20)).toBe(0);
+    expect(await served(40_000)).toBeGreaterThan(0);
+  });
+
+  test('and answers quickly is not asked for long after that', async () => {
+    const { source, served } = rig(200, (asked) => asked <= 2000 && asked % 5 === 0);
+    source.single = true;
+    for (let i = 0; i < 2; i++) await served(5);
+    // Some microseconds were usual.
+    expect(await served(5)).toBeLessThan(60);
+    for (let i = 0; i < 60; i++) await served(60);
+    expect(await served(60)).toBeGreaterThan(150);
+  });
+
+  test('is asked all the time while the device is at work for it', async () => {
+    const { source, served } = rig(200, (asked) => asked <= 2000 && asked % 5 === 0);
+    source.single = true;
+    for (let i = 0; i < 2; i++) await served(5);
+    source.waiting = true;
+    // Three looks at the clock for each ask.
+    expect(await served(5)).toBeGreaterThan(50);
+  });
+});
+
 describe('a connection is alone', () => {
   test('when no other was served within some milliseconds', () => {
     const { clock, source, poller } = rig(100);
@@ -171,7 +240,7 @@ describe('a connection is alone', () => {
 
   test('for as long when the other one is not asked any more', () => {
     const { clock, source, poller } = rig(200);
-    const other = { pollable: false, waiting: false, poll: () => false };
+    const other = { pollable: false, waiting: false, single: false, poll: () => false };
     poller.touched(other);
     poller.touched(source);
     clock.time += 5;
