@@ -83,6 +83,8 @@ export class Mapper {
   readonly #leases: Leases;
   readonly #locking: Locking;
   readonly #commits: Commits;
+  /** Volumes whose last client is gone, and whose locks could not be given back then. */
+  readonly #unclosed = new WeakSet<Volume>();
 
   constructor(options: MapperOptions) {
     const { maps, blocks, log, owner, clock = realClock, registry = LockRegistry.volatile(), notes = null } = options;
@@ -107,7 +109,8 @@ export class Mapper {
     this.#contexts = new Contexts(base, { maps, blocks, family: locking.maps }, locking.checks, clock);
     const context = (volume: Volume): MapperContext => this.#contexts.of([volume]);
     const { isDurableOnAck = false } = options;
-    this.#commits = new Commits({ notes: notes?.notes ?? null, isDurableOnAck, context, clock, log });
+    const recovered = (volume: Volume): void => this.#closeAgain(volume);
+    this.#commits = new Commits({ notes: notes?.notes ?? null, isDurableOnAck, context, recovered, clock, log });
     volumes.committer = this.#commits;
     this.#log = log;
     this.#clock = clock;
@@ -231,19 +234,31 @@ export class Mapper {
     const { locks, losses } = this.#locking;
     await this.#volumes.use(name, async (volume) => {
       const lost = await losses.forgive(volume);
-      await withAlone(this.#base, [name], [], async () => {
+      const letGo = async (): Promise<void> => {
         if (implicit && volume.kept) await this.#locking.maps.flush(volume.touched);
-        else {
-          await this.#locking.letGo(volume).catch((error) => {
-            // Closing is what ends that state.
-            if (!(error instanceof LostLock)) throw error;
-          });
-        }
+        else await this.#locking.letGo(volume);
         if (!implicit) await locks.end(volume);
-      });
+      };
+      try {
+        await withAlone(this.#base, [name], [], letGo);
+        this.#unclosed.delete(volume);
+      } catch (error) {
+        // Closing is what ends that state, whoever was the first to notice it.
+        if (!(error instanceof LostLock)) {
+          if (implicit) this.#unclosed.add(volume);
+          throw error;
+        }
+        if (!implicit && !volume.locked) await locks.end(volume);
+      }
       losses.tellForgiven(volume, (await losses.forgive(volume)) ?? lost);
       await locks.note(volume);
     });
+  }
+
+  /** What kept the volume from being closed is over: gives the lock back that nobody uses. */
+  #closeAgain(volume: Volume): void {
+    if (!this.#unclosed.delete(volume) || volume.kept || this.#leases.inUse(volume)) return;
+    this.#giveUp(volume);
   }
 
   /** Takes the lock of that name, which need not be a volume's, and keeps it until unlock or close. @throws LockedElsewhere */

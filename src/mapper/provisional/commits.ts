@@ -31,6 +31,8 @@ export interface CommitsOptions {
   /** Both stores are durable when they answer: a first write gets its entry before its answer, since nothing would be won but the entry's way. */
   readonly isDurableOnAck: boolean;
   readonly context: (volume: Volume) => MapperContext;
+  /** A commit of the volume succeeded after some that failed, and with them perhaps what had asked for them. */
+  readonly recovered: (volume: Volume) => void;
   readonly clock: Clock;
   readonly log: MapperLog;
 }
@@ -44,7 +46,7 @@ export class Commits implements Committer {
   readonly #options: CommitsOptions;
   readonly #rounds = new Map<Volume, Round>();
   readonly #planned = new Map<Volume, () => void>();
-  /** Volumes of which it was logged that a commit fails. */
+  /** Volumes of which the last commit failed. */
   readonly #failing = new WeakSet<Volume>();
   readonly #spoiling: Spoiling;
   /** The last first write could be noted. */
@@ -152,11 +154,31 @@ export class Commits implements Committer {
     const running = this.#round(volume);
     const round: Round = { running, next: null };
     this.#rounds.set(volume, round);
-    const done = (): void => {
+    const over = (): void => {
       if (this.#rounds.get(volume) === round && !round.next) this.#rounds.delete(volume);
     };
-    running.then(done, done);
+    running.then(
+      () => {
+        over();
+        this.#succeeded(volume);
+      },
+      (error) => {
+        over();
+        if (!(error instanceof LostLock)) this.#failed(volume);
+      },
+    );
     return running;
+  }
+
+  #succeeded(volume: Volume): void {
+    if (volume.provisional.size > 0) this.#plan(volume, GATHER_MS);
+    if (this.#failing.delete(volume)) this.#options.recovered(volume);
+  }
+
+  /** Whoever asked may be gone, and nobody may ever ask again. */
+  #failed(volume: Volume): void {
+    this.#failing.add(volume);
+    if ([...volume.provisional.values()].some(({ spoiled }) => spoiled === null)) this.#plan(volume, AGAIN_MS);
   }
 
   #plan(volume: Volume, ms: number): void {
@@ -169,20 +191,14 @@ export class Commits implements Committer {
   }
 
   async #unasked(volume: Volume): Promise<void> {
-    const { log } = this.#options;
+    const isKnown = this.#failing.has(volume);
     try {
       await this.commit(volume);
-      this.#failing.delete(volume);
-      if (volume.provisional.size > 0) this.#plan(volume, GATHER_MS);
     } catch (error) {
-      if (error instanceof LostLock) return;
-      if (!this.#failing.has(volume)) {
-        log.warn(
-          `volume ${volume.name}: first writes are not durable yet, and each flush says so: ${messageOf(error)}`,
-        );
-      }
-      this.#failing.add(volume);
-      if ([...volume.provisional.values()].some(({ spoiled }) => spoiled === null)) this.#plan(volume, AGAIN_MS);
+      if (isKnown || error instanceof LostLock) return;
+      this.#options.log.warn(
+        `volume ${volume.name}: first writes are not durable yet, and each flush says so: ${messageOf(error)}`,
+      );
     }
   }
 

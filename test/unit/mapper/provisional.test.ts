@@ -352,6 +352,28 @@ describe('a lock that is lost', () => {
   });
 });
 
+describe('a lock of which a commit is the first to notice that it was lost', () => {
+  const restarted = (): void => {
+    node = successor();
+    node.holders.set(PORT, async () => {});
+  };
+  it.each([
+    ['the last client goes', true, () => {}],
+    ['it is closed by hand', false, () => {}],
+    ['the last client goes after a restart of the mapper', true, restarted],
+  ])('leaves nothing behind when %s', async (_what, implicit, before) => {
+    await write(2, 7);
+    stores.maps.locks.set(NAME, { owner: B, since: 0 });
+    before();
+    node.holders.delete(PORT);
+    await done(node.mapper.close(NAME, implicit));
+    stores.maps.locks.delete(NAME);
+    node.holders.set(PORT, async () => {});
+    expect((await done(node.mapper.lease(NAME, { write: true }, PORT))).granted).toBe('exclusive');
+    expect(await readVolume(node, NAME, 0, SIZE)).toEqual(filled());
+  });
+});
+
 describe('a lock that is broken', () => {
   it('is confirmed only when the entries that a commit was sending have come or not', async () => {
     await write(2, 7);
@@ -406,6 +428,53 @@ describe('what must see the whole map commits first', () => {
     expect(await readVolume(node, NAME, 0, SIZE)).toEqual(filled(0, 0, 7));
     await node.mapper.flush(NAME, true, PORT);
     expect(await asStored()).toEqual(filled(0, 0, 7));
+  });
+});
+
+describe('a commit that was asked for and failed', () => {
+  beforeEach(async () => {
+    await write(2, 7);
+    node.maps.before = (operation) => {
+      if (operation === 'write') throw new SystemError(errnos.ENOSPC, 'no space is left');
+    };
+  });
+  const spaceComes = async (): Promise<void> => {
+    await clock.pass(5000);
+    expect(await asStored()).toEqual(filled());
+    node.maps.before = () => {};
+    await clock.pass(2000);
+  };
+
+  it('for a flush is done soon after there is space again, though nobody asks again', async () => {
+    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('ENOSPC'));
+    await spaceComes();
+    expect(await asStored()).toEqual(filled(0, 0, 7));
+    expect(await node.maps.lockHolder(NAME)).not.toBeNull();
+  });
+
+  it('for the end of the last client gives the lock back when there is space again', async () => {
+    node.holders.delete(PORT);
+    await expect(done(node.mapper.close(NAME, true))).rejects.toEqual(failure('ENOSPC'));
+    await spaceComes();
+    expect(await asStored()).toEqual(filled(0, 0, 7));
+    expect(await node.maps.lockHolder(NAME)).toBeNull();
+    expect(notes.load().size).toBe(0);
+  });
+
+  it('for the end of the last client leaves the lock to a client that has come since', async () => {
+    await expect(done(node.mapper.close(NAME, true))).rejects.toEqual(failure('ENOSPC'));
+    await done(node.mapper.lease(NAME, { write: true }, PORT));
+    await spaceComes();
+    expect(await asStored()).toEqual(filled(0, 0, 7));
+    expect(await node.maps.lockHolder(NAME)).not.toBeNull();
+  });
+
+  it('for a close that was asked for leaves the volume open: who asked was told so', async () => {
+    await done(node.mapper.open(NAME));
+    await expect(done(node.mapper.close(NAME))).rejects.toEqual(failure('ENOSPC'));
+    await spaceComes();
+    expect(await asStored()).toEqual(filled(0, 0, 7));
+    expect(await node.maps.lockHolder(NAME)).not.toBeNull();
   });
 });
 
