@@ -66,6 +66,18 @@ export const DISK_SIZE = 1 << 30;
 /** Bytes of a block of a volume, and of an object of an RBD image. */
 export const BLOCK = 4 << 20;
 
+/** Programs that read a disk. */
+const READERS: readonly (ProgramId | undefined)[] = ['nbdcopy-out', 'qemu-img-read'];
+
+/**
+ * Does it read data that was written long before it begins? That has to be read again right before: some systems take out of the page cache
+ * what nobody has asked for within a minute, and disks of several contenders wait longer than that for their turns.
+ */
+export function readsData({ kind, fio, program }: Pick<Cell, 'kind' | 'fio' | 'program'>): boolean {
+  if (kind !== 'filled' && kind !== 'clone-read') return false;
+  return READERS.includes(program) || fio.some((option) => /^--rw=(rand)?(read|rw)$/.test(option));
+}
+
 /** One 4 KiB write, then a skip to the next block, once over a new clone: none hits what was copied before. */
 export function firstWrites(diskSize: number): Cell {
   return {

@@ -3,7 +3,7 @@
  * figure is the median of its rounds. A measurement that something else on the machine disturbed is made again.
  */
 import os from 'node:os';
-import { type Cell, SHARED } from './cells.js';
+import { type Cell, readsData, SHARED } from './cells.js';
 import type { Contender, Disk } from './contender.js';
 import type { Curve, Line } from './curves.js';
 import { fill, type Measured, measure, warm } from './fio.js';
@@ -161,6 +161,7 @@ export class CellRun {
     if (!disk) return null;
     try {
       if (cell.kind === 'scrap') await fill(disk.client, cell.span ?? diskSize);
+      if (this.#suite.name === 'files' && readsData(cell)) await warm(disk.client, diskSize);
       // What others wrote before must not be written back during this measurement.
       await run('sync', ['-f', this.#options.dir]);
       return await this.#sample(contender, cell, disk);
