@@ -19,6 +19,7 @@ export const start: RoleStarter<FileBlockerSettings> = async ({ segment, setting
     fdcache: Math.max(settings.fdcache, FEWEST_FILES),
     direct: settings.direct,
     pithosMigrate: settings.pithosMigrate,
+    partialCopies: settings.partialCopies,
     umask: settings.umask,
   });
   await driver.open();

@@ -116,6 +116,7 @@ function complete(head: Head, all: readonly Head[], defaults: RoleDefaults): Rol
         fdcache,
         direct: values.direct,
         pithosMigrate: values.pithosMigrate,
+        partialCopies: values.partialCopies,
         uniqueStr: owner(values.uniqueStr),
       };
     }

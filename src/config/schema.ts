@@ -189,6 +189,13 @@ export const fileBlocker = {
   ),
   direct: fixed('direct', v.boolean, false, 'Open objects with O_DIRECT: nothing is cached by the system.'),
   pithosMigrate: fixed('pithos_migrate', v.boolean, false, 'Look for an object under the old Pithos path too.'),
+  partialCopies: fixed(
+    'partial_copies',
+    v.boolean,
+    false,
+    'Of blockerb: a first write to a block of a clone does not wait until the block is copied; that is done before the next flush is answered. ' +
+      'On ext4, XFS, btrfs and tmpfs; where files share their blocks (reflink) nothing is copied anyway.',
+  ),
   uniqueStr: lockName,
 };
 

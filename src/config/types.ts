@@ -37,6 +37,8 @@ export interface FileBlockerSettings extends CommonRoleSettings {
   readonly direct: boolean;
   /** Look for objects under the old Pithos paths too. */
   readonly pithosMigrate: boolean;
+  /** Copies that need not be durable are filled later. */
+  readonly partialCopies: boolean;
   /** The owner string of this blocker's locks. */
   readonly uniqueStr: string;
 }

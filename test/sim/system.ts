@@ -307,5 +307,5 @@ const plain = (file: string): string => file.replace(/(\.archipelago-tmp)\/.*/, 
 function status(inode: Inode, dev: number): FileStatus {
   const { nlink, id } = inode;
   const [size, blocks] = inode.directory ? [0, 0] : [inode.size, inode.allocated / 512];
-  return { size, blocks, mtimeMs: 0, dev, ino: id, nlink, isDirectory: () => inode.directory };
+  return { size, blocks, mtimeMs: 0, birthtimeMs: 0, dev, ino: id, nlink, isDirectory: () => inode.directory };
 }

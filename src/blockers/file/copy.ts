@@ -57,6 +57,9 @@ export async function copyContent(system: FileSystem, from: number, to: number, 
 /** Devices (of st_dev) whose file system has said that it never shares extents. */
 const noClone = new Set<number>();
 
+/** Is it known that files of this device (st_dev) share no extents? */
+export const sharesNothing = (device: number): boolean => noClone.has(device);
+
 async function clone(system: FileSystem, from: number, to: number, device: number): Promise<boolean> {
   if (noClone.has(device)) return false;
   try {
@@ -71,7 +74,7 @@ async function clone(system: FileSystem, from: number, to: number, device: numbe
 }
 
 /** Position of the next data or hole, null when there is none; a file system that cannot tell has data everywhere. */
-async function seek(system: FileSystem, fd: number, from: number, whence: number): Promise<number | null> {
+export async function seek(system: FileSystem, fd: number, from: number, whence: number): Promise<number | null> {
   try {
     return await system.seek(fd, from, whence);
   } catch (error) {
@@ -83,7 +86,13 @@ async function seek(system: FileSystem, fd: number, from: number, whence: number
 }
 
 /** Copies [begin, end) in the kernel; returns how far it came: less than end when it cannot. */
-async function copyRange(system: FileSystem, from: number, to: number, begin: number, end: number): Promise<number> {
+export async function copyRange(
+  system: FileSystem,
+  from: number,
+  to: number,
+  begin: number,
+  end: number,
+): Promise<number> {
   let at = begin;
   try {
     while (at < end) {
@@ -98,7 +107,13 @@ async function copyRange(system: FileSystem, from: number, to: number, begin: nu
   return at;
 }
 
-async function copyByHand(system: FileSystem, from: number, to: number, begin: number, end: number): Promise<void> {
+export async function copyByHand(
+  system: FileSystem,
+  from: number,
+  to: number,
+  begin: number,
+  end: number,
+): Promise<void> {
   const buffer = Buffer.allocUnsafeSlow(Math.min(CHUNK, end - begin));
   for (let at = begin; at < end; ) {
     const n = await new Promise<number>((resolve, reject) => {
@@ -124,13 +139,15 @@ export async function writeFully(system: FileSystem, fd: number, bytes: Uint8Arr
   }
 }
 
-/** At most `length` bytes from the file's start: fewer when it ends before. */
-export async function readFully(system: FileSystem, fd: number, length: number): Promise<Buffer> {
+/** At most `length` bytes from `offset` on: fewer when the file ends before. */
+export async function readFully(system: FileSystem, fd: number, length: number, offset = 0): Promise<Buffer> {
   const bytes = Buffer.allocUnsafeSlow(length);
   let done = 0;
   while (done < length) {
     const n = await new Promise<number>((resolve, reject) => {
-      system.read(fd, bytes, done, length - done, done, (error, count) => (error ? reject(error) : resolve(count)));
+      system.read(fd, bytes, done, length - done, offset + done, (error, count) =>
+        error ? reject(error) : resolve(count),
+      );
     });
     if (n === 0) break;
     done += n;

@@ -10,6 +10,7 @@ import { missing } from '../names.js';
 import { copyContent } from './copy.js';
 import { all } from './durability.js';
 import type { Handles } from './handles.js';
+import type { Partial } from './partial/partial.js';
 import { candidatePaths, hashedPath } from './paths.js';
 import type { FileSystem } from './system.js';
 import type { TempFiles } from './temp.js';
@@ -18,6 +19,19 @@ export interface CopyOptions {
   readonly durable: boolean;
   readonly exclusive: boolean;
   readonly deadline?: number;
+}
+
+/** The source is itself not complete: the caller completes it, without a place among those who have the target to themselves, and asks again. */
+export class PartialSource extends SystemError {
+  constructor(source: string) {
+    super(errnos.EAGAIN, `object ${source} is a copy that is not completed yet`);
+  }
+}
+
+interface Made {
+  readonly fd: number;
+  readonly path: string;
+  readonly partial: Partial | null;
 }
 
 export class Copying {
@@ -31,12 +45,13 @@ export class Copying {
     this.#temp = temp;
   }
 
-  /** @throws ENOENT for a missing source, EEXIST for an existing target with exclusive, ETIME after the deadline */
+  /** @throws ENOENT for a missing source, EEXIST for an existing target with exclusive, ETIME after the deadline; PartialSource */
   async copy(source: string, target: string, size: number, options: CopyOptions): Promise<void> {
     const handles = this.#handles;
     const present = await handles.opener.find(target);
     // One place in the fd limit for the pair: waiting for a second while holding one could go round in a circle.
-    const made = await handles.withDescriptor(() => this.#make(source, size));
+    const mayBePartial = !options.durable && present === null;
+    const made = await handles.withDescriptor(() => this.#make(source, size, mayBePartial));
     try {
       if (present && options.exclusive) throw new SystemError(errnos.EEXIST, `object ${target} exists already`);
       // What the target was may be durable: its replacement must be so before it takes the place.
@@ -44,11 +59,12 @@ export class Copying {
       const file = await this.#place(made.path, target, present?.path ?? null, options);
       handles.failed.clear(target);
       handles.directories.mark(path.dirname(file));
-      const handle = handles.adopt(target, { fd: made.fd, path: file, writable: true });
+      const handle = handles.adopt(target, { fd: made.fd, path: file, writable: true, partial: made.partial });
       if (!present) handle.markDirty();
       if (options.durable) await all([handle.sync(), handles.directories.sync([file])]);
     } catch (error) {
       if (!handles.isOpen(target, made.fd)) {
+        made.partial?.dispose();
         await this.#system.close(made.fd).finally(() => handles.descriptorClosed());
         await this.#temp.remove(made.path);
       }
@@ -56,21 +72,24 @@ export class Copying {
     }
   }
 
-  /** A temporary file with the source's content. */
-  async #make(source: string, size: number): Promise<{ fd: number; path: string }> {
+  /** A temporary file with the source's content, or one that gets it later. */
+  async #make(source: string, size: number, mayBePartial: boolean): Promise<Made> {
     const from = await this.#openSource(source);
+    let partial: Partial | null = null;
     try {
+      if (this.#handles.partials.isMarked(from)) throw new PartialSource(source);
       const made = await this.#temp.create();
       try {
-        await copyContent(this.#system, from, made.fd, size);
-        return made;
+        if (mayBePartial) partial = await this.#handles.partials.begin(made.fd, from, source, size);
+        if (partial === null) await copyContent(this.#system, from, made.fd, size);
+        return { ...made, partial };
       } catch (error) {
         await this.#system.close(made.fd);
         await this.#temp.remove(made.path);
         throw error;
       }
     } finally {
-      await this.#system.close(from);
+      if (partial === null) await this.#system.close(from);
     }
   }
 

@@ -13,7 +13,7 @@ import { checkDeadline, fileError, isErrno } from '../errors.js';
 import { checkName, missing, nameError } from '../names.js';
 import { Beginnings } from './beginnings.js';
 import { readFully } from './copy.js';
-import { Copying } from './copying.js';
+import { Copying, PartialSource } from './copying.js';
 import { all, Predecessor } from './durability.js';
 import type { Handle } from './handle.js';
 import { Handles } from './handles.js';
@@ -24,6 +24,7 @@ import { kernel } from './kernel.js';
 import { ListedStore, listNames } from './listing.js';
 import { FileLocks } from './locks.js';
 import { Mailbox } from './mail.js';
+import { Partials } from './partial/partials.js';
 import { candidatePaths } from './paths.js';
 import type { FileSystem } from './system.js';
 import { TempFiles } from './temp.js';
@@ -52,6 +53,12 @@ export interface FileDriverSettings {
   readonly pithosMigrate?: boolean;
   /** Mode bits that new files and directories do not get. */
   readonly umask?: number;
+  /** Copies that need not be durable may be filled later (partial/). What was left so is completed in any case. Default: no. */
+  readonly partialCopies?: boolean;
+  /** Bytes of data in a source below which its copy is never filled later; default: 128 KiB. */
+  readonly partialLeast?: number;
+  /** Most copies that are not filled yet; default: 64. */
+  readonly partialMost?: number;
   /** What does the system calls; default: the kernel. */
   readonly system?: FileSystem;
 }
@@ -72,6 +79,7 @@ export class FileDriver implements Driver {
   readonly #beginnings: Beginnings;
   readonly #lockDirectory: string | null;
   readonly #handles: Handles;
+  readonly #partials: Partials;
   readonly #locks: FileLocks;
   readonly #mailbox: Mailbox;
   readonly #copying: Copying;
@@ -99,8 +107,16 @@ export class FileDriver implements Driver {
     this.#beginnings = new Beginnings(system, this.#root, this.#listed.pace);
     const lockDirectory = settings.lockDir ? path.resolve(settings.lockDir) : null;
     this.#lockDirectory = lockDirectory === this.#root ? null : lockDirectory;
+    this.#partials = new Partials({
+      system,
+      root: this.#root,
+      makes: settings.partialCopies ?? false,
+      leastData: settings.partialLeast,
+      most: settings.partialMost,
+    });
     this.#handles = new Handles({
       system,
+      partials: this.#partials,
       root: this.#root,
       umask: settings.umask ?? DEFAULT_UMASK,
       pithosMigrate: settings.pithosMigrate ?? false,
@@ -124,6 +140,7 @@ export class FileDriver implements Driver {
     await checkDirectory(this.#system, this.#root, 'store');
     if (this.#lockDirectory !== null) await checkDirectory(this.#system, this.#lockDirectory, 'lock');
     this.#writeThrough = this.#system.holdsWrites?.(this.#root) ?? false;
+    this.#partials.open();
     this.#io = new FileIo(this.#system, this.#root);
     this.#syncsInPlace = new SyncsInPlace(this.#system, this.#root);
     await this.#temp.clean();
@@ -141,6 +158,7 @@ export class FileDriver implements Driver {
       await this.#flushAll(null);
     } finally {
       await this.#handles.close();
+      this.#partials.close();
       io?.dispose();
     }
   }
@@ -155,6 +173,7 @@ export class FileDriver implements Driver {
       dirtyFiles,
       dirtyDirectories: directories.size,
       failedObjects: failed.size,
+      partialCopies: this.#partials.status(),
     };
   }
 
@@ -340,6 +359,8 @@ export class FileDriver implements Driver {
 
   async #flushAll(names: readonly string[] | null): Promise<void> {
     const { directories } = this.#handles;
+    const closed = names === null ? [] : this.#handles.closedOf(names);
+    if (closed.length > 0) await this.#handles.takeOver(closed);
     const files = directories.size === 0 ? [] : (names?.flatMap((name) => candidatePaths(this.#root, name)) ?? null);
     await all([this.#handles.sync(names), directories.sync(files)]);
   }
@@ -352,7 +373,7 @@ export class FileDriver implements Driver {
     checkName(name);
     await this.#cold(`cannot reset object ${name}`, () =>
       this.#handles.exclusive(name, async () => {
-        const handle = await this.#handles.openOwn(name, 'create', deadline);
+        const handle = await this.#handles.openToReset(name, deadline);
         await this.#handles.opener.changes.ftruncate(handle.fd, 0, deadline);
         this.#handles.failed.clear(name);
         handle.markDirty();
@@ -383,12 +404,22 @@ export class FileDriver implements Driver {
     checkName(source);
     checkName(target);
     const options = { ...more, durable: durable || this.#writeThrough };
-    await this.#cold(`cannot copy object ${source} to ${target}`, () =>
+    const copy = (): Promise<void> =>
       this.#handles.exclusive(target, () =>
         // What leads to the target may be a predecessor's.
         all([options.durable && this.#predecessor.sync(), this.#copying.copy(source, target, size, options)]),
-      ),
-    );
+      );
+    await this.#cold(`cannot copy object ${source} to ${target}`, async () => {
+      for (;;) {
+        try {
+          await copy();
+          return;
+        } catch (error) {
+          if (!(error instanceof PartialSource)) throw error;
+          await this.#handles.complete(source);
+        }
+      }
+    });
   }
 
   async delete(name: string, deadline = 0): Promise<void> {
@@ -439,7 +470,8 @@ export class FileDriver implements Driver {
     return await this.#cold(`cannot stat object ${name}`, async () => {
       const found = await this.#handles.opener.find(name);
       if (found === null) throw missing(name);
-      const { size, blocks, mtimeMs } = found.stats;
+      const { blocks, mtimeMs } = found.stats;
+      const size = await this.#partials.lengthOf(found.path, found.stats);
       return { size, allocated: blocks * 512, modified: Math.max(0, Math.floor(mtimeMs)) };
     });
   }
@@ -450,6 +482,7 @@ export class FileDriver implements Driver {
       this.#handles.exclusive(name, async () => {
         const handle = await this.#handles.openOwn(name, 'write');
         try {
+          await handle.complete();
           await this.#handles.opener.changes.ftruncate(handle.fd, size, deadline);
         } finally {
           handle.markDirty();
@@ -470,6 +503,7 @@ export class FileDriver implements Driver {
   async #content(name: string, size: number): Promise<Buffer> {
     const handle = await this.#handles.use(name, 'read');
     try {
+      await handle.complete();
       const length = Math.min(size, (await this.#system.fstat(handle.fd)).size);
       return await readFully(this.#system, handle.fd, length);
     } finally {

@@ -2,6 +2,8 @@
 import { errnos } from '../../sys/errno.js';
 import { isErrno } from '../errors.js';
 import { type FailedObjects, Syncable } from './durability.js';
+import type { OpenedFile } from './opener.js';
+import type { Partial } from './partial/partial.js';
 import { NativeError } from './pool.js';
 import type { FileSystem } from './system.js';
 
@@ -31,6 +33,10 @@ export class Handle extends Syncable {
   unwritten = true;
   /** Tick of the last check that this is still the object's file (handles.ts). */
   checkedTick = -1;
+  /** Not all of its content is there yet; null, and never again anything else, once it is. */
+  partial: Partial | null;
+  /** Its attributes have changed: only fsync makes that durable. */
+  #isUnsynced = false;
   readonly #writingOut = new Set<Promise<void>>();
   #references = 0;
   #retired = false;
@@ -42,7 +48,7 @@ export class Handle extends Syncable {
   readonly #becameIdle: () => void;
 
   constructor(
-    file: { name: string; path: string; fd: number; writable: boolean },
+    file: OpenedFile & { name: string },
     shared: { system: FileSystem; dirty: Set<Handle>; failed: FailedObjects; closed: () => void; idle: () => void },
   ) {
     super();
@@ -56,6 +62,11 @@ export class Handle extends Syncable {
     this.#failed = shared.failed;
     this.#closed = shared.closed;
     this.#becameIdle = shared.idle;
+    this.partial = file.partial ?? null;
+    this.partial?.attach(this);
+    if (file.isUnsynced) this.#isUnsynced = true;
+    // What a process before this one left: nobody else knows that it has to be synced.
+    if (this.partial !== null || this.#isUnsynced) this.markDirty();
   }
 
   get idle(): boolean {
@@ -111,6 +122,7 @@ export class Handle extends Syncable {
   }
 
   #close(): void {
+    this.partial?.dispose();
     // Its errors come after everything that was to be durable has been synced: there is nothing left to report them for.
     const closed = (): void => this.#closed();
     this.#system.close(this.fd).then(closed, closed);
@@ -133,7 +145,8 @@ export class Handle extends Syncable {
 
   /** May syncNow be called: is it dirty, with no sync under way, and nothing that may hear of a failure in its place? */
   get canSyncNow(): boolean {
-    return this.dirty && !this.isSyncing && !this.#retired && this.#writingOut.size === 0;
+    const isPlain = this.partial === null && !this.#isUnsynced;
+    return isPlain && this.dirty && !this.isSyncing && !this.#retired && this.#writingOut.size === 0;
   }
 
   /** Syncs by this thread. @throws SystemError EIO as sync rejects with */
@@ -148,8 +161,21 @@ export class Handle extends Syncable {
     this.unwritten = false;
   }
 
+  /** Makes all of the content be there; the next sync is of that, too. @throws the system's error: nothing is lost, and it can be tried again */
+  async complete(): Promise<void> {
+    await this.partial?.complete();
+  }
+
+  /** All of the content is there: said by the partial object itself. */
+  completed(): void {
+    this.partial = null;
+    this.#isUnsynced = true;
+    this.markWritten();
+  }
+
   protected override perform(sync: (call: () => Promise<void>) => Promise<void>): Promise<void> {
-    return sync(() => this.#fdatasync());
+    const run = (): Promise<void> => sync(() => this.#fdatasync());
+    return this.partial === null || this.#retired ? run() : this.partial.complete().then(run);
   }
 
   /** What was changed until now is durable. */
@@ -163,7 +189,9 @@ export class Handle extends Syncable {
     if (this.#retired) return;
     this.retain();
     try {
-      await this.#system.fdatasync(this.fd);
+      const attributes = this.#isUnsynced;
+      await (attributes ? this.#system.fsync(this.fd) : this.#system.fdatasync(this.fd));
+      if (attributes) this.#isUnsynced = false;
       // One that runs beside it may have heard of the failure first: who asked for the sync looks at what has failed afterwards.
       if (this.#writingOut.size > 0) await Promise.all(this.#writingOut);
       if (!this.dirty) this.#clean();

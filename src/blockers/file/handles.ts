@@ -10,6 +10,7 @@
  * handle is checked (fstat: is the file still linked): once a tick when it is asked for by name, once a second by hint.
  */
 import fs from 'node:fs';
+import path from 'node:path';
 import { errnos, type SystemError } from '../../sys/errno.js';
 import type { ObjectIo } from '../driver.js';
 import { isErrno } from '../errors.js';
@@ -17,6 +18,7 @@ import { DirtyDirectories, FailedObjects } from './durability.js';
 import { Handle } from './handle.js';
 import { isSameFile } from './identity.js';
 import { type OpenedFile, Opener, type OpenMode } from './opener.js';
+import type { Partials } from './partial/partials.js';
 import type { FileSystem } from './system.js';
 
 /** Room in a hint for slots; also the most files that can be open. */
@@ -46,6 +48,7 @@ export class Handles {
   readonly directories: DirtyDirectories;
   readonly failed = new FailedObjects();
   readonly opener: Opener;
+  readonly partials: Partials;
   readonly #system: FileSystem;
   readonly #limit: number;
   readonly #dirtyLimit: number;
@@ -56,7 +59,7 @@ export class Handles {
   readonly #freeSlots: number[] = [];
   readonly #dirty = new Set<Handle>();
   /** Descriptors that exist, those being closed included. */
-  #open = 0;
+  #opened = 0;
   /** Of these, the ones that are not in a handle yet. */
   #reserved = 0;
   #hand = 0;
@@ -79,7 +82,9 @@ export class Handles {
     pithosMigrate: boolean;
     limit: number;
     dirtyFiles?: number;
+    partials: Partials;
   }) {
+    this.partials = settings.partials;
     this.#system = settings.system;
     this.directories = new DirtyDirectories(settings.system, (work) => this.retrying(work));
     this.#limit = Math.min(Math.max(settings.limit, 4), MOST);
@@ -88,7 +93,7 @@ export class Handles {
   }
 
   get openFiles(): number {
-    return this.#open;
+    return this.#opened;
   }
 
   get dirtyFiles(): number {
@@ -193,8 +198,54 @@ export class Handles {
       if (present.writable || mode === 'read') return present;
       this.drop(present);
     }
-    const file = await this.withDescriptor(() => this.opener.open(name, mode, deadline));
-    return this.adopt(name, file);
+    return this.adopt(name, await this.withDescriptor(() => this.#open(name, mode, deadline)));
+  }
+
+  /** Inside exclusive: as openOwn for an object that is to be made anew: what is partial is replaced, not completed. */
+  async openToReset(name: string, deadline: number): Promise<Handle> {
+    const present = this.#byName.get(name);
+    if (present?.writable && present.partial === null) return present;
+    if (present) {
+      present.forgetDirty();
+      this.drop(present);
+    }
+    for (;;) {
+      const file = await this.withDescriptor(() => this.opener.open(name, 'create', deadline));
+      if (!this.partials.isMarked(file.fd)) return this.adopt(name, file);
+      // Whoever may still have it goes on with a file that has no name.
+      await this.#system.close(file.fd).finally(() => this.descriptorClosed());
+      await this.opener.changes.unlink(file.path, deadline);
+      this.directories.mark(path.dirname(file.path));
+    }
+  }
+
+  /** Makes an object that was left partial, here or by a process before this one, one like any other. @throws SystemError ENOENT, EBUSY, EIO */
+  async complete(name: string): Promise<void> {
+    const handle = await this.use(name, 'write');
+    try {
+      await handle.complete();
+    } finally {
+      handle.release();
+    }
+  }
+
+  /** Those of these names whose files are not open. */
+  closedOf(names: readonly string[]): string[] {
+    return names.filter((name) => !this.#byName.has(name));
+  }
+
+  /** Opens the files that a process before this one left partial, so that a sync of these names completes them. */
+  async takeOver(names: readonly string[]): Promise<void> {
+    const left = async (name: string): Promise<void> => {
+      if (await this.partials.isLeft(name)) (await this.use(name, 'write')).release();
+    };
+    for (const outcome of await Promise.allSettled(names.map(left))) {
+      if (outcome.status === 'rejected' && !isErrno(outcome.reason, errnos.ENOENT)) throw outcome.reason;
+    }
+  }
+
+  async #open(name: string, mode: OpenMode, deadline = 0): Promise<OpenedFile> {
+    return await this.partials.inspect(name, await this.opener.open(name, mode, deadline));
   }
 
   /**
@@ -204,7 +255,7 @@ export class Handles {
   async openApart(name: string): Promise<Handle> {
     let file: OpenedFile;
     try {
-      file = await this.withDescriptor(() => this.opener.open(name, 'read'));
+      file = await this.#openComplete(name);
     } catch (error) {
       this.#suspect(this.#byName.get(name));
       throw error;
@@ -219,6 +270,16 @@ export class Handles {
       kept.release();
     }
     return handle;
+  }
+
+  /** As a file of which all of the content is there. */
+  async #openComplete(name: string): Promise<OpenedFile> {
+    for (;;) {
+      const file = await this.withDescriptor(() => this.opener.open(name, 'read'));
+      if (!this.partials.isMarked(file.fd)) return file;
+      await this.#system.close(file.fd).finally(() => this.descriptorClosed());
+      await this.complete(name);
+    }
   }
 
   /** Every open file is looked at again before its next use: another node may have deleted or replaced any. */
@@ -258,8 +319,9 @@ export class Handles {
       this.drop(old);
     }
     if (file === null) return null;
-    this.#open++;
-    return this.adopt(name, file);
+    const found = await this.partials.inspect(name, file);
+    this.#opened++;
+    return this.adopt(name, found);
   }
 
   #newHandle(name: string, file: OpenedFile): Handle {
@@ -327,7 +389,7 @@ export class Handles {
 
   /** A descriptor counted by withDescriptor is closed. */
   descriptorClosed(): void {
-    this.#open--;
+    this.#opened--;
     this.#wakeRoomWaiters();
   }
 
@@ -372,7 +434,7 @@ export class Handles {
     if (this.#timer) clearInterval(this.#timer);
     this.#timer = null;
     for (const handle of [...this.#byName.values()]) this.drop(handle);
-    while (this.#open > 0) await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
+    while (this.#opened > 0) await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
   }
 
   #nextHint(slot: number): number {
@@ -431,21 +493,21 @@ export class Handles {
     const most = background + OVERFLOW;
     for (;;) {
       const cached = this.#byName.size + this.#reserved;
-      if (cached < this.#limit && this.#open < most) break;
+      if (cached < this.#limit && this.#opened < most) break;
       const victim = cached < this.#limit ? null : this.#victim();
       if (victim !== null && !victim.needsSync) {
         this.drop(victim);
         continue;
       }
-      if (this.#open < most) {
-        if (victim !== null && this.#open >= background) void this.#syncAndDrop(victim);
+      if (this.#opened < most) {
+        if (victim !== null && this.#opened >= background) void this.#syncAndDrop(victim);
         break;
       }
       // Everything is in use, closing or dirty: one closes or becomes idle sooner or later, for every use ends.
       if (victim === null) await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
       else await this.#syncAndDrop(victim);
     }
-    this.#open++;
+    this.#opened++;
     this.#reserved++;
   }
 

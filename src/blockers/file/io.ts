@@ -41,6 +41,13 @@ const WRITE_PIECE = 64 * 1024;
 const PAGE = 4096;
 const ZEROES = 1 << 20;
 
+/** Ends a write that is done: makes it durable first where that is asked for. */
+export type FinishedWrite = (handle: Handle, io: ObjectIo) => void;
+/** Ends one that failed. @param errno positive */
+export type FailedWrite = (io: ObjectIo, errno: number) => void;
+
+const fail: FailedWrite = (io, errno) => io.complete(errno);
+
 export class FileIo {
   readonly #system: FileSystem;
   /** A byte to read to: the calls take addresses, and this one is never in use across turns. */
@@ -71,6 +78,10 @@ export class FileIo {
 
   read(handle: Handle, io: ObjectIo): void {
     const { length } = io;
+    if (handle.partial !== null && !handle.partial.covers(io.offset, length)) {
+      handle.partial.read(io);
+      return;
+    }
     const blind = !this.#nowait && !this.#memory;
     if (length > DIRECT_LIMIT || (blind && (length > BLIND_LIMIT || this.#poolReads > 0))) {
       if (this.#poolReads > 0) this.#poolReads--;
@@ -123,8 +134,9 @@ export class FileIo {
   }
 
   /** Reads what is in the cache; false: not all of it was, or that cannot be known. */
-  readNow({ fd }: Handle, request: DirectRequest): boolean {
+  readNow({ fd, partial }: Handle, request: DirectRequest): boolean {
     const { offset, size, address } = request;
+    if (partial !== null && !partial.covers(offset, size)) return false;
     if (size > DIRECT_LIMIT || !(this.#nowait || this.#memory)) return false;
     for (let done = 0; done < size; ) {
       const n = this.#nowait
@@ -141,20 +153,27 @@ export class FileIo {
   }
 
   /** `finish` ends the operation once the data is written (it sees to fua). */
-  write(handle: Handle, io: ObjectIo, finish: (handle: Handle, io: ObjectIo) => void): void {
+  write(handle: Handle, io: ObjectIo, finish: FinishedWrite): void {
+    if (handle.partial !== null && !handle.partial.covers(io.offset, io.length)) handle.partial.write(this, io, finish);
+    else this.writePlain(handle, io, finish, fail);
+  }
+
+  /** As write, to the file as it is. */
+  writePlain(handle: Handle, io: ObjectIo, finish: FinishedWrite, failed: FailedWrite): void {
     const { length, offset, address, deadline } = io;
     if (!this.#isDirect(handle, offset, length)) {
       if (this.#poolWrites > 0) this.#poolWrites--;
-      this.#writeOnPool(handle, io, finish);
+      this.#writeOnPool(handle, io, finish, failed);
       return;
     }
     const errno = this.#writeDirectly(handle, offset, length, address, deadline);
     if (errno === 0) finish(handle, io);
-    else io.complete(errno);
+    else failed(io, errno);
   }
 
   /** Writes what the cache takes at once; false: it would have to wait, or failed. */
   writeNow(handle: Handle, { offset, size, address, deadline }: DirectRequest): boolean {
+    if (handle.partial !== null && !handle.partial.covers(offset, size)) return false;
     if (!this.#isDirect(handle, offset, size)) return false;
     return this.#writeDirectly(handle, offset, size, address, deadline) === 0;
   }
@@ -202,7 +221,7 @@ export class FileIo {
     return this.#system.preadCached(fd, this.#scratch.address, 1, offset) === -1;
   }
 
-  #writeOnPool(handle: Handle, io: ObjectIo, finish: (handle: Handle, io: ObjectIo) => void): void {
+  #writeOnPool(handle: Handle, io: ObjectIo, finish: FinishedWrite, failed: FailedWrite): void {
     const { bytes, length, offset } = io;
     let done = 0;
     handle.retain();
@@ -222,8 +241,8 @@ export class FileIo {
       }
       handle.markWritten();
       handle.release();
-      if (error) io.complete(errnoOf(error));
-      else if (done < length) io.complete(EIO);
+      if (error) failed(io, errnoOf(error));
+      else if (done < length) failed(io, EIO);
       else finish(handle, io);
     };
     next();
@@ -247,6 +266,7 @@ export class FileIo {
 
   /** Makes the range a hole, up to the file's end; where the file system has none, writes zeros. */
   async punch(handle: Handle, offset: number, length: number, deadline = 0): Promise<void> {
+    if (handle.partial !== null) await handle.complete();
     const mode = libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_KEEP_SIZE;
     if (length === 0 || (await this.#fallocate(handle, mode, offset, length, deadline))) return;
     const { size } = await this.#system.fstat(handle.fd);
@@ -255,6 +275,7 @@ export class FileIo {
 
   /** The range becomes allocated zeros; the file may get longer. */
   async zeroRange(handle: Handle, offset: number, length: number, deadline = 0): Promise<void> {
+    if (handle.partial !== null) await handle.complete();
     if (length === 0 || (await this.#fallocate(handle, libc.FALLOC_FL_ZERO_RANGE, offset, length, deadline))) return;
     await this.#writeZeroes(handle, offset, length, deadline);
   }

@@ -4,6 +4,7 @@ import koffi from 'koffi';
 import { errnoOf, errnos } from '../../sys/errno.js';
 import type { Native } from '../../sys/libc.js';
 import * as libc from '../../sys/libc.js';
+import { kernelMarks } from './marks.js';
 import { native } from './pool.js';
 import type { FileStatus, FileSystem, Transferred } from './system.js';
 
@@ -43,6 +44,8 @@ class Kernel implements FileSystem {
   readonly #iov = new Uint32Array(this.#iovec.bytes.buffer, this.#iovec.bytes.byteOffset, 4);
   readonly #iovAddress = this.#iovec.address;
   #peeked: libc.Memory | null = null;
+
+  readonly marks = kernelMarks;
 
   readonly changesNow = {
     open: (file: string, flags: number, mode: number): number => fs.openSync(file, flags, mode),

@@ -6,6 +6,7 @@ import { fileError, isErrno } from '../errors.js';
 import { missing } from '../names.js';
 import { TimedChanges } from './changes.js';
 import type { DirtyDirectories } from './durability.js';
+import type { Partial } from './partial/partial.js';
 import { candidatePaths, directoriesOf, hashedPath, isPithosName } from './paths.js';
 import type { FileStatus, FileSystem, ImmediateChanges } from './system.js';
 
@@ -15,6 +16,10 @@ export interface OpenedFile {
   readonly fd: number;
   readonly path: string;
   readonly writable: boolean;
+  /** Not all of its content is there (partial/). */
+  readonly partial?: Partial | null;
+  /** Its attributes have to be synced. */
+  readonly isUnsynced?: boolean;
 }
 
 /** How a file is opened: `create` makes it when missing, `write` insists on being able to write. */

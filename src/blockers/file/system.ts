@@ -12,6 +12,8 @@ export interface FileStatus {
   /** Allocated, in units of 512 bytes. */
   readonly blocks: number;
   readonly mtimeMs: number;
+  /** When the file was made. */
+  readonly birthtimeMs: number;
   readonly dev: number;
   readonly ino: number;
   readonly nlink: number;
@@ -32,7 +34,31 @@ export interface ImmediateChanges {
   mkdir(directory: string, mode: number): void;
 }
 
+/**
+ * Marks of files that are not complete (partial/): a user attribute of the file, which outlives every process and goes where the file goes. At
+ * once, on this thread, but for `of`.
+ */
+export interface FileMarks {
+  /** Can files below this directory be marked and locked, and is what one process has written there for the next to find? @throws the system's error */
+  suits(directory: string): boolean;
+  /** Which start of the machine this is: at most 64 ASCII characters. */
+  bootId(): string;
+  /** The mark of an open file; null: it has none. @throws the system's error */
+  get(fd: number): Buffer | null;
+  /** Part of the file's attributes: durable with fsync, not with fdatasync. @throws the system's error */
+  set(fd: number, mark: Uint8Array): void;
+  /** Takes the mark away, if there is one. @throws the system's error */
+  remove(fd: number): void;
+  /** Takes the advisory lock (flock) of an open file if nobody has it; closing the file gives it back. @throws the system's error */
+  lock(fd: number): boolean;
+  /** On the thread pool: the mark of the file at a path; null: it has none, or does not exist. @throws the system's error */
+  of(file: string): Promise<Buffer | null>;
+}
+
 export interface FileSystem {
+  /** Absent: no file is ever marked. */
+  readonly marks?: FileMarks;
+
   // Of locks between nodes. A modelled disk, which one node uses, does without.
 
   /** Takes the advisory lock (flock) of an open file if nobody has it; closing the file gives it back. @throws the system's error */

@@ -1,0 +1,93 @@
+/** Marks of files (system.ts) as Linux keeps them: extended attributes of the user. */
+import fs from 'node:fs';
+import koffi from 'koffi';
+import { errnos } from '../../sys/errno.js';
+import type { Native } from '../../sys/libc.js';
+import * as libc from '../../sys/libc.js';
+import { isErrno } from '../errors.js';
+import { NativeError, native } from './pool.js';
+import type { FileMarks } from './system.js';
+
+const ATTRIBUTE = 'user.archip.part';
+/** Longest mark, in bytes. */
+const LONGEST = 64;
+/** ext4, XFS, btrfs, tmpfs: attributes and locks of these are known to hold what is built on them. */
+const SUITABLE = new Set([0xef53, 0x58465342, 0x9123683e, 0x01021994]);
+
+const lib = koffi.load('libc.so.6');
+const bind = <A extends unknown[], R>(signature: string): Native<A, R> =>
+  lib.func(signature) as unknown as Native<A, R>;
+const fgetxattr = bind<[fd: number, name: string, value: number, size: number], number>(
+  'int64_t fgetxattr(int fd, const char *name, uintptr_t value, size_t size)',
+);
+const getxattr = bind<[path: string, name: string, value: number, size: number], number>(
+  'int64_t getxattr(const char *path, const char *name, uintptr_t value, size_t size)',
+);
+const fsetxattr = bind<[fd: number, name: string, value: number, size: number, flags: number], number>(
+  'int fsetxattr(int fd, const char *name, uintptr_t value, size_t size, int flags)',
+);
+const fremovexattr = bind<[fd: number, name: string], number>('int fremovexattr(int fd, const char *name)');
+
+/** What says that a file has no mark, as it has no attributes or is not there. */
+const NONE = [errnos.ENODATA, errnos.EOPNOTSUPP, errnos.ENOENT, errnos.ENOTDIR];
+
+class KernelMarks implements FileMarks {
+  /** In use within one call. */
+  readonly #value = libc.allocateMemory(LONGEST);
+  #boot: string | null = null;
+
+  suits(directory: string): boolean {
+    return SUITABLE.has(fs.statfsSync(directory).type);
+  }
+
+  bootId(): string {
+    this.#boot ??= fs.readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
+    return this.#boot;
+  }
+
+  get(fd: number): Buffer | null {
+    const n = fgetxattr(fd, ATTRIBUTE, this.#value.address, LONGEST);
+    if (n >= 0) return Buffer.from(this.#value.bytes.subarray(0, n));
+    const errno = libc.errno();
+    if (NONE.includes(errno)) return null;
+    throw new NativeError('fgetxattr', errno);
+  }
+
+  set(fd: number, mark: Uint8Array): void {
+    this.#value.bytes.set(mark);
+    if (fsetxattr(fd, ATTRIBUTE, this.#value.address, mark.length, 0) !== 0) {
+      throw new NativeError('fsetxattr', libc.errno());
+    }
+  }
+
+  remove(fd: number): void {
+    if (fremovexattr(fd, ATTRIBUTE) === 0) return;
+    const errno = libc.errno();
+    if (!NONE.includes(errno)) throw new NativeError('fremovexattr', errno);
+  }
+
+  lock(fd: number): boolean {
+    while (libc.flock(fd, libc.LOCK_EX | libc.LOCK_NB) !== 0) {
+      const errno = libc.errno();
+      if (errno === errnos.EAGAIN) return false;
+      if (errno !== errnos.EINTR) throw new NativeError('flock', errno);
+    }
+    return true;
+  }
+
+  async of(file: string): Promise<Buffer | null> {
+    // Not in the heap, where it might be moved meanwhile.
+    const value = libc.allocateMemory(LONGEST);
+    try {
+      const n = await native('getxattr', (end) => getxattr.async(file, ATTRIBUTE, value.address, LONGEST, end));
+      return Buffer.from(value.bytes.subarray(0, n));
+    } catch (error) {
+      if (isErrno(error, ...NONE)) return null;
+      throw error;
+    } finally {
+      libc.freeMemory(value);
+    }
+  }
+}
+
+export const kernelMarks: FileMarks = new KernelMarks();

@@ -1,0 +1,257 @@
+/**
+ * The partial objects of a store: which copies become one, and what is found partial on the disk. The file of a partial object is marked by
+ * an attribute, has a tail (tail.ts), and is locked (flock) by the process that has it: a mark without a lock was left by one that
+ * was killed, and whoever opens the object goes on with it.
+ */
+import fs from 'node:fs';
+import { errnos, SystemError } from '../../../sys/errno.js';
+import * as libc from '../../../sys/libc.js';
+import { isErrno } from '../../errors.js';
+import { readFully, sharesNothing } from '../copy.js';
+import type { OpenedFile } from '../opener.js';
+import { candidatePaths } from '../paths.js';
+import { Limiter, poolThreads } from '../pool.js';
+import type { FileStatus, FileSystem } from '../system.js';
+import type { Source } from './filling.js';
+import { Partial, type PartialContext } from './partial.js';
+import {
+  bitmapLength,
+  decodeMark,
+  decodeTail,
+  encodeMark,
+  encodeTail,
+  fileLength,
+  LONGEST,
+  type Origin,
+  tailOffset,
+  UNIT,
+} from './tail.js';
+import { Units } from './units.js';
+
+/** Most partial objects: what a flush may have to wait for, 256 MiB of the usual size. Beyond them copies are whole, which holds writers back. */
+const MOST = 64;
+/** A source with less data is copied at once: bytes. */
+const LEAST_DATA = 128 * 1024;
+/** Objects filled at the same time. */
+const FILLED_AT_ONCE = Math.max(2, poolThreads >> 2);
+
+export interface PartialsSettings {
+  readonly system: FileSystem;
+  /** The store's directory. */
+  readonly root: string;
+  /** Copies may be partial. What was left partial is completed in any case. */
+  readonly makes: boolean;
+  /** Bytes of data below which a source is copied at once. */
+  readonly leastData?: number;
+  readonly most?: number;
+}
+
+export class Partials {
+  readonly #system: FileSystem;
+  readonly #root: string;
+  readonly #leastData: number;
+  readonly #most: number;
+  #makes: boolean;
+  /** null: no file of this store can be marked. */
+  #context: PartialContext | null = null;
+  /** The oldest first. */
+  readonly #owed = new Set<Partial>();
+  #begun = 0;
+  #completed = 0;
+
+  constructor(settings: PartialsSettings) {
+    this.#system = settings.system;
+    this.#root = settings.root;
+    this.#makes = settings.makes;
+    this.#leastData = settings.leastData ?? LEAST_DATA;
+    this.#most = settings.most ?? MOST;
+  }
+
+  /** Looks at what the store's file system can do. */
+  open(): void {
+    const { marks } = this.#system;
+    if (!marks?.suits(this.#root)) return;
+    this.#context = {
+      system: this.#system,
+      marks,
+      memory: this.#system.isMemory(this.#root),
+      scratch: libc.allocateMemory(UNIT),
+      filling: new Limiter(FILLED_AT_ONCE),
+      ended: (partial, complete) => {
+        if (this.#owed.delete(partial) && complete) this.#completed++;
+      },
+    };
+  }
+
+  close(): void {
+    if (this.#context) libc.freeMemory(this.#context.scratch);
+    this.#context = null;
+  }
+
+  status(): object {
+    return { owed: this.#owed.size, begun: this.#begun, completed: this.#completed };
+  }
+
+  /** Is the open file one of a partial object? */
+  isMarked(fd: number): boolean {
+    return this.#context?.marks.get(fd) != null;
+  }
+
+  /** Is a partial object's file at one of these paths? */
+  async isLeft(name: string): Promise<boolean> {
+    if (!this.#context) return false;
+    for (const file of candidatePaths(this.#root, name)) if ((await this.#context.marks.of(file)) !== null) return true;
+    return false;
+  }
+
+  /** Bytes of the content of the file at a path with this status. */
+  async lengthOf(file: string, { size }: FileStatus): Promise<number> {
+    if (!this.#context || size % UNIT === 0) return size;
+    const mark = await this.#context.marks.of(file);
+    const length = mark === null ? null : decodeMark(mark);
+    return length !== null && size === fileLength(length) ? length : size;
+  }
+
+  /**
+   * Makes a new, empty file the partial copy of an open source, if that is worth it and possible.
+   * @param to nobody else's
+   * @param from descriptor of the source; the partial object's own when it becomes one
+   * @param size most bytes to copy
+   * @returns null: the file is empty as before
+   * @throws the system's error
+   */
+  async begin(to: number, from: number, source: string, size: number): Promise<Partial | null> {
+    const context = this.#context;
+    if (!context || !this.#makes || this.#owed.size >= this.#most) return null;
+    const stats = await this.#system.fstat(from);
+    const length = Math.min(size, stats.size);
+    const data = stats.blocks * 512;
+    if (length === 0 || length > LONGEST || data < this.#leastData) return null;
+    // Where extents can be shared a copy costs next to nothing.
+    if (!sharesNothing(stats.dev)) return null;
+    const origin = { source, inode: stats.ino, made: stats.birthtimeMs, length, boot: context.marks.bootId() };
+    const isReserved = await this.#reserve(context, to, length);
+    if (isReserved === null || !(await this.#mark(context, to, encodeTail(origin), length))) {
+      await this.#system.ftruncate(to, 0);
+      return null;
+    }
+    const partial = new Partial(context, {
+      units: new Units(length, new Uint8Array(bitmapLength(length))),
+      source: { fd: from, isDense: data >= stats.size },
+      sourceName: source,
+      isClean: !isReserved,
+    });
+    this.#begun++;
+    this.#add(partial);
+    return partial;
+  }
+
+  /** Space for all of it, so that filling it finds the disk no fuller than copying it does. @returns whether it has; null: there is none */
+  async #reserve({ memory }: PartialContext, fd: number, length: number): Promise<boolean | null> {
+    await this.#system.ftruncate(fd, fileLength(length));
+    if (memory) return false;
+    try {
+      await this.#system.fallocate(fd, libc.FALLOC_FL_KEEP_SIZE, 0, fileLength(length));
+      return true;
+    } catch (error) {
+      if (isErrno(error, errnos.EOPNOTSUPP, errnos.ENOSYS)) return false;
+      if (isErrno(error, errnos.ENOSPC, errnos.EDQUOT)) return null;
+      throw error;
+    }
+  }
+
+  /** False when the file system takes no mark, or nothing more. */
+  async #mark(context: PartialContext, fd: number, tail: Buffer, length: number): Promise<boolean> {
+    try {
+      context.scratch.bytes.set(tail);
+      if (this.#system.pwrite(fd, context.scratch.address, tail.length, tailOffset(length)) !== tail.length)
+        return false;
+      if (!context.marks.lock(fd)) return false;
+      context.marks.set(fd, encodeMark(length));
+      return true;
+    } catch (error) {
+      if (isErrno(error, errnos.EOPNOTSUPP, errnos.EPERM, errnos.EACCES)) this.#makes = false;
+      else if (!isErrno(error, errnos.ENOSPC, errnos.EDQUOT)) throw error;
+      return false;
+    }
+  }
+
+  #add(partial: Partial): void {
+    this.#owed.add(partial);
+    if (this.#owed.size * 2 <= this.#most) return;
+    const [oldest] = this.#owed;
+    // What goes wrong there, the flush of that object says.
+    oldest?.complete().catch(() => {});
+  }
+
+  /**
+   * Looks whether a file that was opened is one of a partial object, and takes that over if nobody has it.
+   * @returns the file, with what there is to know of it; @throws after closing it: EBUSY when another process has it; EIO when it is of an
+   *   earlier start of the machine, or cannot be understood; the system's error
+   */
+  async inspect(name: string, file: OpenedFile): Promise<OpenedFile> {
+    const context = this.#context;
+    if (!context || !this.isMarked(file.fd)) return file;
+    try {
+      return await this.#takeOver(context, name, file);
+    } catch (error) {
+      await this.#system.close(file.fd).catch(() => {});
+      throw error;
+    }
+  }
+
+  async #takeOver(context: PartialContext, name: string, file: OpenedFile): Promise<OpenedFile> {
+    const { fd } = file;
+    if (!context.marks.lock(fd)) {
+      throw new SystemError(
+        errnos.EBUSY,
+        `object ${name}: another process has not completed this copy yet: ask again when it has, or has ended`,
+      );
+    }
+    // Once more: who had it may have completed it just before.
+    const mark = context.marks.get(fd);
+    if (mark === null) return file;
+    const length = decodeMark(mark);
+    const { size } = await this.#system.fstat(fd);
+    if (length !== null && size !== fileLength(length)) {
+      // It had been completed, but for the mark.
+      context.marks.remove(fd);
+      return { ...file, isUnsynced: true };
+    }
+    const tail = length === null ? null : decodeTail(await this.#readTail(fd, length), length);
+    if (tail === null || tail.origin.boot !== context.marks.bootId()) {
+      const why = tail === null ? 'its state cannot be read' : 'the machine was started anew since';
+      throw new SystemError(errnos.EIO, `object ${name}: it is a copy that was never completed, and ${why}`);
+    }
+    const partial = new Partial(context, {
+      units: new Units(tail.origin.length, tail.bits),
+      source: await this.#openSource(tail.origin),
+      sourceName: tail.origin.source,
+      // What was written last may be there without being noted.
+      isClean: false,
+    });
+    this.#owed.add(partial);
+    return { ...file, partial };
+  }
+
+  async #readTail(fd: number, length: number): Promise<Buffer> {
+    return await readFully(this.#system, fd, fileLength(length) - tailOffset(length), tailOffset(length));
+  }
+
+  /** null: it is not there, or another file is in its place. */
+  async #openSource({ source, inode, made }: Origin): Promise<Source | null> {
+    for (const file of candidatePaths(this.#root, source)) {
+      let fd: number;
+      try {
+        fd = await this.#system.open(file, fs.constants.O_RDONLY, 0);
+      } catch (error) {
+        if (isErrno(error, errnos.ENOENT)) continue;
+        throw error;
+      }
+      const { ino, size, blocks, birthtimeMs } = await this.#system.fstat(fd);
+      if (ino === inode && birthtimeMs === made) return { fd, isDense: blocks * 512 >= size };
+      await this.#system.close(fd).catch(() => {});
+    }
+    return null;
+  }
+}
