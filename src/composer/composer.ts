@@ -407,9 +407,12 @@ export class Composer {
       this.#forwarder.forward(request);
       return;
     }
+    // When nobody is there any more who could flush again, the mapper is to know all the same: it makes durable what is to be kept.
+    const isLast = (request.flags & Flag.IMPLICIT) !== 0;
     this.#flusher.flushData(volume, (error) => {
-      if (error === null || volume.lost !== null) this.#forwarder.forward(request);
-      else request.fail(errnoOf(error), messageOf(error));
+      if (error === null || volume.lost !== null || (isLast && errnoOf(error) === errnos.EIO)) {
+        this.#forwarder.forward(request);
+      } else request.fail(errnoOf(error), messageOf(error));
     });
   }
 

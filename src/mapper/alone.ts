@@ -8,17 +8,26 @@
 import type { MapperContext } from './context.js';
 import type { Volume } from './volume.js';
 
+export interface AloneOptions {
+  /** Of REVOKE. */
+  readonly flags?: number;
+  /**
+   * What is done before the work of what the stored maps do not tell yet (Committer); default: commit, as the work goes by the stored maps, and may
+   * drop what is cached.
+   */
+  readonly before?: (volume: Volume) => Promise<void>;
+}
+
 /**
  * Works alone on some volumes, without leases on them, and together with readers on others.
  * @param work gets the volumes, and whether all who had leases live and answered
- * @param flags of REVOKE
  */
 export async function withAlone<T>(
   context: Pick<MapperContext, 'volumes' | 'leases'>,
   alone: string[],
   read: string[],
   work: (volumes: Volume[], answered: boolean) => Promise<T>,
-  flags = 0,
+  { flags = 0, before = (volume) => context.volumes.committer.commit(volume) }: AloneOptions = {},
 ): Promise<T> {
   const names = [...alone, ...read];
   const inUse: Volume[] = [];
@@ -31,8 +40,7 @@ export async function withAlone<T>(
       let answered = true;
       for (const volume of changed) if (!(await context.leases.revoke(volume, { flags }))) answered = false;
       for (const volume of sorted) leave.push(await volume.gate.enter(changed.has(volume)));
-      // The work goes by the stored maps, and may drop what is cached.
-      for (const volume of changed) await context.volumes.committer.commit(volume);
+      for (const volume of changed) await before(volume);
       for (const volume of changed) volume.generation = context.volumes.newGeneration();
       return await work(inUse, answered);
     } finally {

@@ -10,7 +10,7 @@ import type { ObjectClient } from '../requests/object-client.js';
 import { forOnce, type Once } from '../requests/once.js';
 import type { CreateData, MapSegment, VolumeInfo } from '../requests/structs.js';
 import { errnos, messageOf, SystemError } from '../sys/errno.js';
-import { withAlone } from './alone.js';
+import { type AloneOptions, withAlone } from './alone.js';
 import { type Clock, realClock } from './clock.js';
 import { type MapperContext, type MapperLog, mapOf, ownMap } from './context.js';
 import { Contexts } from './contexts.js';
@@ -163,7 +163,9 @@ export class Mapper {
   }
 
   async remove(name: string, options: OpenOptions = noV0, once: Once = forOnce()): Promise<void> {
-    return this.#change([name], ([volume], context) => remove(context, volume, options, once));
+    // What was first written to a block needs no entry any more, and may never get one.
+    const before = (): Promise<void> => Promise.resolve();
+    return this.#change([name], ([volume], context) => remove(context, volume, options, once), [], { before });
   }
 
   async rename(name: string, target: string, options: OpenOptions = noV0, once: Once = forOnce()): Promise<void> {
@@ -228,8 +230,9 @@ export class Mapper {
   /**
    * Flushes, gives the lock back if this mapper has it, and forgets the volume. Never touches another node's lock.
    * @param implicit the last client is gone: what open asked for stays
+   * @param port whose last client it is
    */
-  async close(name: string, implicit = false): Promise<void> {
+  async close(name: string, implicit = false, port?: number): Promise<void> {
     checkTarget(name);
     const { locks, losses } = this.#locking;
     await this.#volumes.use(name, async (volume) => {
@@ -240,7 +243,8 @@ export class Mapper {
         if (!implicit) await locks.end(volume);
       };
       try {
-        await withAlone(this.#base, [name], [], letGo);
+        const before = (): Promise<void> => this.#locking.conclude(volume, implicit ? port : undefined);
+        await withAlone(this.#base, [name], [], letGo, { before });
         this.#unclosed.delete(volume);
       } catch (error) {
         // Closing is what ends that state, whoever was the first to notice it.
@@ -360,11 +364,14 @@ export class Mapper {
     });
   }
 
-  /** A lock that was just taken is for nobody: releases it unless it is used by now. */
+  /** A lock that is held for nobody: releases it unless it is used by now. */
   #giveUp(volume: Volume): void {
-    withAlone(this.#base, [volume.name], [], async () => {
+    const letGo = async (): Promise<void> => {
       if (!volume.kept) await this.#locking.letGo(volume);
-    }).catch((error) => this.#log.warn(`volume ${volume.name} stays locked: ${messageOf(error)}`));
+    };
+    withAlone(this.#base, [volume.name], [], letGo).catch((error) =>
+      this.#log.warn(`volume ${volume.name} stays locked: ${messageOf(error)}`),
+    );
   }
 
   /**
@@ -564,6 +571,7 @@ export class Mapper {
     names: string[],
     work: (volumes: Volume[], context: MapperContext) => Promise<T>,
     read: string[] = [],
+    alone: AloneOptions = {},
   ): Promise<T> {
     for (const name of names) {
       checkTarget(name);
@@ -575,8 +583,8 @@ export class Mapper {
     if (new Set(names).size < names.length) {
       throw new SystemError(errnos.EINVAL, `volume ${names[0]}: both names are the same`);
     }
-    return withAlone(this.#base, names, read, (volumes) =>
-      work(volumes, this.#contexts.of(volumes.slice(0, names.length))),
-    );
+    const changing = (volumes: Volume[]): Promise<T> =>
+      work(volumes, this.#contexts.of(volumes.slice(0, names.length)));
+    return withAlone(this.#base, names, read, changing, alone);
   }
 }

@@ -74,6 +74,8 @@ export interface Committer {
   forget(volume: Volume): void;
   /** Resolves when all that is provisional now is in the stored map, which is not flushed. @throws SystemError, LostLock */
   commit(volume: Volume): Promise<void>;
+  /** commit, for who works alone on a volume whose clients are gone: what the disk did not take is given up, and logged. */
+  conclude(volume: Volume): Promise<void>;
   /** Resolves when no commit that was begun sends anything any more, however it ended. */
   ended(volume: Volume): Promise<void>;
 }
@@ -87,6 +89,7 @@ const noCommitter: Committer = {
   drop: () => {},
   forget: () => {},
   commit: () => Promise.resolve(),
+  conclude: () => Promise.resolve(),
   ended: () => Promise.resolve(),
 };
 
@@ -141,7 +144,9 @@ export class Volume {
   readonly touched = new Set<string>();
   /** Blocks of which the map in memory tells more than the stored one. */
   readonly provisional = new Map<number, ProvisionalBlock>();
-  /** Of which map they were noted by an earlier mapper; null: by this one, or that was looked at. */
+  /** Blocks of which an earlier mapper acknowledged what the disk did not take: their stored entries count, and each flush fails. */
+  readonly owed = new Set<number>();
+  /** Of which map these two were noted by an earlier mapper; null: by this one, or that was looked at. */
   adopted: NotedMap | null = null;
   /** Data may have been written since the volume was locked. */
   written = false;
@@ -176,9 +181,8 @@ export class Volume {
 
   get idle(): boolean {
     const known = this.locked || this.open !== null || this.lost !== null || this.breaking !== null;
-    return (
-      this.users === 0 && !known && this.leases.size === 0 && this.touched.size === 0 && this.provisional.size === 0
-    );
+    const isCommitted = this.provisional.size === 0 && this.owed.size === 0;
+    return this.users === 0 && !known && this.leases.size === 0 && this.touched.size === 0 && isCommitted;
   }
 }
 

@@ -72,7 +72,7 @@ export class HandOver {
         await context.locks.release(volume);
         volume.yieldUntil = clock.now() + YIELD_MS;
       },
-      Flag.FLUSH,
+      { flags: Flag.FLUSH },
     );
   }
 }

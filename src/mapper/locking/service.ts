@@ -205,6 +205,16 @@ export class Locking {
     await this.maps.flush(volume.touched);
   }
 
+  /**
+   * Commits what is provisional; what the disk did not take of it is given up when nobody lives any more who wrote it and could be told so.
+   * @param leaving a port that needs not be told
+   */
+  async conclude(volume: Volume, leaving?: number): Promise<void> {
+    const { leases, volumes } = this.#options;
+    if (leases.isWriterAlive(volume, leaving)) await volumes.committer.commit(volume);
+    else await volumes.committer.conclude(volume);
+  }
+
   /** Who holds the lock of that name in the store. */
   holder(name: string): Promise<LockInfo | null> {
     return this.#options.client.holder(name);
@@ -248,7 +258,7 @@ export class Locking {
   /** Releases a lock of this node; nothing keeps the volume open here any more. */
   async #giveBack(name: string): Promise<void> {
     const { blocks, client } = this.#options;
-    await withAlone(this.#options, [name], [], async ([volume]) => {
+    const work = async ([volume]: Volume[]): Promise<void> => {
       if (volume.locked) await this.letGo(volume);
       else {
         // An earlier mapper left it: whoever wrote under it was asked to end, and what was written must be there for the next holder.
@@ -258,7 +268,8 @@ export class Locking {
         this.#known.add(name);
       }
       await this.locks.end(volume);
-    });
+    };
+    await withAlone(this.#options, [name], [], work, { before: (volume) => this.conclude(volume) });
   }
 }
 

@@ -59,13 +59,25 @@ async function removeNow(context: MapperContext, volume: Volume, options: OpenOp
     }
     once.note = encodeNote({ id: map.header.lineage!.id, epoch });
     for (const run of v2.entryRuns(map.stored, map.header.blockSize, 0, map.blocks, v2.RUN_ENTRIES)) {
-      await removeRun(context, volume, map, run.first, run.count);
+      await removeRun(context, volume, map, run);
     }
     await context.maps.writeHeader(map.stored, { ...map.header, deleted: true });
+    // Of what an earlier mapper owed, nobody needs to know any more.
+    context.volumes.committer.drop(volume, 0, Number.POSITIVE_INFINITY);
   });
 }
 
-async function removeRun(
+/** No commit may write these entries meanwhile. */
+function removeRun(
+  context: MapperContext,
+  volume: Volume,
+  map: StoredMap,
+  { first, count }: v2.EntryRun,
+): Promise<void> {
+  return volume.blocks.run(first, first + count, () => removeBlocks(context, volume, map, first, count));
+}
+
+async function removeBlocks(
   context: MapperContext,
   volume: Volume,
   map: StoredMap,
@@ -91,5 +103,7 @@ async function removeRun(
   }
   if (names.length === 0) return;
   await context.maps.flush(volume.touched);
+  // Of what was first written and not committed, the entries tell now.
+  context.volumes.committer.drop(volume, first, first + count);
   await deleteObjects(context, volume.name, names);
 }

@@ -16,7 +16,7 @@ import type { StoredMap } from '../stored-map.js';
 import type { Committer, ProvisionalBlock, Volume } from '../volume.js';
 import type { NotedBlock, NotedMap, NotedVolume } from './noted.js';
 import type { Notes } from './notes.js';
-import { Spoiling, spoiledError } from './spoiling.js';
+import { SpoiledError, Spoiling } from './spoiling.js';
 
 /** How long first writes are gathered before they are committed unasked, in ms: the syncs of a burst are shared. */
 const GATHER_MS = 500;
@@ -55,7 +55,7 @@ export class Commits implements Committer {
 
   constructor(options: CommitsOptions) {
     this.#options = options;
-    this.#spoiling = new Spoiling(options.notes);
+    this.#spoiling = new Spoiling(options.notes, options.log);
   }
 
   accepts(volume: Volume): boolean {
@@ -83,25 +83,29 @@ export class Commits implements Committer {
   }
 
   drop(volume: Volume, first: number, end: number): void {
+    this.#spoiling.absolve(volume, first, end);
     if (volume.provisional.size === 0) return;
     const blocks = [...volume.provisional.keys()].filter((block) => block >= first && block < end);
     if (blocks.length === 0) return;
     this.#options.notes?.drop(volume.name, blocks);
+    this.#options.notes?.absolve(volume.name, blocks);
     for (const block of blocks) volume.provisional.delete(block);
   }
 
   forget(volume: Volume): void {
     volume.provisional.clear();
+    volume.owed.clear();
     volume.adopted = null;
     this.#planned.get(volume)?.();
     this.#planned.delete(volume);
     this.#options.notes?.remove(volume.name);
   }
 
-  adopt(volume: Volume, { map, blocks }: NotedVolume): void {
+  adopt(volume: Volume, { map, blocks, spoiled }: NotedVolume): void {
     volume.adopted = map;
     for (const { block, epoch } of blocks)
       volume.provisional.set(block, { block, epoch, isProven: false, spoiled: null });
+    for (const block of spoiled) volume.owed.add(block);
     this.#plan(volume, GATHER_MS);
   }
 
@@ -127,13 +131,24 @@ export class Commits implements Committer {
   }
 
   commit(volume: Volume): Promise<void> {
-    if (volume.provisional.size === 0) return Promise.resolve();
+    if (isDone(volume)) return Promise.resolve();
     const round = this.#rounds.get(volume);
     if (!round) return this.#start(volume);
     const start = (): Promise<void> => this.#start(volume);
     // The one that runs may have begun before the last of them was noted.
     round.next ??= round.running.then(start, start);
     return round.next;
+  }
+
+  async conclude(volume: Volume): Promise<void> {
+    for (;;) {
+      try {
+        return await this.commit(volume);
+      } catch (error) {
+        if (!(error instanceof SpoiledError)) throw error;
+      }
+      await this.#spoiling.giveUp(this.#options.context(volume), volume, nameIn(volume));
+    }
   }
 
   async ended(volume: Volume): Promise<void> {
@@ -205,7 +220,7 @@ export class Commits implements Committer {
   /** Commits what is provisional now; all of it is tried. @throws the first error */
   async #round(volume: Volume): Promise<void> {
     const context = this.#options.context(volume);
-    if (volume.provisional.size === 0) return;
+    if (isDone(volume)) return;
     const map = await this.#mapOf(context, volume);
     if (map === null) return;
     const todo = [...volume.provisional.values()];
@@ -215,6 +230,7 @@ export class Commits implements Committer {
       await this.#batch(context, volume, map, batch).catch((error) => (failure ??= error));
     }
     if (failure) throw failure;
+    for (const block of volume.owed) throw new SpoiledError(volume, block, null);
   }
 
   /** The map; null when what was to be committed is of none that exists. */
@@ -236,7 +252,7 @@ export class Commits implements Committer {
     batch: readonly ProvisionalBlock[],
   ): Promise<void> {
     const { locks, blocks } = context;
-    const nameOf = ({ block, epoch }: ProvisionalBlock): string => newObjectName(volume.name, epoch, block);
+    const nameOf = nameIn(volume);
     const verified = locks.verify(volume);
     verified.catch(() => {});
     const found = await this.#prove(context, volume, batch, nameOf);
@@ -261,7 +277,7 @@ export class Commits implements Committer {
       for (const block of epochs.keys()) volume.provisional.delete(block);
     });
     const spoiled = batch.find((each) => each.spoiled !== null && volume.provisional.get(each.block) === each);
-    if (spoiled) throw spoiledError(volume, spoiled);
+    if (spoiled) throw new SpoiledError(volume, spoiled.block, spoiled.spoiled);
   }
 
   /** Those that are not spoiled; one that an earlier mapper noted is when its object is not there. */
@@ -285,6 +301,14 @@ export class Commits implements Committer {
     return batch.filter(({ spoiled }) => spoiled === null);
   }
 }
+
+/** Nothing is to be committed, and nobody to be told of what cannot be. */
+const isDone = ({ provisional, owed }: Volume): boolean => provisional.size === 0 && owed.size === 0;
+
+const nameIn =
+  ({ name }: Volume) =>
+  ({ block, epoch }: ProvisionalBlock): string =>
+    newObjectName(name, epoch, block);
 
 const mapId = ({ lineage, epoch }: MapHeader): NotedMap => ({ id: lineage?.id ?? '', epoch });
 

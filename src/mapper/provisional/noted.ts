@@ -18,4 +18,6 @@ export interface NotedMap {
 export interface NotedVolume {
   readonly map: NotedMap;
   readonly blocks: readonly NotedBlock[];
+  /** Blocks of which the disk did not take what was first written (spoiling.ts). */
+  readonly spoiled: readonly number[];
 }

@@ -29,12 +29,17 @@ export interface NoteStore {
 const HEAD = 128;
 /** Bytes of a record, which never lies on two pages: a process that is killed has written all of it or nothing. */
 const RECORD = 16;
+/** The block's object was made. */
 const MADE = 1;
+/** The disk did not take it: the stored map counts for the block, and that what was written is gone is to be told. */
+const SPOILED = 2;
 
 /** The note of one volume: where the records of which blocks are. */
 interface Note {
   map: NotedMap;
   readonly slots: Map<number, number>;
+  /** Those of spoiled blocks, which may be provisional anew. */
+  readonly spoiled: Map<number, number>;
   readonly free: number[];
   /** Slots in the file. */
   end: number;
@@ -59,7 +64,7 @@ export class Notes {
     const found = new Map<string, NotedVolume>();
     for (const [volume, bytes] of this.#store.load()) {
       const noted = this.#parse(volume, bytes);
-      if (noted.blocks.length > 0) found.set(volume, noted);
+      if (noted.blocks.length + noted.spoiled.length > 0) found.set(volume, noted);
       else {
         this.#notes.delete(volume);
         this.#store.remove(volume);
@@ -72,21 +77,20 @@ export class Notes {
 
   #parse(volume: string, bytes: Buffer): NotedVolume {
     const map = bytes.length < HEAD ? null : this.#decodeHead(bytes.toString('utf8', 0, HEAD));
-    if (map === null) return { map: { id: '', epoch: 0 }, blocks: [] };
-    const note: Note = { map, slots: new Map(), free: [], end: Math.floor((bytes.length - HEAD) / RECORD) };
+    if (map === null) return { map: { id: '', epoch: 0 }, blocks: [], spoiled: [] };
+    const note: Note = { ...emptyNote(map), end: Math.floor((bytes.length - HEAD) / RECORD) };
     const blocks: NotedBlock[] = [];
     for (let slot = 0; slot < note.end; slot++) {
       const at = HEAD + slot * RECORD;
-      if (bytes[at] !== MADE) {
-        note.free.push(slot);
-        continue;
-      }
       const block = bytes.readUIntLE(at + 2, 6);
-      blocks.push({ block, epoch: Number(bytes.readBigUInt64LE(at + 8)) });
-      note.slots.set(block, slot);
+      if (bytes[at] === MADE) {
+        blocks.push({ block, epoch: Number(bytes.readBigUInt64LE(at + 8)) });
+        note.slots.set(block, slot);
+      } else if (bytes[at] === SPOILED) note.spoiled.set(block, slot);
+      else note.free.push(slot);
     }
     this.#notes.set(volume, note);
-    return { map, blocks };
+    return { map, blocks, spoiled: [...note.spoiled.keys()] };
   }
 
   #encodeHead({ id, epoch }: NotedMap): Buffer {
@@ -108,12 +112,12 @@ export class Notes {
   add(volume: string, map: NotedMap, blocks: readonly NotedBlock[]): void {
     let note = this.#notes.get(volume);
     if (!note) {
-      note = { map, slots: new Map(), free: [], end: 0 };
+      note = emptyNote(map);
       this.#store.write(volume, this.#encodeHead(map), 0);
       this.#store.truncate(volume, HEAD);
       this.#notes.set(volume, note);
     } else if (note.map.id !== map.id || note.map.epoch < map.epoch) {
-      if (note.slots.size > 0) throw new Error(`the note of volume ${volume} is of another map`);
+      if (note.slots.size + note.spoiled.size > 0) throw new Error(`the note of volume ${volume} is of another map`);
       this.#store.write(volume, this.#encodeHead(map), 0);
       note.map = map;
     }
@@ -124,10 +128,7 @@ export class Notes {
         volume,
         placed.map(({ slot }) => slot),
         (k, out, at) => {
-          const { block, epoch } = blocks[k];
-          out[at] = MADE;
-          out.writeUIntLE(block, at + 2, 6);
-          out.writeBigUInt64LE(BigInt(epoch), at + 8);
+          encodeRecord(out, at, MADE, blocks[k].block, blocks[k].epoch);
         },
       );
     } catch (error) {
@@ -165,30 +166,60 @@ export class Notes {
       note.free.push(...kept);
     } catch {
       // Better no word of what waits for its commit, which this process may still do, than a wrong one.
-      this.#store.truncate(volume, HEAD);
-      note.slots.clear();
-      note.free.length = 0;
-      note.end = 0;
+      this.#empty(volume, note);
     }
   }
 
-  /** These blocks are noted no more. @throws Error: then they are noted still */
+  /** The objects of these blocks are noted no more. @throws Error: then they are noted still */
   drop(volume: string, blocks: readonly number[]): void {
     const note = this.#notes.get(volume);
-    if (!note) return;
-    const noted = blocks.filter((block) => note.slots.has(block));
-    if (noted.length === 0) return;
+    if (note) this.#drop(volume, note, note.slots, blocks);
+  }
+
+  /** The disk did not take the objects of these blocks, which were noted. @throws Error: then they are noted as before */
+  spoil(volume: string, blocks: readonly number[]): void {
+    const note = this.#notes.get(volume);
+    const noted = note ? blocks.filter((block) => note.slots.has(block)) : [];
+    if (!note || noted.length === 0) return;
     const slots = noted.map((block) => note.slots.get(block)!);
-    if (noted.length === note.slots.size) {
-      this.#store.truncate(volume, HEAD);
-      note.slots.clear();
-      note.free.length = 0;
-      note.end = 0;
+    this.#write(volume, slots, (k, out, at) => encodeRecord(out, at, SPOILED, noted[k], 0));
+    for (const block of noted) {
+      // Spoiled once more: one record says so.
+      const before = note.spoiled.get(block);
+      note.spoiled.set(block, note.slots.get(block)!);
+      note.slots.delete(block);
+      if (before !== undefined) {
+        this.#clear(volume, [before]);
+        note.free.push(before);
+      }
+    }
+  }
+
+  /** That these blocks were spoiled does not matter any more. @throws Error: then that is noted still */
+  absolve(volume: string, blocks: readonly number[]): void {
+    const note = this.#notes.get(volume);
+    if (note) this.#drop(volume, note, note.spoiled, blocks);
+  }
+
+  #drop(volume: string, note: Note, from: Map<number, number>, blocks: readonly number[]): void {
+    const noted = blocks.filter((block) => from.has(block));
+    if (noted.length === 0) return;
+    if (noted.length === note.slots.size + note.spoiled.size) {
+      this.#empty(volume, note);
       return;
     }
+    const slots = noted.map((block) => from.get(block)!);
     this.#clear(volume, slots);
-    for (const block of noted) note.slots.delete(block);
+    for (const block of noted) from.delete(block);
     note.free.push(...slots);
+  }
+
+  #empty(volume: string, note: Note): void {
+    this.#store.truncate(volume, HEAD);
+    note.slots.clear();
+    note.spoiled.clear();
+    note.free.length = 0;
+    note.end = 0;
   }
 
   /** Nothing is noted of the volume. @throws Error */
@@ -214,6 +245,14 @@ export class Notes {
       from = to;
     }
   }
+}
+
+const emptyNote = (map: NotedMap): Note => ({ map, slots: new Map(), spoiled: new Map(), free: [], end: 0 });
+
+function encodeRecord(out: Buffer, at: number, state: number, block: number, epoch: number): void {
+  out[at] = state;
+  out.writeUIntLE(block, at + 2, 6);
+  out.writeBigUInt64LE(BigInt(epoch), at + 8);
 }
 
 /**

@@ -1,19 +1,25 @@
 /**
  * Objects of provisional blocks that the disk did not take. What the kernel could not write it has dropped, and reports once: later syncs, and
  * those of another process, say that all is well. So a block of which a sync failed is never committed: its entry would name a copy with
- * holes in it, in place of what was durable before. Each flush fails, until the block is made zero; a mapper that starts anew goes by the
- * stored map, which has what was durable.
+ * holes in it, in place of what was durable before. A mapper that starts anew goes by the stored map, which has that. Under either, each
+ * flush fails, since what was written is gone and was acknowledged, until the block is made zero or those who wrote are gone.
  */
+
 import type { ObjectClient } from '../../requests/object-client.js';
+import { EntryFlag } from '../../requests/resolved-map.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
+import { type MapperContext, type MapperLog, mapOf } from '../context.js';
+import { noV0, removeObject } from '../map-store.js';
 import type { ProvisionalBlock, Volume } from '../volume.js';
 import type { Notes } from './notes.js';
 
 export class Spoiling {
   readonly #notes: Notes | null;
+  readonly #log: MapperLog;
 
-  constructor(notes: Notes | null) {
+  constructor(notes: Notes | null, log: MapperLog) {
     this.#notes = notes;
+    this.#log = log;
   }
 
   /**
@@ -57,21 +63,71 @@ export class Spoiling {
     return failed.length > 0 ? durable : [];
   }
 
-  /** These are never committed, and no later mapper takes them over. */
+  /** These are never committed, and to a later mapper they are owed. */
   spoil(volume: Volume, blocks: readonly ProvisionalBlock[], cause: unknown): void {
     for (const each of blocks) each.spoiled = cause;
     const still = blocks.filter((each) => volume.provisional.get(each.block) === each);
-    this.#notes?.drop(
+    this.#notes?.spoil(
       volume.name,
       still.map(({ block }) => block),
     );
   }
+
+  /** What was written to blocks [first, end) does not matter any more. @throws Error: then it still does */
+  absolve(volume: Volume, first: number, end: number): void {
+    const owed = [...volume.owed].filter((block) => block >= first && block < end);
+    if (owed.length === 0) return;
+    this.#notes?.absolve(volume.name, owed);
+    for (const block of owed) volume.owed.delete(block);
+  }
+
+  /**
+   * Those who wrote to the volume are gone: its spoiled blocks are what the stored map says from now on. The caller is alone on it.
+   * @throws Error when that cannot be noted
+   */
+  async giveUp(context: MapperContext, volume: Volume, nameOf: (block: ProvisionalBlock) => string): Promise<void> {
+    const spoiled = [...volume.provisional.values()].filter((each) => each.spoiled !== null);
+    const blocks = [...new Set([...spoiled.map(({ block }) => block), ...volume.owed])].sort((a, b) => a - b);
+    if (blocks.length === 0) return;
+    this.#log.warn(
+      `volume ${volume.name}: the disk did not take what was first written to ${blocks.length} blocks, of which the first is ` +
+        `block ${blocks[0]}, and all clients are gone: they have what they had before`,
+    );
+    this.#notes?.absolve(volume.name, blocks);
+    volume.owed.clear();
+    for (const { block } of spoiled) volume.provisional.delete(block);
+    volume.map = null;
+    await this.#deleteObjects(context, volume, new Map(spoiled.map((each) => [each.block, nameOf(each)])));
+  }
+
+  /** Nothing of the store can be flushed whole while what the disk did not take is in it. */
+  async #deleteObjects(context: MapperContext, volume: Volume, names: ReadonlyMap<number, string>): Promise<void> {
+    try {
+      const map = await mapOf(context, volume, noV0);
+      for (const [block, name] of names) {
+        await map.load(block, 1);
+        const { entries } = map;
+        // Never what the stored entry names, whoever wrote it, nor what one that cannot be read may.
+        const isKnown = entries.has(block) && (entries.flags(block) & EntryFlag.DELETED) === 0;
+        const isZero = isKnown && (entries.flags(block) & EntryFlag.ZERO) !== 0;
+        if (isZero || (isKnown && entries.objectName(block) !== name)) await removeObject(context.blocks, name);
+      }
+    } catch (error) {
+      this.#log.warn(`volume ${volume.name}: an object that the disk did not take is left over: ${messageOf(error)}`);
+    }
+  }
 }
 
-export const spoiledError = (volume: Volume, { block, spoiled }: ProvisionalBlock): SystemError =>
-  new SystemError(
-    errnos.EIO,
-    `volume ${volume.name}: what was first written to block ${block} may be lost: ${messageOf(spoiled)}; ` +
-      'once the disk is well, restart the blocker and the mapper: the block then has what it had before',
-    { cause: spoiled },
-  );
+/** EIO: what was written to a block, and acknowledged, is gone. */
+export class SpoiledError extends SystemError {
+  constructor(volume: Volume, block: number, cause: unknown) {
+    const why = cause === null ? 'the disk had not taken it, said an earlier mapper' : messageOf(cause);
+    super(
+      errnos.EIO,
+      `volume ${volume.name}: what was first written to block ${block} may be lost: ${why}; ` +
+        'disconnect all clients of the volume: the block then has what it had before',
+      { cause },
+    );
+    this.name = 'SpoiledError';
+  }
+}

@@ -336,6 +336,20 @@ describe('durability', () => {
     expect(asked(Op.CLOSE)).toBe(0);
     rig.blocker.release(Op.FLUSH);
   });
+
+  it('the end of the last client reaches the mapper though the disk is bad: nobody is left to flush again, and what is owed stays owed', async () => {
+    rig = new Rig({ blocks: 1, blockSize: BLOCK });
+    await rig.write(0, pattern(10, 1));
+    rig.blocker.hold(Op.FLUSH);
+    const close = rig.client.call(500, { op: Op.CLOSE, target: 'volume', flags: Flag.IMPLICIT });
+    (await rig.blocker.take(Op.FLUSH)).fail(errnos.EIO, 'a bad disk');
+    await close;
+    expect(rig.mapper.log.at(-1)).toMatchObject({ op: Op.CLOSE, flags: Flag.IMPLICIT });
+    const flush = rig.flush();
+    (await rig.blocker.take(Op.FLUSH)).fail(errnos.EIO, 'a bad disk');
+    await expect(flush).rejects.toMatchObject({ code: 'EIO' });
+    rig.blocker.release(Op.FLUSH);
+  });
 });
 
 describe('reads without a lease', () => {

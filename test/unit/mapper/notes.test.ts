@@ -48,6 +48,33 @@ describe('notes', () => {
     expect(fs.readdirSync(directory).length).toBe(1);
   });
 
+  it('say of which blocks the disk did not take what was written, whatever is noted of these since, until that is absolved', () => {
+    const directory = temporaryDirectory();
+    const found = (): unknown => {
+      const noted = new Notes(new NoteFiles(directory), 'a start').load(log).get('web');
+      return noted && { blocks: sorted(noted.blocks), spoiled: [...noted.spoiled].sort() };
+    };
+    const { notes } = load(directory);
+    notes.add('web', MAP, blocks(1, 2, 3));
+    notes.spoil('web', [2, 3, 77]);
+    expect(found()).toEqual({ blocks: blocks(1), spoiled: [2, 3] });
+    notes.drop('web', [1, 2]);
+    expect(found()).toEqual({ blocks: [], spoiled: [2, 3] });
+    notes.add('web', MAP, blocks(2, 4, 5));
+    expect(found()).toEqual({ blocks: blocks(2, 4, 5), spoiled: [2, 3] });
+    notes.spoil('web', [2]);
+    notes.add('web', MAP, blocks(2, 6));
+    expect(found()).toEqual({ blocks: blocks(2, 4, 5, 6), spoiled: [2, 3] });
+    notes.absolve('web', [2, 4]);
+    expect(found()).toEqual({ blocks: blocks(2, 4, 5, 6), spoiled: [3] });
+    const again = new Notes(new NoteFiles(directory), 'a start');
+    again.load(log);
+    again.drop('web', [2, 4, 5, 6]);
+    expect(found()).toEqual({ blocks: [], spoiled: [3] });
+    again.absolve('web', [3]);
+    expect(found()).toBeUndefined();
+  });
+
   it('of an earlier start of the machine are removed', () => {
     const directory = temporaryDirectory();
     load(directory).notes.add('web', MAP, blocks(1));
@@ -129,14 +156,14 @@ describe('notes', () => {
     const later = { ...MAP, epoch: MAP.epoch + 1 };
     expect(() => notes.add('web', other, blocks(2))).toThrow('another map');
     expect(() => notes.add('web', later, blocks(2))).toThrow('another map');
-    expect(heads()).toEqual({ map: MAP, blocks: blocks(1) });
+    expect(heads()).toEqual({ map: MAP, blocks: blocks(1), spoiled: [] });
     notes.bump('web', later.epoch);
     notes.bump('elsewhere', 7);
     notes.add('web', later, blocks(2));
-    expect(heads()).toEqual({ map: later, blocks: blocks(1, 2) });
+    expect(heads()).toEqual({ map: later, blocks: blocks(1, 2), spoiled: [] });
     notes.drop('web', [1, 2]);
     notes.add('web', other, blocks(3));
-    expect(heads()).toEqual({ map: other, blocks: blocks(3) });
+    expect(heads()).toEqual({ map: other, blocks: blocks(3), spoiled: [] });
   });
 
   it('that cannot be read keep the mapper from starting: what they tell of was acknowledged', () => {

@@ -478,14 +478,68 @@ describe('a commit that was asked for and failed', () => {
   });
 });
 
+describe('a volume that is removed with provisional blocks', () => {
+  it('is so where no entry can be durable first, and a commit that was under way writes nothing of it', async () => {
+    await write(2, 7);
+    await write(5, 8);
+    let go = (): void => {};
+    const held = new Promise<void>((resolve) => (go = resolve));
+    node.blocks.before = (operation) => (operation === 'flush' ? held : undefined);
+    await clock.pass(600);
+    await done(node.mapper.remove(NAME));
+    const order = watch(node);
+    go();
+    await clock.pass(2000);
+    expect(order.filter((what) => !what.startsWith('maps check'))).toEqual([]);
+    expect(notes.load().size).toBe(0);
+    await checkInvariants(node, []);
+  });
+
+  it('goes on being so after the mapper was killed at any point of it', async () => {
+    for (let point = 0; ; point++) {
+      await write(2, 7);
+      await write(5, 8);
+      let left = point;
+      const one = (operation: string): void | Promise<void> => {
+        if (['write', 'delete', 'flush'].includes(operation) && left-- <= 0) return new Promise(() => {});
+      };
+      node.maps.before = one;
+      node.blocks.before = one;
+      let over = false;
+      void node.mapper.remove(NAME).then(() => (over = true));
+      await settle();
+      if (over) break;
+      const next = successor();
+      await done(next.mapper.remove(NAME)).catch((error) => expect(error).toEqual(failure('ENOENT')));
+      await clock.pass(20_000);
+      expect(notes.load().size).toBe(0);
+      expect(await next.maps.lockHolder(NAME)).toBeNull();
+      await checkInvariants(next, []);
+      node = next;
+      node.holders.set(PORT, async () => {});
+      await createSmall(node, NAME, SIZE, BLOCK);
+      await node.mapper.lease(NAME, { write: true }, PORT);
+      expect(point).toBeLessThan(20);
+    }
+  });
+});
+
 describe('an object that the disk did not take', () => {
   const fail = (): void => {
     node.blocks.before = (operation, name) => {
-      if (operation === 'flush' && (name === '*' || name.includes(OBJECT(2)))) {
+      if (
+        operation === 'flush' &&
+        ['*', OBJECT(2)].some((one) => name.includes(one)) &&
+        stores.blocks.objects.has(OBJECT(2))
+      ) {
         throw new SystemError(errnos.EIO, 'writes may be lost');
       }
     };
   };
+
+  /** A mapper that starts while the composer lives. */
+  const restarted = (): Node =>
+    successor({ inherited: [PORT], prepare: (next) => void next.holders.set(PORT, async () => {}) });
 
   beforeEach(async () => {
     await write(2, 7);
@@ -503,6 +557,67 @@ describe('an object that the disk did not take', () => {
     // A later mapper goes by what was durable.
     const next = successor();
     expect(await readVolume(next, NAME, 0, SIZE)).toEqual(filled(0, 0, 0, 0, 0, 8));
+  });
+
+  it('is owed by a later mapper: each flush fails, whatever is written to the block since, until that becomes zero', async () => {
+    node = restarted();
+    expect((await done(node.mapper.lease(NAME, { write: true }, PORT))).granted).toBe('exclusive');
+    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
+    await writeVolume(node, NAME, 2 * BLOCK + 100, Buffer.alloc(10, 4), PORT);
+    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
+    expect(await asStored()).toEqual(await readVolume(node, NAME, 0, SIZE));
+    node = restarted();
+    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
+    await expect(done(node.mapper.snapshot(NAME, 'another'))).rejects.toEqual(failure('EIO', 'block 2'));
+    await done(node.mapper.lease(NAME, { write: true }, PORT));
+    await node.mapper.mapZero(NAME, 2 * BLOCK, BLOCK, PORT);
+    await node.mapper.flush(NAME, true, PORT);
+    expect(await asStored()).toEqual(filled(0, 0, 0, 0, 0, 8));
+    await done(node.mapper.snapshot(NAME, 'another'));
+  });
+
+  it('is owed until the clients are gone, by whichever mapper', async () => {
+    for (const next of [() => node, restarted]) {
+      node = next();
+      await done(node.mapper.lease(NAME, { write: true }, PORT));
+      await expect(done(node.mapper.close(NAME))).rejects.toEqual(failure('EIO', 'disconnect all clients'));
+      await expect(done(node.mapper.unlock(NAME, false))).rejects.toEqual(failure('EIO', 'disconnect all clients'));
+      await done(node.mapper.close(NAME, true, PORT));
+      expect(node.warnings.join()).toContain('have what they had before');
+      expect(await node.maps.lockHolder(NAME)).toBeNull();
+      expect(notes.load().size).toBe(0);
+      await done(node.mapper.lease(NAME, { write: true }, PORT));
+      await node.mapper.flush(NAME, true, PORT);
+      expect(await readVolume(node, NAME, 0, SIZE)).toEqual(filled(0, 0, 0, 0, 0, 8));
+      await checkInvariants(node, [NAME]);
+      // Once more for the next mapper.
+      await write(2, 7);
+      fail();
+      await clock.pass(600);
+    }
+  });
+
+  it.each<[string, () => Promise<unknown>]>([
+    ['close', () => node.mapper.close(NAME)],
+    ['unlock', () => node.mapper.unlock(NAME, false)],
+  ])('does not keep a volume from %s whose composer was killed', async (_what, work) => {
+    node.blocks.before = () => {};
+    node.holders.delete(PORT);
+    await done(work());
+    expect(await node.maps.lockHolder(NAME)).toBeNull();
+    expect(await asStored()).toEqual(filled(0, 0, 0, 0, 0, 8));
+  });
+
+  it.each([false, true])('does not keep the volume from being removed, also by a later mapper (%s)', async (later) => {
+    node.blocks.before = () => {};
+    if (later) node = successor();
+    await done(node.mapper.remove(NAME));
+    expect(notes.load().size).toBe(0);
+    expect(await node.maps.lockHolder(NAME)).toBeNull();
+    await clock.pass(2000);
+    await checkInvariants(node, later ? undefined : []);
+    await createSmall(node, NAME, SIZE, BLOCK);
+    expect(await asStored()).toEqual(filled());
   });
 
   it('is forgotten when its block becomes zero', async () => {
