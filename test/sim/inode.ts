@@ -138,6 +138,15 @@ export class FileInode {
     this.#sizes.push({ seq, size });
   }
 
+  /** The disk did not take what was written until `seq`: who reads sees it still, no later sync writes it. */
+  lose(seq: number): void {
+    for (const [index, versions] of this.#versions) {
+      const kept = versions.filter((version) => version.page === null || version.seq > seq);
+      if (kept.length > 0) this.#versions.set(index, kept);
+      else this.#versions.delete(index);
+    }
+  }
+
   /** Everything up to `seq` is on the disk. */
   sync(seq: number): void {
     for (const [index, versions] of this.#versions) {

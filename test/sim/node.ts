@@ -13,9 +13,10 @@ import { startWith as startMapper } from '../../src/mapper/peer.js';
 import type { NoteStore } from '../../src/mapper/provisional/notes.js';
 import type { RunningRole } from '../../src/peer/role.js';
 import { XsegObjectClient } from '../../src/requests/object-client.js';
-import { Op } from '../../src/requests/ops.js';
+import { Flag, Op } from '../../src/requests/ops.js';
 import { type Port, Segment } from '../../src/xseg/index.js';
 import { PORTS, VolumeClient } from '../unit/composer/volume-client.js';
+import { ShortWay } from './short-way.js';
 import type { SimulatedSystem } from './system.js';
 
 export const BLOCKS_ROOT = '/blocks';
@@ -64,6 +65,7 @@ export class Node extends VolumeClient {
   readonly client: Port;
   readonly maps: XsegObjectClient;
   readonly blocks: XsegObjectClient;
+  readonly shortWay: ShortWay;
   readonly #segment: Segment;
   readonly #blockers: Blocker[];
   readonly #mapper: RunningRole;
@@ -72,7 +74,13 @@ export class Node extends VolumeClient {
 
   private constructor(
     segment: Segment,
-    parts: { blockers: Blocker[]; mapper: RunningRole; composer: Composer; composerPort: Port },
+    parts: {
+      blockers: Blocker[];
+      mapper: RunningRole;
+      composer: Composer;
+      composerPort: Port;
+      hints: ReadonlyMap<string, number>;
+    },
   ) {
     super();
     this.#segment = segment;
@@ -81,6 +89,7 @@ export class Node extends VolumeClient {
     this.#composer = parts.composer;
     this.#composerPort = parts.composerPort;
     this.client = segment.bind(PORTS.client, { name: 'client' });
+    this.shortWay = new ShortWay(this.client, parts.hints);
     this.maps = new XsegObjectClient(this.client, PORTS.blockerm);
     this.blocks = new XsegObjectClient(this.client, PORTS.blockerb);
   }
@@ -101,7 +110,9 @@ export class Node extends VolumeClient {
     const blockers: Blocker[] = [];
     for (const { root, number, name } of stores) {
       const { fdcache } = settings;
-      const driver = new FileDriver({ root, uniqueStr: `sim_${number}`, fdcache, dirtyFiles: fdcache, system });
+      // Modes that need no chmod, whatever the mask of this process: files are then made on the driver's own thread, if at all.
+      const files = { root, uniqueStr: `sim_${number}`, fdcache, dirtyFiles: fdcache, umask: 0o777 };
+      const driver = new FileDriver({ ...files, system });
       settings.sabotage?.(driver, root === MAPS_ROOT ? 'maps' : 'blocks');
       await driver.open();
       const blocker = new Blocker({ port: segment.bind(number, { name }), driver, nrOps: 64, log });
@@ -132,17 +143,33 @@ export class Node extends VolumeClient {
       nrOps: 32,
       writeThrough: settings.writeThrough,
     });
-    composerPort.serve((request) => composer.handle(request));
-    return new Node(segment, { blockers, mapper, composer, composerPort });
+    const hints = new Map<string, number>();
+    composerPort.serve(
+      (request) => {
+        const name = request.target;
+        composer.handle(request);
+        // What an answer tells; another request's by now, perhaps: then it is declined, as it is of another name.
+        hints.set(name, request.hint);
+      },
+      (request) => composer.direct(request),
+    );
+    return new Node(segment, { blockers, mapper, composer, composerPort, hints });
   }
 
-  /** An orderly end. */
-  async stop(): Promise<void> {
+  /** An orderly end. @param expected errors that do not keep the rest from ending */
+  async stop(expected: (error: unknown) => boolean = () => false): Promise<void> {
+    const end = async (work: Promise<void>): Promise<void> => {
+      try {
+        await work;
+      } catch (error) {
+        if (!expected(error)) throw error;
+      }
+    };
     this.client.close();
     await this.#composer.drain();
     this.#composerPort.close();
-    await this.#mapper.stop();
-    for (const blocker of this.#blockers) await blocker.stop();
+    await end(this.#mapper.stop());
+    for (const blocker of this.#blockers) await end(blocker.stop());
     this.#segment.unref();
     free.push(this.#segment);
   }
@@ -154,6 +181,12 @@ export class Node extends VolumeClient {
 
   async upgrade(name: string): Promise<void> {
     await this.client.call(PORTS.mapper, { op: Op.UPDATE, target: name });
+  }
+
+  /** @param alone nothing else is under way, as far as the client knows */
+  override async flush(name: string, alone = false): Promise<void> {
+    const flags = alone ? Flag.ALONE : 0;
+    await this.client.call(PORTS.composer, { op: Op.FLUSH, target: name, size: 0, flags });
   }
 
   async write(name: string, offset: number, data: Uint8Array, flags: number): Promise<void> {

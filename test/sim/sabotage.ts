@@ -1,12 +1,19 @@
 /** Orderings that can be broken on purpose: the simulator must find each of them, or its disk is kinder than a real one. */
 import type { Driver, ObjectIo } from '../../src/blockers/driver.js';
+import { DirtyDirectories, FailedObjects } from '../../src/blockers/file/durability.js';
+import type { Handle } from '../../src/blockers/file/handle.js';
+import { FileIo } from '../../src/blockers/file/io.js';
+import { DirectTransfer } from '../../src/composer/direct.js';
 import { Commits } from '../../src/mapper/provisional/commits.js';
 import { Notes } from '../../src/mapper/provisional/notes.js';
 import { Spoiling } from '../../src/mapper/provisional/spoiling.js';
 import type { Volume } from '../../src/mapper/volume.js';
+import { Op } from '../../src/requests/ops.js';
+import { errnoOf, SystemError } from '../../src/sys/errno.js';
 import type { SimulationOptions } from './simulation.js';
+import { WRITE_OUT } from './system.js';
 
-type Break = Pick<SimulationOptions, 'fault' | 'sabotage' | 'notes' | 'patch'>;
+type Break = Pick<SimulationOptions, 'fault' | 'sabotage' | 'notes' | 'patch' | 'local' | 'flushes' | 'fails'>;
 
 const MAP_DATA = /_[0-9a-f]{16}$/;
 
@@ -47,6 +54,17 @@ const patched =
       prototype[method] = original;
     };
   };
+
+/** Lets a failure pass: it is told to who hears of it, and to nobody else. */
+const forgotten = (which: (error: unknown) => boolean): (() => () => void) =>
+  patched(
+    FailedObjects.prototype,
+    'add',
+    (add) =>
+      function (this: FailedObjects, name: string, path: string, error: unknown) {
+        return which(error) ? new SystemError(errnoOf(error), path) : add.call(this, name, path, error);
+      },
+  );
 
 /** An operation that has the volume to itself, where it should commit, or a release. */
 const isAlone = (): boolean => /withAlone|alone\.(ts|js)/.test(new Error().stack ?? '');
@@ -92,6 +110,64 @@ export const breaks: Record<string, Break> = {
       (commit) =>
         function (this: Commits, volume: Volume) {
           return isAlone() ? Promise.resolve() : commit.call(this, volume);
+        },
+    ),
+  },
+  'a flush in place skips its file': {
+    local: true,
+    flushes: true,
+    fault: (call, file) => call === 'fdatasyncNow' && file.startsWith('/blocks'),
+  },
+  'a flush of one object leaves out what leads to it': {
+    local: true,
+    patch: patched(DirtyDirectories.prototype, 'owes', () => () => false),
+  },
+  'a write-out before a trim fails, and nobody is told': {
+    local: true,
+    flushes: true,
+    fails: true,
+    patch: forgotten((error) => (error as Error).message.includes(WRITE_OUT)),
+  },
+  'a trim in place is not owed to a flush': {
+    local: true,
+    flushes: true,
+    patch: patched(
+      FileIo.prototype,
+      'punch',
+      (punch) =>
+        async function (this: FileIo, handle: Handle, ...more) {
+          const { dirty } = handle;
+          await punch.call(this, handle, ...more);
+          if (!dirty) handle.forgetDirty();
+        },
+    ),
+  },
+  'a write on the short way is not owed to a flush': {
+    local: true,
+    patch: patched(
+      DirectTransfer.prototype,
+      'serve',
+      (serve) =>
+        function (this: DirectTransfer, volume, asked) {
+          const block = Math.floor(asked.offset / volume.blockSize);
+          const owed = volume.dirtyBlocks.has(block);
+          const done = serve.call(this, volume, asked);
+          if (done && asked.op === Op.WRITE && !owed) volume.dirtyBlocks.delete(block);
+          return done;
+        },
+    ),
+  },
+  'a write on the short way leaves its file clean': {
+    local: true,
+    patch: patched(
+      FileIo.prototype,
+      'writeNow',
+      (writeNow) =>
+        function (this: FileIo, handle, request) {
+          const { dirty } = handle;
+          const done = writeNow.call(this, handle, request);
+          if (!dirty) handle.forgetDirty();
+          return done;
         },
     ),
   },

@@ -6,13 +6,14 @@
  */
 import { createHash } from 'node:crypto';
 import { hashedPath } from '../../src/blockers/file/paths.js';
+import { errnoOf, errnos } from '../../src/sys/errno.js';
 import { Disk } from './disk.js';
 import { encode, Model, Violation, VolumeModel } from './model.js';
 import { BLOCKS_ROOT, MAPS_ROOT, Node, type NodeSettings } from './node.js';
 import { SimulatedNotes } from './notes.js';
 import { mix, Random } from './random.js';
 import { checkStore } from './store-check.js';
-import { type Fault, SimulatedSystem } from './system.js';
+import { type Fault, SimulatedSystem, type SystemHooks } from './system.js';
 import { VirtualTime } from './time.js';
 import { verify } from './verify.js';
 import { unexpected, Workload } from './workload.js';
@@ -34,6 +35,12 @@ export interface SimulationOptions {
   readonly sabotage?: NodeSettings['sabotage'];
   /** Whether first writes are noted, default: in most runs; and whether a power cut is taken for no restart of the machine. */
   readonly notes?: 'always' | 'never' | 'outlive a cut';
+  /** Whether calls are made on the driver's own thread, and requests on the short way; default: in most runs. */
+  readonly local?: boolean;
+  /** Whether most is small changes and flushes of them; default: in some runs. */
+  readonly flushes?: boolean;
+  /** Whether the disk of blocks fails; default: in few runs. */
+  readonly fails?: boolean;
   /** Breaks code on purpose, until what it returns is called. */
   readonly patch?: () => () => void;
   /** Only this cut of the first life, to look at it. */
@@ -92,6 +99,11 @@ interface World {
   readonly noted: boolean;
   readonly shares: boolean;
   readonly callMs: number;
+  /** One process, and a disk of its machine. */
+  readonly local: boolean;
+  readonly flushes: boolean;
+  /** The disk does not take all blocks. */
+  readonly fails: boolean;
 }
 
 export async function simulate(options: SimulationOptions): Promise<SimulationReport> {
@@ -111,6 +123,8 @@ class Simulation {
     const random = new Random(options.seed);
     // A unit lies in one block: what spans two is two writes.
     const unit = random.pick([512, 512, 4096]);
+    const parallel = random.pick([1, 2, 4, 6]);
+    const flushes = options.flushes ?? random.chance(0.3);
     this.#world = {
       unit,
       blockSizes: random.pick([unit < 4096 ? [1024] : [4096], [4096], [4096, 8192], [8192]]),
@@ -119,10 +133,13 @@ class Simulation {
         writeThrough: random.chance(0.1),
         sabotage: options.sabotage,
       },
-      parallel: random.pick([1, 2, 4, 6]),
+      parallel: flushes && random.chance(0.7) ? 1 : parallel,
       noted: options.notes === undefined ? random.chance(0.85) : options.notes !== 'never',
       callMs: random.pick(CALL_MS),
       shares: random.chance(0.4),
+      local: options.local ?? random.chance(0.7),
+      flushes,
+      fails: options.fails ?? random.chance(0.05),
     };
   }
 
@@ -132,7 +149,7 @@ class Simulation {
     let index = -1;
     try {
       const { disk, model } = this.#blank();
-      const { seed, cuts, only, operations = 50 } = this.#options;
+      const { seed, cuts, only, operations = this.#world.flushes ? 100 : 50 } = this.#options;
       const machine = { notes: this.#world.noted ? new SimulatedNotes() : null, boot: 1 };
       const first = { index, disk, model, acknowledged: null, machine };
       const taken = await this.#life(first, seed, { operations, cuts, window: 0 });
@@ -210,7 +227,8 @@ class Simulation {
     let now = model;
     let changes = 0;
     const { notes, boot } = machine;
-    const system = new SimulatedSystem(disk, new Random(mix(seed, 3)), this.#time, {
+    const { local, fails } = this.#world;
+    const hooks: SystemHooks = {
       fault: this.#options.fault,
       trace: (line) => this.#trace(line),
       changed: () => {
@@ -224,7 +242,8 @@ class Simulation {
         if (!cutting.chance((weight * plan.cuts) / places)) return;
         const tear = this.#world.unit < 4096 && cutting.chance(0.5);
         // Until a recovery is over, what was acknowledged before it counts on.
-        if (cutting.chance(notes ? 0.3 : 0.1)) {
+        // What a failing disk has lost the kernel still has: who starts anew reads that, and cannot know.
+        if (cutting.chance(notes ? 0.3 : 0.1) && !system.failed) {
           const recovering = now === model && plan.recovers;
           const acked = recovering ? (acknowledged ?? model.freeze()) : now.freezeAcknowledged();
           const next = { notes: notes?.clone() ?? null, boot };
@@ -235,9 +254,12 @@ class Simulation {
         const left = disk.cut(mix(seed, index, 4), tear);
         taken.push({ index, disk: left, model: now.freeze(), acknowledged: null, machine: next });
       },
-    });
+    };
+    // A failing disk is replaced by a sound one.
+    const kind = { local, fails: fails && !plan.recovers ? BLOCKS_ROOT : null };
+    const system: SimulatedSystem = new SimulatedSystem(disk, new Random(mix(seed, 3)), this.#time, hooks, kind);
     if (notes) notes.changed = () => system.changedApart('note');
-    const { settings, blockSizes, parallel, shares } = this.#world;
+    const { settings, blockSizes, parallel, shares, flushes } = this.#world;
     const node = await this.#drive(system, Node.start(system, settings, notes, `boot ${boot}`));
     const live = async (): Promise<void> => {
       if (plan.recovers) {
@@ -250,17 +272,26 @@ class Simulation {
         blockSizes,
         parallel,
         shares,
+        flushes,
+        direct: local,
         writeThrough: settings.writeThrough,
         trace: (line) => this.#trace(line),
       });
       await workload.finish();
       if (plan.operations === 0) return;
-      await workload.run(plan.operations);
-      await workload.readAll();
-      await workload.flushAll();
+      try {
+        await workload.run(plan.operations);
+        await workload.readAll();
+        await workload.flushAll();
+      } catch (error) {
+        // What the disk has lost is an error to whoever relies on it, and the end of this life.
+        if (!isLoss(error)) throw error;
+        await workload.settled();
+      }
     };
+    const isLoss = (error: unknown): boolean => system.failed && errnoOf(error) === errnos.EIO;
     await this.#drive(system, live());
-    await this.#drive(system, node.stop());
+    await this.#drive(system, node.stop(isLoss));
     return taken;
   }
 

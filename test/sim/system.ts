@@ -1,10 +1,11 @@
 /**
  * The file driver's system calls on a modelled disk. Each call that may wait is put on a list; the simulator picks one of them, in an
- * order that its seed decides, and only then it happens. A sync covers what was there when it was called, not more.
+ * order that its seed decides, and only then it happens. A sync covers what was there when it was called, not more. On a local disk there are
+ * also the calls that the driver makes on its own thread. A disk that fails loses what it was to write, and tells that once: whoever asks.
  */
 import fs from 'node:fs';
-import type { FileStatus, FileSystem, Transferred } from '../../src/blockers/file/system.js';
-import { errnos } from '../../src/sys/errno.js';
+import type { FileStatus, FileSystem, ImmediateChanges, Transferred } from '../../src/blockers/file/system.js';
+import { errnoOf, errnos } from '../../src/sys/errno.js';
 import * as libc from '../../src/sys/libc.js';
 import { type Disk, fail, type Inode } from './disk.js';
 import { FileInode, PAGE } from './inode.js';
@@ -20,10 +21,40 @@ const bounce = libc.allocateMemory(BOUNCE);
 
 let nextDevice = 1;
 
-export type CallName = Exclude<keyof FileSystem, 'errno' | 'pread' | 'preadCached' | 'links' | 'now' | 'isMemory'>;
+export type CallName = Exclude<
+  keyof FileSystem,
+  | 'errno'
+  | 'pread'
+  | 'preadCached'
+  | 'links'
+  | 'now'
+  | 'isMemory'
+  | 'isLocal'
+  | 'changesNow'
+  | 'readdirNow'
+  | 'peek'
+  | 'peekSize'
+>;
 
 /** Calls that change what a cut leaves though they change nothing that can be read. */
-const SYNCS = new Set<CallName>(['fdatasync', 'fsync', 'syncfs']);
+const SYNCS = new Set<CallName>(['fdatasync', 'fdatasyncNow', 'fsync', 'syncfs']);
+
+/** Of the calls by which a failing disk is asked to write, how many tell of a failure: syncs are far more. */
+const FAILED_SYNCS = 0.01;
+const FAILED_WRITE_OUTS = 0.6;
+
+/** What a disk is like. */
+export interface DiskKind {
+  /** It is this machine's: the driver makes many calls on its own thread. */
+  readonly local: boolean;
+  /** It does not take all that is written to the objects of this directory; null: it does. */
+  readonly fails: string | null;
+}
+
+/** How the failure of a write-out is told: for those who let it pass on purpose. */
+export const WRITE_OUT = 'sync_file_range';
+
+const SOUND: DiskKind = { local: false, fails: null };
 
 interface Pending {
   readonly name: CallName;
@@ -48,15 +79,19 @@ export class SimulatedSystem implements FileSystem {
   readonly #random: Random;
   readonly #time: VirtualTime;
   readonly #hooks: SystemHooks;
+  readonly #kind: DiskKind;
   readonly #descriptors = new Map<number, { inode: Inode; file: string }>();
   /** What the driver finds out about a device it keeps: no two lives may share that. */
   readonly #device = nextDevice++;
   #nextDescriptor = 3;
   #pending: Pending[] = [];
   #errno = 0;
+  /** The disk has lost something. */
+  failed = false;
 
-  constructor(disk: Disk, random: Random, time: VirtualTime, hooks: SystemHooks) {
+  constructor(disk: Disk, random: Random, time: VirtualTime, hooks: SystemHooks, kind = SOUND) {
     this.disk = disk;
+    this.#kind = kind;
     this.#random = random;
     this.#time = time;
     this.#hooks = hooks;
@@ -147,6 +182,96 @@ export class SimulatedSystem implements FileSystem {
     return count;
   }
 
+  /** A call that changes the disk at once. @throws the system's error */
+  #now(name: CallName, file: string, work: () => void): void {
+    this.#hooks.trace(`${name} ${plain(file)} now`);
+    const { seq } = this.disk;
+    if (!this.#hooks.fault?.(name, file)) work();
+    if (this.disk.seq !== seq || SYNCS.has(name)) this.#hooks.changed(name);
+  }
+
+  /** As #now, for calls that answer as the C functions do. */
+  #native(name: CallName, file: string, work: () => void): number {
+    try {
+      this.#now(name, file, work);
+      return 0;
+    } catch (error) {
+      this.#errno = errnoOf(error);
+      return -1;
+    }
+  }
+
+  isLocal(): boolean {
+    return this.#kind.local;
+  }
+
+  readonly changesNow: ImmediateChanges = {
+    open: (file, flags) => {
+      let fd = -1;
+      this.#now('open', file, () => {
+        fd = this.#open(file, flags);
+      });
+      return fd;
+    },
+    ftruncate: (fd, length) =>
+      this.#now('ftruncate', this.#of(fd).file, () => this.disk.truncate(this.#file(fd), length)),
+    link: (file, name) => this.#now('link', name, () => this.disk.link(file, name)),
+    rename: (file, name) => this.#now('rename', name, () => this.disk.rename(file, name)),
+    unlink: (file) => this.#now('unlink', file, () => this.disk.unlink(file)),
+    mkdir: (directory) => this.#now('mkdir', directory, () => this.disk.mkdir(directory)),
+  };
+
+  fallocateNow(fd: number, mode: number, offset: number, length: number): number {
+    return this.#native('fallocateNow', this.#of(fd).file, () => this.#allocate(fd, mode, offset, length));
+  }
+
+  fdatasyncNow(fd: number): number {
+    return this.#native('fdatasyncNow', this.#of(fd).file, () => this.#sync(fd, this.disk.seq));
+  }
+
+  readdirNow(directory: string): string[] {
+    return this.#names(directory);
+  }
+
+  peekSize(file: string): number | null {
+    const inode = this.#lookUp(file);
+    return inode instanceof FileInode ? inode.size : null;
+  }
+
+  peek(file: string, most: number): Buffer | null {
+    const inode = this.#lookUp(file);
+    if (!(inode instanceof FileInode)) return null;
+    const bytes = Buffer.alloc(most);
+    return bytes.subarray(0, inode.read(bytes, 0));
+  }
+
+  #lookUp(file: string): Inode | null {
+    try {
+      return this.disk.find(file);
+    } catch (error) {
+      if (errnoOf(error) === errnos.ENOENT) return null;
+      throw error;
+    }
+  }
+
+  /**
+   * A failing disk may have lost what the kernel has given it of a file, in whatever range: the next call on the descriptor that asks for writing hears
+   * of it, and none after that. @throws SystemError EIO
+   */
+  #mayFail(fd: number, what: string, chance: number): void {
+    const { fails } = this.#kind;
+    const { file } = this.#of(fd);
+    if (fails === null || !file.startsWith(fails) || !this.#random.chance(chance)) return;
+    this.#file(fd).lose(this.disk.seq);
+    this.failed = true;
+    throw fail(errnos.EIO, what);
+  }
+
+  #sync(fd: number, seq: number): void {
+    this.#mayFail(fd, 'fdatasync', FAILED_SYNCS);
+    this.#file(fd).sync(seq);
+  }
+
   links(fd: number): number {
     return this.#file(fd).nlink;
   }
@@ -185,13 +310,15 @@ export class SimulatedSystem implements FileSystem {
   }
 
   open(file: string, flags: number): Promise<number> {
-    return this.#later('open', file, () => {
-      const inode =
-        flags & O_CREAT && (flags & O_EXCL || !this.disk.exists(file)) ? this.disk.create(file) : this.disk.find(file);
-      const fd = this.#nextDescriptor++;
-      this.#descriptors.set(fd, { inode, file });
-      return fd;
-    });
+    return this.#later('open', file, () => this.#open(file, flags));
+  }
+
+  #open(file: string, flags: number): number {
+    const inode =
+      flags & O_CREAT && (flags & O_EXCL || !this.disk.exists(file)) ? this.disk.create(file) : this.disk.find(file);
+    const fd = this.#nextDescriptor++;
+    this.#descriptors.set(fd, { inode, file });
+    return fd;
   }
 
   close(fd: number): Promise<void> {
@@ -211,17 +338,23 @@ export class SimulatedSystem implements FileSystem {
   }
 
   fallocate(fd: number, mode: number, offset: number, length: number): Promise<void> {
-    return this.#change('fallocate', this.#of(fd).file, () => {
-      const file = this.#file(fd);
-      if ((mode & libc.FALLOC_FL_KEEP_SIZE) === 0 && offset + length > file.size)
-        this.disk.truncate(file, offset + length);
-      this.disk.zero(file, offset, length);
-    });
+    return this.#change('fallocate', this.#of(fd).file, () => this.#allocate(fd, mode, offset, length));
+  }
+
+  #allocate(fd: number, mode: number, offset: number, length: number): void {
+    const file = this.#file(fd);
+    if ((mode & libc.FALLOC_FL_KEEP_SIZE) === 0 && offset + length > file.size)
+      this.disk.truncate(file, offset + length);
+    this.disk.zero(file, offset, length);
+  }
+
+  writeOut(fd: number): Promise<void> {
+    return this.#change('writeOut', this.#of(fd).file, () => this.#mayFail(fd, WRITE_OUT, FAILED_WRITE_OUTS));
   }
 
   fdatasync(fd: number): Promise<void> {
     const { seq } = this.disk;
-    return this.#change('fdatasync', this.#of(fd).file, () => this.#file(fd).sync(seq));
+    return this.#change('fdatasync', this.#of(fd).file, () => this.#sync(fd, seq));
   }
 
   fsync(fd: number): Promise<void> {
@@ -254,11 +387,13 @@ export class SimulatedSystem implements FileSystem {
   }
 
   readdir(directory: string): Promise<string[]> {
-    return this.#later('readdir', directory, () => {
-      const inode = this.disk.find(directory);
-      if (!inode.directory) throw fail(errnos.ENOTDIR, directory);
-      return [...inode.entries.keys()];
-    });
+    return this.#later('readdir', directory, () => this.#names(directory));
+  }
+
+  #names(directory: string): string[] {
+    const inode = this.disk.find(directory);
+    if (!inode.directory) throw fail(errnos.ENOTDIR, directory);
+    return [...inode.entries.keys()];
   }
 
   access(file: string): Promise<void> {

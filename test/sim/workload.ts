@@ -16,6 +16,10 @@ export interface WorkloadSettings {
   readonly parallel: number;
   /** Mostly writes to volumes of which snapshots are made all the time. */
   readonly shares: boolean;
+  /** Mostly small changes and flushes of what was changed last. */
+  readonly flushes: boolean;
+  /** Client, composer and blocker are one process: reads and writes on the short way, flushes that are alone. */
+  readonly direct: boolean;
   /** Called with each operation's name when it begins. */
   trace(line: string): void;
 }
@@ -28,6 +32,8 @@ export class Workload {
   readonly #random: Random;
   readonly #settings: WorkloadSettings;
   /** Where the last change of a volume was. */
+  readonly #running = new Set<Promise<void>>();
+  #flushesNext = false;
   readonly #last = new WeakMap<VolumeModel, { first: number; count: number }>();
 
   constructor(node: Node, model: Model, random: Random, settings: WorkloadSettings) {
@@ -39,7 +45,7 @@ export class Workload {
 
   /** Runs so many operations. @throws Violation, and whatever an operation fails with: none may */
   async run(count: number): Promise<void> {
-    const running = new Set<Promise<void>>();
+    const running = this.#running;
     for (let begun = 0, tries = 0; begun < count && tries < count * 20; tries++) {
       const operation = this.#choose();
       if (!operation) {
@@ -54,6 +60,11 @@ export class Workload {
       if (running.size >= this.#settings.parallel) await Promise.race(running);
     }
     await Promise.all(running);
+  }
+
+  /** Ends when all that is under way has ended, however. */
+  async settled(): Promise<void> {
+    await Promise.allSettled(this.#running);
   }
 
   /** Ends what a cut left half done, as an administrator would. */
@@ -80,6 +91,7 @@ export class Workload {
     const dice = random.below(100);
     if (volumes.length === 0) return this.#create();
     if (this.#settings.shares && random.chance(0.6)) return this.#share(volumes);
+    if (this.#settings.flushes && random.chance(0.85)) return this.#flushing(volumes);
     const volume = random.pick(volumes);
     if (dice < 48) {
       // Those that can be written: old maps and snapshots take no part until they are upgraded or cloned.
@@ -108,6 +120,22 @@ export class Workload {
     const snapshots = volumes.filter((one) => one.readOnly && !one.frozen);
     if (snapshots.length > 0 && volumes.length >= MOST_VOLUMES) return this.#remove(random.pick(snapshots));
     return this.#snapshot(volume);
+  }
+
+  /** One small change, mostly in the block of the last one, and a flush of it: only after some that were quick is one waited for in place. */
+  #flushing(volumes: readonly VolumeModel[]): Operation | null {
+    const random = this.#random;
+    const writable = volumes.filter((one) => !one.readOnly && !one.changing && one.cells.length > 0);
+    if (writable.length === 0) return this.#create();
+    const [volume] = writable;
+    this.#flushesNext = !this.#flushesNext;
+    if (!this.#flushesNext) return this.#use(volume, 'flush', () => this.#flush(volume));
+    const last = this.#last.get(volume);
+    const block = this.#settings.blockSizes[0] / volume.unit;
+    const near =
+      last && last.first < volume.cells.length && random.chance(0.8) ? last.first : random.below(volume.cells.length);
+    const first = Math.min(near - (near % block) + random.below(block), volume.cells.length - 1);
+    return this.#data(volume, random.below(random.chance(0.6) ? 26 : 48), { first, count: 1 });
   }
 
   #name(): string | null {
@@ -170,12 +198,13 @@ export class Workload {
     this.#model.changes.delete(change);
   }
 
-  #data(volume: VolumeModel, dice: number): Operation | null {
+  #data(volume: VolumeModel, dice: number, range?: { first: number; count: number }): Operation | null {
     if (volume.readOnly || volume.changing) return null;
     const random = this.#random;
-    const { first, count } = this.#range(volume);
+    const { first, count } = range ?? this.#range(volume);
     if (!volume.isFree(first, first + count)) return null;
-    const fua = random.chance(0.2);
+    if (range) this.#last.set(volume, range);
+    const fua = random.chance(range ? 0.05 : 0.2);
     const durable = fua || this.#settings.writeThrough;
     const [at, length, flags] = [first * volume.unit, count * volume.unit, fua ? Flag.FUA : 0];
     const what = (kind: string): string => `${kind}${fua ? ' fua' : ''} ${first}+${count}`;
@@ -183,7 +212,10 @@ export class Workload {
       const values = this.#model.fresh(count);
       return this.#use(volume, what('write'), async () => {
         volume.begin(first, values);
-        await this.#node.write(volume.name, at, encode(values, volume.unit), flags);
+        const data = encode(values, volume.unit);
+        const short = !fua && this.#direct(0.7) && this.#node.shortWay.write(volume.name, at, data);
+        if (short) this.#settings.trace('on the short way');
+        else await this.#node.write(volume.name, at, data, flags);
         volume.end(first, count, durable);
       });
     }
@@ -229,7 +261,7 @@ export class Workload {
 
   async #flush(volume: VolumeModel): Promise<void> {
     const capture = volume.capture();
-    await this.#node.flush(volume.name);
+    await this.#node.flush(volume.name, this.#direct(0.9));
     volume.flushed(capture);
   }
 
@@ -239,10 +271,26 @@ export class Workload {
     volume.flushed(capture);
   }
 
+  /** Whether the way of one process is taken, with this chance. */
+  #direct(chance: number): boolean {
+    return this.#settings.direct && this.#random.chance(chance);
+  }
+
   async #read(volume: VolumeModel): Promise<void> {
     const view = volume.view();
-    const bytes = await this.#node.read(volume.name, 0, volume.size);
+    const bytes = await this.#bytes(volume);
     volume.check(view, decode(bytes, volume.unit, volume.name), 'a read of');
+  }
+
+  /** All of a volume, each unit by itself on the short way where that can be. */
+  async #bytes({ name, size, unit }: VolumeModel): Promise<Buffer> {
+    if (!this.#direct(0.5)) return await this.#node.read(name, 0, size);
+    const parts: Buffer[] = [];
+    for (let at = 0; at < size; at += unit) {
+      const length = Math.min(unit, size - at);
+      parts.push(this.#node.shortWay.read(name, at, length) ?? (await this.#node.read(name, at, length)));
+    }
+    return Buffer.concat(parts);
   }
 
   #create(): Operation | null {

@@ -10,6 +10,14 @@ it('survives 2,500 power cuts', async () => {
   expect(await cutMany(1, 2500)).toBeGreaterThanOrEqual(2500);
 }, 900_000);
 
+it('loses nothing that was said to be durable where the disk does not take all blocks', async () => {
+  let cuts = 0;
+  for (let seed = 1; cuts < 600; seed++) {
+    cuts += (await simulate({ seed, cuts: 60, local: true, flushes: seed % 2 === 0, fails: true })).cuts;
+  }
+  expect(cuts).toBeGreaterThanOrEqual(600);
+}, 300_000);
+
 it('does the same again for the same seed, and something else for another', async () => {
   const once = await simulate({ seed: 7, cuts: 20 });
   expect(await simulate({ seed: 7, cuts: 20 })).toEqual(once);
