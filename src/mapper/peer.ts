@@ -16,6 +16,7 @@ import { bootId, LockRegistry } from './locking/registry.js';
 import { Stopping } from './locking/waiting.js';
 import { Mapper } from './mapper.js';
 import { PendingCalls } from './pending.js';
+import { Mounted } from './provisional/mounted.js';
 import { NoteFiles } from './provisional/note-files.js';
 import { type NoteStore, openNotes } from './provisional/notes.js';
 import { TooManyBlocks } from './ranges.js';
@@ -35,14 +36,22 @@ export const start: RoleStarter<MapperSettings> = (role) => {
   const { runDir } = role.config;
   const boot = bootId();
   // What cannot be told from the notes of an earlier start of the machine is not kept.
-  return startWith(role, runDir && boot ? new NoteFiles(path.join(runDir, 'provisional')) : null, boot);
+  const store = runDir && boot ? new NoteFiles(path.join(runDir, 'provisional')) : null;
+  const blocker = blockerAt(role.config, role.settings.blockerbPort);
+  const mounted = blocker?.type === 'file_blocker' ? new Mounted(blocker.archipDir) : null;
+  return startWith(role, store, boot, () => mounted?.id ?? null);
 };
 
-/** @param store where first writes are noted, null: nowhere @param boot changes when the machine starts */
+/**
+ * @param store where first writes are noted, null: nowhere
+ * @param boot changes when the machine starts
+ * @param mount changes when the file system of the objects is mounted anew; null: not known
+ */
 export async function startWith(
   { segment, settings, config, ports, name, log }: Role,
   store: NoteStore | null,
   boot: string,
+  mount?: () => string | null,
 ): Promise<RunningRole> {
   const port = segment.bind(ports.first, { name });
   const alive = (number: number): boolean => segment.portOwner(number)?.alive ?? false;
@@ -87,7 +96,7 @@ export async function startWith(
     fences,
     owner: ownerOf(config, settings, mapperLog),
     registry: config.runDir ? LockRegistry.load(config.runDir, mapperLog) : LockRegistry.volatile(),
-    notes: store && openNotes(store, boot, mapperLog),
+    notes: store && openNotes(store, boot, mapperLog, mount),
     isDurableOnAck: [blockermPort, blockerbPort].every((number) => blockerAt(config, number)?.type === 'rados_blocker'),
     log: mapperLog,
     lockWaitMs: settings.lockWait * 1000,

@@ -1,7 +1,8 @@
 /**
  * Notes of provisional blocks: objects that were made for first writes and that no stored map names yet. A note must outlive every process
  * of the node, since such a write is acknowledged, and nothing else tells where it is; after a power cut it must count for nothing, since
- * the objects are worth nothing then. So it is written to the kernel and never synced, and says of which start of the machine it is.
+ * the objects are worth nothing then. So it is written to the kernel and never synced, and says of which start of the machine it is, and of which
+ * mount of the objects' file system: with that the page cache ends, too (mounted.ts).
  *
  * A note exists only while the volume's lock has been this node's since before its first record: whoever takes the lock, or learns that it
  * was lost, removes the note first. That a note is there and that the lock is this node's says together that nobody had it in between. It
@@ -25,7 +26,7 @@ export interface NoteStore {
   remove(volume: string): void;
 }
 
-/** The head says of which start of the machine and of which map the note is; the rest of it is spaces. */
+/** The head says of which start of the machine, of which map and of which mount the note is; the rest of it is spaces. */
 const HEAD = 128;
 /** Bytes of a record, which never lies on two pages: a process that is killed has written all of it or nothing. */
 const RECORD = 16;
@@ -37,6 +38,8 @@ const SPOILED = 2;
 /** The note of one volume: where the records of which blocks are. */
 interface Note {
   map: NotedMap;
+  /** null: not known. */
+  mount: string | null;
   readonly slots: Map<number, number>;
   /** Those of spoiled blocks, which may be provisional anew. */
   readonly spoiled: Map<number, number>;
@@ -48,12 +51,14 @@ interface Note {
 export class Notes {
   readonly #store: NoteStore;
   readonly #boot: string;
+  readonly #mount: () => string | null;
   readonly #notes = new Map<string, Note>();
 
-  /** @param boot changes when the machine starts */
-  constructor(store: NoteStore, boot: string) {
+  /** @param boot changes when the machine starts @param mount changes when the objects' file system is mounted anew; null: not known */
+  constructor(store: NoteStore, boot: string, mount: () => string | null = () => null) {
     this.#store = store;
     this.#boot = boot;
+    this.#mount = mount;
   }
 
   /**
@@ -63,7 +68,7 @@ export class Notes {
   load(log: MapperLog): Map<string, NotedVolume> {
     const found = new Map<string, NotedVolume>();
     for (const [volume, bytes] of this.#store.load()) {
-      const noted = this.#parse(volume, bytes);
+      const noted = this.#parse(volume, bytes, log);
       if (noted.blocks.length + noted.spoiled.length > 0) found.set(volume, noted);
       else {
         this.#notes.delete(volume);
@@ -75,10 +80,18 @@ export class Notes {
     return found;
   }
 
-  #parse(volume: string, bytes: Buffer): NotedVolume {
-    const map = bytes.length < HEAD ? null : this.#decodeHead(bytes.toString('utf8', 0, HEAD));
-    if (map === null) return { map: { id: '', epoch: 0 }, blocks: [], spoiled: [] };
-    const note: Note = { ...emptyNote(map), end: Math.floor((bytes.length - HEAD) / RECORD) };
+  #parse(volume: string, bytes: Buffer, log: MapperLog): NotedVolume {
+    const head = bytes.length < HEAD ? null : this.#decodeHead(bytes.toString('utf8', 0, HEAD));
+    const now = this.#mount();
+    const isElsewhere = head !== null && head.mount !== null && now !== null && head.mount !== now;
+    if (isElsewhere) {
+      log.warn(
+        `volume ${volume}: the file system of its objects was mounted anew since its last first writes, and they are gone as after a power cut`,
+      );
+    }
+    if (head === null || isElsewhere) return { map: { id: '', epoch: 0 }, blocks: [], spoiled: [] };
+    const { map, mount } = head;
+    const note: Note = { ...emptyNote(map, mount), end: Math.floor((bytes.length - HEAD) / RECORD) };
     const blocks: NotedBlock[] = [];
     for (let slot = 0; slot < note.end; slot++) {
       const at = HEAD + slot * RECORD;
@@ -93,16 +106,18 @@ export class Notes {
     return { map, blocks, spoiled: [...note.spoiled.keys()] };
   }
 
-  #encodeHead({ id, epoch }: NotedMap): Buffer {
-    const head = Buffer.from(`${this.#boot}\n${epoch}\n${id}\n`.padEnd(HEAD));
+  #encodeHead({ id, epoch }: NotedMap, mount: string | null): Buffer {
+    const head = Buffer.from(`${this.#boot}\n${epoch}\n${id}\n${mount ?? ''}\n`.padEnd(HEAD));
     if (head.length !== HEAD) throw new RangeError(`a note's head of ${head.length} bytes`);
     return head;
   }
 
   /** null: it is of another start of the machine, or no head. */
-  #decodeHead(head: string): NotedMap | null {
-    const [boot, epoch, id] = head.split('\n');
-    return boot === this.#boot && /^\d+$/.test(epoch) ? { id, epoch: Number(epoch) } : null;
+  #decodeHead(head: string): { map: NotedMap; mount: string | null } | null {
+    // Without the mount in the notes of earlier versions.
+    const [boot, epoch, id, mount = ''] = head.split('\n');
+    if (boot !== this.#boot || !/^\d+$/.test(epoch)) return null;
+    return { map: { id, epoch: Number(epoch) }, mount: mount.trim() || null };
   }
 
   /**
@@ -111,15 +126,18 @@ export class Notes {
    */
   add(volume: string, map: NotedMap, blocks: readonly NotedBlock[]): void {
     let note = this.#notes.get(volume);
+    const mount = this.#mount();
     if (!note) {
-      note = emptyNote(map);
-      this.#store.write(volume, this.#encodeHead(map), 0);
+      note = emptyNote(map, mount);
+      this.#store.write(volume, this.#encodeHead(map, mount), 0);
       this.#store.truncate(volume, HEAD);
       this.#notes.set(volume, note);
-    } else if (note.map.id !== map.id || note.map.epoch < map.epoch) {
-      if (note.slots.size + note.spoiled.size > 0) throw new Error(`the note of volume ${volume} is of another map`);
-      this.#store.write(volume, this.#encodeHead(map), 0);
+    } else if (note.map.id !== map.id || note.map.epoch < map.epoch || note.mount !== mount) {
+      if (note.slots.size + note.spoiled.size > 0)
+        throw new Error(`the note of volume ${volume} is of another map or mount`);
+      this.#store.write(volume, this.#encodeHead(map, mount), 0);
       note.map = map;
+      note.mount = mount;
     }
     const { end } = note;
     const placed = blocks.map((noted) => ({ noted, slot: note.free.pop() ?? note.end++ }));
@@ -151,7 +169,7 @@ export class Notes {
     const note = this.#notes.get(volume);
     if (!note) return;
     const map = { ...note.map, epoch };
-    this.#store.write(volume, this.#encodeHead(map), 0);
+    this.#store.write(volume, this.#encodeHead(map, note.mount), 0);
     note.map = map;
   }
 
@@ -247,7 +265,14 @@ export class Notes {
   }
 }
 
-const emptyNote = (map: NotedMap): Note => ({ map, slots: new Map(), spoiled: new Map(), free: [], end: 0 });
+const emptyNote = (map: NotedMap, mount: string | null): Note => ({
+  map,
+  mount,
+  slots: new Map(),
+  spoiled: new Map(),
+  free: [],
+  end: 0,
+});
 
 function encodeRecord(out: Buffer, at: number, state: number, block: number, epoch: number): void {
   out[at] = state;
@@ -263,8 +288,9 @@ export function openNotes(
   store: NoteStore,
   boot: string,
   log: MapperLog,
+  mount?: () => string | null,
 ): { notes: Notes; found: Map<string, NotedVolume> } {
-  const notes = new Notes(store, boot);
+  const notes = new Notes(store, boot, mount);
   try {
     return { notes, found: notes.load(log) };
   } catch (error) {

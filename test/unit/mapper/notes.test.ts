@@ -83,6 +83,45 @@ describe('notes', () => {
     expect(load(directory).found.size).toBe(0);
   });
 
+  it('of an earlier mount of the objects are removed, and nothing is noted beside them; where either is not known they count', () => {
+    const directory = temporaryDirectory();
+    let mount: string | null = null;
+    const warnings: string[] = [];
+    const open = (): { notes: Notes; found: readonly NotedBlock[] | undefined } => {
+      const notes = new Notes(new NoteFiles(directory), 'a start', () => mount);
+      const found = notes.load({ warn: (message) => warnings.push(message), info: () => {} }).get('web')?.blocks;
+      return { notes, found };
+    };
+    open().notes.add('web', MAP, blocks(1));
+    mount = '1a';
+    const { notes, found } = open();
+    expect(found).toEqual(blocks(1));
+    expect(() => notes.add('web', MAP, blocks(2))).toThrow('another map or mount');
+    notes.drop('web', [1]);
+    notes.add('web', MAP, blocks(2));
+    notes.bump('web', MAP.epoch + 1);
+    expect(open().found).toEqual(blocks(2));
+    mount = null;
+    expect(open().found).toEqual(blocks(2));
+    expect(warnings).toEqual([]);
+    mount = '1b';
+    expect(() => notes.add('web', MAP, blocks(3))).toThrow('another map or mount');
+    expect(open().found).toBeUndefined();
+    expect(warnings.join()).toContain('mounted anew');
+    expect(fs.readdirSync(directory)).toEqual([]);
+  });
+
+  it('of a version that knew no mounts count', () => {
+    const directory = temporaryDirectory();
+    load(directory).notes.add('web', MAP, blocks(1, 2));
+    const [file] = fs.readdirSync(directory).map((name) => path.join(directory, name));
+    const bytes = fs.readFileSync(file);
+    bytes.write(`a start\n${MAP.epoch}\n${MAP.id}\n`.padEnd(128), 512);
+    fs.writeFileSync(file, bytes);
+    const found = new Notes(new NoteFiles(directory), 'a start', () => '1a').load(log).get('web');
+    expect(found).toEqual({ map: MAP, blocks: blocks(1, 2), spoiled: [] });
+  });
+
   it('that end anywhere have the records that are whole, and go on after them', () => {
     const directory = temporaryDirectory();
     load(directory).notes.add('web', MAP, blocks(1, 2, 3));

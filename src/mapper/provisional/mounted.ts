@@ -1,0 +1,40 @@
+/**
+ * Which mount a directory's file system is of: what was written and never synced lives as long as that, not as long as the machine runs. Nothing
+ * of the file system itself tells (its device and its id stay the same), and mount ids are new in each mount namespace, as a service may get one at
+ * each start. But ext4, XFS and F2FS have a directory in sysfs for as long as they are mounted anywhere, named by their device
+ * (Documentation/ABI/testing/sysfs-fs-ext4), and the inode numbers of sysfs are not used again.
+ */
+import fs from 'node:fs';
+import path from 'node:path';
+
+const TYPES = ['ext4', 'xfs', 'f2fs'];
+
+/** What tells of the mount, called again and again. */
+export class Mounted {
+  readonly #directory: string;
+  #known: { readonly dev: bigint; readonly file: string } | null = null;
+
+  constructor(directory: string) {
+    this.#directory = directory;
+  }
+
+  /** The same text as long as the file system is mounted; null when that cannot be told. */
+  get id(): string | null {
+    try {
+      const { dev } = fs.statSync(this.#directory, { bigint: true });
+      if (this.#known?.dev !== dev) this.#known = find(dev);
+      return this.#known && fs.statSync(this.#known.file, { bigint: true }).ino.toString(16);
+    } catch {
+      return null;
+    }
+  }
+}
+
+/** Device numbers as the kernel's new_encode_dev and glibc's makedev have them. */
+function find(dev: bigint): { dev: bigint; file: string } | null {
+  const major = ((dev >> 8n) & 0xfffn) | ((dev >> 32n) & 0xfffff000n);
+  const minor = (dev & 0xffn) | ((dev >> 12n) & 0xffffff00n);
+  const device = path.basename(fs.realpathSync(`/sys/dev/block/${major}:${minor}`));
+  const file = TYPES.map((type) => `/sys/fs/${type}/${device}`).find((each) => fs.existsSync(each));
+  return file === undefined ? null : { dev, file };
+}
