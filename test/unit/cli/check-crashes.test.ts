@@ -52,6 +52,31 @@ function entriesOf(...objects: string[]): Buffer {
   return out;
 }
 
+describe('a first write that is not committed', () => {
+  it('keeps the object that the stored map still names: after a power cut it is what the block has', async () => {
+    const source = objectName('volume1', 1, 7);
+    store.objects.set(source, 4096);
+    store.add('clone-1', { epoch: 2 });
+    store.put('clone-1', 1, OWN, objectName('clone-1', 2, 1), BLOCK);
+    store.raw.set(mapData('clone-1'), entriesOf(objectName('volume1', 2, 1), source));
+    const { kinds, status } = await check('--all', '--repair', '--age', '0');
+    expect({ kinds, status }).toEqual({ kinds: [], status: 0 });
+    expect(store.objects.has(source)).toBe(true);
+  });
+
+  it('keeps orphans when a stored map cannot be read', async () => {
+    const lost = objectName('volume1', 1, 7);
+    store.objects.set(lost, 4096);
+    store.raw.set(mapData('volume1'), Buffer.alloc(128));
+    node.on('maps', Op.INFO, () => {
+      throw new SystemError(errnos.EIO, 'unreadable');
+    });
+    const { kinds } = await check('--all', '--repair', '--age', '0');
+    expect(kinds).toContain('note not-repaired');
+    expect(store.objects.has(lost)).toBe(true);
+  });
+});
+
 describe('damaged maps', () => {
   it('map data that is cut short is told with its length, as one finding', async () => {
     const volume = store.add('volume2', { blocks: 20 });

@@ -18,6 +18,7 @@ import { dropMissing, listObjects, tellHashes } from './orphans.js';
 import { Repair, type RepairOptions } from './repair.js';
 import { MapReader, scanMap } from './scan.js';
 import { tellTwins } from './twins.js';
+import { protectStored } from './uncommitted.js';
 import { protectUncovered } from './uncovered.js';
 import { Writers } from './writers.js';
 
@@ -193,6 +194,7 @@ class Check {
     const { mapData } = leftovers;
     if (!(await protectUncovered(this.#session, this.#findings, now, mapData, candidates)))
       this.#reader.incomplete = true;
+    if (!(await protectStored(this.#session, now, mapData, candidates))) this.#reader.incomplete = true;
     if (candidates.size > 0) this.#lockedForNew = await lockedForNew(this.#session, leftovers, now);
   }
 

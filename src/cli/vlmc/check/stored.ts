@@ -70,18 +70,20 @@ export async function explainDamage(session: Session, map: StoredHeader, block: 
 /**
  * Calls back with every object that the entries in a map-data object name, whoever it belongs to. What is no entry is stepped over.
  * @param onName gets the entry's flags too
- * @param first entry of the object to begin with
+ * @param range entries of the object, [first, end)
  */
 export async function namesIn(
   session: Session,
   object: string,
   onName: (name: string, flags: number) => void,
-  first = 0,
+  { first = 0, end = Number.POSITIVE_INFINITY }: { first?: number; end?: number } = {},
 ): Promise<void> {
   const maps = session.client.objects('maps');
   const { size } = await maps.info(object);
-  for (let at = first * v2.ENTRY_SIZE; at + v2.ENTRY_SIZE <= size; at += CHUNK_ENTRIES * v2.ENTRY_SIZE) {
-    const count = Math.min(CHUNK_ENTRIES, Math.floor((size - at) / v2.ENTRY_SIZE));
+  const last = Math.min(end, Math.floor(size / v2.ENTRY_SIZE));
+  for (let next = first; next < last; next += CHUNK_ENTRIES) {
+    const at = next * v2.ENTRY_SIZE;
+    const count = Math.min(CHUNK_ENTRIES, last - next);
     const bytes = await maps.read(object, at, count * v2.ENTRY_SIZE);
     const entries = new ResolvedMap(count);
     for (let i = 0; i < count; i++) {

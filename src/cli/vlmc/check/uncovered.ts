@@ -46,7 +46,7 @@ export async function protectUncovered(
       found.set(volume, (found.get(volume) ?? 0) + 1);
     };
     try {
-      await namesIn(session, object, onName, Math.max(0, first));
+      await namesIn(session, object, onName, { first: Math.max(0, first) });
     } catch (error) {
       if (isOutage(error)) throw error;
       // Its volume was removed or renamed meanwhile.
