@@ -12,6 +12,8 @@ const bin = process.env.ARCHIPELAGO_TEST_BIN ?? path.resolve(import.meta.dirname
 /** Numbers of operations. */
 const OPEN = 14;
 const SNAPSHOT = 16;
+/** More than there are volumes in use. */
+const CONNECTIONS = 2500;
 /** Bytes of a name in a request's data; its length follows. */
 const NAME = 256;
 
@@ -52,7 +54,8 @@ export class ScaleNode {
 
   /** Starts one with its files in `dir`. */
   static async start(dir: string): Promise<ScaleNode> {
-    const node = new Archipelago(dir, { diskSize: 1 << 30 });
+    // These lines belong to [nbd], the last section. Before it can be connected to again, the former connection may still be there.
+    const node = new Archipelago(dir, { diskSize: 1 << 30, configuration: [`max_connections = ${CONNECTIONS}`] });
     await node.start();
     return new ScaleNode(dir, node);
   }

@@ -16,6 +16,8 @@ const NAMES = [100, 1000, 10_000, 100_000];
 const DEPTH = 32;
 /** Blocks of a volume that are written before they are read. */
 const TOUCHED = 256;
+/** Of fewer volumes the memory cannot be told from what the processes take or give back anyway. */
+const TELLING = 100;
 /** Seconds for which an idle node is watched. */
 const IDLE = 5;
 
@@ -78,9 +80,12 @@ function jobs(node: ScaleNode, volumes: readonly string[], size: number, seconds
   return `${all.join('\n')}\n`;
 }
 
+/** Clients that fio connects in a second, at least: those of one measurement are to be there all together for the longer part of it. */
+const CONNECTS = 100;
+
 async function iops(node: ScaleNode, volumes: readonly string[], size: number, setting: CurveSetting): Promise<number> {
   const file = path.join(setting.dir, 'scale.fio');
-  writeFileSync(file, jobs(node, volumes, size, setting.runtime));
+  writeFileSync(file, jobs(node, volumes, size, setting.runtime + Math.floor(volumes.length / CONNECTS)));
   const said = await run('fio', ['--output-format=json', file]);
   const result = JSON.parse(said.slice(said.indexOf('{'), said.lastIndexOf('}') + 1)) as {
     jobs: { error: number; read: { iops: number } }[];
@@ -135,7 +140,8 @@ const pause = (seconds: number): Promise<void> => new Promise((resolve) => setTi
 /** I/O on more and more volumes, and what they cost when nothing happens: each is open, its lock held and its map leased. */
 async function volumes(node: ScaleNode, setting: CurveSetting): Promise<Curve[]> {
   const reads = line('4k reads on all volumes');
-  const memory = line('memory for each further volume');
+  const opened = line('open, and nobody connected');
+  const used = line('after reads, a client for each');
   const wakeUps = line('wake-ups a second, idle');
   const cpu = line('CPU time a second, idle');
   const names: string[] = [];
@@ -143,8 +149,10 @@ async function volumes(node: ScaleNode, setting: CurveSetting): Promise<Curve[]>
   for (const count of VOLUMES) {
     const more = Array.from({ length: count - names.length }, (_, i) => `volume-${names.length + i}`);
     putVolumes(node, more);
+    const unopened = node.usage().memory;
     await node.open(more);
     names.push(...more);
+    if (count >= TELLING) opened.add(count, (node.usage().memory - unopened) / more.length / 1024);
     for (let round = 0; round < setting.rounds; round++) {
       const before = node.usage();
       await pause(IDLE);
@@ -152,7 +160,7 @@ async function volumes(node: ScaleNode, setting: CurveSetting): Promise<Curve[]>
       wakeUps.add(count, (after.wakeUps - before.wakeUps) / IDLE);
       cpu.add(count, (after.cpu - before.cpu) / IDLE);
       reads.add(count, await iops(node, names, FILLED_BLOCKS * BLOCK, setting));
-      memory.add(count, (node.usage().memory - first) / count / 1024);
+      if (count >= TELLING) used.add(count, (node.usage().memory - first) / count / 1024);
       const idle = `${Math.round((after.wakeUps - before.wakeUps) / IDLE)} wake-ups and ${(after.cpu - before.cpu) / IDLE} ms of CPU a second`;
       setting.say(
         `${count} volumes  ${Math.round(reads.line.points.at(-1)?.values.at(-1) ?? 0)} reads/s; idle: ${idle}`,
@@ -173,8 +181,10 @@ async function volumes(node: ScaleNode, setting: CurveSetting): Promise<Curve[]>
       x,
       y: { title: 'memory for each volume', unit: 'KiB', better: 'less' },
       target: 100,
-      series: [memory.line],
-      note: 'What the processes have grown by since no volume was in use, after I/O on all, divided by the volumes.',
+      series: [opened.line, used.line],
+      note:
+        'What the processes have grown by, divided by the volumes: by opening those that are more than before, and since no volume was in use, ' +
+        'after reads of all.',
     },
     {
       title: 'An idle node by the number of volumes',

@@ -44,7 +44,8 @@ export class WireMemory {
   readonly msghdrAddress: number;
 
   private constructor() {
-    this.#memory = allocateMemory(LENGTH);
+    // Bytes are received, and headers written, before they are looked at: a client that sends little touches a page or two.
+    this.#memory = allocateMemory(LENGTH, IOVECS_START);
     const { address, bytes } = this.#memory;
     const { buffer, byteOffset } = bytes;
     this.address = address;

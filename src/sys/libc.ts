@@ -211,17 +211,18 @@ export function viewMemory(address: number, length: number): Buffer {
 }
 
 /**
- * Allocates zeroed C memory, aligned to 4096 bytes, that is never moved. Free it with freeMemory when nothing views it.
+ * Allocates C memory, aligned to 4096 bytes, that is never moved. Free it with freeMemory when nothing views it.
+ * @param zeroed from which byte on it is zeros; before, it may hold anything, and pages that nobody writes to take no memory. Default: 0
  * @throws Error with code ENOMEM
  */
-export function allocateMemory(length: number): Memory {
+export function allocateMemory(length: number, zeroed = 0): Memory {
   const out: [number] = [0];
   if (posixMemalign(out, 4096, Math.max(length, 1)) !== 0) {
     throw Object.assign(new Error(`cannot allocate ${length} bytes`), { code: 'ENOMEM', errno: 12 });
   }
   const address = Number(out[0]);
   const bytes = viewMemory(address, length);
-  bytes.fill(0);
+  bytes.fill(0, zeroed);
   return { address, bytes };
 }
 
