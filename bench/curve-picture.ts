@@ -86,7 +86,8 @@ export function curvePanel(curve: Curve, x: number, y: number, width: number): D
     .filter(({ points }) => points.length > 0);
   if (lines.length === 0) return { svg: '', height: 0 };
   const places = [...new Set(lines.flatMap(({ points }) => points.map((point) => point.x)))].sort((a, b) => a - b);
-  const values = lines.flatMap(({ points }) => points.map((point) => point.y));
+  // What is drawn of the rounds has to fit, too.
+  const values = lines.flatMap(({ points }) => points.flatMap(({ low, high }) => [low, high]));
   const [left, right, top, bottom] = [x + LEFT, x + width - RIGHT, y + TOP, y + HEIGHT - BOTTOM];
   const scale = vertical(curve.target === undefined ? values : [...values, curve.target], top, bottom);
   const across = horizontal(places, left, right);

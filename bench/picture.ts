@@ -54,11 +54,15 @@ export function picture(results: Results): string {
   );
   const cells = columns(results.cells, named + 22, (cell, x, y) => bars(results, cell, x, y, COLUMN));
   const curves = panels(results.curves, named + 22 + cells.height);
-  return document(WIDTH, named + 22 + cells.height + curves.height + MARGIN, [...parts, cells.svg, curves.svg]);
+  return document(results.title, WIDTH, named + 22 + cells.height + curves.height + MARGIN, [
+    ...parts,
+    cells.svg,
+    curves.svg,
+  ]);
 }
 
 /** The picture of a suite of curves. */
 export function curvesPicture(report: Report): string {
   const curves = panels(report.curves, 66);
-  return document(WIDTH, 66 + curves.height + MARGIN, [...heading(report, ''), curves.svg]);
+  return document(report.title, WIDTH, 66 + curves.height + MARGIN, [...heading(report, ''), curves.svg]);
 }

@@ -264,7 +264,7 @@ const PARTS: Readonly<Record<string, (node: ScaleNode, setting: CurveSetting) =>
 /** `npm run bench -- scale`: each part on a node of its own, whose files go with it. */
 export const scaleSuite: CurveSuite = {
   name: 'scale',
-  title: 'how cost grows with the size of volumes and their number',
+  title: 'How cost grows with the size of volumes and their number',
   ids: Object.keys(PARTS),
   async run(setting) {
     const curves: Curve[] = [];

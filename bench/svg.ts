@@ -41,9 +41,11 @@ export function legend(x: number, y: number, names: readonly string[]): string {
     .join('\n');
 }
 
-export function document(width: number, height: number, parts: readonly string[]): string {
+/** @param title what readers of the screen, and pointers that rest on it, are told */
+export function document(title: string, width: number, height: number, parts: readonly string[]): string {
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="13">`,
+    `<title>${escapeXml(title)}</title>`,
     rect(0, 0, width, height, 'white'),
     ...parts,
     '</svg>',

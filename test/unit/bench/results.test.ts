@@ -151,3 +151,16 @@ it('draws and tells curves, also of a single place and where a line begins later
   expect(picture(all)).toContain('nbdkit &lt;file&gt;');
   expect(markdown(all)).toContain('size & cost');
 });
+
+it('draws what the rounds spread over inside of the panel', () => {
+  const curve = {
+    title: 'spread',
+    x: { title: 'n', unit: 'count' as const },
+    y: { title: 'time', unit: 'ms', better: 'less' as const },
+    series: [{ name: 'a', points: [{ x: 1, values: [1, 1, 9] }] }],
+  };
+  const drawing = curvesPicture(results([], { curves: [curve] }));
+  const spread = /y1="([\d.-]+)" x2="[\d.]+" y2="([\d.-]+)" stroke="#\w+" stroke-opacity/.exec(drawing);
+  // Below the title and its unit, which are 32 down the panel that begins at 66.
+  expect(Number(spread?.[2])).toBeGreaterThan(66 + 32);
+});
