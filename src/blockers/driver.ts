@@ -148,7 +148,8 @@ export interface Driver extends LockService {
 
   /**
    * Makes every acknowledged change durable (of these objects, or of all when names is null), directory entries too; also what an
-   * earlier process acknowledged before it was killed.
+   * earlier process acknowledged before it was killed. Of copies that need not be durable that holds for the names that are given: whoever had one
+   * made before a kill flushes it by its name.
    */
   flush(names: readonly string[] | null): Promise<void>;
   /** As flush of this one object, as a hot operation; flush is used where this is missing. */

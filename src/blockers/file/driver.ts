@@ -16,7 +16,7 @@ import { readFully } from './copy.js';
 import { Copying, PartialSource } from './copying.js';
 import { all, Predecessor } from './durability.js';
 import type { Handle } from './handle.js';
-import { Handles } from './handles.js';
+import { Handles, ROUNDS } from './handles.js';
 import { Hasher } from './hashing.js';
 import { SyncsInPlace } from './in-place.js';
 import { FileIo } from './io.js';
@@ -410,12 +410,12 @@ export class FileDriver implements Driver {
         all([options.durable && this.#predecessor.sync(), this.#copying.copy(source, target, size, options)]),
       );
     await this.#cold(`cannot copy object ${source} to ${target}`, async () => {
-      for (;;) {
+      for (let rounds = 0; ; rounds++) {
         try {
           await copy();
           return;
         } catch (error) {
-          if (!(error instanceof PartialSource)) throw error;
+          if (!(error instanceof PartialSource) || rounds === ROUNDS) throw error;
           await this.#handles.complete(source);
         }
       }

@@ -11,9 +11,9 @@
  */
 import fs from 'node:fs';
 import path from 'node:path';
-import { errnos, type SystemError } from '../../sys/errno.js';
+import { errnos, SystemError } from '../../sys/errno.js';
 import type { ObjectIo } from '../driver.js';
-import { isErrno } from '../errors.js';
+import { checkDeadline, isErrno } from '../errors.js';
 import { DirtyDirectories, FailedObjects } from './durability.js';
 import { Handle } from './handle.js';
 import { isSameFile } from './identity.js';
@@ -29,6 +29,8 @@ const MOST = 8000;
 const OVERFLOW = 64;
 /** How many files are looked at for one to close. */
 const SEARCH = 512;
+/** How often what is partial is completed to be opened, before it is given up. */
+export const ROUNDS = 3;
 const TICK_MS = 50;
 /**
  * Ticks for which a file that is found by its hint needs no check. Hints come from callers that keep what they know of an object while
@@ -205,13 +207,14 @@ export class Handles {
   async openToReset(name: string, deadline: number): Promise<Handle> {
     const present = this.#byName.get(name);
     if (present?.writable && present.partial === null) return present;
+    checkDeadline(deadline);
     if (present) {
       present.forgetDirty();
       this.drop(present);
     }
     for (;;) {
       const file = await this.withDescriptor(() => this.opener.open(name, 'create', deadline));
-      if (!this.partials.isMarked(file.fd)) return this.adopt(name, file);
+      if (!(await this.#isMarked(file.fd))) return this.adopt(name, file);
       // Whoever may still have it goes on with a file that has no name.
       await this.#system.close(file.fd).finally(() => this.descriptorClosed());
       await this.opener.changes.unlink(file.path, deadline);
@@ -274,11 +277,22 @@ export class Handles {
 
   /** As a file of which all of the content is there. */
   async #openComplete(name: string): Promise<OpenedFile> {
-    for (;;) {
+    for (let rounds = 0; ; rounds++) {
       const file = await this.withDescriptor(() => this.opener.open(name, 'read'));
-      if (!this.partials.isMarked(file.fd)) return file;
+      if (!(await this.#isMarked(file.fd))) return file;
       await this.#system.close(file.fd).finally(() => this.descriptorClosed());
+      if (rounds === ROUNDS) throw new SystemError(errnos.EIO, `object ${name}: this copy was never completed`);
       await this.complete(name);
+    }
+  }
+
+  /** Is a file, of which nobody else knows yet, a partial object's? It is closed when that cannot be told. */
+  async #isMarked(fd: number): Promise<boolean> {
+    try {
+      return this.partials.isMarked(fd);
+    } catch (error) {
+      await this.#system.close(fd).finally(() => this.descriptorClosed());
+      throw error;
     }
   }
 
@@ -535,6 +549,7 @@ export class Handles {
       this.#hand = (this.#hand + 1) % slots.length;
       const handle = slots[this.#hand];
       if (handle === undefined || !handle.idle || handle.held || handle.evicting) continue;
+      if (handle.partial?.isFailing) continue;
       if (handle.used) handle.used = false;
       else if (!handle.needsSync) return handle;
       else dirty ??= handle;

@@ -75,6 +75,10 @@ class KernelMarks implements FileMarks {
     return true;
   }
 
+  status(fd: number): { readonly size: number } {
+    return fs.fstatSync(fd);
+  }
+
   async of(file: string): Promise<Buffer | null> {
     // Not in the heap, where it might be moved meanwhile.
     const value = libc.allocateMemory(LONGEST);

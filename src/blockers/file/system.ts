@@ -51,6 +51,8 @@ export interface FileMarks {
   remove(fd: number): void;
   /** Takes the advisory lock (flock) of an open file if nobody has it; closing the file gives it back. @throws the system's error */
   lock(fd: number): boolean;
+  /** Bytes of an open file. @throws the system's error */
+  status(fd: number): { readonly size: number };
   /** On the thread pool: the mark of the file at a path; null: it has none, or does not exist. @throws the system's error */
   of(file: string): Promise<Buffer | null>;
 }

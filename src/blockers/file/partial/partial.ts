@@ -15,13 +15,15 @@ import type { FailedWrite, FileIo, FinishedWrite } from '../io.js';
 import type { Limiter } from '../pool.js';
 import type { FileMarks, FileSystem } from '../system.js';
 import { fillRange, type Source } from './filling.js';
-import { bitOffset, UNIT } from './tail.js';
+import { bitOffset, fileLength, UNIT } from './tail.js';
 import type { Units } from './units.js';
 
 /** Units filled by one turn in the queue: a write waits for no more. */
 const PIECE = 256;
 /** Longer reads go to the thread pool at once, as those of other files do. */
 const DIRECT_LIMIT = 1 << 20;
+/** So long one that could not be completed is not tried unasked. */
+const FAILING_MS = 1000;
 
 /** What the partial objects of a store share. */
 export interface PartialContext {
@@ -52,6 +54,8 @@ export class Partial {
   /** Reads that may use the source's descriptor across turns. */
   #readers = 0;
   #over = false;
+  /** When completing it failed last, by FileSystem.now. */
+  #failedAt = Number.NEGATIVE_INFINITY;
   #sourceClosed = false;
 
   /** @param isClean the file has zeros, and no space of its own, where units are not there */
@@ -194,7 +198,7 @@ export class Partial {
       this.#endWrite();
       return;
     }
-    for (const unit of this.#cutUnits(offset, end)) {
+    for (const unit of this.units.cut(offset, end)) {
       if (this.#fillNow(unit)) continue;
       void this.#writeLater(fileIo, io, finish);
       return;
@@ -205,7 +209,7 @@ export class Partial {
   /** Fills what is cut, waiting for the disk, and writes. */
   async #writeLater(fileIo: FileIo, io: ObjectIo, finish: FinishedWrite): Promise<void> {
     try {
-      for (const unit of this.#cutUnits(io.offset, io.offset + io.length)) await this.#fill(unit, unit + 1);
+      for (const unit of this.units.cut(io.offset, io.offset + io.length)) await this.#fill(unit, unit + 1);
     } catch (error) {
       io.complete(errnoOf(error), error instanceof SystemError ? error.message : undefined);
       this.#endWrite();
@@ -239,19 +243,6 @@ export class Partial {
     this.#file.release();
   }
 
-  /** The units that are not there and of which a write to [offset, end) covers a part only. */
-  #cutUnits(offset: number, end: number): number[] {
-    const first = Math.floor(offset / UNIT);
-    const last = Math.floor((end - 1) / UNIT);
-    const cut: number[] = [];
-    for (const unit of first === last ? [first] : [first, last]) {
-      const from = unit * UNIT;
-      const isWhole = offset <= from && end >= from + this.units.lengthOf(unit);
-      if (!isWhole && !this.units.has(unit)) cut.push(unit);
-    }
-    return cut;
-  }
-
   /** Fills one unit with what is in memory; false: it has to be waited for, or went wrong. */
   #fillNow(unit: number): boolean {
     const { system, scratch, memory } = this.#context;
@@ -279,7 +270,14 @@ export class Partial {
     // Until it is over, what is there is neither.
     this.#isClean = false;
     this.#file.markWritten();
-    await fillRange(system, this.#source, this.#file.fd, first * UNIT, Math.min(end * UNIT, this.length), clean);
+    try {
+      await fillRange(system, this.#source, this.#file.fd, first * UNIT, Math.min(end * UNIT, this.length), clean);
+    } catch (error) {
+      // EIO of a flush says that something is lost. Here nothing is: it may be read the next time.
+      if (errnoOf(error) !== errnos.EIO) throw error;
+      const why = `its source ${this.#sourceName} cannot be read: ${messageOf(error)}`;
+      throw new SystemError(errnos.ENODATA, `object ${this.#file.name}: ${why}`, { cause: error });
+    }
     this.#isClean = clean;
     const errno = this.#note(first, end);
     if (errno !== 0) throw new SystemError(errno, `object ${this.#file.name}: it cannot be noted what is there of it`);
@@ -307,10 +305,39 @@ export class Partial {
    */
   complete(): Promise<void> {
     if (this.#over) return Promise.resolve();
-    this.#completing ??= this.#complete().finally(() => {
-      this.#completing = null;
-    });
+    this.#completing ??= this.#complete()
+      .catch((error: unknown) => {
+        this.#failedAt = this.#context.system.now();
+        throw error;
+      })
+      .finally(() => {
+        this.#completing = null;
+      });
     return this.#completing;
+  }
+
+  /** Was it in vain a moment ago? */
+  get isFailing(): boolean {
+    return this.#context.system.now() - this.#failedAt < FAILING_MS;
+  }
+
+  get isAttached(): boolean {
+    return this.#handle !== null;
+  }
+
+  /**
+   * A process that knows nothing of partial objects may have made this file another object: whatever comes now would be written into that.
+   * @throws SystemError EIO
+   */
+  async #checkOwn(): Promise<void> {
+    const handle = this.#file;
+    const { size } = await this.#context.system.fstat(handle.fd);
+    // Before the tail goes, and right after, when the mark is what is left to take away.
+    if (size === fileLength(this.length) || (size === this.length && this.units.missing === 0)) return;
+    throw new SystemError(
+      errnos.EIO,
+      `object ${handle.name}: somebody else has changed this copy before it was completed`,
+    );
   }
 
   async #complete(): Promise<void> {
@@ -321,6 +348,7 @@ export class Partial {
         for (let next = 0; !this.#over; ) {
           await this.#enter();
           try {
+            await this.#checkOwn();
             const missing = this.units.nextMissing(next, PIECE);
             if (missing === null) await this.#end();
             else {

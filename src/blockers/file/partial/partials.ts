@@ -16,11 +16,14 @@ import type { Source } from './filling.js';
 import { Partial, type PartialContext } from './partial.js';
 import {
   bitmapLength,
+  contentOf,
   decodeMark,
   decodeTail,
   encodeMark,
   encodeTail,
   fileLength,
+  hasMagic,
+  hasOddLength,
   LONGEST,
   type Origin,
   tailOffset,
@@ -32,6 +35,9 @@ import { Units } from './units.js';
 const MOST = 64;
 /** A source with less data is copied at once: bytes. */
 const LEAST_DATA = 128 * 1024;
+/** So long, and so often, a lock that somebody else has is asked for: ms. */
+const LOCK_MS = 500;
+const LOCK_PAUSE_MS = 3;
 /** Objects filled at the same time. */
 const FILLED_AT_ONCE = Math.max(2, poolThreads >> 2);
 
@@ -100,7 +106,12 @@ export class Partials {
   /** Is a partial object's file at one of these paths? */
   async isLeft(name: string): Promise<boolean> {
     if (!this.#context) return false;
-    for (const file of candidatePaths(this.#root, name)) if ((await this.#context.marks.of(file)) !== null) return true;
+    for (const file of candidatePaths(this.#root, name)) {
+      if ((await this.#context.marks.of(file)) !== null) return true;
+      const { size } = await this.#system.stat(file).catch(() => ({ size: 0 }));
+      // Opening it looks at what is behind it.
+      if (hasOddLength(size)) return true;
+    }
     return false;
   }
 
@@ -108,7 +119,9 @@ export class Partials {
   async lengthOf(file: string, { size }: FileStatus): Promise<number> {
     if (!this.#context || size % UNIT === 0) return size;
     const mark = await this.#context.marks.of(file);
-    const length = mark === null ? null : decodeMark(mark);
+    // Completed meanwhile, or just a length.
+    if (mark === null) return (await this.#system.stat(file)).size;
+    const length = decodeMark(mark);
     return length !== null && size === fileLength(length) ? length : size;
   }
 
@@ -122,7 +135,9 @@ export class Partials {
    */
   async begin(to: number, from: number, source: string, size: number): Promise<Partial | null> {
     const context = this.#context;
-    if (!context || !this.#makes || this.#owed.size >= this.#most) return null;
+    if (!context || !this.#makes) return null;
+    if (this.#owed.size * 2 >= this.#most) this.#completeOldest();
+    if (this.#owed.size >= this.#most) return null;
     const stats = await this.#system.fstat(from);
     const length = Math.min(size, stats.size);
     const data = stats.blocks * 512;
@@ -142,7 +157,7 @@ export class Partials {
       isClean: !isReserved,
     });
     this.#begun++;
-    this.#add(partial);
+    this.#owed.add(partial);
     return partial;
   }
 
@@ -176,12 +191,13 @@ export class Partials {
     }
   }
 
-  #add(partial: Partial): void {
-    this.#owed.add(partial);
-    if (this.#owed.size * 2 <= this.#most) return;
-    const [oldest] = this.#owed;
-    // What goes wrong there, the flush of that object says.
-    oldest?.complete().catch(() => {});
+  #completeOldest(): void {
+    for (const partial of this.#owed) {
+      if (partial.isFailing || !partial.isAttached) continue;
+      // What goes wrong there, the flush of that object says.
+      partial.complete().catch(() => {});
+      return;
+    }
   }
 
   /**
@@ -191,9 +207,12 @@ export class Partials {
    */
   async inspect(name: string, file: OpenedFile): Promise<OpenedFile> {
     const context = this.#context;
-    if (!context || !this.isMarked(file.fd)) return file;
+    if (!context) return file;
     try {
-      return await this.#takeOver(context, name, file);
+      if (this.isMarked(file.fd)) return await this.#takeOver(context, name, file);
+      const { size } = context.marks.status(file.fd);
+      if (hasOddLength(size)) await this.#checkPlain(name, file.fd, size);
+      return file;
     } catch (error) {
       await this.#system.close(file.fd).catch(() => {});
       throw error;
@@ -202,7 +221,12 @@ export class Partials {
 
   async #takeOver(context: PartialContext, name: string, file: OpenedFile): Promise<OpenedFile> {
     const { fd } = file;
-    if (!context.marks.lock(fd)) {
+    for (const until = this.#system.now() + LOCK_MS; !context.marks.lock(fd); ) {
+      // A descriptor of it may be about to be closed.
+      if (this.#system.now() < until) {
+        await new Promise((resolve) => setTimeout(resolve, LOCK_PAUSE_MS));
+        continue;
+      }
       throw new SystemError(
         errnos.EBUSY,
         `object ${name}: another process has not completed this copy yet: ask again when it has, or has ended`,
@@ -234,6 +258,16 @@ export class Partials {
     return { ...file, partial };
   }
 
+  /** A file that was copied without its attributes would read as zeros where it is not complete. @throws SystemError EIO */
+  async #checkPlain(name: string, fd: number, size: number): Promise<void> {
+    const length = contentOf(size);
+    if (length === null || !hasMagic(await this.#readTail(fd, length))) return;
+    throw new SystemError(
+      errnos.EIO,
+      `object ${name}: it is a copy that was never completed, and its file has lost its attributes: copy the store with them (cp -a, rsync -X, tar --xattrs)`,
+    );
+  }
+
   async #readTail(fd: number, length: number): Promise<Buffer> {
     return await readFully(this.#system, fd, fileLength(length) - tailOffset(length), tailOffset(length));
   }
@@ -248,7 +282,10 @@ export class Partials {
         if (isErrno(error, errnos.ENOENT)) continue;
         throw error;
       }
-      const { ino, size, blocks, birthtimeMs } = await this.#system.fstat(fd);
+      const { ino, size, blocks, birthtimeMs } = await this.#system.fstat(fd).catch(async (error) => {
+        await this.#system.close(fd).catch(() => {});
+        throw error;
+      });
       if (ino === inode && birthtimeMs === made) return { fd, isDense: blocks * 512 >= size };
       await this.#system.close(fd).catch(() => {});
     }

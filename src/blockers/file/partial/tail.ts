@@ -56,6 +56,17 @@ export const bitmapLength = (length: number): number => (unitsOf(length) + 7) >>
 /** Bytes of a partial object's file. */
 export const fileLength = (length: number): number => tailOffset(length) + BITS + bitmapLength(length);
 
+/** May a file of this length have a tail? Other files of more than a unit nearly always end with one. */
+export const hasOddLength = (size: number): boolean => size % UNIT !== 0 && size > UNIT;
+
+/** Bytes of the content of a file of this length, if it has a tail and the content is whole units; null: none is so long. */
+export function contentOf(size: number): number | null {
+  const length = Math.floor((size - BITS) / UNIT) * UNIT;
+  return length > 0 && length <= LONGEST && fileLength(length) === size ? length : null;
+}
+
+export const hasMagic = (tail: Buffer): boolean => tail.toString('latin1', 0, MAGIC.length) === MAGIC;
+
 /** The tail of a file of which nothing is there. */
 export function encodeTail(origin: Origin): Buffer {
   const out = Buffer.alloc(BITS + bitmapLength(origin.length));

@@ -33,6 +33,19 @@ export class Units {
     return true;
   }
 
+  /** The units that are not there and of which a write to [offset, end), at least a byte, covers a part only. */
+  cut(offset: number, end: number): number[] {
+    const first = Math.floor(offset / UNIT);
+    const last = Math.floor((end - 1) / UNIT);
+    const cut: number[] = [];
+    for (const unit of first === last ? [first] : [first, last]) {
+      const from = unit * UNIT;
+      const isWhole = offset <= from && end >= from + this.lengthOf(unit);
+      if (!isWhole && !this.has(unit)) cut.push(unit);
+    }
+    return cut;
+  }
+
   /** These are there. */
   add(first: number, end: number): void {
     for (let unit = first; unit < end; unit++) {
