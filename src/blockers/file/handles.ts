@@ -410,7 +410,7 @@ export class Handles {
   /** Makes files durable: these names' or all. @throws SystemError EIO */
   async sync(names: readonly string[] | null): Promise<void> {
     const pending: Promise<void>[] = [];
-    if (names === null) for (const handle of this.#dirty) pending.push(handle.sync());
+    if (names === null) for (const handle of this.#dirty) pending.push(syncOfAll(handle));
     else {
       for (const name of names) {
         const handle = this.#byName.get(name);
@@ -568,6 +568,18 @@ export class Handles {
       victim.evicting = false;
     }
     if (victim.idle && !victim.needsSync && !victim.held) this.drop(victim);
+  }
+}
+
+/**
+ * The sync of a file when all are synced. A copy that cannot be completed is for whoever flushes it by its name (Driver.flush): nobody may ever
+ * do that, and all others are not to suffer.
+ */
+async function syncOfAll(handle: Handle): Promise<void> {
+  try {
+    await handle.sync();
+  } catch (error) {
+    if (handle.partial === null) throw error;
   }
 }
 

@@ -16,13 +16,13 @@ import type { Source } from './filling.js';
 import { Partial, type PartialContext } from './partial.js';
 import {
   bitmapLength,
+  bootOf,
   contentOf,
   decodeMark,
   decodeTail,
   encodeMark,
   encodeTail,
   fileLength,
-  hasMagic,
   hasOddLength,
   LONGEST,
   type Origin,
@@ -211,7 +211,7 @@ export class Partials {
     try {
       if (this.isMarked(file.fd)) return await this.#takeOver(context, name, file);
       const { size } = context.marks.status(file.fd);
-      if (hasOddLength(size)) await this.#checkPlain(name, file.fd, size);
+      if (hasOddLength(size)) await this.#checkPlain(context, name, file.fd, size);
       return file;
     } catch (error) {
       await this.#system.close(file.fd).catch(() => {});
@@ -258,10 +258,15 @@ export class Partials {
     return { ...file, partial };
   }
 
-  /** A file that was copied without its attributes would read as zeros where it is not complete. @throws SystemError EIO */
-  async #checkPlain(name: string, fd: number, size: number): Promise<void> {
+  /**
+   * A file that was copied without its attributes would read as zeros where it is not complete. Only one of this start of the machine can be
+   * noted still; and whatever a client writes does not look like one, since it does not know which start that is.
+   * @throws SystemError EIO
+   */
+  async #checkPlain({ marks }: PartialContext, name: string, fd: number, size: number): Promise<void> {
     const length = contentOf(size);
-    if (length === null || !hasMagic(await this.#readTail(fd, length))) return;
+    const boot = length === null ? null : bootOf(await this.#readTail(fd, length));
+    if (boot === null || boot !== marks.bootId()) return;
     throw new SystemError(
       errnos.EIO,
       `object ${name}: it is a copy that was never completed, and its file has lost its attributes: copy the store with them (cp -a, rsync -X, tar --xattrs)`,

@@ -65,7 +65,11 @@ export function contentOf(size: number): number | null {
   return length > 0 && length <= LONGEST && fileLength(length) === size ? length : null;
 }
 
-export const hasMagic = (tail: Buffer): boolean => tail.toString('latin1', 0, MAGIC.length) === MAGIC;
+/** Which start of the machine a tail is of, whatever the length of its content; null: it is none. */
+export function bootOf(tail: Buffer): string | null {
+  if (tail.toString('latin1', 0, MAGIC.length) !== MAGIC || tail.readUInt32LE(8) !== VERSION) return null;
+  return tail.toString('latin1', BOOT, BOOT + BOOT_LENGTH).replace(/\0+$/, '');
+}
 
 /** The tail of a file of which nothing is there. */
 export function encodeTail(origin: Origin): Buffer {
