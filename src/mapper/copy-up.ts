@@ -189,7 +189,11 @@ async function makeRunZero(
 ): Promise<void> {
   await map.check(first, count);
   const { dropped, changed } = dropEntries(map, first, count);
-  if (!changed) return;
+  if (!changed) {
+    // What an earlier mapper acknowledged may be owed of blocks that are zero without it.
+    if (volume.owed.size > 0) context.volumes.committer.drop(volume, first, first + count);
+    return;
+  }
   try {
     await context.maps.writeEntries(map.stored, map.header.blockSize, first, count, encodeZero, volume.touched);
   } catch (error) {

@@ -65,14 +65,24 @@ export class Adoption {
     for (const [name, left] of noted) {
       void context.volumes.use(name, async (volume) => {
         if (volume.lost || volume.breaking) {
-          // What is said of the lock was written after the note.
-          context.volumes.committer.forget(volume);
+          this.#forget(volume);
           return;
         }
         // A note is there only while the lock is held, also when that was not written down in time.
         if (!volume.locked) this.#hold(volume);
         context.volumes.committer.adopt(volume, left);
       });
+    }
+  }
+
+  /** What is said of the lock was written after the note. */
+  #forget(volume: Volume): void {
+    const { context, log } = this.#options;
+    try {
+      context.volumes.committer.forget(volume);
+    } catch (error) {
+      // It is tried again before the lock is taken, which fails with it.
+      log.warn(`volume ${volume.name}: the note of its first writes stays: ${messageOf(error)}`);
     }
   }
 

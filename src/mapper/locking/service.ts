@@ -249,8 +249,12 @@ export class Locking {
       }
       if (once.note === DONE) return own;
       if (force) return this.#breaking.run(volume, once);
-      // Says that nobody has it, or who.
-      await this.#options.client.release(name, false);
+      const isTaken = await volume.locking.exclusive(async () => {
+        // Says that nobody has it, or who; unless a lease has taken it meanwhile.
+        if (!volume.locked) await this.#options.client.release(name, false);
+        return volume.locked;
+      });
+      if (isTaken) await this.#giveBack(name);
       return own;
     });
   }

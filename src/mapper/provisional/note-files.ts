@@ -18,14 +18,14 @@ export class NoteFiles implements NoteStore {
 
   load(): Map<string, Buffer> {
     const found = new Map<string, Buffer>();
-    let names: string[];
+    let entries: fs.Dirent[];
     try {
-      names = fs.readdirSync(this.#directory);
+      entries = fs.readdirSync(this.#directory, { withFileTypes: true });
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
       return found;
     }
-    for (const name of names) {
+    for (const { name } of entries.filter((entry) => entry.isFile())) {
       const file = path.join(this.#directory, name);
       const bytes = fs.readFileSync(file);
       const end = bytes.indexOf(0);

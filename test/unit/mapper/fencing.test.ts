@@ -215,6 +215,27 @@ describe('a store that does not answer', () => {
   });
 });
 
+describe('unlock', () => {
+  it('of what nobody had locked does not take the lock from a client that comes at the same time', async () => {
+    const { a, clock, stores } = twoNodes();
+    await createSmall(a, 'volume', 4 * BLOCK, BLOCK);
+    await clock.until(a.mapper.close('volume'), 1000);
+    a.holders.set(500, async () => {});
+    let lease: Promise<unknown> = Promise.resolve();
+    a.locks.before = async (operation) => {
+      if (operation !== 'release') return;
+      a.locks.before = () => {};
+      lease = a.mapper.lease('volume', { write: true }, 500);
+      await settle();
+    };
+    await expect(a.mapper.unlock('volume', false)).rejects.toEqual(failure('ENOENT'));
+    expect(await lease).toMatchObject({ granted: 'exclusive' });
+    await clock.pass(1000);
+    expect(stores.maps.locks.get('volume')?.owner).toBe(A);
+    expect(a.mapper.status()).toMatchObject({ locked: 1, lost: 0 });
+  });
+});
+
 describe('unlock -f', () => {
   it('returns when the old holder says that it has ended, after its composer and its operations', async () => {
     const nodes = twoNodes();

@@ -122,6 +122,13 @@ describe('notes', () => {
     expect(found).toEqual({ map: MAP, blocks: blocks(1, 2), spoiled: [] });
   });
 
+  it('are all found beside what is no note', () => {
+    const directory = temporaryDirectory();
+    load(directory).notes.add('web', MAP, blocks(1));
+    fs.mkdirSync(path.join(directory, 'a directory'));
+    expect(load(directory).found.get('web')).toEqual(blocks(1));
+  });
+
   it('that end anywhere have the records that are whole, and go on after them', () => {
     const directory = temporaryDirectory();
     load(directory).notes.add('web', MAP, blocks(1, 2, 3));

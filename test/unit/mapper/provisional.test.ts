@@ -1,7 +1,9 @@
 /** First writes that are acknowledged before they are durable: what a flush, a snapshot, a dead mapper, a power cut, a lost lock make of them. */
-import { beforeEach, describe, expect, it } from 'vitest';
+import { beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { ENTRY_SIZE, encodeNamedEntry, entryRuns } from '../../../src/mapper/formats/v2.js';
 import { zeroBytes } from '../../../src/mapper/formats/v2-bytes.js';
+import { LockRegistry } from '../../../src/mapper/locking/registry.js';
+import { Volume } from '../../../src/mapper/volume.js';
 import { errnos, SystemError } from '../../../src/sys/errno.js';
 import { SimulatedNotes } from '../../sim/notes.js';
 import { checkInvariants } from './invariants.js';
@@ -374,6 +376,26 @@ describe('a lock of which a commit is the first to notice that it was lost', () 
   });
 });
 
+it('a note that cannot be removed does not end the mapper of a volume whose lock was lost', async () => {
+  await write(2, 7);
+  const registry = LockRegistry.volatile();
+  const left = new Volume(NAME);
+  left.lost = { holder: B, at: 0 };
+  await registry.note(left);
+  const unhandled: unknown[] = [];
+  const listen = (error: unknown): number => unhandled.push(error);
+  process.on('unhandledRejection', listen);
+  onTestFinished(() => void process.off('unhandledRejection', listen));
+  notes.remove = () => {
+    throw new SystemError(errnos.EROFS, 'read-only');
+  };
+  node = successor({ registry });
+  await settle();
+  expect(unhandled).toEqual([]);
+  expect(node.warnings.join()).toContain('stays: read-only');
+  await expect(done(node.mapper.lease(NAME, { write: true }, PORT))).rejects.toEqual(failure('EIO'));
+});
+
 describe('a lock that is broken', () => {
   it('is confirmed only when the entries that a commit was sending have come or not', async () => {
     await write(2, 7);
@@ -574,6 +596,16 @@ describe('an object that the disk did not take', () => {
     await node.mapper.flush(NAME, true, PORT);
     expect(await asStored()).toEqual(filled(0, 0, 0, 0, 0, 8));
     await done(node.mapper.snapshot(NAME, 'another'));
+  });
+
+  it('is owed no more when a block that is zero without it is made zero', async () => {
+    node = restarted();
+    await done(node.mapper.lease(NAME, { write: true }, PORT));
+    await node.mapper.mapZero(NAME, 0, 2 * BLOCK, PORT);
+    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
+    await node.mapper.mapZero(NAME, 0, 4 * BLOCK, PORT);
+    await node.mapper.flush(NAME, true, PORT);
+    expect(await asStored()).toEqual(filled(0, 0, 0, 0, 0, 8));
   });
 
   it('is owed until the clients are gone, by whichever mapper', async () => {
