@@ -97,6 +97,8 @@ async function makeObject(
   durable: boolean,
 ): Promise<number> {
   const epoch = map.header.epoch;
+  // Not only when the entry is written: by then the first write has been answered.
+  v2.checkEntryName(newObjectName(volume.name, epoch, i));
   if (map.entries.flags(i) & EntryFlag.ZERO) {
     // An object of that name may be left from a block that was trimmed, or from an interrupted write: it must be empty.
     await context.blocks.reset(newObjectName(volume.name, epoch, i), durable);

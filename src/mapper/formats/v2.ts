@@ -152,15 +152,19 @@ export function encodeZeroEntry(out: Buffer, at: number): void {
   ZERO_NAME_BYTES.copy(out, at + NAME_AT);
 }
 
+/** @throws SystemError ENAMETOOLONG when no entry has room for this name */
+export function checkEntryName(name: string): void {
+  if (Buffer.byteLength(name, 'utf8') <= MAX_ENTRY_NAME) return;
+  throw new SystemError(
+    errnos.ENAMETOOLONG,
+    `object name ${name} is longer than the ${MAX_ENTRY_NAME} bytes of a map entry`,
+  );
+}
+
 /** Encodes an entry with a given name at `at` of `out`, which must be zero there. @throws SystemError ENAMETOOLONG */
 export function encodeNamedEntry(out: Buffer, at: number, flags: number, name: string): void {
+  checkEntryName(name);
   const length = Buffer.byteLength(name, 'utf8');
-  if (length > MAX_ENTRY_NAME) {
-    throw new SystemError(
-      errnos.ENAMETOOLONG,
-      `object name ${name} is longer than the ${MAX_ENTRY_NAME} bytes of a map entry`,
-    );
-  }
   out[at] = flags;
   out.writeUInt32LE(length, at + 1);
   out.write(name, at + NAME_AT, MAX_ENTRY_NAME, 'utf8');

@@ -122,6 +122,18 @@ describe('a first write', () => {
     expect(await readVolume(node, NAME, 0, SIZE)).toEqual(expected);
   });
 
+  it('is refused where no entry has room for the name of its object: nothing of it could be committed', async () => {
+    const long = 'a'.repeat(95);
+    for (const [name, object] of [...stores.maps.objects]) {
+      if (name.startsWith(NAME)) stores.maps.objects.set(name.replace(NAME, long), object);
+    }
+    await node.mapper.lease(long, { write: true }, PORT);
+    const writing = writeVolume(node, long, 0, Buffer.alloc(BLOCK, 7), PORT);
+    await expect(writing).rejects.toEqual(failure('ENAMETOOLONG', long));
+    expect(node.mapper.status().provisional).toBe(0);
+    await node.mapper.flush(long, true, PORT);
+  });
+
   it('is durable before its answer where it cannot be noted', async () => {
     notes.write = () => {
       throw new SystemError(errnos.ENOSPC, 'no space is left');
