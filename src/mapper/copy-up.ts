@@ -128,7 +128,7 @@ async function bumpEpoch(context: MapperContext, volume: Volume, map: StoredMap,
   await volume.bumping.exclusive(async () => {
     if (map.header.epoch !== seen) return;
     const header = { ...map.header, epoch: seen + 1 };
-    context.volumes.committer.bump(volume, header.epoch);
+    context.volumes.committer.become(volume, header);
     await context.maps.writeHeader(map.stored, header);
     map.header = header;
   });

@@ -66,8 +66,8 @@ export interface Committer {
    * @throws SystemError when the lock cannot be looked at, LostLock
    */
   confirm(volume: Volume, header: MapHeader | null): Promise<void>;
-  /** The map is about to have this epoch. @throws Error when that cannot be noted: then it must not */
-  bump(volume: Volume, epoch: number): void;
+  /** The map is about to have the epoch and the id of this header. @throws Error when that cannot be noted: then it must not */
+  become(volume: Volume, header: MapHeader): void;
   /** Blocks [first, end) are not provisional any more: their entries were written otherwise. @throws Error: then they are still */
   drop(volume: Volume, first: number, end: number): void;
   /** Nothing of the volume is provisional any more, whatever becomes of it. @throws Error when that cannot be noted */
@@ -85,7 +85,7 @@ const noCommitter: Committer = {
   add: () => false,
   adopt: () => {},
   confirm: () => Promise.resolve(),
-  bump: () => {},
+  become: () => {},
   drop: () => {},
   forget: () => {},
   commit: () => Promise.resolve(),

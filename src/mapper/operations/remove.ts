@@ -54,8 +54,13 @@ async function removeNow(context: MapperContext, volume: Volume, options: OpenOp
     if (volume.map !== map) await dropLegacyMap(context.maps, volume.name, map);
     const { epoch } = map.header;
     if (map.header.lineage === null) {
-      map.header = { ...map.header, lineage: lateLineage() };
-      await context.maps.writeHeader(map.stored, map.header);
+      const { committer } = context.volumes;
+      // What was noted of the map as it is must count under its id, too: until its entry says so, no block is deleted.
+      await committer.confirm(volume, map.header);
+      const header = { ...map.header, lineage: lateLineage() };
+      committer.become(volume, header);
+      await context.maps.writeHeader(map.stored, header);
+      map.header = header;
     }
     once.note = encodeNote({ id: map.header.lineage!.id, epoch });
     for (const run of v2.entryRuns(map.stored, map.header.blockSize, 0, map.blocks, v2.RUN_ENTRIES)) {

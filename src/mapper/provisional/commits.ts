@@ -115,10 +115,11 @@ export class Commits implements Committer {
     await this.#options.context(volume).locks.verify(volume);
     if (volume.adopted !== adopted) return;
     const present = header && mapId(header);
-    // The epoch is noted right before the map gets it.
-    const isSame = present?.id === adopted.id && [present.epoch, present.epoch + 1].includes(adopted.epoch);
-    if (isSame) volume.adopted = null;
-    else {
+    if (present && isOf(adopted, present)) {
+      // It never got the id: what is added is noted of the map as it is.
+      if (adopted.id !== present.id) this.#options.notes?.become(volume.name, present);
+      volume.adopted = null;
+    } else {
       this.#options.log.warn(
         `volume ${volume.name}: the note of its first writes is of another map, and counts for nothing`,
       );
@@ -126,8 +127,8 @@ export class Commits implements Committer {
     }
   }
 
-  bump(volume: Volume, epoch: number): void {
-    this.#options.notes?.bump(volume.name, epoch);
+  become(volume: Volume, header: MapHeader): void {
+    this.#options.notes?.become(volume.name, mapId(header));
   }
 
   commit(volume: Volume): Promise<void> {
@@ -311,6 +312,10 @@ const nameIn =
     newObjectName(name, epoch, block);
 
 const mapId = ({ lineage, epoch }: MapHeader): NotedMap => ({ id: lineage?.id ?? '', epoch });
+
+/** Whether what was noted is of this map: its epoch, and the id that it gets late (lateLineage), are noted right before the map has them. */
+const isOf = (noted: NotedMap, map: NotedMap): boolean =>
+  map.id === noted.id ? [map.epoch, map.epoch + 1].includes(noted.epoch) : map.id === '' && map.epoch === noted.epoch;
 
 /** Runs of blocks that follow each other, as [first, end). */
 function runsOf(blocks: readonly ProvisionalBlock[]): { first: number; end: number }[] {

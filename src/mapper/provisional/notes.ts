@@ -162,13 +162,12 @@ export class Notes {
   }
 
   /**
-   * The map is about to have this epoch, with what is noted of it as it is.
+   * The map that the note is of is about to be this one, with what is noted of it as it is.
    * @throws Error: then it must not
    */
-  bump(volume: string, epoch: number): void {
+  become(volume: string, map: NotedMap): void {
     const note = this.#notes.get(volume);
     if (!note) return;
-    const map = { ...note.map, epoch };
     this.#store.write(volume, this.#encodeHead(map, note.mount), 0);
     note.map = map;
   }

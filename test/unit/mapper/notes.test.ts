@@ -99,7 +99,7 @@ describe('notes', () => {
     expect(() => notes.add('web', MAP, blocks(2))).toThrow('another map or mount');
     notes.drop('web', [1]);
     notes.add('web', MAP, blocks(2));
-    notes.bump('web', MAP.epoch + 1);
+    notes.become('web', { ...MAP, epoch: MAP.epoch + 1 });
     expect(open().found).toEqual(blocks(2));
     mount = null;
     expect(open().found).toEqual(blocks(2));
@@ -203,8 +203,8 @@ describe('notes', () => {
     expect(() => notes.add('web', other, blocks(2))).toThrow('another map');
     expect(() => notes.add('web', later, blocks(2))).toThrow('another map');
     expect(heads()).toEqual({ map: MAP, blocks: blocks(1), spoiled: [] });
-    notes.bump('web', later.epoch);
-    notes.bump('elsewhere', 7);
+    notes.become('web', later);
+    notes.become('elsewhere', later);
     notes.add('web', later, blocks(2));
     expect(heads()).toEqual({ map: later, blocks: blocks(1, 2), spoiled: [] });
     notes.drop('web', [1, 2]);

@@ -1,10 +1,10 @@
 /** First writes that are acknowledged before they are durable: what a flush, a snapshot, a dead mapper, a power cut, a lost lock make of them. */
 import { beforeEach, describe, expect, it, onTestFinished } from 'vitest';
-import { ENTRY_SIZE, encodeNamedEntry, entryRuns } from '../../../src/mapper/formats/v2.js';
+import { decodeHeader, ENTRY_SIZE, encodeHeader, encodeNamedEntry, entryRuns } from '../../../src/mapper/formats/v2.js';
 import { zeroBytes } from '../../../src/mapper/formats/v2-bytes.js';
 import { LockRegistry } from '../../../src/mapper/locking/registry.js';
 import { Volume } from '../../../src/mapper/volume.js';
-import { errnos, SystemError } from '../../../src/sys/errno.js';
+import { errnoName, errnoOf, errnos, SystemError } from '../../../src/sys/errno.js';
 import { SimulatedNotes } from '../../sim/notes.js';
 import { checkInvariants } from './invariants.js';
 import { A, B, type NodeOptions, settle, startNode, TestClock } from './nodes.js';
@@ -529,33 +529,78 @@ describe('a volume that is removed with provisional blocks', () => {
     await checkInvariants(node, []);
   });
 
-  it('goes on being so after the mapper was killed at any point of it', async () => {
-    for (let point = 0; ; point++) {
-      await write(2, 7);
-      await write(5, 8);
-      let left = point;
-      const one = (operation: string): void | Promise<void> => {
-        if (['write', 'delete', 'flush'].includes(operation) && left-- <= 0) return new Promise(() => {});
-      };
-      node.maps.before = one;
-      node.blocks.before = one;
-      let over = false;
-      void node.mapper.remove(NAME).then(() => (over = true));
-      await settle();
-      if (over) break;
-      const next = successor();
-      await done(next.mapper.remove(NAME)).catch((error) => expect(error).toEqual(failure('ENOENT')));
-      await clock.pass(20_000);
-      expect(notes.load().size).toBe(0);
-      expect(await next.maps.lockHolder(NAME)).toBeNull();
-      await checkInvariants(next, []);
-      node = next;
-      node.holders.set(PORT, async () => {});
-      await createSmall(node, NAME, SIZE, BLOCK);
-      await node.mapper.lease(NAME, { write: true }, PORT);
-      expect(point).toBeLessThan(20);
-    }
-  });
+  /** The header as the original writes it: the volume gets its id when it is removed. */
+  const forgetLineage = async (): Promise<void> => {
+    const header = decodeHeader(NAME, await node.maps.read(NAME, 0, 512));
+    await node.maps.write(NAME, 0, encodeHeader({ ...header, lineage: null }));
+  };
+
+  /** Begins to remove the volume, and stops for ever before this change of a store. @returns whether it was removed */
+  async function removeUntil(dying: Node, point: number): Promise<boolean> {
+    let left = point;
+    const one = (operation: string): void | Promise<void> => {
+      if (['write', 'delete', 'flush'].includes(operation) && left-- <= 0) return new Promise(() => {});
+    };
+    dying.maps.before = one;
+    dying.blocks.before = one;
+    let over = false;
+    dying.mapper.remove(NAME).then(
+      () => (over = true),
+      () => {},
+    );
+    await settle();
+    return over;
+  }
+
+  /** What was written to a block is there, or an error says that it is being deleted, or was. */
+  async function expectWholeOrGone(of: Node, block: number, byte: number): Promise<void> {
+    const found = await readVolume(of, NAME, block * BLOCK, BLOCK).catch((error) => {
+      expect(['EIO', 'ENOENT']).toContain(errnoName(errnoOf(error)));
+      return null;
+    });
+    if (found) expect(found).toEqual(Buffer.alloc(BLOCK, byte));
+  }
+
+  /** The removal comes before any commit: the composer of an earlier mapper's leases is asked first. */
+  const waiting: NodeOptions = {
+    inherited: [PORT],
+    prepare: (next) => void next.holders.set(PORT, async () => {}),
+  };
+  const ids = ['with', 'without'];
+  it.each(ids.flatMap((id) => [null, 0, 1, 2, 3, 4].map((more) => [id, more] as const)))(
+    'and of a map %s an id goes on being so after the mapper was killed at any point of it, its successor %s steps later',
+    async (id, more) => {
+      for (let point = 0; ; point++) {
+        if (id === 'without') {
+          await done(node.mapper.close(NAME));
+          await forgetLineage();
+          await node.mapper.lease(NAME, { write: true }, PORT);
+        }
+        await write(2, 7);
+        await write(5, 8);
+        if (await removeUntil(node, point)) break;
+        let next = successor(waiting);
+        if (more !== null) {
+          // Which has read nothing before.
+          await removeUntil(next, point + more);
+          node = next;
+          next = successor();
+        }
+        await expectWholeOrGone(next, 2, 7);
+        await expectWholeOrGone(next, 5, 8);
+        await done(next.mapper.remove(NAME)).catch((error) => expect(error).toEqual(failure('ENOENT')));
+        await clock.pass(20_000);
+        expect(notes.load().size).toBe(0);
+        expect(await next.maps.lockHolder(NAME)).toBeNull();
+        await checkInvariants(next, []);
+        node = next;
+        node.holders.set(PORT, async () => {});
+        await createSmall(node, NAME, SIZE, BLOCK);
+        await node.mapper.lease(NAME, { write: true }, PORT);
+        expect(point).toBeLessThan(20);
+      }
+    },
+  );
 });
 
 describe('an object that the disk did not take', () => {
