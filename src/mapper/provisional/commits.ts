@@ -265,6 +265,11 @@ export class Commits implements Committer {
       const left = durable.filter((each) => volume.provisional.get(each.block) === each);
       if (left.length === 0) return;
       if (!locks.isFresh(volume)) await locks.verify(volume);
+      if (this.#options.notes?.isElsewhere(volume.name)) {
+        // Who was asked to sync them may know nothing of what the former mount did not take.
+        this.#spoiling.spoil(volume, left, new SystemError(errnos.EIO, 'their file system was mounted anew'));
+        return;
+      }
       const epochs = new Map(left.map(({ block, epoch }) => [block, epoch]));
       await writeOwnEntries(
         context,

@@ -13,6 +13,8 @@ const TYPES = ['ext4', 'xfs', 'f2fs'];
 export class Mounted {
   readonly #directory: string;
   #known: { readonly dev: bigint; readonly file: string } | null = null;
+  /** Its file system is none that can be asked: it is not touched again, for it may be a server's, which may be silent. */
+  #isUnknown = false;
 
   constructor(directory: string) {
     this.#directory = directory;
@@ -20,21 +22,28 @@ export class Mounted {
 
   /** The same text as long as the file system is mounted; null when that cannot be told. */
   get id(): string | null {
+    if (this.#isUnknown) return null;
     try {
       const { dev } = fs.statSync(this.#directory, { bigint: true });
       if (this.#known?.dev !== dev) this.#known = find(dev);
-      return this.#known && fs.statSync(this.#known.file, { bigint: true }).ino.toString(16);
+      if (this.#known === null) {
+        this.#isUnknown = true;
+        return null;
+      }
+      return fs.statSync(this.#known.file, { bigint: true }).ino.toString(16);
     } catch {
       return null;
     }
   }
 }
 
-/** Device numbers as the kernel's new_encode_dev and glibc's makedev have them. */
+/** null: not of a block device, or of a file system without such a directory. Device numbers are as the kernel's new_encode_dev and glibc's makedev have them. */
 function find(dev: bigint): { dev: bigint; file: string } | null {
   const major = ((dev >> 8n) & 0xfffn) | ((dev >> 32n) & 0xfffff000n);
   const minor = (dev & 0xffn) | ((dev >> 12n) & 0xffffff00n);
-  const device = path.basename(fs.realpathSync(`/sys/dev/block/${major}:${minor}`));
+  const link = `/sys/dev/block/${major}:${minor}`;
+  if (!fs.existsSync(link)) return null;
+  const device = path.basename(fs.realpathSync(link));
   const file = TYPES.map((type) => `/sys/fs/${type}/${device}`).find((each) => fs.existsSync(each));
   return file === undefined ? null : { dev, file };
 }

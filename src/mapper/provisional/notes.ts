@@ -106,6 +106,14 @@ export class Notes {
     return { map, blocks, spoiled: [...note.spoiled.keys()] };
   }
 
+  /** Whether the objects' file system was mounted anew since the first of these was noted: what was not synced is gone then. */
+  isElsewhere(volume: string): boolean {
+    const mount = this.#notes.get(volume)?.mount ?? null;
+    if (mount === null) return false;
+    const now = this.#mount();
+    return now !== null && now !== mount;
+  }
+
   #encodeHead({ id, epoch }: NotedMap, mount: string | null): Buffer {
     const head = Buffer.from(`${this.#boot}\n${epoch}\n${id}\n${mount ?? ''}\n`.padEnd(HEAD));
     if (head.length !== HEAD) throw new RangeError(`a note's head of ${head.length} bytes`);

@@ -200,6 +200,19 @@ describe('orphans', () => {
     expect(store.locks.size).toBe(0);
   });
 
+  it('--repair deletes nothing before what names something else by now is on the disk', async () => {
+    orphan('volume1', 1, 7);
+    const order: string[] = [];
+    node.on('maps', Op.FLUSH, () => void order.push('flush'));
+    node.on('blocks', Op.DELETE, ({ target }) => {
+      order.push('delete');
+      store.objects.delete(target);
+      return undefined;
+    });
+    await check('volume1', '--repair');
+    expect(order).toEqual(['flush', 'delete']);
+  });
+
   it('--repair leaves what the map names by the time it has the lease', async () => {
     const lost = orphan('volume1', 3, 7);
     const lease = (seen: { target: string }) => {

@@ -43,6 +43,8 @@ export class FakeStore {
   readonly modified = new Map<string, number>();
   /** More objects of the maps store, and what is to be read instead of what volumes have there (null: nothing). */
   readonly raw = new Map<string, Buffer | null>();
+  /** Flushes of the maps store. */
+  flushes = 0;
   readonly locks = new Map<string, string>();
   /** How volumes are open on this node, and which locks it lost. */
   readonly open = new Map<string, 'shared' | 'exclusive'>();
@@ -73,6 +75,10 @@ export class FakeStore {
     node.on('maps', Op.LOCKINFO, ({ target }) => {
       const owner = this.locks.get(target);
       return owner === undefined ? null : { owner, since: null };
+    });
+    node.on('maps', Op.FLUSH, () => {
+      this.flushes++;
+      return undefined;
     });
     node.on('maps', Op.LIST, () => ({ names: [...this.raw.keys()], cursor: null }));
     node.on('maps', Op.LOCKS, () => ({

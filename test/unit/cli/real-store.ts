@@ -24,6 +24,7 @@ export function serveStores(fake: FakeNode, stores: Stores, node: Node): void {
 function serveStore(fake: FakeNode, peer: PeerName, store: DriverClient): void {
   const json = ({ data, size }: Seen): { cursor: string | null; limit: number } =>
     JSON.parse(data.toString('utf8', 0, size));
+  fake.on(peer, Op.FLUSH, () => undefined);
   fake.on(peer, Op.LIST, (seen) => store.list(json(seen).cursor, json(seen).limit));
   fake.on(peer, Op.LOCKS, (seen) => store.driver.listLocks(json(seen).cursor, json(seen).limit));
   fake.on(peer, Op.READ, ({ target, offset, size }) => store.read(target, offset, size));

@@ -80,20 +80,30 @@ export interface NodeOptions {
   readonly isDurableOnAck?: boolean;
   /** Which start of the machine it is. */
   readonly boot?: string;
+  /** Which mount the objects' file system is of. */
+  readonly mount?: () => string | null;
   /** Called before the mapper starts to act. */
   readonly prepare?: (node: Node) => void;
 }
 
 /** A mapper that looks after its locks. */
 export function startNode(stores: Stores, clock: TestClock, owner: string, options: NodeOptions = {}): Node {
-  const { inherited = [], lockWaitMs = 30_000, registry, notes, isDurableOnAck = false, boot = 'this start' } = options;
+  const {
+    inherited = [],
+    lockWaitMs = 30_000,
+    registry,
+    notes,
+    isDurableOnAck = false,
+    boot = 'this start',
+    mount,
+  } = options;
   const log = { warn: () => {}, info: () => {} };
   const node = memoryNode(stores, owner, inherited, {
     clock,
     lockWaitMs,
     isDurableOnAck,
     ...(registry ? { registry } : {}),
-    ...(notes ? { notes: openNotes(notes, boot, log) } : {}),
+    ...(notes ? { notes: openNotes(notes, boot, log, mount) } : {}),
   });
   for (const client of [node.maps, node.blocks]) client.now = () => clock.now();
   options.prepare?.(node);

@@ -122,6 +122,17 @@ describe('a first write', () => {
     expect(await readVolume(node, NAME, 0, SIZE)).toEqual(expected);
   });
 
+  it('is not committed where the file system was mounted anew meanwhile: who syncs it then may know nothing of what was not written', async () => {
+    let mount = '1';
+    node = successor({ mount: () => mount });
+    node.holders.set(PORT, async () => {});
+    await done(node.mapper.lease(NAME, { write: true }, PORT));
+    await done(write(2, 7));
+    mount = '2';
+    await expect(done(node.mapper.flush(NAME, true, PORT))).rejects.toEqual(failure('EIO', 'mounted anew'));
+    expect(await asStored()).toEqual(filled());
+  });
+
   it('is refused where no entry has room for the name of its object: nothing of it could be committed', async () => {
     const long = 'a'.repeat(95);
     for (const [name, object] of [...stores.maps.objects]) {

@@ -137,6 +137,8 @@ export class Repair {
       byVolume.set(parsed.volume, list);
       list.push({ object, epoch: parsed.epoch, index: parsed.index });
     }
+    // What names something else by now is to be on the disk before what it named is not: first writes are committed without a flush.
+    if (byVolume.size > 0 && !this.#options.dryRun) await this.#session.client.objects('maps').flush(null);
     for (const [name, list] of byVolume) {
       const kept = await this.#repairVolume(name, list);
       if (kept !== null) await this.#findings.note('orphans-kept', `orphans kept: ${kept}`, name);
