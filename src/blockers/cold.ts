@@ -47,15 +47,15 @@ async function breakLock(driver: Driver, request: Request): Promise<number> {
 }
 
 async function flush(driver: Driver, request: Request): Promise<number> {
-  const { size, target } = request;
+  const { size, target, deadline } = request;
   if (size === 0 && target !== '') {
-    await driver.flush([target]);
+    await driver.flush([target], deadline);
     return 0;
   }
   if (size > request.dataLength) {
     throw new SystemError(errnos.EINVAL, `FLUSH: ${size} bytes of names in a buffer of ${request.dataLength}`);
   }
-  await driver.flush(size === 0 ? null : body(request).toString('utf8').split('\n'));
+  await driver.flush(size === 0 ? null : body(request).toString('utf8').split('\n'), deadline);
   return size;
 }
 
@@ -82,7 +82,7 @@ export async function runCold(driver: Driver, request: Request, status: () => ob
       await driver.truncate(target, request.offset, deadline);
       return 0;
     case Op.HASH:
-      answer(request, encodeName(await driver.hash(target, size)));
+      answer(request, encodeName(await driver.hash(target, size, deadline)));
       return size;
     case Op.LIST:
       return await list(driver, request);

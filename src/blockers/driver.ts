@@ -148,10 +148,11 @@ export interface Driver extends LockService {
 
   /**
    * Makes every acknowledged change durable (of these objects, or of all when names is null), directory entries too; also what an
-   * earlier process acknowledged before it was killed. Of copies that need not be durable that holds for the names that are given: whoever had one
-   * made before a kill flushes it by its name.
+   * earlier process acknowledged before it was killed. Of copies that need not be durable, and were made with a deadline, that holds for
+   * the names that are given with a deadline: whoever had one made flushes it so before its name is stored anywhere.
+   * @param deadline until when such copies may be changed (ETIME; what is done of them stays); all else becomes durable whatever the time
    */
-  flush(names: readonly string[] | null): Promise<void>;
+  flush(names: readonly string[] | null, deadline?: number): Promise<void>;
   /** As flush of this one object, as a hot operation; flush is used where this is missing. */
   flushObject?(io: ObjectIo): void;
 
@@ -184,7 +185,7 @@ export interface Driver extends LockService {
    * Content-addresses an object (ondisk: blocker hashing): its first `size` bytes without trailing zeros are stored under their
    * SHA-256 in hex, remembered in `<name>_hash`. Resolves to the 64 hex characters.
    */
-  hash(name: string, size: number): Promise<string>;
+  hash(name: string, size: number, deadline?: number): Promise<string>;
   /** A page of the names in the store, in no particular order, complete over all pages for objects that exist throughout. */
   list(cursor: string | null, limit: number): Promise<ListPage>;
 

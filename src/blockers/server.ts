@@ -151,12 +151,6 @@ export class Blocker {
 
   /** A flush of one object, which comes before the answer to most flushes of a client: as a hot request, but not among them. */
   #flushObject(request: Request): void {
-    const { deadline } = request;
-    if (deadline !== 0 && isLate(deadline)) {
-      this.#refuse(request, errnos.ETIME, adviceFor(errnos.ETIME));
-      this.#cold.leave();
-      return;
-    }
     const io = this.#pool.pop() ?? new RequestIo(this.#finished);
     io.begin(request);
     this.#driver.flushObject?.(io);
@@ -217,7 +211,8 @@ export class Blocker {
   async #answer(request: Request, run: () => Promise<number>): Promise<void> {
     const { op } = request;
     try {
-      checkDeadline(request.deadline);
+      // Of a flush the driver says what is too late: what was written becomes durable at any time.
+      if (op !== Op.FLUSH) checkDeadline(request.deadline);
       if (request.dataLength > 0 && !request.hasValidData) {
         request.fail(errnos.EFAULT, `${opName(op)}: the data is not in the segment`);
         this.#failed[op & 127]++;

@@ -194,7 +194,7 @@ export const fileBlocker = {
     v.boolean,
     false,
     'Of blockerb: a first write to a block of a clone does not wait until the block is copied; that is done before the next flush is answered. ' +
-      'On ext4, XFS, btrfs and tmpfs, for a store that one node uses (docs/architecture.md); where files share their blocks (reflink) nothing is copied anyway.',
+      'On ext4, XFS, btrfs and tmpfs, for a store that is used by nodes of this version only, none of them over NFS (docs/architecture.md); where files share their blocks (reflink) nothing is copied anyway.',
   ),
   uniqueStr: lockName,
 };

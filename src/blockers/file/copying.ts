@@ -51,7 +51,7 @@ export class Copying {
     const present = await handles.opener.find(target);
     // One place in the fd limit for the pair: waiting for a second while holding one could go round in a circle.
     const mayBePartial = !options.durable && present === null;
-    const made = await handles.withDescriptor(() => this.#make(source, size, mayBePartial));
+    const made = await handles.withDescriptor(() => this.#make(source, size, mayBePartial, options.deadline ?? 0));
     try {
       if (present && options.exclusive) throw new SystemError(errnos.EEXIST, `object ${target} exists already`);
       // What the target was may be durable: its replacement must be so before it takes the place.
@@ -73,14 +73,16 @@ export class Copying {
   }
 
   /** A temporary file with the source's content, or one that gets it later. */
-  async #make(source: string, size: number, mayBePartial: boolean): Promise<Made> {
+  async #make(source: string, size: number, mayBePartial: boolean, deadline: number): Promise<Made> {
     const from = await this.#openSource(source);
     let partial: Partial | null = null;
     try {
       if (this.#handles.partials.isMarked(from)) throw new PartialSource(source);
       const made = await this.#temp.create();
       try {
-        if (mayBePartial) partial = await this.#handles.partials.begin(made.fd, from, source, size);
+        if (mayBePartial) {
+          partial = await this.#handles.partials.begin(made.fd, from, source, size, deadline !== 0);
+        }
         if (partial === null) await copyContent(this.#system, from, made.fd, size);
         return { ...made, partial };
       } catch (error) {

@@ -133,7 +133,7 @@ export class FileDriver implements Driver {
     );
     this.#mailbox = new Mailbox(this.#lockDirectory ?? this.#root, settings.uniqueStr, opener);
     this.#copying = new Copying(this.#handles, this.#temp);
-    this.#hasher = new Hasher(this.#handles, this.#temp, (name, size) => this.#content(name, size));
+    this.#hasher = new Hasher(this.#handles, this.#temp, (...what) => this.#content(...what));
   }
 
   async open(): Promise<void> {
@@ -271,7 +271,7 @@ export class FileDriver implements Driver {
     this.#running++;
     handle.retain();
     try {
-      await this.#makeDurable(handle);
+      await this.#makeDurable(handle, io.deadline);
       io.complete(0);
     } catch (error) {
       io.complete(errnoOf(error));
@@ -312,14 +312,14 @@ export class FileDriver implements Driver {
     });
   }
 
-  flush(names: readonly string[] | null): Promise<void> {
-    return this.#cold('cannot flush', () => all([this.#predecessor.sync(), this.#flushAll(names)]));
+  flush(names: readonly string[] | null, deadline = 0): Promise<void> {
+    return this.#cold('cannot flush', () => all([this.#predecessor.sync(), this.#flushAll(names, deadline)]));
   }
 
   flushObject(io: ObjectIo): void {
     const handle = this.#io === null ? null : this.#handles.recall(io);
     if (handle === null || !this.#isAllThatIsOwed(handle)) {
-      this.flush([io.name]).then(
+      this.flush([io.name], io.deadline).then(
         () => io.complete(0),
         (error: unknown) => io.complete(errnoOf(error), messageOf(error)),
       );
@@ -337,7 +337,7 @@ export class FileDriver implements Driver {
     }
     const started = this.#system.now();
     this.#running++;
-    this.#syncAlone(handle).then(
+    this.#syncAlone(handle, io.deadline).then(
       () => {
         inPlace?.learn(started);
         this.#handles.shrink();
@@ -357,12 +357,12 @@ export class FileDriver implements Driver {
     return !this.#predecessor.needsSync && !directories.owes(file) && !failed.has(name);
   }
 
-  async #flushAll(names: readonly string[] | null): Promise<void> {
+  async #flushAll(names: readonly string[] | null, deadline = 0): Promise<void> {
     const { directories } = this.#handles;
     const closed = names === null ? [] : this.#handles.closedOf(names);
     if (closed.length > 0) await this.#handles.takeOver(closed);
     const files = directories.size === 0 ? [] : (names?.flatMap((name) => candidatePaths(this.#root, name)) ?? null);
-    await all([this.#handles.sync(names), directories.sync(files)]);
+    await all([this.#handles.sync(names, deadline), directories.sync(files)]);
   }
 
   forget(): void {
@@ -377,21 +377,21 @@ export class FileDriver implements Driver {
         await this.#handles.opener.changes.ftruncate(handle.fd, 0, deadline);
         this.#handles.failed.clear(name);
         handle.markDirty();
-        if (durable || this.#writeThrough) await this.#makeDurable(handle);
+        if (durable || this.#writeThrough) await this.#makeDurable(handle, deadline);
       }),
     );
   }
 
-  async #makeDurable(handle: Handle): Promise<void> {
-    if (this.#isAllThatIsOwed(handle)) return await this.#syncAlone(handle);
+  async #makeDurable(handle: Handle, deadline: number): Promise<void> {
+    if (this.#isAllThatIsOwed(handle)) return await this.#syncAlone(handle, deadline);
     // At the same time: on a journaling file system one commit then serves them all.
-    await all([this.#predecessor.sync(), handle.sync(), this.#handles.directories.sync([handle.path])]);
+    await all([this.#predecessor.sync(), handle.sync(deadline), this.#handles.directories.sync([handle.path])]);
     this.#handles.failed.check([handle.name]);
   }
 
   /** A sync that ran already and failed has taken with it what this one was to cover: the kernel does not tell twice. */
-  async #syncAlone(handle: Handle): Promise<void> {
-    await handle.sync();
+  async #syncAlone(handle: Handle, deadline: number): Promise<void> {
+    await handle.sync(deadline);
     this.#handles.failed.check([handle.name]);
   }
 
@@ -416,7 +416,7 @@ export class FileDriver implements Driver {
           return;
         } catch (error) {
           if (!(error instanceof PartialSource) || rounds === ROUNDS) throw error;
-          await this.#handles.complete(source);
+          await this.#handles.complete(source, more.deadline ?? 0);
         }
       }
     });
@@ -482,7 +482,7 @@ export class FileDriver implements Driver {
       this.#handles.exclusive(name, async () => {
         const handle = await this.#handles.openOwn(name, 'write');
         try {
-          await handle.complete();
+          await handle.complete(deadline);
           await this.#handles.opener.changes.ftruncate(handle.fd, size, deadline);
         } finally {
           handle.markDirty();
@@ -491,19 +491,19 @@ export class FileDriver implements Driver {
     );
   }
 
-  async hash(name: string, size: number): Promise<string> {
+  async hash(name: string, size: number, deadline = 0): Promise<string> {
     checkName(`${name}_hash`);
     return await this.#cold(`cannot hash object ${name}`, async () => {
       await this.#predecessor.sync();
-      return await this.#hasher.hash(name, size);
+      return await this.#hasher.hash(name, size, deadline);
     });
   }
 
   /** At most `size` bytes of the object's content. */
-  async #content(name: string, size: number): Promise<Buffer> {
+  async #content(name: string, size: number, deadline: number): Promise<Buffer> {
     const handle = await this.#handles.use(name, 'read');
     try {
-      await handle.complete();
+      await handle.complete(deadline);
       const length = Math.min(size, (await this.#system.fstat(handle.fd)).size);
       return await readFully(this.#system, handle.fd, length);
     } finally {

@@ -64,9 +64,8 @@ export class Handle extends Syncable {
     this.#becameIdle = shared.idle;
     this.partial = file.partial ?? null;
     this.partial?.attach(this);
-    if (file.isUnsynced) this.#isUnsynced = true;
     // What a process before this one left: nobody else knows that it has to be synced.
-    if (this.partial !== null || this.#isUnsynced) this.markDirty();
+    if (this.partial !== null) this.markDirty();
   }
 
   get idle(): boolean {
@@ -161,9 +160,25 @@ export class Handle extends Syncable {
     this.unwritten = false;
   }
 
-  /** Makes all of the content be there; the next sync is of that, too. @throws the system's error: nothing is lost, and it can be tried again */
-  async complete(): Promise<void> {
-    await this.partial?.complete();
+  /**
+   * Makes all of the content be there; the next sync is of that, too.
+   * @param deadline see ObjectIo.deadline
+   * @throws ETIME, the system's error: nothing is lost, and it can be tried again
+   */
+  async complete(deadline: number): Promise<void> {
+    await this.partial?.complete(deadline);
+  }
+
+  /**
+   * What was made under a lock is completed with a deadline only. Without one it stays as it is, and nothing of it becomes durable: whoever is to
+   * name it in a stored entry comes with a deadline.
+   * @param deadline see ObjectIo.deadline
+   */
+  override sync(deadline = 0): Promise<void> {
+    const { partial } = this;
+    if (partial === null || this.#retired) return super.sync();
+    if (partial.isTimed && deadline === 0) return Promise.resolve();
+    return partial.complete(deadline).then(() => super.sync());
   }
 
   /** All of the content is there: said by the partial object itself. */
@@ -174,8 +189,7 @@ export class Handle extends Syncable {
   }
 
   protected override perform(sync: (call: () => Promise<void>) => Promise<void>): Promise<void> {
-    const run = (): Promise<void> => sync(() => this.#fdatasync());
-    return this.partial === null || this.#retired ? run() : this.partial.complete().then(run);
+    return sync(() => this.#fdatasync());
   }
 
   /** What was changed until now is durable. */

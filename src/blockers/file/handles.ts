@@ -11,7 +11,7 @@
  */
 import fs from 'node:fs';
 import path from 'node:path';
-import { errnos, SystemError } from '../../sys/errno.js';
+import { errnos, type SystemError } from '../../sys/errno.js';
 import type { ObjectIo } from '../driver.js';
 import { checkDeadline, isErrno } from '../errors.js';
 import { DirtyDirectories, FailedObjects } from './durability.js';
@@ -29,7 +29,7 @@ const MOST = 8000;
 const OVERFLOW = 64;
 /** How many files are looked at for one to close. */
 const SEARCH = 512;
-/** How often what is partial is completed to be opened, before it is given up. */
+/** How often what is partial is completed to be copied, before it is given up. */
 export const ROUNDS = 3;
 const TICK_MS = 50;
 /**
@@ -222,11 +222,11 @@ export class Handles {
     }
   }
 
-  /** Makes an object that was left partial, here or by a process before this one, one like any other. @throws SystemError ENOENT, EBUSY, EIO */
-  async complete(name: string): Promise<void> {
+  /** Makes an object that was left partial, here or by a process before this one, one like any other. @throws SystemError ENOENT, ETIME, EDEADLK, EIO */
+  async complete(name: string, deadline: number): Promise<void> {
     const handle = await this.use(name, 'write');
     try {
-      await handle.complete();
+      await handle.complete(deadline);
     } finally {
       handle.release();
     }
@@ -253,12 +253,19 @@ export class Handles {
 
   /**
    * Opens the object's file for one use, beside what is kept of it, so that what is read is what the store has now. What is kept is
-   * looked at again when it turns out to be another file. The handle is retained and closes when it is released.
+   * looked at again when it turns out to be another file. The handle is retained and closes when it is released, but for a copy that is not
+   * complete.
    */
   async openApart(name: string): Promise<Handle> {
     let file: OpenedFile;
     try {
-      file = await this.#openComplete(name);
+      file = await this.withDescriptor(() => this.opener.open(name, 'read'));
+      if (await this.#isMarked(file.fd)) {
+        await this.#system.close(file.fd).finally(() => this.descriptorClosed());
+        // What is there of it only the one file knows that writes it: that one, if it still is the name's.
+        this.#suspect(this.#byName.get(name));
+        return await this.use(name, 'read');
+      }
     } catch (error) {
       this.#suspect(this.#byName.get(name));
       throw error;
@@ -273,17 +280,6 @@ export class Handles {
       kept.release();
     }
     return handle;
-  }
-
-  /** As a file of which all of the content is there. */
-  async #openComplete(name: string): Promise<OpenedFile> {
-    for (let rounds = 0; ; rounds++) {
-      const file = await this.withDescriptor(() => this.opener.open(name, 'read'));
-      if (!(await this.#isMarked(file.fd))) return file;
-      await this.#system.close(file.fd).finally(() => this.descriptorClosed());
-      if (rounds === ROUNDS) throw new SystemError(errnos.EIO, `object ${name}: this copy was never completed`);
-      await this.complete(name);
-    }
   }
 
   /** Is a file, of which nobody else knows yet, a partial object's? It is closed when that cannot be told. */
@@ -407,14 +403,14 @@ export class Handles {
     this.#wakeRoomWaiters();
   }
 
-  /** Makes files durable: these names' or all. @throws SystemError EIO */
-  async sync(names: readonly string[] | null): Promise<void> {
+  /** Makes files durable: these names' or all. @param deadline see Handle.sync @throws SystemError EIO, ETIME */
+  async sync(names: readonly string[] | null, deadline = 0): Promise<void> {
     const pending: Promise<void>[] = [];
     if (names === null) for (const handle of this.#dirty) pending.push(syncOfAll(handle));
     else {
       for (const name of names) {
         const handle = this.#byName.get(name);
-        if (handle?.needsSync) pending.push(handle.sync());
+        if (handle?.needsSync) pending.push(handle.sync(deadline));
       }
     }
     for (const outcome of await Promise.allSettled(pending)) {
@@ -549,7 +545,7 @@ export class Handles {
       this.#hand = (this.#hand + 1) % slots.length;
       const handle = slots[this.#hand];
       if (handle === undefined || !handle.idle || handle.held || handle.evicting) continue;
-      if (handle.partial?.isFailing) continue;
+      if (handle.partial?.isStuck) continue;
       if (handle.used) handle.used = false;
       else if (!handle.needsSync) return handle;
       else dirty ??= handle;

@@ -266,7 +266,7 @@ export class FileIo {
 
   /** Makes the range a hole, up to the file's end; where the file system has none, writes zeros. */
   async punch(handle: Handle, offset: number, length: number, deadline = 0): Promise<void> {
-    if (handle.partial !== null) await handle.complete();
+    if (handle.partial !== null) await handle.complete(deadline);
     const mode = libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_KEEP_SIZE;
     if (length === 0 || (await this.#fallocate(handle, mode, offset, length, deadline))) return;
     const { size } = await this.#system.fstat(handle.fd);
@@ -275,7 +275,7 @@ export class FileIo {
 
   /** The range becomes allocated zeros; the file may get longer. */
   async zeroRange(handle: Handle, offset: number, length: number, deadline = 0): Promise<void> {
-    if (handle.partial !== null) await handle.complete();
+    if (handle.partial !== null) await handle.complete(deadline);
     if (length === 0 || (await this.#fallocate(handle, libc.FALLOC_FL_ZERO_RANGE, offset, length, deadline))) return;
     await this.#writeZeroes(handle, offset, length, deadline);
   }

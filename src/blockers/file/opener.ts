@@ -18,8 +18,6 @@ export interface OpenedFile {
   readonly writable: boolean;
   /** Not all of its content is there (partial/). */
   readonly partial?: Partial | null;
-  /** Its attributes have to be synced. */
-  readonly isUnsynced?: boolean;
 }
 
 /** How a file is opened: `create` makes it when missing, `write` insists on being able to write. */

@@ -13,6 +13,7 @@ import { LostLock } from './lost.js';
 export class FencedObjects implements ObjectClient {
   readonly #plain: ObjectClient;
   readonly #timed: ObjectClient;
+  readonly #flushing: ObjectClient;
   readonly #volumes: readonly Volume[];
   readonly #losses: readonly number[];
   readonly #checks: LockChecks;
@@ -26,6 +27,7 @@ export class FencedObjects implements ObjectClient {
     this.#checks = checks;
     this.#clock = clock;
     this.#timed = plain.withDeadline(() => this.#deadline());
+    this.#flushing = plain.withDeadline(() => this.#until());
   }
 
   /** Looks in the store whether the locks are still held. @throws LostLock; SystemError when the store cannot be asked */
@@ -44,6 +46,10 @@ export class FencedObjects implements ObjectClient {
   /** Called for each request when it is sent. @throws LostLock */
   #deadline(): number {
     this.#refuseLost();
+    return this.#until();
+  }
+
+  #until(): number {
     let until = Number.POSITIVE_INFINITY;
     for (const volume of this.#volumes) if (volume.locked) until = Math.min(until, volume.validUntil);
     return until === Number.POSITIVE_INFINITY ? 0 : until;
@@ -96,8 +102,16 @@ export class FencedObjects implements ObjectClient {
   list(cursor: string | null, limit: number): ReturnType<ObjectClient['list']> {
     return this.#plain.list(cursor, limit);
   }
-  flush(names: readonly string[] | null): Promise<void> {
-    return this.#plain.flush(names);
+  /** What was written becomes durable whatever the locks are; a copy that is not complete yet (Driver.flush) only as long as they are good. */
+  async flush(names: readonly string[] | null): Promise<void> {
+    for (;;) {
+      try {
+        return await this.#flushing.flush(names);
+      } catch (error) {
+        if (errnoOf(error) !== errnos.ETIME) throw error;
+        await this.verify();
+      }
+    }
   }
   forget(): Promise<void> {
     return this.#plain.forget();

@@ -89,6 +89,39 @@ it('every operation that comes after its deadline is answered ETIME and not begu
   }
 });
 
+it('a flush that comes after its deadline is begun, and the driver told: what was written becomes durable at any time', async () => {
+  const asked: [readonly string[] | null, number | undefined][] = [];
+  const driver = new MemoryDriver();
+  Object.assign(driver, {
+    flush: async (names: readonly string[] | null, deadline?: number): Promise<void> => {
+      asked.push([names, deadline]);
+    },
+  });
+  const { port } = serve(driver);
+  const buffer = port.allocate(512);
+  const deadline = monotonicMs() - 1;
+  for (const [target, size] of [
+    ['some-object', 0],
+    ['', 5],
+    ['', 0],
+  ] as const) {
+    const { errno } = await send(port, (request) => {
+      request.op = Op.FLUSH;
+      request.target = target;
+      request.deadline = deadline;
+      request.size = size;
+      request.setData(buffer, 512);
+      if (size > 0) request.data.set(Buffer.from('a\nb\nc'));
+    });
+    expect(errno).toBe(0);
+  }
+  expect(asked).toEqual([
+    [['some-object'], deadline],
+    [['a', 'b', 'c'], deadline],
+    [null, deadline],
+  ]);
+});
+
 it('what waited in a lane until its deadline passed is not begun when it leaves it', async () => {
   const driver = new HeldDriver();
   const { port, waiting } = serve(driver);

@@ -1,4 +1,5 @@
 /** Copies that are filled later: what is read of them, what a flush makes of them, and what is left when a process ends or the disk is in trouble. */
+import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
@@ -7,9 +8,17 @@ import { kernel } from '../../../src/blockers/file/kernel.js';
 import { hashedPath } from '../../../src/blockers/file/paths.js';
 import { NativeError } from '../../../src/blockers/file/pool.js';
 import { runIo } from '../../../src/blockers/object-io.js';
+import { monotonicMs } from '../../../src/sys/clock.js';
 import { errnos } from '../../../src/sys/errno.js';
 import { Mortal } from './mortal-system.js';
 import { fileDriver, read, temporaryDirectory, write } from './support.js';
+
+/** How far the clock is ahead, in ms. */
+const passed = vi.hoisted(() => ({ ms: 0 }));
+vi.mock('../../../src/sys/clock.js', async (original) => {
+  const clock = await original<typeof import('../../../src/sys/clock.js')>();
+  return { ...clock, monotonicMs: () => clock.monotonicMs() + passed.ms };
+});
 
 const marks = kernel.marks!;
 const UNIT = 4096;
@@ -69,6 +78,37 @@ function same(found: Buffer, expected: Buffer): void {
 
 const changes = (driver: FileDriver, operation: 'trim' | 'writeZeroes', name: string, offset: number, length: number) =>
   runIo(driver, operation, { name, offset, length, noHole: operation === 'writeZeroes' });
+
+const soon = (ms = 300_000): number => monotonicMs() + ms;
+
+/** Every deadline passes, as for a process that was stopped. */
+function standStill(): void {
+  passed.ms += 600_000;
+}
+
+/** Reads of a source that is not in memory take until every deadline has passed. */
+function readLate() {
+  const { read: readOnPool } = kernel;
+  return vi.spyOn(kernel, 'read').mockImplementation((...args) => {
+    standStill();
+    readOnPool.apply(kernel, args);
+  });
+}
+
+/** A copy that was made under a lock. */
+const copyInTime = (driver: FileDriver, source: string, target: string): Promise<void> =>
+  driver.copy(source, target, SIZE, { durable: false, exclusive: false, deadline: soon() });
+
+/** Content, length, mark and times of the object's file. */
+function stateOf(root: string, name: string) {
+  const { mtimeNs, ctimeNs } = fs.statSync(hashedPath(root, name), { bigint: true });
+  return {
+    sha256: createHash('sha256').update(content(root, name)).digest('hex'),
+    mtimeNs,
+    ctimeNs,
+    isPartial: isPartial(root, name),
+  };
+}
 
 // What was written before these drivers was written by these tests: nothing of it has to survive a power cut.
 beforeEach(() => void vi.spyOn(kernel, 'syncfs').mockResolvedValue());
@@ -297,14 +337,202 @@ describe('a process that is killed', () => {
   });
 });
 
+describe('a copy that was made under a lock', () => {
+  it('is not changed by what nobody with a deadline asks for: flushes, opening other files, more copies, and the end', async () => {
+    const { root, driver } = await store(undefined, { fdcache: 4, dirtyFiles: 2, partialMost: 4 });
+    await copyInTime(driver, 'source', 'target');
+    await write(driver, 'target', 5 * UNIT, pattern(100, 2), { deadline: soon() });
+    const expected = pattern(SIZE, 1);
+    pattern(100, 2).copy(expected, 5 * UNIT);
+    const before = stateOf(root, 'target');
+    await driver.flush(null);
+    await driver.flush(['target']);
+    await runIo(driver, 'flushObject', { name: 'target', offset: 0, length: 0 });
+    for (let i = 0; i < 8; i++) await copyInTime(driver, 'source', `other-${i}`);
+    for (let i = 0; i < 100; i++) await write(driver, `file-${i}`, 0, Buffer.from('x'));
+    same((await runIo(driver, 'read', { name: 'target', offset: 0, length: SIZE, uncached: true })).data, expected);
+    await driver.close();
+    expect(stateOf(root, 'target')).toEqual(before);
+    expect(before.isPartial).toBe(true);
+    const next = await fileDriver(root);
+    same(await read(next, 'target', 0, SIZE), expected);
+    await next.flush(null);
+    await next.flush(['target']);
+    expect(stateOf(root, 'target')).toEqual(before);
+    await next.flush(['target'], soon());
+    expect(isPartial(root, 'target')).toBe(false);
+    same(content(root, 'target'), expected);
+  });
+
+  it.each(['flush', 'trim', 'truncate', 'durable write'])(
+    'is not completed after the deadline of a %s',
+    async (what) => {
+      const { root, driver } = await store();
+      await copyInTime(driver, 'source', 'target');
+      await write(driver, 'target', 0, pattern(UNIT, 2), { deadline: soon() });
+      const before = stateOf(root, 'target');
+      const deadline = soon();
+      const held = readLate();
+      const one = { name: 'target', offset: 0, length: UNIT, deadline };
+      const work: Record<string, () => Promise<unknown>> = {
+        flush: () => driver.flush(['target'], deadline),
+        trim: () => runIo(driver, 'trim', one),
+        truncate: () => driver.truncate('target', 5, deadline),
+        'durable write': () => runIo(driver, 'write', { ...one, data: pattern(UNIT, 2), fua: true }),
+      };
+      await expect(work[what]()).rejects.toMatchObject({ code: 'ETIME' });
+      expect(held).toHaveBeenCalledOnce();
+      held.mockRestore();
+      const after = stateOf(root, 'target');
+      // The write itself came in time.
+      if (what === 'durable write') expect(after).toMatchObject({ sha256: before.sha256, isPartial: true });
+      else expect(after).toEqual(before);
+      await driver.flush(['target'], soon());
+      expect(isPartial(root, 'target')).toBe(false);
+      same(await read(driver, 'target', UNIT, SIZE - UNIT), pattern(SIZE, 1).subarray(UNIT));
+    },
+  );
+
+  it('is not changed any more by a process that stood still between two changes, at whichever', async () => {
+    const { pwrite, changesNow } = kernel;
+    const { ftruncate } = changesNow!;
+    for (let last = 1; ; last++) {
+      const { root, driver } = await store();
+      await copyInTime(driver, 'source', 'target');
+      const deadline = soon();
+      let count = 0;
+      let frozen: ReturnType<typeof stateOf> | null = null;
+      const changed = (): void => {
+        if (++count !== last) return;
+        standStill();
+        frozen = stateOf(root, 'target');
+      };
+      const spies = [
+        vi.spyOn(kernel, 'pwrite').mockImplementation((...args) => {
+          const n = pwrite.apply(kernel, args);
+          changed();
+          return n;
+        }),
+        vi.spyOn(changesNow!, 'ftruncate').mockImplementation((...args) => {
+          ftruncate.apply(changesNow, args);
+          changed();
+        }),
+      ];
+      const outcome = await driver.flush(['target'], deadline).then(
+        () => 'done',
+        (error: { code: string }) => error.code,
+      );
+      for (const spy of spies) spy.mockRestore();
+      if (frozen === null) {
+        // Two writes, the note, the length: all of it came in time.
+        expect([outcome, last]).toEqual(['done', 5]);
+        break;
+      }
+      expect([outcome, last]).toEqual(['ETIME', last]);
+      expect(stateOf(root, 'target')).toEqual(frozen);
+      expect(isPartial(root, 'target')).toBe(true);
+      same(await read(driver, 'target', 0, SIZE), pattern(SIZE, 1));
+      // As it is, for a process after this one, too.
+      await driver.close();
+      const next = await fileDriver(root);
+      same(await read(next, 'target', 0, SIZE), pattern(SIZE, 1));
+      expect(stateOf(root, 'target')).toEqual(frozen);
+      await next.flush(['target'], soon());
+      expect(isPartial(root, 'target')).toBe(false);
+      same(content(root, 'target'), pattern(SIZE, 1));
+    }
+  });
+
+  it('gets no note of a write after the write’s deadline, and reads as before', async () => {
+    const { root, driver } = await store();
+    await copyInTime(driver, 'source', 'target');
+    const deadline = soon();
+    const { pwrite } = kernel;
+    const spy = vi.spyOn(kernel, 'pwrite').mockImplementation((...args) => {
+      const n = pwrite.apply(kernel, args);
+      standStill();
+      return n;
+    });
+    await expect(write(driver, 'target', 4 * UNIT, pattern(UNIT, 6), { deadline })).rejects.toMatchObject({
+      code: 'ETIME',
+    });
+    expect(spy).toHaveBeenCalledOnce();
+    spy.mockRestore();
+    same(await read(driver, 'target', 0, SIZE), pattern(SIZE, 1));
+    await driver.flush(['target'], soon());
+    same(content(root, 'target'), pattern(SIZE, 1));
+  });
+
+  it('is not filled for a write whose turn comes after its deadline', async () => {
+    const { root, driver } = await store();
+    await copyInTime(driver, 'source', 'target');
+    const before = stateOf(root, 'target');
+    const deadline = soon();
+    // The first waits for the disk, the others for it.
+    vi.spyOn(kernel, 'preadCached').mockReturnValueOnce(-1);
+    readLate();
+    const late = [5, 9, UNIT].map((offset) => write(driver, 'target', offset, Buffer.from('late'), { deadline }));
+    for (const outcome of await Promise.allSettled(late)) expect(outcome).toMatchObject({ reason: { code: 'ETIME' } });
+    vi.restoreAllMocks();
+    expect(stateOf(root, 'target')).toEqual(before);
+  });
+
+  it('is completed for who still has time when another, who began it, has not', async () => {
+    const { root, driver } = await store();
+    await copyInTime(driver, 'source', 'target');
+    const deadline = soon();
+    const { read: readOnPool } = kernel;
+    let go = (): void => {};
+    const held = vi.spyOn(kernel, 'read').mockImplementation((...args) => {
+      go = () => void readOnPool.apply(kernel, args);
+    });
+    const first = driver.flush(['target'], deadline);
+    await vi.waitFor(() => expect(held).toHaveBeenCalled());
+    const others = [soon(900_000), deadline].map((until) => driver.flush(['target'], until));
+    held.mockRestore();
+    standStill();
+    go();
+    await Promise.all([first, ...others]);
+    expect(isPartial(root, 'target')).toBe(false);
+  });
+});
+
+it('a queue of many writes to one copy is served, and not within each other', async () => {
+  const { root, driver } = await store();
+  await copy(driver, 'source', 'target');
+  vi.spyOn(kernel, 'preadCached').mockReturnValue(-1);
+  const first = write(driver, 'target', 10, Buffer.from('first'));
+  const data = pattern(UNIT, 3);
+  const more = Array.from({ length: 5_000 }, () => write(driver, 'target', UNIT, data));
+  await Promise.all([first, ...more]);
+  await driver.flush(null);
+  same(content(root, 'target').subarray(UNIT, 2 * UNIT), data);
+});
+
+it('a machine that does not say which start it is, and one that refuses the mark, copy at once', async () => {
+  const { root, driver } = await store();
+  const refused = vi.spyOn(marks, 'set').mockImplementation(() => {
+    throw new NativeError('fsetxattr', errnos.EINVAL);
+  });
+  await copy(driver, 'source', 'a');
+  refused.mockRestore();
+  same(content(root, 'a'), pattern(SIZE, 1));
+  vi.spyOn(marks, 'bootId').mockImplementation(() => {
+    throw Object.assign(new Error('no such file'), { code: 'ENOENT' });
+  });
+  const second = await fileDriver(root, SETTINGS);
+  await copy(second, 'source', 'b');
+  same(content(root, 'b'), pattern(SIZE, 1));
+});
+
 describe('two processes', () => {
   it('never both have a partial copy: who comes second is told to wait, and may replace it', async () => {
     const { root, driver } = await store();
     await copy(driver, 'source', 'target');
     const second = await fileDriver(root, SETTINGS);
-    await expect(read(second, 'target', 0, 10)).rejects.toMatchObject({ code: 'EBUSY' });
-    await expect(write(second, 'target', 0, Buffer.from('x'))).rejects.toMatchObject({ code: 'EBUSY' });
-    await expect(second.flush(['target'])).rejects.toMatchObject({ code: 'EBUSY' });
+    await expect(read(second, 'target', 0, 10)).rejects.toMatchObject({ code: 'EDEADLK' });
+    await expect(write(second, 'target', 0, Buffer.from('x'))).rejects.toMatchObject({ code: 'EDEADLK' });
+    await expect(second.flush(['target'])).rejects.toMatchObject({ code: 'EDEADLK' });
     await driver.flush(['target']);
     same(await read(second, 'target', 0, SIZE), pattern(SIZE, 1));
     await copy(driver, 'source', 'other');

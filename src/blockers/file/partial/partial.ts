@@ -6,15 +6,21 @@
  *
  * What makes units be there goes one at a time for each object (the queue); reads, and writes to what is there, do not wait. An object
  * never becomes partial again.
+ *
+ * Each change of the file has the deadline of who asked for it, and the time is looked at right before each, in the same turn: a lock under
+ * which it was asked for may have been taken away meanwhile (docs/consistency.md). What is late ends with ETIME and leaves the object
+ * partial, which is right as it is. So nothing that nobody asked for is done to what was made under a lock (isTimed).
  */
 import { errnoOf, errnos, messageOf, SystemError } from '../../../sys/errno.js';
 import type { Memory } from '../../../sys/libc.js';
 import type { ObjectIo } from '../../driver.js';
+import { adviceFor, checkDeadline, isLate } from '../../errors.js';
+import type { TimedChanges } from '../changes.js';
 import type { Handle } from '../handle.js';
 import type { FailedWrite, FileIo, FinishedWrite } from '../io.js';
 import type { Limiter } from '../pool.js';
 import type { FileMarks, FileSystem } from '../system.js';
-import { fillRange, type Source } from './filling.js';
+import { type Filler, Filling, type Source } from './filling.js';
 import { bitOffset, fileLength, UNIT } from './tail.js';
 import type { Units } from './units.js';
 
@@ -29,10 +35,12 @@ const FAILING_MS = 1000;
 export interface PartialContext {
   readonly system: FileSystem;
   readonly marks: FileMarks;
+  readonly changes: TimedChanges;
   /** Everything is in memory: reads do not block. */
   readonly memory: boolean;
-  /** UNIT bytes, in use within one turn of the event loop only. */
+  /** Room for a unit and a tail, in use within one turn of the event loop only. */
   readonly scratch: Memory;
+  readonly filler: Filler;
   /** Objects that are filled at the same time. */
   readonly filling: Limiter;
   /** It is not partial any more: complete, or given up. */
@@ -45,12 +53,18 @@ export class Partial {
   /** Where the rest is; null: the source is not there any more. */
   readonly #source: Source | null;
   readonly #sourceName: string;
+  /** It was made under a lock: changed only by who has a deadline. */
+  #isTimed: boolean;
   /** Nothing but zeros is in the file where a unit is not there. */
   #isClean: boolean;
   #handle: Handle | null = null;
   #busy = false;
   readonly #waiting: (() => void)[] = [];
+  /** The queue's next is being begun. */
+  #isStarting = false;
   #completing: Promise<void> | null = null;
+  /** Of those who wait for that, the latest deadline; 0: none. */
+  #until = 0;
   /** Reads that may use the source's descriptor across turns. */
   #readers = 0;
   #over = false;
@@ -61,13 +75,18 @@ export class Partial {
   /** @param isClean the file has zeros, and no space of its own, where units are not there */
   constructor(
     context: PartialContext,
-    origin: { units: Units; source: Source | null; sourceName: string; isClean: boolean },
+    origin: { units: Units; source: Source | null; sourceName: string; isClean: boolean; isTimed: boolean },
   ) {
     this.#context = context;
     this.units = origin.units;
     this.#source = origin.source;
     this.#sourceName = origin.sourceName;
     this.#isClean = origin.isClean;
+    this.#isTimed = origin.isTimed;
+  }
+
+  get isTimed(): boolean {
+    return this.#isTimed;
   }
 
   /** Bytes of the object. */
@@ -166,19 +185,16 @@ export class Partial {
   write(fileIo: FileIo, io: ObjectIo, finish: FinishedWrite): void {
     const handle = this.#file;
     handle.retain();
+    if (io.deadline !== 0) this.#isTimed = true;
     if (io.offset + io.length > this.length) void this.#writePast(fileIo, io, finish);
-    else if (this.#busy) this.#waiting.push(() => this.#beginWrite(fileIo, io, finish));
-    else {
-      this.#busy = true;
-      this.#beginWrite(fileIo, io, finish);
-    }
+    else this.#enqueue(() => this.#beginWrite(fileIo, io, finish));
   }
 
   /** Behind the content is the tail: no writes there before it has gone. */
   async #writePast(fileIo: FileIo, io: ObjectIo, finish: FinishedWrite): Promise<void> {
     const handle = this.#file;
     try {
-      await this.complete();
+      await this.complete(io.deadline);
     } catch (error) {
       io.complete(errnoOf(error), messageOf(error));
       handle.release();
@@ -194,12 +210,15 @@ export class Partial {
     const { offset, length } = io;
     const end = offset + length;
     if (this.#over || this.covers(offset, length)) {
-      fileIo.write(handle, io, finish);
-      this.#endWrite();
+      try {
+        fileIo.write(handle, io, finish);
+      } finally {
+        this.#endWrite();
+      }
       return;
     }
     for (const unit of this.units.cut(offset, end)) {
-      if (this.#fillNow(unit)) continue;
+      if (this.#fillNow(unit, io.deadline)) continue;
       void this.#writeLater(fileIo, io, finish);
       return;
     }
@@ -209,10 +228,14 @@ export class Partial {
   /** Fills what is cut, waiting for the disk, and writes. */
   async #writeLater(fileIo: FileIo, io: ObjectIo, finish: FinishedWrite): Promise<void> {
     try {
-      for (const unit of this.units.cut(io.offset, io.offset + io.length)) await this.#fill(unit, unit + 1);
+      const { offset, length, deadline } = io;
+      for (const unit of this.units.cut(offset, offset + length)) await this.#fill(unit, unit + 1, () => deadline);
     } catch (error) {
-      io.complete(errnoOf(error), error instanceof SystemError ? error.message : undefined);
-      this.#endWrite();
+      try {
+        io.complete(errnoOf(error), error instanceof SystemError ? error.message : undefined);
+      } finally {
+        this.#endWrite();
+      }
       return;
     }
     this.#store(fileIo, io, finish);
@@ -222,18 +245,24 @@ export class Partial {
     const first = Math.floor(io.offset / UNIT);
     const end = Math.ceil((io.offset + io.length) / UNIT);
     const stored: FinishedWrite = (handle, written) => {
-      const errno = this.#note(first, end);
+      const errno = this.#note(first, end, written.deadline);
       if (errno !== 0) {
         failed(written, errno);
         return;
       }
-      finish(handle, written);
-      this.#endWrite();
+      try {
+        finish(handle, written);
+      } finally {
+        this.#endWrite();
+      }
     };
     const failed: FailedWrite = (refused, errno) => {
       this.#isClean = false;
-      refused.complete(errno);
-      this.#endWrite();
+      try {
+        refused.complete(errno);
+      } finally {
+        this.#endWrite();
+      }
     };
     fileIo.writePlain(this.#file, io, stored, failed);
   }
@@ -244,7 +273,7 @@ export class Partial {
   }
 
   /** Fills one unit with what is in memory; false: it has to be waited for, or went wrong. */
-  #fillNow(unit: number): boolean {
+  #fillNow(unit: number, deadline: number): boolean {
     const { system, scratch, memory } = this.#context;
     if (this.#source === null) return false;
     const { fd } = this.#source;
@@ -253,25 +282,25 @@ export class Partial {
     const n = memory
       ? system.pread(fd, scratch.address, length, at)
       : system.preadCached(fd, scratch.address, length, at);
-    if (n !== length) return false;
+    if (n !== length || isLate(deadline)) return false;
     this.#file.markWritten();
     if (system.pwrite(this.#file.fd, scratch.address, length, at) !== length) {
       this.#isClean = false;
       return false;
     }
-    return this.#note(unit, unit + 1) === 0;
+    return this.#note(unit, unit + 1, deadline) === 0;
   }
 
-  /** Fills units that are not there. @throws the system's error; EIO when the source is missing or too short */
-  async #fill(first: number, end: number): Promise<void> {
-    const { system } = this.#context;
+  /** Fills units that are not there. @throws ETIME; the system's error; EIO when the source is missing or too short */
+  async #fill(first: number, end: number, deadline: () => number): Promise<void> {
     if (this.#source === null) throw this.#missing();
     const clean = this.#isClean;
     // Until it is over, what is there is neither.
     this.#isClean = false;
     this.#file.markWritten();
     try {
-      await fillRange(system, this.#source, this.#file.fd, first * UNIT, Math.min(end * UNIT, this.length), clean);
+      const filling = new Filling(this.#context.filler, this.#source, this.#file, deadline);
+      await filling.run(first * UNIT, Math.min(end * UNIT, this.length), clean);
     } catch (error) {
       // EIO of a flush says that something is lost. Here nothing is: it may be read the next time.
       if (errnoOf(error) !== errnos.EIO) throw error;
@@ -279,13 +308,15 @@ export class Partial {
       throw new SystemError(errnos.ENODATA, `object ${this.#file.name}: ${why}`, { cause: error });
     }
     this.#isClean = clean;
-    const errno = this.#note(first, end);
+    const errno = this.#note(first, end, deadline());
+    if (errno === errnos.ETIME) throw new SystemError(errno, adviceFor(errno));
     if (errno !== 0) throw new SystemError(errno, `object ${this.#file.name}: it cannot be noted what is there of it`);
   }
 
   /** These units are there from now on, also for a process after this one. @returns 0 or a positive errno */
-  #note(first: number, end: number): number {
+  #note(first: number, end: number, deadline: number): number {
     const { system, scratch } = this.#context;
+    if (isLate(deadline)) return errnos.ETIME;
     const bytes = this.units.with(first, end);
     scratch.bytes.set(bytes);
     for (;;) {
@@ -301,10 +332,25 @@ export class Partial {
 
   /**
    * Makes it an object like any other. Callers share one run; the file is to be synced with its attributes then.
-   * @throws the system's error: it stays partial, and loses nothing; EIO when the source cannot be read
+   * @param deadline see ObjectIo.deadline; callers at the same time have the latest of theirs
+   * @throws ETIME, the system's error: it stays partial, and loses nothing; EIO when the source cannot be read
    */
-  complete(): Promise<void> {
-    if (this.#over) return Promise.resolve();
+  async complete(deadline: number): Promise<void> {
+    while (!this.#over) {
+      try {
+        await this.#completeUntil(deadline);
+        return;
+      } catch (error) {
+        // It may have ended by the deadline of who began it, just before this one came.
+        if (!(error instanceof SystemError) || error.errno !== errnos.ETIME || isLate(deadline)) throw error;
+      }
+    }
+  }
+
+  #completeUntil(deadline: number): Promise<void> {
+    const isRunning = this.#completing !== null;
+    this.#until =
+      deadline === 0 || (isRunning && this.#until === 0) ? 0 : Math.max(deadline, isRunning ? this.#until : 0);
     this.#completing ??= this.#complete()
       .catch((error: unknown) => {
         this.#failedAt = this.#context.system.now();
@@ -316,9 +362,9 @@ export class Partial {
     return this.#completing;
   }
 
-  /** Was it in vain a moment ago? */
-  get isFailing(): boolean {
-    return this.#context.system.now() - this.#failedAt < FAILING_MS;
+  /** Nobody may complete it unasked now, or it was in vain a moment ago. */
+  get isStuck(): boolean {
+    return this.#isTimed || this.#context.system.now() - this.#failedAt < FAILING_MS;
   }
 
   get isAttached(): boolean {
@@ -352,7 +398,7 @@ export class Partial {
             const missing = this.units.nextMissing(next, PIECE);
             if (missing === null) await this.#end();
             else {
-              await this.#fill(missing.first, missing.end);
+              await this.#fill(missing.first, missing.end, () => this.#until);
               next = missing.end;
             }
           } finally {
@@ -367,9 +413,10 @@ export class Partial {
 
   /** Everything is there: the tail and the mark go. Whoever finds the mark at a file without its tail knows that. */
   async #end(): Promise<void> {
-    const { system, marks } = this.#context;
+    const { changes, marks } = this.#context;
     const handle = this.#file;
-    await system.ftruncate(handle.fd, this.length);
+    await changes.ftruncate(handle.fd, this.length, this.#until);
+    checkDeadline(this.#until);
     marks.remove(handle.fd);
     this.#over = true;
     handle.completed();
@@ -392,15 +439,34 @@ export class Partial {
   }
 
   /** Waits for its turn in the queue. */
-  async #enter(): Promise<void> {
-    if (this.#busy) await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    else this.#busy = true;
+  #enter(): Promise<void> {
+    return new Promise<void>((resolve) => this.#enqueue(resolve));
+  }
+
+  /** Begins work when it has its turn; the work ends with #leave, in the same turn of the event loop or later. */
+  #enqueue(work: () => void): void {
+    this.#waiting.push(work);
+    this.#startNext();
   }
 
   #leave(): void {
-    // The place goes straight to the next.
-    const next = this.#waiting.shift();
-    if (next) next();
-    else this.#busy = false;
+    this.#busy = false;
+    this.#startNext();
+  }
+
+  /** A loop, since what begins may end at once: each would begin the next within itself. */
+  #startNext(): void {
+    if (this.#isStarting) return;
+    this.#isStarting = true;
+    try {
+      while (!this.#busy && this.#waiting.length > 0) {
+        this.#busy = true;
+        this.#waiting.shift()?.();
+      }
+    } finally {
+      this.#isStarting = false;
+      // Only after an exception: what waits is not to wait for somebody who never comes.
+      if (!this.#busy && this.#waiting.length > 0) setImmediate(() => this.#startNext());
+    }
   }
 }

@@ -7,12 +7,13 @@ import fs from 'node:fs';
 import { errnos, SystemError } from '../../../sys/errno.js';
 import * as libc from '../../../sys/libc.js';
 import { isErrno } from '../../errors.js';
+import { TimedChanges } from '../changes.js';
 import { readFully, sharesNothing } from '../copy.js';
 import type { OpenedFile } from '../opener.js';
 import { candidatePaths } from '../paths.js';
 import { Limiter, poolThreads } from '../pool.js';
 import type { FileStatus, FileSystem } from '../system.js';
-import type { Source } from './filling.js';
+import { PIECE, type Source } from './filling.js';
 import { Partial, type PartialContext } from './partial.js';
 import {
   bitmapLength,
@@ -25,6 +26,7 @@ import {
   fileLength,
   hasOddLength,
   LONGEST,
+  type Mark,
   type Origin,
   tailOffset,
   UNIT,
@@ -60,6 +62,8 @@ export class Partials {
   #makes: boolean;
   /** null: no file of this store can be marked. */
   #context: PartialContext | null = null;
+  /** Which start of the machine this is. */
+  #boot = '';
   /** The oldest first. */
   readonly #owed = new Set<Partial>();
   #begun = 0;
@@ -77,11 +81,21 @@ export class Partials {
   open(): void {
     const { marks } = this.#system;
     if (!marks?.suits(this.#root)) return;
+    try {
+      this.#boot = marks.bootId();
+    } catch {
+      // Without it nobody knows whether what is found was left by a process of this start of the machine.
+      return;
+    }
+    const memory = this.#system.isMemory(this.#root);
+    const scratch = libc.allocateMemory(PIECE);
     this.#context = {
       system: this.#system,
       marks,
-      memory: this.#system.isMemory(this.#root),
-      scratch: libc.allocateMemory(UNIT),
+      changes: new TimedChanges(this.#system, this.#root),
+      memory,
+      scratch,
+      filler: { system: this.#system, memory, scratch, heldBack: 0 },
       filling: new Limiter(FILLED_AT_ONCE),
       ended: (partial, complete) => {
         if (this.#owed.delete(partial) && complete) this.#completed++;
@@ -121,8 +135,8 @@ export class Partials {
     const mark = await this.#context.marks.of(file);
     // Completed meanwhile, or just a length.
     if (mark === null) return (await this.#system.stat(file)).size;
-    const length = decodeMark(mark);
-    return length !== null && size === fileLength(length) ? length : size;
+    const length = decodeMark(mark)?.length;
+    return length !== undefined && size === fileLength(length) ? length : size;
   }
 
   /**
@@ -130,10 +144,11 @@ export class Partials {
    * @param to nobody else's
    * @param from descriptor of the source; the partial object's own when it becomes one
    * @param size most bytes to copy
+   * @param isTimed who asks has a deadline
    * @returns null: the file is empty as before
    * @throws the system's error
    */
-  async begin(to: number, from: number, source: string, size: number): Promise<Partial | null> {
+  async begin(to: number, from: number, source: string, size: number, isTimed: boolean): Promise<Partial | null> {
     const context = this.#context;
     if (!context || !this.#makes) return null;
     if (this.#owed.size * 2 >= this.#most) this.#completeOldest();
@@ -144,9 +159,9 @@ export class Partials {
     if (length === 0 || length > LONGEST || data < this.#leastData) return null;
     // Where extents can be shared a copy costs next to nothing.
     if (!sharesNothing(stats.dev)) return null;
-    const origin = { source, inode: stats.ino, made: stats.birthtimeMs, length, boot: context.marks.bootId() };
+    const origin = { source, inode: stats.ino, made: stats.birthtimeMs, length, boot: this.#boot };
     const isReserved = await this.#reserve(context, to, length);
-    if (isReserved === null || !(await this.#mark(context, to, encodeTail(origin), length))) {
+    if (isReserved === null || !(await this.#mark(context, to, encodeTail(origin), { length, isTimed }))) {
       await this.#system.ftruncate(to, 0);
       return null;
     }
@@ -155,6 +170,7 @@ export class Partials {
       source: { fd: from, isDense: data >= stats.size },
       sourceName: source,
       isClean: !isReserved,
+      isTimed,
     });
     this.#begun++;
     this.#owed.add(partial);
@@ -175,34 +191,34 @@ export class Partials {
     }
   }
 
-  /** False when the file system takes no mark, or nothing more. */
-  async #mark(context: PartialContext, fd: number, tail: Buffer, length: number): Promise<boolean> {
+  /** False when the file system takes no mark, or nothing more: whatever it is, a whole copy may be possible. @throws EIO */
+  async #mark(context: PartialContext, fd: number, tail: Buffer, mark: Mark): Promise<boolean> {
     try {
       context.scratch.bytes.set(tail);
-      if (this.#system.pwrite(fd, context.scratch.address, tail.length, tailOffset(length)) !== tail.length)
+      if (this.#system.pwrite(fd, context.scratch.address, tail.length, tailOffset(mark.length)) !== tail.length)
         return false;
       if (!context.marks.lock(fd)) return false;
-      context.marks.set(fd, encodeMark(length));
+      context.marks.set(fd, encodeMark(mark));
       return true;
     } catch (error) {
+      if (isErrno(error, errnos.EIO)) throw error;
       if (isErrno(error, errnos.EOPNOTSUPP, errnos.EPERM, errnos.EACCES)) this.#makes = false;
-      else if (!isErrno(error, errnos.ENOSPC, errnos.EDQUOT)) throw error;
       return false;
     }
   }
 
   #completeOldest(): void {
     for (const partial of this.#owed) {
-      if (partial.isFailing || !partial.isAttached) continue;
+      if (partial.isStuck || !partial.isAttached) continue;
       // What goes wrong there, the flush of that object says.
-      partial.complete().catch(() => {});
+      partial.complete(0).catch(() => {});
       return;
     }
   }
 
   /**
    * Looks whether a file that was opened is one of a partial object, and takes that over if nobody has it.
-   * @returns the file, with what there is to know of it; @throws after closing it: EBUSY when another process has it; EIO when it is of an
+   * @returns the file, with what there is to know of it; @throws after closing it: EDEADLK when another process has it; EIO when it is of an
    *   earlier start of the machine, or cannot be understood; the system's error
    */
   async inspect(name: string, file: OpenedFile): Promise<OpenedFile> {
@@ -211,7 +227,7 @@ export class Partials {
     try {
       if (this.isMarked(file.fd)) return await this.#takeOver(context, name, file);
       const { size } = context.marks.status(file.fd);
-      if (hasOddLength(size)) await this.#checkPlain(context, name, file.fd, size);
+      if (hasOddLength(size)) await this.#checkPlain(name, file.fd, size);
       return file;
     } catch (error) {
       await this.#system.close(file.fd).catch(() => {});
@@ -228,22 +244,30 @@ export class Partials {
         continue;
       }
       throw new SystemError(
-        errnos.EBUSY,
+        // Not EBUSY, by which those above mean the lock of a volume.
+        errnos.EDEADLK,
         `object ${name}: another process has not completed this copy yet: ask again when it has, or has ended`,
       );
     }
     // Once more: who had it may have completed it just before.
     const mark = context.marks.get(fd);
     if (mark === null) return file;
-    const length = decodeMark(mark);
+    const known = decodeMark(mark);
     const { size } = await this.#system.fstat(fd);
-    if (length !== null && size !== fileLength(length)) {
-      // It had been completed, but for the mark.
-      context.marks.remove(fd);
-      return { ...file, isUnsynced: true };
+    if (known !== null && size !== fileLength(known.length)) {
+      // It had been completed, but for the mark: that goes when it is completed again.
+      const units = new Units(size, new Uint8Array(bitmapLength(size)).fill(0xff));
+      const partial = new Partial(context, {
+        units,
+        source: null,
+        sourceName: '',
+        isClean: false,
+        isTimed: known.isTimed,
+      });
+      return { ...file, partial };
     }
-    const tail = length === null ? null : decodeTail(await this.#readTail(fd, length), length);
-    if (tail === null || tail.origin.boot !== context.marks.bootId()) {
+    const tail = known === null ? null : decodeTail(await this.#readTail(fd, known.length), known.length);
+    if (known === null || tail === null || tail.origin.boot !== this.#boot) {
       const why = tail === null ? 'its state cannot be read' : 'the machine was started anew since';
       throw new SystemError(errnos.EIO, `object ${name}: it is a copy that was never completed, and ${why}`);
     }
@@ -253,6 +277,7 @@ export class Partials {
       sourceName: tail.origin.source,
       // What was written last may be there without being noted.
       isClean: false,
+      isTimed: known.isTimed,
     });
     this.#owed.add(partial);
     return { ...file, partial };
@@ -263,10 +288,10 @@ export class Partials {
    * noted still; and whatever a client writes does not look like one, since it does not know which start that is.
    * @throws SystemError EIO
    */
-  async #checkPlain({ marks }: PartialContext, name: string, fd: number, size: number): Promise<void> {
+  async #checkPlain(name: string, fd: number, size: number): Promise<void> {
     const length = contentOf(size);
     const boot = length === null ? null : bootOf(await this.#readTail(fd, length));
-    if (boot === null || boot !== marks.bootId()) return;
+    if (boot === null || boot !== this.#boot) return;
     throw new SystemError(
       errnos.EIO,
       `object ${name}: it is a copy that was never completed, and its file has lost its attributes: copy the store with them (cp -a, rsync -X, tar --xattrs)`,

@@ -99,16 +99,24 @@ export function decodeTail(bytes: Buffer, length: number): { origin: Origin; bit
   return { origin: { source, inode, made, length, boot }, bits: Uint8Array.from(bytes.subarray(BITS)) };
 }
 
-/** The mark of a partial object's file: bytes of its content. */
-export function encodeMark(length: number): Buffer {
-  const out = Buffer.alloc(8);
+/** What the mark of a partial object's file says: 8 bytes of length, and a byte that is 1 when isTimed. */
+export interface Mark {
+  /** Bytes of the content. */
+  readonly length: number;
+  /** It was made under a lock: whoever completes it has a deadline. */
+  readonly isTimed: boolean;
+}
+
+export function encodeMark({ length, isTimed }: Mark): Buffer {
+  const out = Buffer.alloc(9);
   out.writeBigUInt64LE(BigInt(length));
+  out.writeUInt8(isTimed ? 1 : 0, 8);
   return out;
 }
 
-/** @returns bytes of the content; null when it is no such mark */
-export function decodeMark(mark: Buffer): number | null {
-  if (mark.length !== 8) return null;
+/** @returns null when it is no such mark */
+export function decodeMark(mark: Buffer): Mark | null {
+  if (mark.length !== 9) return null;
   const length = Number(mark.readBigUInt64LE());
-  return length > 0 && length <= LONGEST ? length : null;
+  return length > 0 && length <= LONGEST ? { length, isTimed: mark[8] !== 0 } : null;
 }
