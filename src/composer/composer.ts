@@ -407,12 +407,19 @@ export class Composer {
       this.#forwarder.forward(request);
       return;
     }
-    // When nobody is there any more who could flush again, the mapper is to know all the same: it makes durable what is to be kept.
-    const isLast = (request.flags & Flag.IMPLICIT) !== 0;
+    // When nobody is there any more who could flush again, or who asks was told, the mapper is to know all the same: it makes durable what is to
+    // be kept, flushes the whole store before it lets go, and refuses the close when that fails.
+    const isPassedOn = (request.flags & Flag.IMPLICIT) !== 0 || volume.closeRefused;
     this.#flusher.flushData(volume, (error) => {
-      if (error === null || volume.lost !== null || (isLast && errnoOf(error) === errnos.EIO)) {
+      volume.closeRefused &&= error !== null;
+      if (error === null || volume.lost !== null || (isPassedOn && errnoOf(error) === errnos.EIO)) {
         this.#forwarder.forward(request);
-      } else request.fail(errnoOf(error), messageOf(error));
+        return;
+      }
+      this.#flusher.refused(volume, error, () => {
+        volume.closeRefused ||= errnoOf(error) === errnos.EIO;
+        request.fail(errnoOf(error), messageOf(error));
+      });
     });
   }
 

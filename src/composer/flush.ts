@@ -5,7 +5,7 @@
  */
 import type { LockLook } from '../requests/lock-look.js';
 import { Op } from '../requests/ops.js';
-import { errnos, SystemError } from '../sys/errno.js';
+import { errnoOf, errnos, SystemError } from '../sys/errno.js';
 import { MAX_ALLOCATION, type Port } from '../xseg/index.js';
 import type { MapperClient } from './mapper-client.js';
 import { isShortage, ObjectFlushes } from './object-flushes.js';
@@ -62,7 +62,7 @@ export class Flusher {
     // An entry waits until its object is durable. Where the mapper has but to look at the lock, both go on at the same time.
     if (volume.mapDirty || volume.seal !== null) {
       this.flushData(volume, (error) => {
-        if (error !== null) done(error);
+        if (error !== null) this.refused(volume, error, done);
         else this.flushMap(volume, (failure) => done(failure ?? lossOf(volume)));
       });
       return;
@@ -92,6 +92,21 @@ export class Flusher {
   flushMap(volume: Volume, done: Done): void {
     if (this.#maps.isRunning(volume) || volume.mapDirty || volume.written) this.#maps.run(volume, done);
     else done(null);
+  }
+
+  /**
+   * Somebody is to hear of this error. The mapper keeps what a bad disk did not take of first writes until somebody was told, so it is asked as if
+   * nothing had failed; what of the map it makes durable then comes again, after the data.
+   */
+  refused(volume: Volume, error: unknown, done: Done): void {
+    if (errnoOf(error) !== errnos.EIO) {
+      done(error);
+      return;
+    }
+    this.flushMap(volume, () => {
+      volume.mapDirty = true;
+      done(error);
+    });
   }
 
   /** For FUA changes: the map that they may have changed is durable, and the lock was this node's when they had been made. */

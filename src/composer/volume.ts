@@ -110,6 +110,8 @@ export class Volume {
   mapDirty = true;
   /** Something was written or changed by this process. */
   changed = false;
+  /** Somebody who asked for its close was told that the disk did not take what was written. */
+  closeRefused = false;
   /** Something was written or changed since the lock was last found to be still this node's. */
   written = false;
   /** The lock as it was when the mapper last said, under the lease of now, that it is this node's; null: it has not, or nobody can look. */

@@ -16,6 +16,8 @@ export interface AloneOptions {
    * drop what is cached.
    */
   readonly before?: (volume: Volume) => Promise<void>;
+  /** What is looked at when no lease is granted any more, before those that are there are taken back; when it throws, nothing is done. */
+  readonly entered?: () => void;
 }
 
 /**
@@ -27,7 +29,7 @@ export async function withAlone<T>(
   alone: string[],
   read: string[],
   work: (volumes: Volume[], answered: boolean) => Promise<T>,
-  { flags = 0, before = (volume) => context.volumes.committer.commit(volume) }: AloneOptions = {},
+  { flags = 0, before = (volume) => context.volumes.committer.commit(volume), entered = () => {} }: AloneOptions = {},
 ): Promise<T> {
   const names = [...alone, ...read];
   const inUse: Volume[] = [];
@@ -37,6 +39,7 @@ export async function withAlone<T>(
     const changed = new Set(inUse.slice(0, alone.length));
     try {
       for (const volume of sorted) if (changed.has(volume)) leave.push(await volume.intent.enter(true));
+      entered();
       let answered = true;
       for (const volume of changed) if (!(await context.leases.revoke(volume, { flags }))) answered = false;
       for (const volume of sorted) leave.push(await volume.gate.enter(changed.has(volume)));

@@ -191,8 +191,10 @@ async function makeRunZero(
 ): Promise<void> {
   await map.check(first, count);
   const { dropped, changed } = dropEntries(map, first, count);
+  dropped.push(...leftObjects(volume, map, first, first + count));
   if (!changed) {
-    // What an earlier mapper acknowledged may be owed of blocks that are zero without it.
+    // What was acknowledged may be owed of blocks that are zero without it.
+    await deleteDropped(context, volume, dropped);
     if (volume.owed.size > 0) context.volumes.committer.drop(volume, first, first + count);
     return;
   }
@@ -211,7 +213,11 @@ async function makeRunZero(
   if (dropped.length === 0) return;
   // An entry that names no object any more must not come back: the next snapshot would share what is not there.
   await context.maps.flush(volume.touched);
-  await deleteObjects(context, volume.name, dropped).catch((error) => {
+  await deleteDropped(context, volume, dropped);
+}
+
+async function deleteDropped(context: MapperContext, volume: Volume, names: readonly string[]): Promise<void> {
+  await deleteObjects(context, volume.name, names).catch((error) => {
     context.log.warn(`volume ${volume.name}: an object of a zeroed block is left over: ${messageOf(error)}`);
   });
 }
@@ -229,6 +235,22 @@ export function dropEntries(map: StoredMap, first: number, count: number): { dro
     if ((flags & OWN) === OWN) dropped.push(map.entries.objectName(i));
   }
   return { dropped, changed };
+}
+
+/**
+ * The names of objects that were for owed blocks among [first, end), of which the entries are loaded: but never what an entry names, whoever
+ * wrote it, nor what one that cannot be read may.
+ */
+export function leftObjects({ name, owed }: Volume, { entries }: StoredMap, first: number, end: number): string[] {
+  const names: string[] = [];
+  for (const [block, { epoch }] of owed) {
+    if (block < first || block >= end || epoch === 0 || !entries.has(block)) continue;
+    const object = newObjectName(name, epoch, block);
+    const flags = entries.flags(block);
+    if ((flags & EntryFlag.DELETED) !== 0) continue;
+    if ((flags & EntryFlag.ZERO) !== 0 || entries.objectName(block) !== object) names.push(object);
+  }
+  return names;
 }
 
 /** Deletes objects; missing ones are fine. All are tried. @throws SystemError that says how many failed, and the first reason */

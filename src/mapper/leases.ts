@@ -135,12 +135,6 @@ export class Leases {
     return [...volume.leases.keys(), ...this.#unasked(volume)].some((port) => this.#holders.alive(port));
   }
 
-  /** Whether a living peer may have written to the volume since its lock was taken. @param except one that does not count */
-  isWriterAlive({ writers, strangers }: Volume, except?: number): boolean {
-    const ports = strangers ? [...writers, ...this.#holders.inherited] : [...writers];
-    return ports.some((port) => port !== except && this.#holders.alive(port));
-  }
-
   #unasked(volume: Volume): number[] {
     return [...this.#inherited].filter((port) => !volume.asked.has(port));
   }

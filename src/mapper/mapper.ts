@@ -37,6 +37,7 @@ import { upgrade } from './operations/upgrade.js';
 import { Commits } from './provisional/commits.js';
 import type { NotedVolume } from './provisional/noted.js';
 import type { Notes } from './provisional/notes.js';
+import { SpoiledError } from './provisional/spoiling.js';
 import { blocksOf, segmentsOf } from './ranges.js';
 import { SnapshotIndex } from './snapshot-index.js';
 import { type LockWait, type Volume, Volumes } from './volume.js';
@@ -74,6 +75,9 @@ export interface MapperStatus {
   provisional: number;
   checkedMsAgo: number | null;
 }
+
+/** A lock is not given up, since somebody uses the volume. */
+class StillUsed extends Error {}
 
 export class Mapper {
   readonly #contexts: Contexts;
@@ -214,6 +218,7 @@ export class Mapper {
         if (lost && !volume.lost && !volume.locked) losses.mark(volume, lost);
         throw error;
       }
+      this.#unclosed.delete(volume);
       losses.tellForgiven(volume, lost);
       await this.#locking.locks.note(volume);
     });
@@ -230,9 +235,9 @@ export class Mapper {
   /**
    * Flushes, gives the lock back if this mapper has it, and forgets the volume. Never touches another node's lock.
    * @param implicit the last client is gone: what open asked for stays
-   * @param port whose last client it is
+   * @throws SystemError what kept it from being closed. What the disk did not take of first writes does so once, until somebody is told
    */
-  async close(name: string, implicit = false, port?: number): Promise<void> {
+  async close(name: string, implicit = false): Promise<void> {
     checkTarget(name);
     const { locks, losses } = this.#locking;
     await this.#volumes.use(name, async (volume) => {
@@ -243,7 +248,7 @@ export class Mapper {
         if (!implicit) await locks.end(volume);
       };
       try {
-        const before = (): Promise<void> => this.#locking.conclude(volume, implicit ? port : undefined);
+        const before = (): Promise<void> => this.#commits.conclude(volume, !implicit);
         await withAlone(this.#base, [name], [], letGo, { before });
         this.#unclosed.delete(volume);
       } catch (error) {
@@ -261,8 +266,11 @@ export class Mapper {
 
   /** What kept the volume from being closed is over: gives the lock back that nobody uses. */
   #closeAgain(volume: Volume): void {
-    if (!this.#unclosed.delete(volume) || volume.kept || this.#leases.inUse(volume)) return;
-    this.#giveUp(volume);
+    if (!this.#unclosed.delete(volume)) return;
+    // Whoever comes first, a client or this: what a client uses is not taken from it.
+    this.#giveUp(volume, () => {
+      if (volume.kept || this.#leases.inUse(volume)) throw new StillUsed();
+    });
   }
 
   /** Takes the lock of that name, which need not be a volume's, and keeps it until unlock or close. @throws LockedElsewhere */
@@ -356,6 +364,7 @@ export class Mapper {
         }
         if (reply.granted === 'none' && request.write) return busy;
         granted = reply;
+        if (reply.granted !== 'none') this.#unclosed.delete(volume);
         return null;
       };
       await waits.during(volume, port, attempt, isGone);
@@ -365,13 +374,13 @@ export class Mapper {
   }
 
   /** A lock that is held for nobody: releases it unless it is used by now. */
-  #giveUp(volume: Volume): void {
+  #giveUp(volume: Volume, entered?: () => void): void {
     const letGo = async (): Promise<void> => {
       if (!volume.kept) await this.#locking.letGo(volume);
     };
-    withAlone(this.#base, [volume.name], [], letGo).catch((error) =>
-      this.#log.warn(`volume ${volume.name} stays locked: ${messageOf(error)}`),
-    );
+    withAlone(this.#base, [volume.name], [], letGo, { entered }).catch((error) => {
+      if (!(error instanceof StillUsed)) this.#log.warn(`volume ${volume.name} stays locked: ${messageOf(error)}`);
+    });
   }
 
   /**
@@ -509,7 +518,11 @@ export class Mapper {
       refuseLost(volume);
       const { losses } = volume;
       const changed = written || volume.written;
-      await this.#commits.commit(volume);
+      await this.#commits.commit(volume).catch((error) => {
+        // What is asked for while the port gives its lease back may be no client's.
+        if (error instanceof SpoiledError && !volume.revoking.has(port ?? -1)) this.#commits.tell(volume);
+        throw error;
+      });
       await maps.flush(volume.touched);
       // A lock that is not held was given up in order, after a flush of everything: then there is nothing to lose. Of what an earlier
       // mapper granted and did not leave word of, only the store knows.

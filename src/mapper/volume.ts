@@ -50,6 +50,16 @@ export interface ProvisionalBlock {
   isProven: boolean;
   /** Why the disk did not take its object; null when nothing is known of that. */
   spoiled: unknown;
+  /** And somebody was told so. */
+  isTold: boolean;
+}
+
+/** A block of which was acknowledged what the disk did not take. */
+export interface OwedBlock {
+  /** In the name of the object that was for it; 0: not known. */
+  readonly epoch: number;
+  /** Somebody was told so by this mapper. */
+  isTold: boolean;
 }
 
 /** Who keeps provisional blocks. */
@@ -74,8 +84,15 @@ export interface Committer {
   forget(volume: Volume): void;
   /** Resolves when all that is provisional now is in the stored map, which is not flushed. @throws SystemError, LostLock */
   commit(volume: Volume): Promise<void>;
-  /** commit, for who works alone on a volume whose clients are gone: what the disk did not take is given up, and logged. */
-  conclude(volume: Volume): Promise<void>;
+  /** Who wrote to the volume hears of an error that says what the disk did not take so far. */
+  tell(volume: Volume): void;
+  /**
+   * commit, for who works alone on a volume that is to be closed: what the disk did not take is given up, and logged, when somebody was told of
+   * all of it.
+   * @param tells the error is somebody's answer: the next one gives up
+   * @throws SpoiledError when there is something that nobody was told of
+   */
+  conclude(volume: Volume, tells: boolean): Promise<void>;
   /** Resolves when no commit that was begun sends anything any more, however it ended. */
   ended(volume: Volume): Promise<void>;
 }
@@ -89,6 +106,7 @@ const noCommitter: Committer = {
   drop: () => {},
   forget: () => {},
   commit: () => Promise.resolve(),
+  tell: () => {},
   conclude: () => Promise.resolve(),
   ended: () => Promise.resolve(),
 };
@@ -144,8 +162,8 @@ export class Volume {
   readonly touched = new Set<string>();
   /** Blocks of which the map in memory tells more than the stored one. */
   readonly provisional = new Map<number, ProvisionalBlock>();
-  /** Blocks of which an earlier mapper acknowledged what the disk did not take: their stored entries count, and each flush fails. */
-  readonly owed = new Set<number>();
+  /** Blocks of which was acknowledged what the disk did not take, and of which the stored entries count all the same: each flush fails. */
+  readonly owed = new Map<number, OwedBlock>();
   /** Of which map these two were noted by an earlier mapper; null: by this one, or that was looked at. */
   adopted: NotedMap | null = null;
   /** Data may have been written since the volume was locked. */

@@ -177,7 +177,7 @@ export class Adoption {
     return this.#alone(name, async (volume) => {
       if (!volume.locked || volume.kept || volume.leases.size > 0) return;
       await locks.verify(volume);
-      await this.#options.context.volumes.committer.conclude(volume);
+      await this.#options.context.volumes.committer.conclude(volume, false);
       await flush();
       await locks.release(volume);
     });

@@ -205,16 +205,6 @@ export class Locking {
     await this.maps.flush(volume.touched);
   }
 
-  /**
-   * Commits what is provisional; what the disk did not take of it is given up when nobody lives any more who wrote it and could be told so.
-   * @param leaving a port that needs not be told
-   */
-  async conclude(volume: Volume, leaving?: number): Promise<void> {
-    const { leases, volumes } = this.#options;
-    if (leases.isWriterAlive(volume, leaving)) await volumes.committer.commit(volume);
-    else await volumes.committer.conclude(volume);
-  }
-
   /** Who holds the lock of that name in the store. */
   holder(name: string): Promise<LockInfo | null> {
     return this.#options.client.holder(name);
@@ -261,7 +251,7 @@ export class Locking {
 
   /** Releases a lock of this node; nothing keeps the volume open here any more. */
   async #giveBack(name: string): Promise<void> {
-    const { blocks, client } = this.#options;
+    const { blocks, client, volumes } = this.#options;
     const work = async ([volume]: Volume[]): Promise<void> => {
       if (volume.locked) await this.letGo(volume);
       else {
@@ -273,7 +263,7 @@ export class Locking {
       }
       await this.locks.end(volume);
     };
-    await withAlone(this.#options, [name], [], work, { before: (volume) => this.conclude(volume) });
+    await withAlone(this.#options, [name], [], work, { before: (volume) => volumes.committer.conclude(volume, true) });
   }
 }
 

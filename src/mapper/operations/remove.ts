@@ -6,7 +6,7 @@ import { begun, encodeNote, forOnce, type Once } from '../../requests/once.js';
 import { EntryFlag } from '../../requests/resolved-map.js';
 import { errnos, SystemError } from '../../sys/errno.js';
 import { type MapperContext, mapOf } from '../context.js';
-import { deleteObjects } from '../copy-up.js';
+import { deleteObjects, leftObjects } from '../copy-up.js';
 import { lateLineage } from '../formats/lineage.js';
 import * as v2 from '../formats/v2.js';
 import { dropLegacyMap } from '../leftover.js';
@@ -94,6 +94,8 @@ async function removeBlocks(
   const { entries } = map;
   const own = (i: number): boolean => entries.has(i) && (entries.flags(i) & (OWN | EntryFlag.ZERO)) === OWN;
   const names: string[] = [];
+  // What the disk did not take of first writes keeps the store from being flushed whole.
+  names.push(...leftObjects(volume, map, first, first + count));
   for (let from = first; from < first + count; ) {
     if (!own(from)) {
       from++;

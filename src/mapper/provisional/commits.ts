@@ -16,7 +16,7 @@ import type { StoredMap } from '../stored-map.js';
 import type { Committer, ProvisionalBlock, Volume } from '../volume.js';
 import type { NotedBlock, NotedMap, NotedVolume } from './noted.js';
 import type { Notes } from './notes.js';
-import { SpoiledError, Spoiling } from './spoiling.js';
+import { owedOf, SpoiledError, Spoiling } from './spoiling.js';
 
 /** How long first writes are gathered before they are committed unasked, in ms: the syncs of a burst are shared. */
 const GATHER_MS = 500;
@@ -77,7 +77,7 @@ export class Commits implements Committer {
       return false;
     }
     for (const { block, epoch } of blocks)
-      volume.provisional.set(block, { block, epoch, isProven: true, spoiled: null });
+      volume.provisional.set(block, { block, epoch, isProven: true, spoiled: null, isTold: false });
     this.#plan(volume, GATHER_MS);
     return true;
   }
@@ -104,8 +104,8 @@ export class Commits implements Committer {
   adopt(volume: Volume, { map, blocks, spoiled }: NotedVolume): void {
     volume.adopted = map;
     for (const { block, epoch } of blocks)
-      volume.provisional.set(block, { block, epoch, isProven: false, spoiled: null });
-    for (const block of spoiled) volume.owed.add(block);
+      volume.provisional.set(block, { block, epoch, isProven: false, spoiled: null, isTold: false });
+    for (const { block, epoch } of spoiled) volume.owed.set(block, { epoch, isTold: false });
     this.#plan(volume, GATHER_MS);
   }
 
@@ -141,14 +141,22 @@ export class Commits implements Committer {
     return round.next;
   }
 
-  async conclude(volume: Volume): Promise<void> {
+  tell(volume: Volume): void {
+    for (const each of owedOf(volume)) each.isTold = true;
+  }
+
+  async conclude(volume: Volume, tells: boolean): Promise<void> {
     for (;;) {
       try {
         return await this.commit(volume);
       } catch (error) {
         if (!(error instanceof SpoiledError)) throw error;
+        if (!owedOf(volume).every(({ isTold }) => isTold)) {
+          if (tells) this.tell(volume);
+          throw error;
+        }
       }
-      await this.#spoiling.giveUp(this.#options.context(volume), volume, nameIn(volume));
+      await this.#spoiling.giveUp(this.#options.context(volume), volume);
     }
   }
 
@@ -231,7 +239,7 @@ export class Commits implements Committer {
       await this.#batch(context, volume, map, batch).catch((error) => (failure ??= error));
     }
     if (failure) throw failure;
-    for (const block of volume.owed) throw new SpoiledError(volume, block, null);
+    for (const block of volume.owed.keys()) throw new SpoiledError(volume, block, null);
   }
 
   /** The map; null when what was to be committed is of none that exists. */

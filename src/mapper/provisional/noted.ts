@@ -18,6 +18,6 @@ export interface NotedMap {
 export interface NotedVolume {
   readonly map: NotedMap;
   readonly blocks: readonly NotedBlock[];
-  /** Blocks of which the disk did not take what was first written (spoiling.ts). */
-  readonly spoiled: readonly number[];
+  /** Blocks of which the disk did not take what was first written (spoiling.ts); the epoch is 0 where an earlier version noted it. */
+  readonly spoiled: readonly NotedBlock[];
 }

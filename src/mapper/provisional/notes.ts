@@ -93,17 +93,21 @@ export class Notes {
     const { map, mount } = head;
     const note: Note = { ...emptyNote(map, mount), end: Math.floor((bytes.length - HEAD) / RECORD) };
     const blocks: NotedBlock[] = [];
+    const spoiled: NotedBlock[] = [];
     for (let slot = 0; slot < note.end; slot++) {
       const at = HEAD + slot * RECORD;
       const block = bytes.readUIntLE(at + 2, 6);
+      const epoch = Number(bytes.readBigUInt64LE(at + 8));
       if (bytes[at] === MADE) {
-        blocks.push({ block, epoch: Number(bytes.readBigUInt64LE(at + 8)) });
+        blocks.push({ block, epoch });
         note.slots.set(block, slot);
-      } else if (bytes[at] === SPOILED) note.spoiled.set(block, slot);
-      else note.free.push(slot);
+      } else if (bytes[at] === SPOILED) {
+        spoiled.push({ block, epoch });
+        note.spoiled.set(block, slot);
+      } else note.free.push(slot);
     }
     this.#notes.set(volume, note);
-    return { map, blocks, spoiled: [...note.spoiled.keys()] };
+    return { map, blocks, spoiled };
   }
 
   /** Whether the objects' file system was mounted anew since the first of these was noted: what was not synced is gone then. */
@@ -202,13 +206,13 @@ export class Notes {
   }
 
   /** The disk did not take the objects of these blocks, which were noted. @throws Error: then they are noted as before */
-  spoil(volume: string, blocks: readonly number[]): void {
+  spoil(volume: string, blocks: readonly NotedBlock[]): void {
     const note = this.#notes.get(volume);
-    const noted = note ? blocks.filter((block) => note.slots.has(block)) : [];
+    const noted = note ? blocks.filter(({ block }) => note.slots.has(block)) : [];
     if (!note || noted.length === 0) return;
-    const slots = noted.map((block) => note.slots.get(block)!);
-    this.#write(volume, slots, (k, out, at) => encodeRecord(out, at, SPOILED, noted[k], 0));
-    for (const block of noted) {
+    const slots = noted.map(({ block }) => note.slots.get(block)!);
+    this.#write(volume, slots, (k, out, at) => encodeRecord(out, at, SPOILED, noted[k].block, noted[k].epoch));
+    for (const { block } of noted) {
       // Spoiled once more: one record says so.
       const before = note.spoiled.get(block);
       note.spoiled.set(block, note.slots.get(block)!);

@@ -2,15 +2,17 @@
  * Objects of provisional blocks that the disk did not take. What the kernel could not write it has dropped, and reports once: later syncs, and
  * those of another process, say that all is well. So a block of which a sync failed is never committed: its entry would name a copy with
  * holes in it, in place of what was durable before. A mapper that starts anew goes by the stored map, which has that. Under either, each
- * flush fails, since what was written is gone and was acknowledged, until the block is made zero or those who wrote are gone.
+ * flush fails, since what was written is gone and was acknowledged, until the block is made zero, or the volume is closed after somebody was
+ * told, by the error of a flush or of an earlier close. What nobody was told of is never given up, as the kernel's errseq_t keeps an error that
+ * nobody has seen for whoever syncs next: clients may come back, and who else uses the volume is known to no one.
  */
 
 import type { ObjectClient } from '../../requests/object-client.js';
-import { EntryFlag } from '../../requests/resolved-map.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import { type MapperContext, type MapperLog, mapOf } from '../context.js';
+import { leftObjects } from '../copy-up.js';
 import { noV0, removeObject } from '../map-store.js';
-import type { ProvisionalBlock, Volume } from '../volume.js';
+import type { OwedBlock, ProvisionalBlock, Volume } from '../volume.js';
 import type { Notes } from './notes.js';
 
 export class Spoiling {
@@ -67,56 +69,49 @@ export class Spoiling {
   spoil(volume: Volume, blocks: readonly ProvisionalBlock[], cause: unknown): void {
     for (const each of blocks) each.spoiled = cause;
     const still = blocks.filter((each) => volume.provisional.get(each.block) === each);
-    this.#notes?.spoil(
-      volume.name,
-      still.map(({ block }) => block),
-    );
+    this.#notes?.spoil(volume.name, still);
   }
 
   /** What was written to blocks [first, end) does not matter any more. @throws Error: then it still does */
   absolve(volume: Volume, first: number, end: number): void {
-    const owed = [...volume.owed].filter((block) => block >= first && block < end);
+    const owed = [...volume.owed.keys()].filter((block) => block >= first && block < end);
     if (owed.length === 0) return;
     this.#notes?.absolve(volume.name, owed);
     for (const block of owed) volume.owed.delete(block);
   }
 
   /**
-   * Those who wrote to the volume are gone: its spoiled blocks are what the stored map says from now on. The caller is alone on it.
-   * @throws Error when that cannot be noted
+   * Somebody was told: the spoiled blocks of the volume are what the stored map says from now on. The caller is alone on it.
+   * @throws SystemError when their objects cannot be deleted, or that cannot be noted: then they are owed
    */
-  async giveUp(context: MapperContext, volume: Volume, nameOf: (block: ProvisionalBlock) => string): Promise<void> {
+  async giveUp(context: MapperContext, volume: Volume): Promise<void> {
     const spoiled = [...volume.provisional.values()].filter((each) => each.spoiled !== null);
-    const blocks = [...new Set([...spoiled.map(({ block }) => block), ...volume.owed])].sort((a, b) => a - b);
+    for (const { block, epoch, isTold } of spoiled) {
+      volume.provisional.delete(block);
+      volume.owed.set(block, { epoch, isTold });
+    }
+    const blocks = [...volume.owed.keys()].sort((a, b) => a - b);
     if (blocks.length === 0) return;
     this.#log.warn(
       `volume ${volume.name}: the disk did not take what was first written to ${blocks.length} blocks, of which the first is ` +
-        `block ${blocks[0]}, and all clients are gone: they have what they had before`,
+        `block ${blocks[0]}, an error has said so, and the volume is closed: they have what they had before`,
     );
-    this.#notes?.absolve(volume.name, blocks);
-    volume.owed.clear();
-    for (const { block } of spoiled) volume.provisional.delete(block);
+    // No map that has the objects in it may be gone by any more.
     volume.map = null;
-    await this.#deleteObjects(context, volume, new Map(spoiled.map((each) => [each.block, nameOf(each)])));
-  }
-
-  /** Nothing of the store can be flushed whole while what the disk did not take is in it. */
-  async #deleteObjects(context: MapperContext, volume: Volume, names: ReadonlyMap<number, string>): Promise<void> {
-    try {
-      const map = await mapOf(context, volume, noV0);
-      for (const [block, name] of names) {
-        await map.load(block, 1);
-        const { entries } = map;
-        // Never what the stored entry names, whoever wrote it, nor what one that cannot be read may.
-        const isKnown = entries.has(block) && (entries.flags(block) & EntryFlag.DELETED) === 0;
-        const isZero = isKnown && (entries.flags(block) & EntryFlag.ZERO) !== 0;
-        if (isZero || (isKnown && entries.objectName(block) !== name)) await removeObject(context.blocks, name);
-      }
-    } catch (error) {
-      this.#log.warn(`volume ${volume.name}: an object that the disk did not take is left over: ${messageOf(error)}`);
-    }
+    volume.generation = context.volumes.newGeneration();
+    const map = await mapOf(context, volume, noV0);
+    for (const block of blocks) await map.load(block, 1);
+    // Nothing of the store can be flushed whole while these are in it: as long as they may be, the note tells their names.
+    for (const name of leftObjects(volume, map, 0, Number.POSITIVE_INFINITY)) await removeObject(context.blocks, name);
+    this.absolve(volume, 0, Number.POSITIVE_INFINITY);
   }
 }
+
+/** All that somebody is to be told of. */
+export const owedOf = ({ provisional, owed }: Volume): (ProvisionalBlock | OwedBlock)[] => [
+  ...[...provisional.values()].filter(({ spoiled }) => spoiled !== null),
+  ...owed.values(),
+];
 
 /** EIO: what was written to a block, and acknowledged, is gone. */
 export class SpoiledError extends SystemError {
@@ -125,7 +120,7 @@ export class SpoiledError extends SystemError {
     super(
       errnos.EIO,
       `volume ${volume.name}: what was first written to block ${block} may be lost: ${why}; ` +
-        'disconnect all clients of the volume: the block then has what it had before',
+        `disconnect all clients of the volume, and close it if it stays locked (vlmc close ${volume.name}): the block then has what it had before`,
       { cause },
     );
     this.name = 'SpoiledError';

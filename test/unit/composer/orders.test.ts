@@ -331,14 +331,17 @@ describe('flush', () => {
     const maps = (): number => rig.mapper.log.filter(({ op }) => op === Op.FLUSH).length;
     const before = maps();
     const failing = rig.flush();
-    (await rig.blocker.take(Op.FLUSH)).fail(errnos.EIO, 'a bad disk');
-    await expect(failing).rejects.toMatchObject({ code: 'EIO' });
+    const held = await rig.blocker.take(Op.FLUSH);
     expect(maps()).toBe(before);
+    held.fail(errnos.EIO, 'a bad disk');
+    await expect(failing).rejects.toMatchObject({ code: 'EIO' });
+    // So that the mapper knows that somebody is told.
+    expect(maps()).toBe(before + 1);
     rig.blocker.release(Op.FLUSH);
     rig.flushed.length = 0;
     await rig.flush();
     expect(rig.flushed).toEqual([[rig.map.objectName(0)]]);
-    expect(maps()).toBe(before + 1);
+    expect(maps()).toBe(before + 2);
   });
 
   it('covers a write that was acknowledged while another flush ran', async () => {

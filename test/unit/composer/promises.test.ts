@@ -334,8 +334,30 @@ describe('durability', () => {
     (await rig.blocker.take(Op.FLUSH)).fail(errnos.EIO, 'a bad disk');
     await expect(close).rejects.toMatchObject({ code: 'EIO' });
     expect(asked(Op.CLOSE)).toBe(0);
+    // Who was told may close it all the same, if the mapper finds nothing that is bad.
+    const again = rig.send(Op.CLOSE);
+    (await rig.blocker.take(Op.FLUSH)).fail(errnos.EIO, 'a bad disk');
+    await again;
+    expect(asked(Op.CLOSE)).toBe(1);
     rig.blocker.release(Op.FLUSH);
   });
+
+  it.each([Op.FLUSH, Op.CLOSE])(
+    'the mapper hears that somebody is told of a bad disk (operation %i), and is asked again',
+    async (op) => {
+      rig = new Rig({ blocks: 1, blockSize: BLOCK });
+      await rig.write(0, pattern(10, 1));
+      const before = asked(Op.FLUSH);
+      rig.blocker.hold(Op.FLUSH);
+      const refused = op === Op.FLUSH ? rig.flush() : rig.send(op);
+      (await rig.blocker.take(Op.FLUSH)).fail(errnos.EIO, 'a bad disk');
+      await expect(refused).rejects.toMatchObject({ code: 'EIO' });
+      expect(asked(Op.FLUSH)).toBe(before + 1);
+      rig.blocker.release(Op.FLUSH);
+      await rig.flush();
+      expect(asked(Op.FLUSH)).toBe(before + 2);
+    },
+  );
 
   it('the end of the last client reaches the mapper though the disk is bad: nobody is left to flush again, and what is owed stays owed', async () => {
     rig = new Rig({ blocks: 1, blockSize: BLOCK });
