@@ -1,12 +1,12 @@
 /**
  * Volumes as devices of a real kernel, with a node of its own: what is needed most of what devices-long.test.ts plays.
- * The kernel is a program of this machine.
+ * The kernel is a program of this machine, where its processor allows.
  */
 import { describe } from 'vitest';
-import { MACHINE_TOOLS, playInMachine } from './harness/device-machine.js';
+import { MACHINE_TOOLS, playInMachine, quickestMachine } from './harness/device-machine.js';
 import { QUICK_SCENES } from './harness/device-scenes.js';
 import { programs } from './harness/requirements.js';
 
 describe.runIf(programs(...MACHINE_TOOLS))('volumes as devices of the kernel', () =>
-  playInMachine('uml', { scenes: QUICK_SCENES }, 'QUICK=1'),
+  playInMachine(quickestMachine(), { scenes: QUICK_SCENES }, 'QUICK=1'),
 );

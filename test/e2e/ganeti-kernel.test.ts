@@ -51,12 +51,12 @@ describe.runIf(programs('busybox', 'depmod', 'cpio', 'mke2fs', 'python3'))(
       const vm = new Machine(boot, 'quiet loglevel=1', [`ubd0r=${image}`, `ubd1r=${ganeti}`], 'uml.sh');
       machine = vm;
       const step = async (name: string): Promise<Answer> => {
-        const [, answer, failed] = await vm.expect(new RegExp(`^STEP ${name}: (.*)$|^(RIG-FAIL.*)$`, 'm'), STEP);
+        const [, answer, failed] = await vm.expect(new RegExp(`^STEP ${name}: (.*)\n|^(RIG-FAIL.*)\n`, 'm'), STEP);
         if (failed !== undefined) throw new Error(vm.console.slice(-4000));
         return JSON.parse(answer) as Answer;
       };
       const seen = async (name: string): Promise<string> =>
-        (await vm.expect(new RegExp(`^SEEN ${name}: ?(.*)$`, 'm'), STEP))[1].trim();
+        (await vm.expect(new RegExp(`^SEEN ${name}: ?(.*)\n`, 'm'), STEP))[1].trim();
       const attached = (device: string, disk: string): Answer => ({
         attached: true,
         path: device,
