@@ -121,12 +121,16 @@ class World {
     for (const { maybe, older } of this.blocks) for (const value of older) maybe.add(value);
   }
 
-  /** What is done by a holder, and makes durable what was acknowledged before. */
-  async settling(side: Side, work: () => Promise<unknown>): Promise<void> {
+  /**
+   * What is done by a holder, and makes durable what was acknowledged before.
+   * @param isClose succeeds also where the lock was lost meanwhile, for it ends a loss: durable is what there was when the lock was given back
+   */
+  async settling(side: Side, work: () => Promise<unknown>, isClose = false): Promise<void> {
     const held = side.holds;
+    const { released } = side;
     const before = this.blocks.map(({ older }) => [...older]);
     await work();
-    if (!held) return;
+    if (!held || (isClose && side.released === released)) return;
     for (const [i, { older }] of this.blocks.entries()) for (const value of before[i]) older.delete(value);
   }
 
@@ -159,6 +163,8 @@ class Side {
   /** The lock was taken by plain calls of the file system, and not got again since. */
   #stolen = false;
   node: Node;
+  /** How often the lock was given back in order. */
+  released = 0;
   /** The composer's way to the blocks. */
   readonly #disk: DriverClient;
   /** ms that each request takes: to the store of maps and locks, to that of blocks. */
@@ -220,6 +226,11 @@ class Side {
       banned.delete(this.owner);
       robbed.delete(this.owner);
       this.#stolen = false;
+    };
+    const release = driver.release.bind(driver);
+    driver.release = async (target, force) => {
+      await release(target, force);
+      if (!force) this.released++;
     };
     return node;
   }
@@ -359,7 +370,7 @@ async function run(world: World, { what, side: i, block, ms }: Command, n: numbe
     case 'close':
     case 'leave':
       world.robbed.delete(side.owner);
-      return world.settling(side, () => side.ask((node) => node.mapper.close('volume', what === 'leave')));
+      return world.settling(side, () => side.ask((node) => node.mapper.close('volume', what === 'leave')), true);
     case 'snapshot':
       return side.ask((node) => node.mapper.snapshot('volume', `snapshot-${n}`));
     case 'break': {
