@@ -234,36 +234,43 @@ export class Locking {
       if (!volume.locked && volume.breaking) return this.#breaking.run(volume, once);
       if (volume.locked || (await this.checks.isOurs(name))) {
         once.note = DONE;
-        await this.#giveBack(name);
-        return own;
+        return (await this.#giveBack(name)) ? own : this.#breaking.run(volume, once);
       }
       if (once.note === DONE) return own;
       if (force) return this.#breaking.run(volume, once);
-      const isTaken = await volume.locking.exclusive(async () => {
-        // Says that nobody has it, or who; unless a lease has taken it meanwhile.
-        if (!volume.locked) await this.#options.client.release(name, false);
-        return volume.locked;
+      await volume.locking.exclusive(async () => {
+        // Says that nobody has it, or who; unless a lease or a break has taken it meanwhile.
+        if (!volume.locked && !volume.breaking) await this.#options.client.release(name, false);
       });
-      if (isTaken) await this.#giveBack(name);
+      if (volume.breaking) return this.#breaking.run(volume, once);
+      if (volume.locked) await this.#giveBack(name);
       return own;
     });
   }
 
-  /** Releases a lock of this node; nothing keeps the volume open here any more. */
-  async #giveBack(name: string): Promise<void> {
+  /**
+   * Releases a lock of this node; nothing keeps the volume open here any more.
+   * @returns whether that was done: not where the lock turned out to be one that is just being broken, and whose time is not over
+   */
+  async #giveBack(name: string): Promise<boolean> {
     const { blocks, client, volumes } = this.#options;
-    const work = async ([volume]: Volume[]): Promise<void> => {
+    const work = async ([volume]: Volume[]): Promise<boolean> => {
       if (volume.locked) await this.letGo(volume);
       else {
         // An earlier mapper left it: whoever wrote under it was asked to end, and what was written must be there for the next holder.
         await blocks.flush(null);
         await this.flushPredecessor();
-        await volume.locking.exclusive(() => client.release(name, false));
+        const isBreaking = await volume.locking.exclusive(async () => {
+          if (!volume.breaking) await client.release(name, false);
+          return volume.breaking !== null;
+        });
+        if (isBreaking) return false;
         this.#known.add(name);
       }
       await this.locks.end(volume);
+      return true;
     };
-    await withAlone(this.#options, [name], [], work, { before: (volume) => volumes.committer.conclude(volume, true) });
+    return withAlone(this.#options, [name], [], work, { before: (volume) => volumes.committer.conclude(volume, true) });
   }
 }
 

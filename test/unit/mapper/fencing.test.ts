@@ -305,6 +305,31 @@ describe('unlock -f', () => {
     await b.mapper.open('volume');
   });
 
+  it('waits for the old holder also when somebody asks again while the lock is just being taken', async () => {
+    for (const force of [true, false]) {
+      const nodes = twoNodes();
+      const { a, b, clock, stores } = nodes;
+      await inUse(nodes);
+      // The old holder stands still, and may have writes under way.
+      a.locks.before = () => new Promise(() => {});
+      const unlock = b.mapper.unlock('volume', true);
+      let again: Promise<unknown> | null = null;
+      b.locks.before = (operation) => {
+        if (operation !== 'holder') return;
+        b.locks.before = async (next) => {
+          // With force: when this is answered the lock is this node's.
+          if (force && next === 'check') while (stores.maps.locks.get('volume')?.owner !== B) await settle();
+        };
+        again = b.mapper.unlock('volume', force);
+      };
+      await clock.pass(4900);
+      expect(stores.maps.locks.get('volume')?.owner, `force: ${force}`).toBe(B);
+      await clock.until(unlock, 1000);
+      expect(await unlock).toMatchObject({ holder: A, confirmed: false });
+      expect(await again).toEqual(await unlock);
+    }
+  });
+
   it('waits for the old holder also when the blocker died before its answer and found the lock taken the second time', async () => {
     const nodes = twoNodes();
     const { b, clock, stores } = nodes;
