@@ -184,12 +184,12 @@ const cells: readonly Cell[] = [
     mapper: true,
     work: ({ clone }) => inTurn(FILLED, (i) => clone.write(i * BLOCK, sector)),
     limits: {
-      calls: 140,
+      calls: 110,
       each: { pwrite64: 4, fdatasync: 1, fsync: 4, copy_file_range: 2 },
       // copy_file_range says how much it copied.
       bytes: BLOCK + 2 * SECTOR + 1200,
       messages: { vlmcd: 1, blockerb: 2, mapperd: 1, blockerm: 2 },
-      wakeUps: 26,
+      wakeUps: 20,
     },
   },
   {

@@ -213,6 +213,12 @@ export class SimulatedSystem implements FileSystem {
       });
       return fd;
     },
+    close: (fd) => void this.#descriptors.delete(fd),
+    stat: (file) => {
+      const inode = this.#lookUp(file);
+      return inode && status(inode, this.#device);
+    },
+    fstat: (fd) => status(this.#of(fd).inode, this.#device),
     ftruncate: (fd, length) =>
       this.#now('ftruncate', this.#of(fd).file, () => this.disk.truncate(this.#file(fd), length)),
     link: (file, name) => this.#now('link', name, () => this.disk.link(file, name)),

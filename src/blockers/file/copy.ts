@@ -4,7 +4,7 @@
  */
 import { errnoOf, errnos, SystemError } from '../../sys/errno.js';
 import * as libc from '../../sys/libc.js';
-import type { FileSystem } from './system.js';
+import type { FileSystem, ImmediateChanges } from './system.js';
 
 const CHUNK = 1 << 20;
 
@@ -24,15 +24,23 @@ const cannot = new Set<number>([
  * @param from descriptor that nobody else uses: its position is moved
  * @param to empty file, open for writing, that nobody else uses
  * @param size most bytes to copy
+ * @param calls what looks at the files in this turn; null: threads of the pool
  * @returns the length of the copy
  * @throws the system's error
  */
-export async function copyContent(system: FileSystem, from: number, to: number, size: number): Promise<number> {
-  const source = await system.fstat(from);
+export async function copyContent(
+  system: FileSystem,
+  from: number,
+  to: number,
+  size: number,
+  calls: ImmediateChanges | null = null,
+): Promise<number> {
+  const source = calls?.fstat(from) ?? (await system.fstat(from));
   const length = Math.min(size, source.size);
   if (length === 0) return 0;
   if (await clone(system, from, to, source.dev)) {
-    if ((await system.fstat(to)).size !== length) await system.ftruncate(to, length);
+    const copy = calls?.fstat(to) ?? (await system.fstat(to));
+    if (copy.size !== length) await system.ftruncate(to, length);
     return length;
   }
   // A source without holes needs no search for them.

@@ -12,7 +12,7 @@ import { all } from './durability.js';
 import type { Handles } from './handles.js';
 import type { Partial } from './partial/partial.js';
 import { candidatePaths, hashedPath } from './paths.js';
-import type { FileSystem } from './system.js';
+import type { FileSystem, ImmediateChanges } from './system.js';
 import type { TempFiles } from './temp.js';
 
 export interface CopyOptions {
@@ -48,7 +48,7 @@ export class Copying {
   /** @throws ENOENT for a missing source, EEXIST for an existing target with exclusive, ETIME after the deadline; PartialSource */
   async copy(source: string, target: string, size: number, options: CopyOptions): Promise<void> {
     const handles = this.#handles;
-    const present = await handles.opener.find(target);
+    const present = await handles.opener.find(target, options.deadline);
     // One place in the fd limit for the pair: waiting for a second while holding one could go round in a circle.
     const mayBePartial = !options.durable && present === null;
     const made = await handles.withDescriptor(() => this.#make(source, size, mayBePartial, options.deadline ?? 0));
@@ -74,16 +74,19 @@ export class Copying {
 
   /** A temporary file with the source's content, or one that gets it later. */
   async #make(source: string, size: number, mayBePartial: boolean, deadline: number): Promise<Made> {
-    const from = await this.#openSource(source);
+    const { changes } = this.#handles.opener;
+    // A file that is open here already has its inode in memory: nothing of what is asked for it waits for the disk.
+    const isKept = this.#handles.isKept(source);
+    const from = await this.#openSource(source, isKept ? changes.immediate(deadline) : null);
     let partial: Partial | null = null;
     try {
       if (this.#handles.partials.isMarked(from)) throw new PartialSource(source);
-      const made = await this.#temp.create();
+      const made = await this.#temp.create(deadline);
       try {
         if (mayBePartial) {
           partial = await this.#handles.partials.begin(made.fd, from, source, size, deadline !== 0);
         }
-        if (partial === null) await copyContent(this.#system, from, made.fd, size);
+        if (partial === null) await copyContent(this.#system, from, made.fd, size, changes.immediate(deadline));
         return { ...made, partial };
       } catch (error) {
         await this.#system.close(made.fd);
@@ -91,20 +94,26 @@ export class Copying {
         throw error;
       }
     } finally {
-      if (partial === null) await this.#system.close(from);
+      if (partial === null) await this.#closeSource(from, isKept && changes.isImmediate(deadline));
     }
   }
 
-  /** A descriptor of its own: copying moves its position. */
-  async #openSource(source: string): Promise<number> {
+  /** A descriptor of its own: copying moves its position. @param calls what does it in this turn; null: a thread of the pool */
+  async #openSource(source: string, calls: ImmediateChanges | null): Promise<number> {
     for (const file of candidatePaths(this.#handles.opener.root, source)) {
       try {
+        if (calls !== null) return calls.open(file, fs.constants.O_RDONLY, 0);
         return await this.#system.open(file, fs.constants.O_RDONLY, 0);
       } catch (error) {
         if (!isErrno(error, errnos.ENOENT)) throw error;
       }
     }
     throw missing(source);
+  }
+
+  async #closeSource(fd: number, now: boolean): Promise<void> {
+    if (now) this.#system.changesNow?.close(fd);
+    else await this.#system.close(fd);
   }
 
   /**
@@ -116,18 +125,18 @@ export class Copying {
     const { changes } = this.#handles.opener;
     const file = present ?? hashedPath(this.#handles.opener.root, target);
     if (exclusive) {
-      await this.#retryWithDirectories(file, () => changes.link(from, file, deadline));
+      await this.#retryWithDirectories(file, deadline, () => changes.link(from, file, deadline));
       await this.#temp.remove(from);
-    } else await this.#retryWithDirectories(file, () => changes.rename(from, file, deadline));
+    } else await this.#retryWithDirectories(file, deadline, () => changes.rename(from, file, deadline));
     return file;
   }
 
-  async #retryWithDirectories(file: string, work: () => Promise<void>): Promise<void> {
+  async #retryWithDirectories(file: string, deadline: number, work: () => Promise<void>): Promise<void> {
     try {
       await work();
     } catch (error) {
       if (!isErrno(error, errnos.ENOENT)) throw error;
-      await this.#handles.opener.makeDirectories(file);
+      await this.#handles.opener.makeDirectories(file, deadline);
       await work();
     }
   }

@@ -49,6 +49,9 @@ class Kernel implements FileSystem {
 
   readonly changesNow = {
     open: (file: string, flags: number, mode: number): number => fs.openSync(file, flags, mode),
+    close: (fd: number): void => fs.closeSync(fd),
+    stat: (file: string): FileStatus | null => fs.statSync(file, { throwIfNoEntry: false }) ?? null,
+    fstat: (fd: number): FileStatus => fs.fstatSync(fd),
     ftruncate: (fd: number, length: number): void => fs.ftruncateSync(fd, length),
     link: (file: string, name: string): void => fs.linkSync(file, name),
     rename: (file: string, name: string): void => fs.renameSync(file, name),

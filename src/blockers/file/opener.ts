@@ -101,6 +101,11 @@ export class Opener {
     } catch (error) {
       if (!isErrno(error, errnos.ENOENT)) throw error;
     }
+    this.#makeDirectoriesNow(calls, file);
+    return create();
+  }
+
+  #makeDirectoriesNow(calls: ImmediateChanges, file: string): void {
     for (const [directory, parent] of levelsOf(file)) {
       // Marked also when another process made it just now: see makeDirectories.
       this.#directories.mark(parent);
@@ -110,7 +115,6 @@ export class Opener {
         if (!isErrno(error, errnos.EEXIST)) throw error;
       }
     }
-    return create();
   }
 
   async #openExisting(name: string, file: string, mode: OpenMode): Promise<OpenedFile | null> {
@@ -158,8 +162,17 @@ export class Opener {
     return fd;
   }
 
-  /** Makes the three directories above an object's file. The store's own directory must be there. */
-  async makeDirectories(file: string): Promise<void> {
+  /**
+   * Makes the three directories above an object's file. The store's own directory must be there.
+   * @param deadline of the change that follows: see TimedChanges
+   * @throws the system's error; SystemError ETIME after the deadline
+   */
+  async makeDirectories(file: string, deadline = 0): Promise<void> {
+    const calls = this.#mustChmod ? null : this.changes.immediate(deadline);
+    if (calls !== null) {
+      this.#makeDirectoriesNow(calls, file);
+      return;
+    }
     for (const [directory, parent] of levelsOf(file)) {
       // Marked also when another process made it just now, and before others can make files in it: what is acknowledged must not hang on
       // a sync that nobody owes.
@@ -177,11 +190,17 @@ export class Opener {
     }
   }
 
-  /** Where the object's file is, with its status; null when it is missing. */
-  async find(name: string): Promise<{ path: string; stats: FileStatus } | null> {
+  /**
+   * Where the object's file is, with its status; null when it is missing.
+   * @param deadline of the change that follows: see TimedChanges
+   * @throws SystemError ETIME after the deadline
+   */
+  async find(name: string, deadline = 0): Promise<{ path: string; stats: FileStatus } | null> {
+    const calls = this.changes.immediate(deadline);
     for (const file of candidatePaths(this.root, name)) {
       try {
-        return { path: file, stats: await this.system.stat(file) };
+        const stats = calls === null ? await this.system.stat(file) : calls.stat(file);
+        if (stats !== null) return { path: file, stats };
       } catch (error) {
         if (!isErrno(error, errnos.ENOENT)) throw fileError(`object ${name}: cannot stat ${file}`, error);
       }

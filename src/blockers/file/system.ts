@@ -23,10 +23,15 @@ export interface FileStatus {
 /** Ends a read or write on the thread pool: the system's error, or null and how many bytes. */
 export type Transferred = (error: Error | null, count: number) => void;
 
-/** Changes of names and lengths, at once, on the thread that asks. All throw the system's error. */
+/** Changes of names and lengths, and what is looked at for them, at once, on the thread that asks. All throw the system's error. */
 export interface ImmediateChanges {
   /** @param flags of fs.constants */
   open(file: string, flags: number, mode: number): number;
+  /** Of a file that is open elsewhere, too, or has a name: otherwise its blocks would be freed now. */
+  close(fd: number): void;
+  /** null: there is none. */
+  stat(file: string): FileStatus | null;
+  fstat(fd: number): FileStatus;
   ftruncate(fd: number, length: number): void;
   link(file: string, name: string): void;
   rename(file: string, name: string): void;

@@ -24,16 +24,20 @@ export class TempFiles {
     this.#opener = opener;
   }
 
-  /** Makes an empty file with the store's mode; the caller moves or removes it. */
-  async create(): Promise<{ fd: number; path: string }> {
+  /**
+   * Makes an empty file with the store's mode; the caller moves or removes it.
+   * @param deadline of the change that it is for: see TimedChanges
+   * @throws the system's error; SystemError ETIME after the deadline
+   */
+  async create(deadline = 0): Promise<{ fd: number; path: string }> {
     const file = path.join(this.#directory, `${this.#prefix}-${this.#count++}`);
     try {
-      return { fd: await this.#opener.createFile(file), path: file };
+      return { fd: await this.#opener.createFile(file, deadline), path: file };
     } catch (error) {
       if (!isErrno(error, errnos.ENOENT)) throw error;
     }
     await this.#opener.makeDirectory(this.#directory);
-    return { fd: await this.#opener.createFile(file), path: file };
+    return { fd: await this.#opener.createFile(file, deadline), path: file };
   }
 
   /** Removes a file that create made, if it is still there. */
