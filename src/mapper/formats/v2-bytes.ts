@@ -7,6 +7,7 @@ import { ZERO_NAME_BYTES } from './header.js';
 import { ENTRY_SIZE, encodeZeroEntry, MAX_ENTRY_NAME } from './v2.js';
 
 const STORED_FLAGS = EntryFlag.WRITABLE | EntryFlag.ARCHIP | EntryFlag.ZERO | EntryFlag.DELETED;
+const OWN = EntryFlag.WRITABLE | EntryFlag.ARCHIP;
 const NAME_AT = 5;
 const SLASH = 0x2f;
 
@@ -45,6 +46,34 @@ export function shareBytes(bytes: Buffer): SharedBytes {
     }
   }
   return { damaged: -1, writable };
+}
+
+/** How many entries are of each kind. */
+export interface EntryCounts {
+  zero: number;
+  /** Of objects that are the volume's alone. */
+  own: number;
+  shared: number;
+  /** Of objects that archipelago did not name. */
+  foreign: number;
+  /** Not usable: damaged, or of a deletion that was interrupted. */
+  damaged: number;
+}
+
+/** Counts the entries in `bytes`, as decodeEntry understands them. */
+export function countBytes(bytes: Buffer, counts: EntryCounts): void {
+  for (let at = 0; at < bytes.length; at += ENTRY_SIZE) {
+    const flags = bytes[at];
+    const length = bytes[at + 1];
+    const longer = bytes[at + 2] | bytes[at + 3] | bytes[at + 4];
+    const unusable = flags & (~STORED_FLAGS | EntryFlag.DELETED);
+    if (unusable || longer !== 0 || length === 0 || length > MAX_ENTRY_NAME) counts.damaged++;
+    else if (flags & EntryFlag.ZERO || isZeroName(bytes, at + NAME_AT, length)) counts.zero++;
+    else if (!isNameSound(bytes, at + NAME_AT, length)) counts.damaged++;
+    else if ((flags & OWN) === OWN) counts.own++;
+    else if (flags & EntryFlag.ARCHIP) counts.shared++;
+    else counts.foreign++;
+  }
 }
 
 function isZeroName(bytes: Buffer, start: number, length: number): boolean {

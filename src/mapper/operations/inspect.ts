@@ -2,10 +2,12 @@
 import type { VolumeListEntry, VolumeListReply, VolumeStat } from '../../requests/json.js';
 import { CHUNK_ENTRIES, EntryFlag } from '../../requests/resolved-map.js';
 import { errnoOf, errnos, messageOf } from '../../sys/errno.js';
+import { forEachObject, runRoom } from '../bulk.js';
 import { frozenMessage, type MapperContext, mapOf, PARALLEL } from '../context.js';
 import { DEFAULT_BLOCK_SIZE, HEADER_READ } from '../formats/header.js';
 import * as v1 from '../formats/v1.js';
 import * as v2 from '../formats/v2.js';
+import { countBytes, type EntryCounts } from '../formats/v2-bytes.js';
 import { forEachLimited } from '../gate.js';
 import type { OpenOptions } from '../map-store.js';
 import { LEGACY_PREFIX, mayBeHeader, mayBeV0, plainName } from '../names.js';
@@ -27,16 +29,19 @@ export async function stat(
   const blocks: VolumeStat['blocks'] = { total: map.blocks, zero: 0, own: 0, shared: 0, foreign: 0, damaged: 0 };
   const space = { own: 0, other: 0, missing: 0 };
   const ancestors = new Map<string, number>();
-  for (let first = 0; first < map.blocks; first += CHUNK_ENTRIES) {
-    const count = Math.min(CHUNK_ENTRIES, map.blocks - first);
-    await map.load(first, count);
-    countBlocks(volume.name, map, first, count, blocks, ancestors);
-    if (allocated) await addSpace(context, map, first, count, space);
-    if (!cached) map.unload(0, first + count);
-  }
-  const [likely = null] = [...ancestors].sort((a, b) => b[1] - a[1])[0] ?? [];
   // A lineage that goes back to the start knows of every parent; names of objects also tell of former names.
   const wholeLineage = header.lineage !== null && header.lineage.created !== null;
+  if (wholeLineage && !allocated && header.version === 2) await countStored(volume.name, map, cached, blocks);
+  else {
+    for (let first = 0; first < map.blocks; first += CHUNK_ENTRIES) {
+      const count = Math.min(CHUNK_ENTRIES, map.blocks - first);
+      await map.load(first, count);
+      countBlocks(volume.name, map, first, count, blocks, ancestors);
+      if (allocated) await addSpace(context, map, first, count, space);
+      if (!cached) map.unload(0, first + count);
+    }
+  }
+  const [likely = null] = [...ancestors].sort((a, b) => b[1] - a[1])[0] ?? [];
   const frozen = map.frozenReason;
   return {
     name: volume.name,
@@ -57,13 +62,33 @@ export async function stat(
   };
 }
 
+/** countBlocks of all blocks on the bytes that are stored: nothing is decoded but what is not all there, and nothing kept. */
+async function countStored(name: string, map: StoredMap, cached: boolean, blocks: EntryCounts): Promise<void> {
+  const { blockSize } = map.header;
+  await forEachObject(map.blocks, blockSize, async (first, count) => {
+    const room = runRoom();
+    for (const run of v2.entryRuns(map.stored, blockSize, first, count, CHUNK_ENTRIES)) {
+      const bytes = await map.readRun(run, room);
+      // What is in memory is what counts: it is what requests are served by.
+      if (bytes && map.entries.agrees(run.first, bytes, v2.ENTRY_SIZE)) countBytes(bytes, blocks);
+      else {
+        await map.load(run.first, run.count);
+        countBlocks(name, map, run.first, run.count, blocks, null);
+        if (!cached) map.unload(run.first, run.count);
+      }
+    }
+  });
+  await map.assertSame();
+}
+
+/** @param ancestors counts blocks by what their objects are named after; null: nobody asks */
 function countBlocks(
   name: string,
   map: StoredMap,
   first: number,
   count: number,
-  blocks: VolumeStat['blocks'],
-  ancestors: Map<string, number>,
+  blocks: EntryCounts,
+  ancestors: Map<string, number> | null,
 ): void {
   for (let i = first; i < first + count; i++) {
     if (!map.usable(i)) {
@@ -75,8 +100,8 @@ function countBlocks(
     else if ((flags & OWN) === OWN) blocks.own++;
     else if (flags & EntryFlag.ARCHIP) {
       blocks.shared++;
-      const prefix = map.entries.namePrefix(i);
-      if (prefix !== null && prefix !== name) ancestors.set(prefix, (ancestors.get(prefix) ?? 0) + 1);
+      const prefix = ancestors && map.entries.namePrefix(i);
+      if (ancestors && prefix && prefix !== name) ancestors.set(prefix, (ancestors.get(prefix) ?? 0) + 1);
     } else blocks.foreign++;
   }
 }

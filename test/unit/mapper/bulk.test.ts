@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { ZERO_NAME } from '../../../src/mapper/formats/header.js';
 import * as v2 from '../../../src/mapper/formats/v2.js';
-import { shareBytes, zeroBytes } from '../../../src/mapper/formats/v2-bytes.js';
+import { countBytes, shareBytes, zeroBytes } from '../../../src/mapper/formats/v2-bytes.js';
 import { EntryFlag, ResolvedMap } from '../../../src/requests/resolved-map.js';
 import { errnos, SystemError } from '../../../src/sys/errno.js';
 import { createSmall, failure, memoryNode, readVolume, writeVolume } from './support.js';
@@ -31,6 +31,41 @@ function stored(list: readonly { flags: number; length: number; name: string }[]
   }
   return bytes;
 }
+
+describe('countBytes', () => {
+  it('counts stored entries as decoding each does', () => {
+    fc.assert(
+      fc.property(fc.array(entries, { minLength: 1, maxLength: 20 }), (list) => {
+        const bytes = stored(list);
+        const map = new ResolvedMap(list.length);
+        const expected = { zero: 0, own: 0, shared: 0, foreign: 0, damaged: 0 };
+        for (let i = 0; i < list.length; i++) {
+          const fine = v2.decodeEntry(map, i, bytes, i * v2.ENTRY_SIZE) === null;
+          const flags = fine ? map.flags(i) : EntryFlag.DELETED;
+          if (flags & EntryFlag.DELETED) expected.damaged++;
+          else if (flags & EntryFlag.ZERO) expected.zero++;
+          else if ((flags & EntryFlag.ARCHIP) === 0) expected.foreign++;
+          else if (flags & EntryFlag.WRITABLE) expected.own++;
+          else expected.shared++;
+        }
+        const counts = { zero: 0, own: 0, shared: 0, foreign: 0, damaged: 0 };
+        countBytes(bytes, counts);
+        expect(counts).toEqual(expected);
+      }),
+    );
+  });
+});
+
+it('stat counts what is known of a volume where the stored map does not tell it yet', async () => {
+  const node = memoryNode();
+  await createSmall(node, 'volume', 8 * BLOCK, BLOCK);
+  await writeVolume(node, 'volume', 2 * BLOCK, Buffer.alloc(3 * BLOCK, 1));
+  const { blocks } = await node.mapper.stat('volume');
+  expect(blocks).toEqual({ total: 8, zero: 5, own: 3, shared: 0, foreign: 0, damaged: 0 });
+  await node.mapper.snapshot('volume', 'snapshot');
+  expect((await node.mapper.stat('volume')).blocks).toMatchObject({ zero: 5, own: 0, shared: 3 });
+  expect((await node.mapper.stat('snapshot')).blocks).toMatchObject({ zero: 5, own: 0, shared: 3 });
+});
 
 describe('shareBytes', () => {
   it('does to stored entries what decoding, dropping flags and encoding does', () => {
