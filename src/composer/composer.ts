@@ -409,10 +409,12 @@ export class Composer {
     }
     // When nobody is there any more who could flush again, or who asks was told, the mapper is to know all the same: it makes durable what is to
     // be kept, flushes the whole store before it lets go, and refuses the close when that fails.
-    const isPassedOn = (request.flags & Flag.IMPLICIT) !== 0 || volume.closeRefused;
+    const isImplicit = (request.flags & Flag.IMPLICIT) !== 0;
+    const isTold = volume.closeRefused;
     this.#flusher.flushData(volume, (error) => {
       volume.closeRefused &&= error !== null;
-      if (error === null || volume.lost !== null || (isPassedOn && errnoOf(error) === errnos.EIO)) {
+      const isPassedOn = isImplicit || (isTold && errnoOf(error) === errnos.EIO);
+      if (error === null || volume.lost !== null || isPassedOn) {
         this.#forwarder.forward(request);
         return;
       }

@@ -27,7 +27,7 @@ const DATA_SHARE = 0.9;
 
 export interface AttachedOptions {
   readonly config: Config;
-  /** A port of one's own on the node's segment. */
+  /** A port of one's own on the node's segment, named ATTACHED_ENDPOINT: the mapper asks it for its clients. */
   readonly port: Port;
   /** The default export; null: there is none. */
   readonly volume: string | null;
@@ -89,9 +89,10 @@ export function attachedServer({ config, port, volume, all, log }: AttachedOptio
       error: (message) => log.error(message),
     },
   });
-  // It serves nothing over the segment; that it answers keeps its port awake and tells who looks that it lives.
+  // Over the segment it serves nothing else; that it answers keeps its port awake and tells who looks that it lives.
   port.serve((request) => {
     if (request.op === Op.PING) request.succeed(0);
+    else if (request.op === Op.CLIENTS) request.succeed(exports.users(request.target));
     else request.fail(errnos.EOPNOTSUPP, `this endpoint does not serve ${opName(request.op)}`);
   });
   const overTcp = (host: string): ListenOptions => {

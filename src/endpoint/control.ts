@@ -1,4 +1,4 @@
-/** The endpoint's own requests: MAP, UNMAP, SHOWMAPPED, LIMIT, INFO (look at a volume's size again), STATUS, PING. */
+/** The endpoint's own requests: MAP, UNMAP, SHOWMAPPED, LIMIT, INFO (look at a volume's size again), CLIENTS, STATUS, PING. */
 
 import type { NbdServer } from '../nbd/index.js';
 import { decodeJson, encodeJson } from '../requests/json.js';
@@ -33,6 +33,10 @@ export class Control {
   }
 
   handle(request: Request): void {
+    if (request.op === Op.CLIENTS) {
+      request.succeed(this.#options.exports.users(request.target));
+      return;
+    }
     this.#serve(request).then(
       (reply) => answer(request, reply),
       (error: unknown) => request.fail(errnoOf(error), messageOf(error)),

@@ -206,6 +206,13 @@ export class Exports implements ExportProvider {
     return this.#of(name).length;
   }
 
+  /** Number of connections that have the volume itself open, whose lock they go by. */
+  users(volume: string): number {
+    let count = 0;
+    for (const { name } of this.#open.values()) if (name === volume) count++;
+    return count;
+  }
+
   /** The canonical names of what clients() counts. */
   names(name: string): ReadonlySet<string> {
     return new Set(this.#of(name).map(({ device }) => device.info.name ?? name));
@@ -254,10 +261,12 @@ export class Exports implements ExportProvider {
   async #closed(device: ExportDevice): Promise<void> {
     const { volume } = device;
     this.#open.delete(device);
-    if ([...this.#open.values()].some(({ name }) => name === volume.name)) return;
+    if (this.users(volume.name) > 0) return;
     try {
       await this.#options.volumes.close(volume);
     } catch (error) {
+      // Another endpoint has clients of it, or this one has again: the last of them closes it.
+      if (errnoOf(error) === errnos.EBUSY) return;
       // Nothing was promised to the client; the next opener will meet what is wrong, if anything still is.
       const why = `${messageOf(error)} (${errnoName(errnoOf(error))})`;
       this.#options.log.warn(`closing ${volume.name} after its last client: ${why}`);

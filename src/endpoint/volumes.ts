@@ -95,7 +95,10 @@ export class Volumes {
     await this.#ask(this.#mapper, { op: Op.TRUNCATE, target: volume.name, offset: size });
   }
 
-  /** Flushes the volume and lets its lock go, when its last client is gone. */
+  /**
+   * Flushes the volume and lets its lock go, when the last client of this endpoint is gone.
+   * @throws SystemError EBUSY when another endpoint has clients of it: nothing was done; what kept the volume from being closed otherwise
+   */
   async close(volume: VolumeAddress): Promise<void> {
     await this.#ask(this.#composer, {
       op: Op.CLOSE,

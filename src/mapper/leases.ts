@@ -18,6 +18,8 @@ export interface LeaseHolders {
   renew(port: number, until: number): void;
   /** Whether somebody living owns the port. */
   alive(port: number): boolean;
+  /** Whether a client of any endpoint has the volume open. @throws SystemError when one that lives does not tell */
+  isUsed(volume: string): Promise<boolean>;
   /**
    * Ports that may hold leases of a mapper that was here before and died: their owners lived when this one started. They are asked
    * like holders of every volume, since nobody else knows.
@@ -133,6 +135,11 @@ export class Leases {
   /** Whether a living peer uses the volume's map. */
   inUse(volume: Volume): boolean {
     return [...volume.leases.keys(), ...this.#unasked(volume)].some((port) => this.#holders.alive(port));
+  }
+
+  /** Whether a client of the node has the volume open, with a lease or without. @throws SystemError when that cannot be told */
+  isOpen(volume: Volume): Promise<boolean> {
+    return this.#holders.isUsed(volume.name);
   }
 
   #unasked(volume: Volume): number[] {

@@ -12,6 +12,7 @@ import type { CreateData, MapSegment, VolumeInfo } from '../requests/structs.js'
 import { errnos, messageOf, SystemError } from '../sys/errno.js';
 import { type AloneOptions, withAlone } from './alone.js';
 import { type Clock, realClock } from './clock.js';
+import { Closing } from './closing.js';
 import { type MapperContext, type MapperLog, mapOf, ownMap } from './context.js';
 import { Contexts } from './contexts.js';
 import { makeWritable, makeZero } from './copy-up.js';
@@ -76,9 +77,6 @@ export interface MapperStatus {
   checkedMsAgo: number | null;
 }
 
-/** A lock is not given up, since somebody uses the volume. */
-class StillUsed extends Error {}
-
 export class Mapper {
   readonly #contexts: Contexts;
   readonly #log: MapperLog;
@@ -87,8 +85,7 @@ export class Mapper {
   readonly #leases: Leases;
   readonly #locking: Locking;
   readonly #commits: Commits;
-  /** Volumes whose last client is gone, and whose locks could not be given back then. */
-  readonly #unclosed = new WeakSet<Volume>();
+  readonly #closing: Closing;
 
   constructor(options: MapperOptions) {
     const { maps, blocks, log, owner, clock = realClock, registry = LockRegistry.volatile(), notes = null } = options;
@@ -113,9 +110,10 @@ export class Mapper {
     this.#contexts = new Contexts(base, { maps, blocks, family: locking.maps }, locking.checks, clock);
     const context = (volume: Volume): MapperContext => this.#contexts.of([volume]);
     const { isDurableOnAck = false } = options;
-    const recovered = (volume: Volume): void => this.#closeAgain(volume);
+    const recovered = (volume: Volume): void => this.#closing.again(volume);
     this.#commits = new Commits({ notes: notes?.notes ?? null, isDurableOnAck, context, recovered, clock, log });
     volumes.committer = this.#commits;
+    this.#closing = new Closing({ context: this.#contexts.none, locking, clock });
     this.#log = log;
     this.#clock = clock;
     this.#leases = leases;
@@ -218,7 +216,7 @@ export class Mapper {
         if (lost && !volume.lost && !volume.locked) losses.mark(volume, lost);
         throw error;
       }
-      this.#unclosed.delete(volume);
+      this.#closing.forget(volume);
       losses.tellForgiven(volume, lost);
       await this.#locking.locks.note(volume);
     });
@@ -232,45 +230,10 @@ export class Mapper {
     await keeping(this.#contexts.of([volume]), volume, taken, work);
   }
 
-  /**
-   * Flushes, gives the lock back if this mapper has it, and forgets the volume. Never touches another node's lock.
-   * @param implicit the last client is gone: what open asked for stays
-   * @throws SystemError what kept it from being closed. What the disk did not take of first writes does so once, until somebody is told
-   */
+  /** See Closing.close. @param implicit the last client of an endpoint is gone: what open asked for stays */
   async close(name: string, implicit = false): Promise<void> {
     checkTarget(name);
-    const { locks, losses } = this.#locking;
-    await this.#volumes.use(name, async (volume) => {
-      const lost = await losses.forgive(volume);
-      const letGo = async (): Promise<void> => {
-        if (implicit && volume.kept) await this.#locking.maps.flush(volume.touched);
-        else await this.#locking.letGo(volume);
-        if (!implicit) await locks.end(volume);
-      };
-      try {
-        const before = (): Promise<void> => this.#commits.conclude(volume, !implicit);
-        await withAlone(this.#base, [name], [], letGo, { before });
-        this.#unclosed.delete(volume);
-      } catch (error) {
-        // Closing is what ends that state, whoever was the first to notice it.
-        if (!(error instanceof LostLock)) {
-          if (implicit) this.#unclosed.add(volume);
-          throw error;
-        }
-        if (!implicit && !volume.locked) await locks.end(volume);
-      }
-      losses.tellForgiven(volume, (await losses.forgive(volume)) ?? lost);
-      await locks.note(volume);
-    });
-  }
-
-  /** What kept the volume from being closed is over: gives the lock back that nobody uses. */
-  #closeAgain(volume: Volume): void {
-    if (!this.#unclosed.delete(volume)) return;
-    // Whoever comes first, a client or this: what a client uses is not taken from it.
-    this.#giveUp(volume, () => {
-      if (volume.kept || this.#leases.inUse(volume)) throw new StillUsed();
-    });
+    return this.#closing.close(name, implicit);
   }
 
   /** Takes the lock of that name, which need not be a volume's, and keeps it until unlock or close. @throws LockedElsewhere */
@@ -297,8 +260,8 @@ export class Mapper {
   async lockState(name: string): Promise<LockState> {
     checkTarget(name);
     const lock = await this.#locking.holder(name);
-    const { open = null, byHand = false, lost = null } = this.#volumes.get(name) ?? {};
-    return { lock, open, byHand, lost };
+    const { open = null, byHand = false, lost = null, unclosed = null } = this.#volumes.get(name) ?? {};
+    return { lock, open, byHand, lost, unclosed };
   }
 
   /** Nobody waits any more for the lock of the volume on behalf of the port. */
@@ -359,27 +322,17 @@ export class Mapper {
           volume.leasing.exclusive(() => grant(this.#contexts.of([volume]), volume, port, options)),
         );
         if (wait.abandoned) {
-          if (taken) this.#giveUp(volume);
+          if (taken) this.#closing.giveUp(volume);
           throw new Abandoned(name);
         }
         if (reply.granted === 'none' && request.write) return busy;
         granted = reply;
-        if (reply.granted !== 'none') this.#unclosed.delete(volume);
+        if (reply.granted !== 'none') this.#closing.forget(volume);
         return null;
       };
       await waits.during(volume, port, attempt, isGone);
       if (granted === null) throw new SystemError(errnos.EIO, `volume ${name}: no lease, and no reason`);
       return granted;
-    });
-  }
-
-  /** A lock that is held for nobody: releases it unless it is used by now. */
-  #giveUp(volume: Volume, entered?: () => void): void {
-    const letGo = async (): Promise<void> => {
-      if (!volume.kept) await this.#locking.letGo(volume);
-    };
-    withAlone(this.#base, [volume.name], [], letGo, { entered }).catch((error) => {
-      if (!(error instanceof StillUsed)) this.#log.warn(`volume ${volume.name} stays locked: ${messageOf(error)}`);
     });
   }
 
@@ -542,6 +495,7 @@ export class Mapper {
    * this mapper: the next one takes them over. What cannot be flushed is logged and stays locked.
    */
   async stop(): Promise<void> {
+    this.#closing.stop();
     const letGo = (volume: Volume): Promise<void> =>
       volume.kept || this.#leases.inUse(volume)
         ? this.#commits.commit(volume).then(() => this.#locking.maps.flush(volume.touched))

@@ -22,6 +22,7 @@ import { type NoteStore, openNotes } from './provisional/notes.js';
 import { TooManyBlocks } from './ranges.js';
 import { perform } from './requests.js';
 import type { LostMark } from './volume.js';
+import { VolumeUsers } from './volume-users.js';
 
 /** Errors that tell of the node's or a disk's trouble; the others are answers to those who asked. */
 const trouble = new Set<number>([errnos.EIO, errnos.ENOSPC, errnos.EACCES, errnos.ENOMEM, errnos.EMFILE]);
@@ -59,6 +60,8 @@ export async function startWith(
   // What a dead composer sent may still be under way, under leases that nobody knows any more.
   await Promise.all(composers.map((composer) => segment.nothingLeftBy(composer, port.number)));
   const mapperLog: MapperLog = { warn: (message) => log.warn(message), info: (message) => log.info(message) };
+  const endpoints = config.roles.filter((role) => role.type === 'nbd').map((role) => role.portnoStart);
+  const users = new VolumeUsers(port, endpoints);
   const renewing = new Set<number>();
   const stores = { maps: new PendingCalls(port, realClock), blocks: new PendingCalls(port, realClock) };
   const { blockermPort, blockerbPort } = settings;
@@ -90,6 +93,7 @@ export async function startWith(
           .finally(() => renewing.delete(holder));
       },
       alive,
+      isUsed: (volume) => users.isUsed(volume),
       inherited: composers.filter(alive),
     },
     locks,

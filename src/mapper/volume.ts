@@ -111,6 +111,14 @@ const noCommitter: Committer = {
   ended: () => Promise.resolve(),
 };
 
+/** Its last client is gone, and its lock could not be given back. */
+export interface Unclosed {
+  /** Since when, ms since the epoch. */
+  readonly since: number;
+  /** The error of the last try. */
+  readonly why: string;
+}
+
 export class Volume {
   readonly name: string;
   /** Shared: granting leases. Exclusive: an operation that changes the map, from before it revokes leases to its end. */
@@ -139,6 +147,8 @@ export class Volume {
   open: 'exclusive' | 'shared' | null = null;
   /** The lock was taken by hand: kept until CLOSE or RELEASE. */
   byHand = false;
+  /** null: it is in use, or was closed. */
+  unclosed: Unclosed | null = null;
   /** The lock was lost: everything fails until CLOSE or OPEN. */
   lost: LostMark | null = null;
   /** How often it was lost: what was begun before a loss never goes on. */

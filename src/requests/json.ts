@@ -121,7 +121,10 @@ export interface VolumeStat {
 }
 
 /** Reply of the mapper's LOCKINFO: the lock of a name, which need not be a volume's, and what this node has to do with it. */
-export type LockState = Pick<VolumeStat, 'lock' | 'open' | 'byHand' | 'lost'>;
+export interface LockState extends Pick<VolumeStat, 'lock' | 'open' | 'byHand' | 'lost'> {
+  /** Since when (ms since the epoch) and why the lock could not be given back that nobody of this node uses; else null. */
+  unclosed: { since: number; why: string } | null;
+}
 
 /** Reply of a blocker's LOCKINFO, or null: not locked. */
 export interface LockInfo {

@@ -88,6 +88,8 @@ export const Op = {
   FENCE: 87,
   /** endpoint: the limits of a volume (or of all that have some), and changes of them; data and reply are JSON. */
   LIMIT: 88,
+  /** mapper to endpoint: how many connections have the volume of the target open, in `serviced` of the answer. */
+  CLIENTS: 89,
 } as const;
 export type Op = (typeof Op)[keyof typeof Op];
 
@@ -107,7 +109,7 @@ export const Flag = {
   FAST_ZERO: 64,
   /** COPY, CREATE: fail with EEXIST when the target exists. */
   EXCL: 128,
-  /** CLOSE: the last client is gone; a volume that OPEN asked for stays open. */
+  /** CLOSE: the asker's last client is gone; a volume that OPEN asked for stays open. EBUSY when another endpoint has clients of it. */
   IMPLICIT: 256,
   /** READ: the asker takes a hole for an answer: when all of the range reads as zeros, HOLE is set in the reply and no byte is written. */
   MAY_BE_HOLE: 512,

@@ -68,6 +68,39 @@ describe.runIf(programs('nbdinfo', 'nbdsh', 'nbdcopy', 'socat'))('archipelago nb
     expect(done).toMatchObject({ code: 0, stderr: '' });
   });
 
+  it('takes nothing from a client of the node when its own leaves, and gives the lock back when it is the last', async () => {
+    const holder = async (): Promise<object | null> => {
+      const { owner, since } =
+        (await rig.node.vlmcJson<{ lock: { owner?: string; since?: number } | null }>('lock', 'stdio-volume', '--show'))
+          .lock ?? {};
+      return owner === undefined ? null : { owner, since };
+    };
+    const client = start('/usr/bin/python3', [
+      ...['-m', 'nbd', '-n', '-c', open, '-c', `h.connect_uri(${JSON.stringify(rig.node.uri('stdio-volume'))})`],
+      ...['-c', 'h.pread(512, 0)', '-c', 'print("there", flush=True)', '-c', 'import sys; sys.stdin.read()'],
+      ...['-c', 'h.pwrite(bytearray(512), 0); h.flush(); h.shutdown()'],
+    ]);
+    let said = '';
+    client.stdout?.on('data', (chunk) => {
+      said += chunk;
+    });
+    await expect.poll(() => said).toContain('there');
+    const lock = await holder();
+    expect(lock).not.toBeNull();
+    await run('nbdinfo', ['--', '[', ...command('stdio-volume'), ']']);
+    const copied = await nbdsh(open, `h.connect_command(${python('stdio-volume')})`, 'h.pread(512, 0); h.shutdown()');
+    expect(copied).toMatchObject({ code: 0, stderr: '' });
+    // The same lock, and not one that was taken anew.
+    expect(await holder()).toEqual(lock);
+    client.stdin?.end();
+    expect((await ended(client)).code).toBe(0);
+    await expect.poll(holder).toBeNull();
+    // Here `archipelago nbd` is the last to leave.
+    const alone = await nbdsh(open, `h.connect_command(${python('stdio-volume')})`, 'h.pread(512, 0); h.shutdown()');
+    expect(alone).toMatchObject({ code: 0, stderr: '' });
+    await expect.poll(holder).toBeNull();
+  });
+
   it('refuses another volume, unless it was told to serve all', async () => {
     const connect = (...args: string[]) =>
       nbdsh(open, 'h.set_export_name("other-volume")', `h.connect_command(${python(...args)})`, 'print(h.get_size())');

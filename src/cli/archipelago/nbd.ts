@@ -10,6 +10,7 @@ import { type NbdServer, type PassedSocket, passedSockets, stdioConnection } fro
 import { isSameSocket } from '../../nbd/stdio.js';
 import { LeveledLogger } from '../../peer/log.js';
 import { StderrSink } from '../../peer/log-sinks.js';
+import { ATTACHED_ENDPOINT } from '../../requests/endpoints.js';
 import { dup2 } from '../../sys/libc.js';
 import type { Session } from '../common/session.js';
 
@@ -34,7 +35,7 @@ export async function serveNbd(session: Session, options: NbdOptions): Promise<v
   const sockets = passedSockets();
   const { logger: log } = new LeveledLogger('archipelago', verbose ? EVERYTHING : WARNINGS, new StderrSink());
   const { config } = session;
-  const { port } = await session.client.join();
+  const { port } = await session.client.join(ATTACHED_ENDPOINT);
   const attached = attachedServer({ config, port, volume, all, log });
   const { server } = attached;
   const ended = new AbortController();

@@ -84,10 +84,11 @@ export class NodeClient {
 
   /**
    * Joins the segment: for work that needs a port, or takes long. From then on everything is asked from there.
+   * @param name what the port is called, where that is not what reports call it otherwise
    * @throws CliError saying what to do when the node does not run
    */
-  async join(): Promise<Joined> {
-    this.#joining ??= this.#join();
+  async join(name = this.#name): Promise<Joined> {
+    this.#joining ??= this.#join(name);
     await this.#joining;
     return this.#needJoined();
   }
@@ -185,14 +186,14 @@ export class NodeClient {
     }
   }
 
-  async #join(): Promise<void> {
+  async #join(name: string): Promise<void> {
     const [{ joinSegment }, { isSupervised }] = await Promise.all([
       import('./segment-access.js'),
       import('./supervised.js'),
     ]);
     if (this.#closed) throw new CliError('the command was ended');
     this.#hopes = (awayMs) => awayMs < SUCCESSOR_MS && isSupervised(this.config);
-    this.#joined = joinSegment(this.config, this.#name);
+    this.#joined = joinSegment(this.config, name);
   }
 
   #needJoined(): Joined {

@@ -47,7 +47,13 @@ export async function lockState(session: Session, name: string): Promise<LockSta
     state = decodeJson(reply.data.subarray(0, reply.serviced), 'LOCKINFO reply') as unknown as StoredState;
   } catch (error) {
     if (errnoOf(error) !== errnos.ECONNREFUSED) throw error;
-    state = { lock: await client.objects('maps').lockHolder(name), open: null, byHand: false, lost: null };
+    state = {
+      lock: await client.objects('maps').lockHolder(name),
+      open: null,
+      byHand: false,
+      lost: null,
+      unclosed: null,
+    };
   }
   return { ...state, lock: holderInfo(session, state.lock) };
 }
@@ -60,7 +66,7 @@ export function formatLock(lock: LockInfo | null): string {
 }
 
 /** All of it: one line, and more where this node has something to do with the volume. */
-export function formatState(name: string, { lock, open, byHand, lost }: LockState): string {
+export function formatState(name: string, { lock, open, byHand, lost, unclosed }: LockState): string {
   const lines = [formatLock(lock)];
   if (lock) {
     const age = lock.ageMs === null ? '' : `, for ${formatAge(lock.ageMs)}`;
@@ -68,6 +74,10 @@ export function formatState(name: string, { lock, open, byHand, lost }: LockStat
   }
   const here = [open && `open ${open}`, byHand && 'locked by hand'].filter(Boolean).join(', ');
   if (here !== '') lines.push(`  here:  ${here}`);
+  if (unclosed) {
+    const since = new Date(unclosed.since).toISOString();
+    lines.push(`  kept:  since its last client left at ${since}, and tried again: ${unclosed.why}`);
+  }
   if (lost) lines.push(`  lost:  ${formatLost(name, lost)}`);
   return lines.join('\n');
 }

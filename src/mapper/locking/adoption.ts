@@ -176,6 +176,8 @@ export class Adoption {
     const { locks } = this.#options.context;
     return this.#alone(name, async (volume) => {
       if (!volume.locked || volume.kept || volume.leases.size > 0) return;
+      // Endpoints may have outlived it: the last of their clients gives the lock back.
+      if (await this.#options.context.leases.isOpen(volume)) return;
       await locks.verify(volume);
       await this.#options.context.volumes.committer.conclude(volume, false);
       await flush();
@@ -212,6 +214,7 @@ export class Adoption {
         throw error;
       }
       await flush();
+      if (await this.#options.context.leases.isOpen(volume)) return;
       await locks.release(volume);
       this.#options.log.info(`took back and released the lock of ${name}, which an earlier mapper left`);
     });

@@ -13,7 +13,7 @@ const refuse = (errno: number, message: string) => () => {
 const since = Date.UTC(2024, 4, 1, 10, 4);
 
 /** Of a lock that this node has nothing to do with. */
-const unused = { lock: null, open: null, byHand: false, lost: null };
+const unused = { lock: null, open: null, byHand: false, lost: null, unclosed: null };
 
 beforeEach(() => {
   node.reset();
@@ -118,7 +118,16 @@ describe('lock --show', () => {
       open: 'shared',
       byHand: true,
       lost: null,
+      unclosed: null,
     });
+  });
+
+  it('tells why a lock that nobody uses could not be given back', async () => {
+    lockedBy('here_1002', { unclosed: { since, why: 'no space is left' } });
+    const { out } = await node.vlmc('lock', 'volume1', '--show');
+    expect(out).toMatch(
+      /\n {2}kept: {2}since its last client left at 2024-05-01T10:04:00.000Z, and tried again: no space is left\n/,
+    );
   });
 
   it('tells how it is open here, and that it was lost', async () => {

@@ -152,3 +152,16 @@ describe('the rest', () => {
     await expect(endpoint.ask(Op.WRITE)).rejects.toMatchObject({ code: 'EOPNOTSUPP' });
   });
 });
+
+describe('CLIENTS', () => {
+  it('counts the connections that have the volume itself open', async () => {
+    const count = async (target: string): Promise<number> =>
+      (await endpoint.stack.client.call(ENDPOINT, { op: Op.CLIENTS, target })).serviced;
+    await endpoint.ask(Op.MAP, { name: 'first-volume' });
+    expect(await count('first-volume')).toBe(0);
+    const devices = [await endpoint.open('first-volume'), await endpoint.open('first-volume')];
+    expect([await count('first-volume'), await count('second-volume')]).toEqual([2, 0]);
+    for (const device of devices) await device.close();
+    expect(await count('first-volume')).toBe(0);
+  });
+});

@@ -7,6 +7,7 @@ import { Blocker } from '../../../src/blockers/server.js';
 import type { Config, MapperSettings } from '../../../src/config/types.js';
 import { start } from '../../../src/mapper/peer.js';
 import type { RunningRole } from '../../../src/peer/role.js';
+import { ATTACHED_ENDPOINT } from '../../../src/requests/endpoints.js';
 import { decodeExtents } from '../../../src/requests/extents.js';
 import { encodeJson, encodeMapStatus, type MapStatusRequest } from '../../../src/requests/json.js';
 import { XsegObjectClient } from '../../../src/requests/object-client.js';
@@ -29,6 +30,7 @@ const MAPPER = 1001;
 const BLOCKERB = 1000;
 const BLOCKERM = 1002;
 const COMPOSER = 500;
+const ENDPOINT = 1030;
 const MiB = 1 << 20;
 let counter = 0;
 
@@ -62,6 +64,7 @@ async function rig(log: Logger = pino({ level: 'silent' })): Promise<Rig> {
       config: {
         roles: [
           { type: 'vlmcd', portnoStart: COMPOSER },
+          { type: 'nbd', portnoStart: ENDPOINT },
           { type: 'file_blocker', portnoStart: BLOCKERM, uniqueStr: `node1_${BLOCKERM}` },
         ],
       } as unknown as Config,
@@ -347,4 +350,46 @@ it('logs an error once for a loss of a lock, however often the volume is asked f
     expect(errors().at(-1)).toContain(`the lock of volume ${target} was taken`);
   }
   expect(lines.filter(({ level, op }) => level === 20 && op === 'FLUSH')).toHaveLength(3 * 4);
+});
+
+it('asks all endpoints who has a volume open before it gives a lock back that nobody asked to be given back', async () => {
+  const r = await rig();
+  await create(r, 'volume', 10 * MiB);
+  const clients = new Map([
+    [ENDPOINT, 0],
+    [-1, 1],
+  ]);
+  const endpoint = (number: number, name: string, key: number): Port => {
+    const port = r.segment.bind(number < 0 ? 'dynamic' : number, { name });
+    port.serve((request) => {
+      if (request.op === Op.CLIENTS) request.succeed(request.target === 'volume' ? (clients.get(key) ?? 0) : 0);
+    });
+    return port;
+  };
+  const ports = [endpoint(ENDPOINT, 'nbd', ENDPOINT), endpoint(-1, ATTACHED_ENDPOINT, -1)];
+  // A command that serves nobody.
+  ports.push(r.segment.bind('dynamic', { name: 'vlmc' }));
+  const lock = (target: string): Promise<unknown> => r.call({ op: Op.LOCKINFO, target, capacity: 4096 });
+  const isLocked = async (): Promise<boolean> =>
+    ((await lock('volume')) as { data: Buffer }).data.toString().includes('node1_');
+  const leave = (): Promise<unknown> => r.call({ op: Op.CLOSE, target: 'volume', flags: Flag.IMPLICIT });
+  r.composer.serve((request) => request.succeed(0));
+  const lease = (): Promise<unknown> =>
+    r.composer.call(MAPPER, { op: Op.LEASE, target: 'volume', data: encodeJson({ write: true }), capacity: 4096 });
+  await lease();
+  expect(await isLocked()).toBe(true);
+  await expect(leave()).rejects.toEqual(failure('EBUSY', 'other clients'));
+  clients.set(ENDPOINT, 2).set(-1, 0);
+  await expect(leave()).rejects.toEqual(failure('EBUSY', 'other clients'));
+  expect(await isLocked()).toBe(true);
+  clients.set(ENDPOINT, 0);
+  await leave();
+  expect(await isLocked()).toBe(false);
+  // One that is no more has no clients.
+  await lease();
+  clients.set(-1, 1);
+  ports[1].close();
+  await leave();
+  expect(await isLocked()).toBe(false);
+  for (const port of ports) port.close();
 });

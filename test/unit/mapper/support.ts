@@ -200,6 +200,8 @@ export interface Node {
   warnings: string[];
   /** What REVOKE does; a port without an entry is dead. */
   holders: Map<number, (volume: string, flags: number) => Promise<void>>;
+  /** Volumes that a client of an endpoint has open. */
+  used: Set<string>;
   /** Until when each port's exclusive leases are good, as it was told last. */
   renewed: Map<number, number>;
 }
@@ -220,6 +222,7 @@ export function makeNode(
 ): Node {
   const warnings: string[] = [];
   const renewed = new Map<number, number>();
+  const used = new Set<string>();
   const locks = new DriverLocks(maps);
   const holders: Node['holders'] = new Map();
   const mapper = new Mapper({
@@ -236,6 +239,7 @@ export function makeNode(
     log: { warn: (message) => warnings.push(message), info: () => {} },
     holders: {
       inherited,
+      isUsed: async (volume) => used.has(volume),
       alive: (port) => holders.has(port),
       renew: (port, until) => renewed.set(port, until),
       revoke: async (port, volume, flags) => {
@@ -245,7 +249,7 @@ export function makeNode(
       },
     },
   });
-  return { mapper, locks, maps, blocks, warnings, holders, renewed };
+  return { mapper, locks, maps, blocks, warnings, holders, used, renewed };
 }
 
 /** A node on stores in memory. @param owner its name in locks */

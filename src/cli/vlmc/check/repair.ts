@@ -225,7 +225,13 @@ export class Repair {
   /** As the last client does: what open and lock asked for on this node stays, and so does a lost lock, for somebody else's sake. */
   async #giveBack(name: string): Promise<void> {
     const { lost } = await lockState(this.#session, name);
-    if (!lost) await this.#session.client.call('mapper', { op: Op.CLOSE, target: name, flags: Flag.IMPLICIT });
+    if (lost) return;
+    try {
+      await this.#session.client.call('mapper', { op: Op.CLOSE, target: name, flags: Flag.IMPLICIT });
+    } catch (error) {
+      // Clients have the volume open: the last of them closes it.
+      if (errnoOf(error) !== errnos.EBUSY) throw error;
+    }
   }
 
   async #delete(object: string, blocks: ObjectClient = this.#session.client.objects('blocks')): Promise<void> {
