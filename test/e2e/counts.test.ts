@@ -139,8 +139,8 @@ const cells: readonly Cell[] = [
     requests: 48,
     work: ({ filled }) => inTurn(48, (i) => filled.write((i % (2 * FILLED)) * half.length, half)),
     limits: {
-      calls: 30,
-      each: { [WAITS]: 10, write: 4, pwrite64: 8, sendmsg: 1, [RECEIVES]: 20 },
+      calls: 38,
+      each: { [WAITS]: 10, write: 4, pwrite64: 16, sendmsg: 1, [RECEIVES]: 20 },
       // Now and then one is done in part on the short way, and again by a request.
       bytes: 2 * half.length + half.length / 16,
       messages: straight,

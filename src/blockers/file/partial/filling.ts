@@ -14,7 +14,7 @@ import { inTime, NativeError } from '../pool.js';
 import type { FileSystem } from '../system.js';
 import { UNIT } from './tail.js';
 
-/** Bytes of one write by this thread (io.ts, WRITE_PIECE). */
+/** Bytes of one write by this thread: no larger, for the sake of small writes that follow (io.ts, WRITE_PIECE). */
 export const PIECE = 64 << 10;
 /** Bytes that are read at once, and written in one turn: some 50 µs. */
 const READ = 4 * PIECE;
