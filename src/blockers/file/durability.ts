@@ -165,8 +165,13 @@ export class Predecessor extends Syncable {
     }
   }
 
+  /**
+   * Twice: ext4 without a journal empties the disk's cache first, and only then writes the inodes and what else leads to the data
+   * (ext4_sync_fs comes before sync_blockdev in Linux' sync_filesystem). The second finds next to nothing to write, and empties the cache.
+   */
   async #syncfs(directory: number): Promise<void> {
     try {
+      await this.#system.syncfs(directory);
       await this.#system.syncfs(directory);
     } catch (error) {
       this.#failure = lostError(`what was written to ${this.#root} before this process`, error);

@@ -1,4 +1,7 @@
-/** What a blocker that was killed had acknowledged and not synced: only the kernel knows of it, so the first flush syncs all. */
+/**
+ * What a blocker that was killed had acknowledged and not synced: only the kernel knows of it, so the first flush syncs all; twice, since ext4
+ * without a journal writes what leads to the data after it has emptied the disk's cache.
+ */
 import fs from 'node:fs';
 import { beforeEach, expect, it, vi } from 'vitest';
 import type { FileDriver } from '../../../src/blockers/file/index.js';
@@ -35,10 +38,10 @@ it.each([
     await write(driver, 'own-object', 0, Buffer.from('x'));
     expect(syncs.paths).toEqual([]);
     await Promise.all([driver.flush(names), driver.flush(names)]);
-    expect(syncs.paths).toEqual([root]);
+    expect(syncs.paths).toEqual([root, root]);
     await driver.flush(names);
     await driver.flush(null);
-    expect(syncs.paths).toEqual([root]);
+    expect(syncs.paths).toEqual([root, root]);
   },
 );
 
@@ -70,9 +73,9 @@ it.each([
   await write(await fileDriver(root), 'left-object', 0, Buffer.from('acknowledged'));
   const driver = await fileDriver(root);
   await change(driver);
-  expect(syncs.paths).toEqual([root]);
+  expect(syncs.paths).toEqual([root, root]);
   await change(driver);
-  expect(syncs.paths).toEqual([root]);
+  expect(syncs.paths).toEqual([root, root]);
 });
 
 it('closing flushes what this process wrote, no more', async () => {
