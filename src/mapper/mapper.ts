@@ -101,6 +101,7 @@ export class Mapper {
       leases,
       registry,
       noted: notes?.found ?? new Map(),
+      mapOf: (volume) => mapOf(this.#contexts.of([volume]), volume, noV0),
       clock,
       log,
       patienceMs: options.lockWaitMs,

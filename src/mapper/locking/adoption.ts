@@ -33,8 +33,10 @@ export interface AdoptionOptions {
   readonly losses: Losses;
   readonly clock: Clock;
   readonly log: MapperLog;
-  /** Makes durable whatever was written before, by anybody of this node. */
+  /** Flushes the store of blocks whole. */
   readonly flushAll: () => Promise<void>;
+  /** Makes durable whatever was written of the volume before, by anybody of this node. @param flushAll as above, once for many volumes */
+  readonly flushData: (volume: Volume, flushAll: () => Promise<void>) => Promise<void>;
 }
 
 export class Adoption {
@@ -180,7 +182,7 @@ export class Adoption {
       if (await this.#options.context.leases.isOpen(volume)) return;
       await locks.verify(volume);
       await this.#options.context.volumes.committer.conclude(volume, false);
-      await flush();
+      await this.#options.flushData(volume, flush);
       await locks.release(volume);
     });
   }
@@ -213,7 +215,7 @@ export class Adoption {
         if (errnoOf(error) === errnos.EBUSY) return;
         throw error;
       }
-      await flush();
+      await this.#options.flushData(volume, flush);
       if (await this.#options.context.leases.isOpen(volume)) return;
       await locks.release(volume);
       this.#options.log.info(`took back and released the lock of ${name}, which an earlier mapper left`);

@@ -14,7 +14,9 @@ import type { MapperLog } from '../context.js';
 import type { Leases } from '../leases.js';
 import { Locks } from '../locks.js';
 import { MapStore } from '../map-store.js';
+import { flushOwnData } from '../own-data.js';
 import type { NotedVolume } from '../provisional/noted.js';
+import type { StoredMap } from '../stored-map.js';
 import type { Volume, Volumes } from '../volume.js';
 import { Adoption } from './adoption.js';
 import { Breaking, DONE, type UnlockReply } from './breaking.js';
@@ -45,6 +47,8 @@ export interface LockingOptions {
   readonly noted: ReadonlyMap<string, NotedVolume>;
   readonly clock: Clock;
   readonly log: MapperLog;
+  /** The volume's map. @throws SystemError ENOENT */
+  readonly mapOf: (volume: Volume) => Promise<StoredMap>;
   /** How long a lease for writing waits for a lock of another node, in ms. */
   readonly patienceMs: number;
 }
@@ -142,8 +146,9 @@ export class Locking {
       losses: this.losses,
       clock,
       log,
-      flushAll: async () => {
-        await this.#options.blocks.flush(null);
+      flushAll: () => this.#options.blocks.flush(null),
+      flushData: async (volume, whole) => {
+        await this.#flushData(volume, whole);
         await this.flushPredecessor();
       },
     });
@@ -201,8 +206,13 @@ export class Locking {
   async settle(volume: Volume, flushed = false): Promise<void> {
     await this.flushPredecessor();
     await this.#options.volumes.committer.commit(volume);
-    if (volume.written && !flushed) await this.#options.blocks.flush(null);
+    if (volume.written && !flushed) await this.#flushData(volume);
     await this.maps.flush(volume.touched);
+  }
+
+  #flushData(volume: Volume, whole?: () => Promise<void>): Promise<void> {
+    const { blocks, mapOf } = this.#options;
+    return flushOwnData(blocks, () => mapOf(volume), whole);
   }
 
   /** Who holds the lock of that name in the store. */
@@ -253,12 +263,12 @@ export class Locking {
    * @returns whether that was done: not where the lock turned out to be one that is just being broken, and whose time is not over
    */
   async #giveBack(name: string): Promise<boolean> {
-    const { blocks, client, volumes } = this.#options;
+    const { client, volumes } = this.#options;
     const work = async ([volume]: Volume[]): Promise<boolean> => {
       if (volume.locked) await this.letGo(volume);
       else {
         // An earlier mapper left it: whoever wrote under it was asked to end, and what was written must be there for the next holder.
-        await blocks.flush(null);
+        await this.#flushData(volume);
         await this.flushPredecessor();
         const isBreaking = await volume.locking.exclusive(async () => {
           if (!volume.breaking) await client.release(name, false);

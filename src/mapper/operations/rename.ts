@@ -9,6 +9,7 @@ import { type MapperContext, ownMap } from '../context.js';
 import { lateLineage } from '../formats/lineage.js';
 import * as v2 from '../formats/v2.js';
 import { noV0, type OpenOptions } from '../map-store.js';
+import { flushOwnData } from '../own-data.js';
 import type { StoredMap } from '../stored-map.js';
 import type { Volume } from '../volume.js';
 import { remainsOf, wasMade } from './again.js';
@@ -54,7 +55,7 @@ export async function rename(
 async function copy(context: MapperContext, volume: Volume, map: StoredMap, target: Volume, once: Once): Promise<void> {
   const { maps } = context;
   const epoch = await epochForNew(context, target.name);
-  if (volume.written) await context.blocks.flush(null);
+  if (volume.written) await flushOwnData(context.blocks, () => Promise.resolve(map));
   await maps.flush(volume.touched);
   await map.check(0, map.blocks);
   const writable = runHasWritable(map, 0, map.blocks);

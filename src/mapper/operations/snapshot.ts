@@ -7,6 +7,7 @@ import { type MapperContext, ownMap } from '../context.js';
 import { lateLineage, newLineage } from '../formats/lineage.js';
 import * as v2 from '../formats/v2.js';
 import type { MapStore, OpenOptions } from '../map-store.js';
+import { flushOwnData } from '../own-data.js';
 import type { StoredMap } from '../stored-map.js';
 import type { Volume } from '../volume.js';
 import { idFor, isOwn, noteEpoch, wasMade } from './again.js';
@@ -39,7 +40,7 @@ export async function snapshot(
         throw error;
       });
       if (epoch === null) return;
-      if (volume.written) await context.blocks.flush(null);
+      if (volume.written) await flushOwnData(context.blocks, () => Promise.resolve(map));
       await context.maps.flush(volume.touched);
       noteEpoch(once, epoch);
       await shareEntries(context, volume, map, target.name);

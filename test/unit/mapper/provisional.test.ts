@@ -815,6 +815,52 @@ describe('an object that the disk did not take', () => {
     expect(await asStored()).toEqual(filled());
   });
 
+  describe('keeps nothing of another volume', () => {
+    const OTHER = 'neighbour';
+    const use = async (): Promise<void> => {
+      await done(node.mapper.lease(OTHER, { write: true }, PORT));
+      await writeVolume(node, OTHER, 0, Buffer.alloc(BLOCK, 3), PORT);
+    };
+    beforeEach(async () => {
+      await createSmall(node, OTHER, SIZE, BLOCK);
+      await use();
+    });
+    it.each<[string, () => Promise<unknown>]>([
+      ['closed when its last client goes', () => node.mapper.close(OTHER, true)],
+      ['closed', () => node.mapper.close(OTHER)],
+      ['unlocked', () => node.mapper.unlock(OTHER, false)],
+      ['shared with a snapshot', () => node.mapper.snapshot(OTHER, 'snapshot')],
+      ['renamed', () => node.mapper.rename(OTHER, 'renamed')],
+    ])('from being %s, once its own objects are durable', async (what, work) => {
+      const flushed: string[] = [];
+      const { before } = node.blocks;
+      let bad = true;
+      node.blocks.before = (operation, name) => {
+        if (operation === 'flush' && name.split(' ').includes(OBJECT(0).replace(NAME, OTHER))) {
+          flushed.push(name);
+          if (bad && flushed.length > 1) throw new SystemError(errnos.EIO, 'its own may be lost');
+        }
+        return before(operation, name);
+      };
+      await node.mapper.flush(OTHER, true, PORT);
+      expect(flushed.length).toBe(1);
+      await expect(done(work())).rejects.toEqual(failure('EIO', 'its own may be lost'));
+      bad = false;
+      await done(work());
+      if (what !== 'shared with a snapshot') expect(await node.maps.lockHolder(OTHER)).toBeNull();
+      await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
+    });
+
+    it.each([true, false])('from being released by a later mapper that knows of it by a note (%s)', async (noted) => {
+      if (!noted) await node.mapper.flush(OTHER, true, PORT);
+      node = successor();
+      fail();
+      await clock.pass(20_000);
+      expect(await node.maps.lockHolder(OTHER)).toBeNull();
+      expect(await node.maps.lockHolder(NAME)).not.toBeNull();
+    });
+  });
+
   it('is forgotten when its block becomes zero', async () => {
     node.blocks.before = () => {};
     await node.mapper.mapZero(NAME, 2 * BLOCK, BLOCK, PORT);
