@@ -52,6 +52,8 @@ export interface ProvisionalBlock {
   spoiled: unknown;
   /** And somebody was told so. */
   isTold: boolean;
+  /** What the disk said of a batch with this block in it, of which nothing told yet which of its objects was meant. */
+  suspicion?: unknown;
 }
 
 /** A block of which was acknowledged what the disk did not take. */

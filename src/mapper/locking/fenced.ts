@@ -4,11 +4,19 @@
  * that they are of a locked volume (maps that are locked are read by StoredMap's own reader).
  */
 import type { ObjectClient, ReadOptions } from '../../requests/object-client.js';
-import { errnoOf, errnos } from '../../sys/errno.js';
+import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import type { Clock } from '../clock.js';
 import type { Volume } from '../volume.js';
 import type { LockChecks } from './checks.js';
 import { LostLock } from './lost.js';
+
+/** The locks could not be looked at, for the reason of which this is the errno: no word of what was to be made durable. */
+export class LookFailed extends SystemError {
+  constructor(cause: unknown) {
+    super(errnoOf(cause), `the lock cannot be looked at: ${messageOf(cause)}`, { cause });
+    this.name = 'LookFailed';
+  }
+}
 
 export class FencedObjects implements ObjectClient {
   readonly #plain: ObjectClient;
@@ -102,14 +110,19 @@ export class FencedObjects implements ObjectClient {
   list(cursor: string | null, limit: number): ReturnType<ObjectClient['list']> {
     return this.#plain.list(cursor, limit);
   }
-  /** What was written becomes durable whatever the locks are; a copy that is not complete yet (Driver.flush) only as long as they are good. */
+  /**
+   * What was written becomes durable whatever the locks are; a copy that is not complete yet (Driver.flush) only as long as they are good.
+   * @throws LookFailed
+   */
   async flush(names: readonly string[] | null): Promise<void> {
     for (;;) {
       try {
         return await this.#flushing.flush(names);
       } catch (error) {
         if (errnoOf(error) !== errnos.ETIME) throw error;
-        await this.verify();
+        await this.verify().catch((failure) => {
+          throw failure instanceof LostLock ? failure : new LookFailed(failure);
+        });
       }
     }
   }

@@ -11,6 +11,8 @@ import type { ObjectClient } from '../../requests/object-client.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import { type MapperContext, type MapperLog, mapOf } from '../context.js';
 import { leftObjects } from '../copy-up.js';
+import { LookFailed } from '../locking/fenced.js';
+import { LostLock } from '../locking/lost.js';
 import { noV0, removeObject } from '../map-store.js';
 import type { OwedBlock, ProvisionalBlock, Volume } from '../volume.js';
 import type { Notes } from './notes.js';
@@ -36,16 +38,21 @@ export class Spoiling {
     nameOf: (block: ProvisionalBlock) => string,
   ): Promise<ProvisionalBlock[]> {
     if (batch.length === 0) return [];
+    const suspect = batch.find(({ suspicion }) => suspicion !== undefined);
+    if (suspect) return this.#separate(blocks, volume, batch, nameOf, suspect.suspicion);
     try {
       await blocks.flush(batch.map(nameOf));
       return [...batch];
     } catch (error) {
-      if (errnoOf(error) !== errnos.EIO) throw error;
+      if (!isOfDisk(error)) throw error;
       return this.#separate(blocks, volume, batch, nameOf, error);
     }
   }
 
-  /** Which of them failed? When none does alone, the one who knew it may have been replaced: then it may have been any. */
+  /**
+   * Which of them failed? When none does alone, the one who knew it may have been replaced: then it may have been any. Where some fail for another
+   * reason, they are asked again by the next commit.
+   */
   async #separate(
     blocks: ObjectClient,
     volume: Volume,
@@ -55,14 +62,22 @@ export class Spoiling {
   ): Promise<ProvisionalBlock[]> {
     const durable: ProvisionalBlock[] = [];
     const failed: ProvisionalBlock[] = [];
+    const others: unknown[] = [];
     for (const each of batch) {
       await blocks.flush([nameOf(each)]).then(
         () => durable.push(each),
-        () => failed.push(each),
+        (error) => (isOfDisk(error) ? failed.push(each) : others.push(error)),
       );
     }
-    this.spoil(volume, failed.length > 0 ? failed : batch, cause);
-    return failed.length > 0 ? durable : [];
+    const suspects = batch.filter(({ suspicion }) => suspicion !== undefined);
+    if (failed.length === 0 && others.length > 0) {
+      if (suspects.length === 0) for (const each of batch) each.suspicion = cause;
+      throw others[0];
+    }
+    for (const each of batch) each.suspicion = undefined;
+    const meant = suspects.length > 0 ? suspects : batch;
+    this.spoil(volume, failed.length > 0 ? failed : meant, cause);
+    return durable.filter(({ spoiled }) => spoiled === null);
   }
 
   /** These are never committed, and to a later mapper they are owed. */
@@ -106,6 +121,10 @@ export class Spoiling {
     this.absolve(volume, 0, Number.POSITIVE_INFINITY);
   }
 }
+
+/** It says that the disk did not take something: not that the mapper could not look at the lock, or has lost it. */
+const isOfDisk = (error: unknown): boolean =>
+  errnoOf(error) === errnos.EIO && !(error instanceof LostLock) && !(error instanceof LookFailed);
 
 /** All that somebody is to be told of. */
 export const owedOf = ({ provisional, owed }: Volume): (ProvisionalBlock | OwedBlock)[] => [

@@ -815,6 +815,57 @@ describe('an object that the disk did not take', () => {
     expect(await asStored()).toEqual(filled());
   });
 
+  describe('beside others of which the flush fails for another reason', () => {
+    const shortage = new SystemError(errnos.EMFILE, 'too many open files');
+    beforeEach(async () => {
+      await write(3, 9);
+      await write(4, 4);
+    });
+    /** A flush of several fails with EIO, one of each alone as it says here. */
+    const answers = (alone: Record<number, SystemError>): void => {
+      node.blocks.before = (operation, name) => {
+        if (operation !== 'flush') return;
+        if (name === '*' || name.includes(' ')) throw new SystemError(errnos.EIO, 'writes may be lost');
+        for (const [block, error] of Object.entries(alone)) if (name === OBJECT(Number(block))) throw error;
+      };
+    };
+
+    it('is the only one that is spoiled: the others are durable with the next flush', async () => {
+      answers({ 3: new SystemError(errnos.EIO, 'writes may be lost'), 4: shortage });
+      await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'may be lost'));
+      node.blocks.before = () => {};
+      await node.mapper.mapZero(NAME, 2 * BLOCK, 2 * BLOCK, PORT);
+      await node.mapper.flush(NAME, true, PORT);
+      expect(await asStored()).toEqual(filled(0, 0, 0, 0, 4, 8));
+    });
+
+    it('is not guessed: nothing is committed, nor spoiled, until each was asked', async () => {
+      await node.mapper.mapZero(NAME, 2 * BLOCK, BLOCK, PORT);
+      for (const asked of [1, 2]) {
+        answers({ 4: shortage });
+        if (asked === 2)
+          node.blocks.before = (operation, name) => {
+            if (operation === 'flush' && name.includes(OBJECT(4))) throw shortage;
+          };
+        await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EMFILE'));
+        expect(await asStored()).toEqual(filled(0, 0, 0, 0, 0, 8));
+      }
+      answers({ 3: new SystemError(errnos.EIO, 'writes may be lost') });
+      await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 3'));
+      expect(await asStored()).toEqual(filled(0, 0, 0, 0, 4, 8));
+    });
+
+    it('is any of them when none says so in the end', async () => {
+      await node.mapper.mapZero(NAME, 2 * BLOCK, BLOCK, PORT);
+      answers({ 4: shortage });
+      await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EMFILE'));
+      await write(6, 6);
+      node.blocks.before = () => {};
+      await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'may be lost'));
+      expect(await asStored()).toEqual(filled(0, 0, 0, 0, 0, 8, 6));
+    });
+  });
+
   describe('keeps nothing of another volume', () => {
     const OTHER = 'neighbour';
     const use = async (): Promise<void> => {
@@ -869,6 +920,23 @@ describe('an object that the disk did not take', () => {
     await node.mapper.flush(NAME, true, PORT);
     expect(await asStored()).toEqual(filled(0, 0, 9, 0, 0, 8));
   });
+});
+
+it('an object is not taken for lost where the look at the lock that its flush needs fails', async () => {
+  await write(2, 7);
+  await write(5, 8);
+  // As the flush of copies that are filled later: too late for the lock as it was known.
+  node.blocks.before = (operation) => {
+    if (operation === 'flush') throw new SystemError(errnos.ETIME, 'too late');
+  };
+  node.maps.before = (operation) => {
+    if (operation === 'check') throw new SystemError(errnos.EIO, 'the disk of the locks');
+  };
+  await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'the disk of the locks'));
+  node.blocks.before = () => {};
+  node.maps.before = () => {};
+  await node.mapper.flush(NAME, true, PORT);
+  expect(await asStored()).toEqual(filled(0, 0, 7, 0, 0, 8));
 });
 
 describe('a block that becomes zero while it is provisional', () => {
