@@ -194,7 +194,7 @@ describe.runIf(usable && programs('prlimit'))('a process has no file descriptors
     await qemuIo(uri, 'write -P 9 1M 4k', 'read -P 9 1M 4k', 'flush');
     await node.vlmc('snapshot', 'a-volume', 'a-snapshot');
     await expectClean(node);
-  }, 120_000);
+  });
 });
 
 describe.runIf(usable)('the segment is small', () => {
@@ -260,7 +260,7 @@ describe.runIf(usable)('the segment is small', () => {
     for (let c = 0; c < 6; c++) {
       await qemuIo(rig.node.uri('a-volume'), ...[8, 13].map((i) => `read -P ${1 + i} ${c * 64 + (i % 8) * 8}M 8M`));
     }
-  }, 120_000);
+  });
 
   it('10,000 queued writes on one connection, and as many over fifty, are all answered', async () => {
     tellWhoWaits();
@@ -274,7 +274,7 @@ describe.runIf(usable)('the segment is small', () => {
     );
     expect(many.flat().filter((errno) => errno !== 0)).toEqual([]);
     await qemuIo(rig.node.uri('a-volume'), `read -P 200 ${256 * MiB + (49 * 200 + 199) * 4096} 4k`);
-  }, 120_000);
+  });
 
   it('keeps nothing of it: the node is idle, its memory free, its segment sound', async () => {
     await expectClean(rig.node);

@@ -11,7 +11,8 @@ const MiB = 1 << 20;
 const BLOCK = 4 * MiB;
 
 describe('two nodes on one store', () => {
-  const rig = useNodes();
+  // What waits for a lock here is to wait for as long as the rest of a test takes, on any machine.
+  const rig = useNodes({ settings: { mapperd: { lock_wait: 3600 } } });
   const clients: NbdClient[] = [];
   const connect = async (node: TestNode, volume: string): Promise<NbdClient> => {
     const client = await connectNbd(node.uri(volume));
