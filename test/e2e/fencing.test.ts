@@ -4,11 +4,12 @@
  */
 import { statSync } from 'node:fs';
 import path from 'node:path';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, onTestFinished } from 'vitest';
 import { connectNbd, type NbdClient } from '../../src/nbd/index.js';
 import { Ledger, SECTOR } from './harness/ledger.js';
 import { type Ending, fill, type Kind, Load, settleAll, verifyAll } from './harness/load.js';
 import { owners, useNodes } from './harness/nodes.js';
+import { Stalls } from './harness/stalls.js';
 import { objectPath } from './harness/store.js';
 import { FileStore, usuallyOnRados } from './harness/stores.js';
 import { differences, fingerprint, type Tree } from './harness/tree.js';
@@ -69,7 +70,9 @@ describe('a lock that another node breaks under load', () => {
     await rig.a.vlmc('create', volume, '--snap', `${name}-image`);
 
     clients = await Promise.all([1, 2, 3].map(() => connectNbd(rig.a.uri(volume))));
-    const load = new Load(clients, ledger, { depth: 32, mix: kinds, persistent: true, sectors: 8 }).start();
+    // A holder that is to answer ends what is in flight first, within the patience of who breaks the lock: on any machine.
+    const depth = frozen === null ? 8 : 32;
+    const load = new Load(clients, ledger, { depth, mix: kinds, persistent: true, sectors: 8 }).start();
     snapshots = new Snapshots(`${volume}-snapshot`, (snapshot) => rig.a.tryVlmc(['snapshot', volume, snapshot]));
     await snapshots.reached(1);
     await load.reached(1000);
@@ -193,6 +196,8 @@ describe('a lock that somebody removes', () => {
     const volume = 'unlinked-volume';
     await rig.a.create(volume, SIZE);
     const times: number[] = [];
+    const stalls = new Stalls();
+    onTestFinished(() => stalls.end());
     // Looking into RADOS from outside takes a process each time.
     const rounds = onRados ? 8 : 20;
     for (let round = 0; round < rounds; round++) {
@@ -202,12 +207,14 @@ describe('a lock that somebody removes', () => {
       const load = new Load(clients, ledger, { depth: 4, mix: kinds, persistent: true, seed: round + 1 }).start();
       await load.reached(50 + 20 * round, 'write');
       expect(load.endings.filter(({ error }) => error).map(describeEnding)).toEqual([]);
+      stalls.begin();
       // Not earlier than that: what is counted from here is at most too long.
       const before = await rig.store.maps.breakLock(volume);
       const removed = performance.now();
       await firstError(load);
       const noticed = load.endings.find(({ error }) => error)?.ended ?? Number.NaN;
-      times.push(noticed - before);
+      // Who was kept from running for a moment missed it no earlier, and neither did the holder.
+      times.push(Math.max(0, noticed - before - stalls.longest));
       // From then on nothing is done, reads included.
       await load.reached(50);
       await load.stop();
@@ -223,7 +230,7 @@ describe('a lock that somebody removes', () => {
     const sorted = times.toSorted((x, y) => x - y).map(Math.round);
     const worst = sorted[rounds - 1];
     console.log(`a removed lock is missed after ${sorted[rounds >> 1]} ms (median), ${worst} ms (worst of ${rounds})`);
-    // A machine that stands still for a moment makes some later, but not the most.
+    // What a machine with much else to do makes later are some, but not the most.
     expect(sorted[rounds >> 1]).toBeLessThan(1000);
     expect(worst).toBeLessThan(5000);
   });
