@@ -8,7 +8,7 @@ import { Authority, credentialsDirectory } from './harness/certificates.js';
 import { qemuIo, sha256 } from './harness/clients.js';
 import { type TestNode, useNode } from './harness/node.js';
 import { programs } from './harness/requirements.js';
-import { attempt, describeOutcome, type Outcome } from './harness/run.js';
+import { attempt, BUILD_TIMEOUT, describeOutcome, type Outcome } from './harness/run.js';
 import { repeated, whateverTheStore } from './harness/stores.js';
 
 const bin = process.env.ARCHIPELAGO_TEST_BIN ?? path.resolve(import.meta.dirname, '../../dist/cli');
@@ -20,7 +20,7 @@ const WRITTEN = repeated ? 4 << 20 : SIZE;
 
 /** Where the tester is; null with a loud line when it cannot be fetched. @throws when it cannot be and CI=true */
 async function findTester(): Promise<string | null> {
-  const outcome = await attempt(rig, [], { timeout: 200_000 });
+  const outcome = await attempt(rig, [], { timeout: BUILD_TIMEOUT });
   if (outcome.code === 0) return outcome.stdout.trim();
   const message = `nbd-tester-client could not be built: ${describeOutcome(outcome)}`;
   if (process.env.CI === 'true') throw new Error(message);

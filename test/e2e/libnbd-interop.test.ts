@@ -10,7 +10,7 @@ import { Authority, credentialsDirectory, onlyIdentity, pskFile } from './harnes
 import { qemuIo } from './harness/clients.js';
 import { bin, TestNode, useNode } from './harness/node.js';
 import { programs } from './harness/requirements.js';
-import { attempt, describeOutcome } from './harness/run.js';
+import { attempt, BUILD_TIMEOUT, describeOutcome } from './harness/run.js';
 import { entry, header, mapDataName } from './harness/store.js';
 import { whateverTheStore } from './harness/stores.js';
 
@@ -24,7 +24,7 @@ const MiB = 1 << 20;
 
 /** Where the programs are; null with a loud line when they cannot be fetched. @throws when they cannot be and CI=true */
 async function findPrograms(): Promise<string | null> {
-  const outcome = await attempt(rig, [], { timeout: 280_000 });
+  const outcome = await attempt(rig, [], { timeout: BUILD_TIMEOUT });
   if (outcome.code === 0) return outcome.stdout.trim();
   const message = `libnbd's test programs could not be built: ${describeOutcome(outcome)}`;
   if (process.env.CI === 'true') throw new Error(message);
@@ -39,7 +39,7 @@ const interop = programs('apt-get', 'cc', 'make', 'pkg-config', 'certtool', 'psk
 /** Runs one of them; it must pass. Status 77 is its word for skipped, and no success either. */
 async function passes(program: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<void> {
   // One that fails may leave its server behind, which holds its output: both end at the latest then.
-  const outcome = await attempt(path.join(interop as string, program), args, { env, timeout: 60_000 });
+  const outcome = await attempt(path.join(interop as string, program), args, { env, timeout: 240_000 });
   if (outcome.code !== 0) throw new Error(describeOutcome(outcome));
 }
 

@@ -5,11 +5,9 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { root } from './requirements.js';
-import { attempt, describeOutcome, type Outcome, run } from './run.js';
+import { attempt, BUILD_TIMEOUT, describeOutcome, type Outcome, run } from './run.js';
 
 const rig = path.resolve(import.meta.dirname, '../../../scripts/rigs/newer-clients.sh');
-/** The packages come over the network. */
-const BUILD_TIMEOUT = 280_000;
 
 export class NewerClients {
   readonly #tree: string;

@@ -21,6 +21,8 @@ export interface RunOptions {
 }
 
 const DEFAULT_TIMEOUT = 120_000;
+/** Milliseconds for a rig that fetches something and builds it: the network or the compiler may be slow, and a rig that is given up is a test that nobody runs. */
+export const BUILD_TIMEOUT = 900_000;
 const sbin = `${process.env.PATH}:/usr/local/sbin:/usr/sbin:/sbin`;
 
 /** Starts a program in a process group of its own, so that `killGroup` reaches its children too. */
