@@ -172,7 +172,8 @@ describe('a node whose endpoint', () => {
     await working;
     expect(await vlmcDone(conf, 'list')).toBe('first-volume\n');
     console.log(`${done} changes, ${turnedAway.length} of them asked again because a role was not running`);
-  });
+    // Five times the patience of what it waits for, and what follows.
+  }, 900_000);
 
   describe('hangs', () => {
     afterAll(() => {

@@ -5,7 +5,8 @@
 import { describe, expect, it } from 'vitest';
 import { Op } from '../../src/requests/ops.js';
 import { encodeClone, encodeName } from '../../src/requests/structs.js';
-import { type CallInit, type Port, Segment } from '../../src/xseg/index.js';
+import { type CallInit, type Port, report, Segment } from '../../src/xseg/index.js';
+import { randomNumbers } from './harness/load.js';
 import { useNode } from './harness/node.js';
 import { describeOutcome } from './harness/run.js';
 import { repeated } from './harness/stores.js';
@@ -15,6 +16,9 @@ const MiB = 1 << 20;
 /** Each death makes the supervisor wait longer before the next start. */
 const DEATHS = repeated ? 3 : 5;
 const ROUNDS = repeated ? 8 : 16;
+/** The mapper is killed when one of the first requests to the maps that an operation makes has been seen: one of so many. */
+const REQUESTS = 4;
+const SEED = Number(process.env.ARCHIPELAGO_TEST_SEED ?? Date.now() % 1_000_000);
 
 describe('a mapper that is killed in the middle of operations', () => {
   const rig = useNode({ placement: 'one process per role' });
@@ -30,19 +34,34 @@ describe('a mapper that is killed in the middle of operations', () => {
   ];
 
   it('makes clients wait, and does each of them once', async () => {
+    console.log(`seed ${SEED} (ARCHIPELAGO_TEST_SEED)`);
+    const random = randomNumbers(SEED);
     const { node } = rig;
     const segment = Segment.join(`posix:${node.segment}:`);
     const port: Port = segment.bind('dynamic', { name: 'test' });
+    /** Requests that the maps' blocker has accepted. */
+    const asked = (): number => report(segment).bound.find(({ name }) => name === 'blockerm')?.accepted ?? 0;
     let deaths = 0;
+    let inTheMiddle = 0;
+    let missed = false;
     try {
       for (let i = 0; i < ROUNDS; i++) {
         const operations = life(i);
-        const fatal = i % 3 === 0 && deaths < DEATHS ? deaths++ % operations.length : -1;
+        const due = (i % 3 === 0 || missed) && inTheMiddle < DEATHS;
+        const fatal = due ? deaths++ % operations.length : -1;
         for (const [k, operation] of operations.entries()) {
           const pid = node.rolePid('mapperd');
-          const done = port.call(MAPPER, operation, { wait: true });
+          const before = asked();
+          let answered = false;
+          const done = port.call(MAPPER, operation, { wait: true }).finally(() => {
+            answered = true;
+          });
+          done.catch(() => {});
           if (k === fatal) {
-            await new Promise((resolve) => setTimeout(resolve, Math.random() * 12));
+            const last = before + 1 + Math.floor(random() * REQUESTS);
+            while (!answered && asked() < last) await new Promise((resolve) => setImmediate(resolve));
+            missed = answered;
+            if (!answered) inTheMiddle++;
             process.kill(pid, 'SIGKILL');
           }
           await done;
@@ -52,6 +71,8 @@ describe('a mapper that is killed in the middle of operations', () => {
       port.close();
       segment.close();
     }
+    console.log(`${inTheMiddle} of ${deaths} deaths in the middle of an operation`);
+    expect(inTheMiddle).toBeGreaterThan(0);
     const { volumes } = JSON.parse(await node.vlmc('list', '--json')) as { volumes: { name: string }[] };
     const expected = Array.from({ length: ROUNDS }, (_, i) => [`clone-${i}`, `renamed-${i}`]).flat();
     expect(volumes.map(({ name }) => name).sort()).toEqual(expected.sort());
@@ -60,5 +81,5 @@ describe('a mapper that is killed in the middle of operations', () => {
     }
     const check = await node.tryVlmc(['check', '--all']);
     expect(check.code, describeOutcome(check)).toBe(0);
-  }, 120_000);
+  });
 });
