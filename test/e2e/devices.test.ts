@@ -3,10 +3,11 @@
  * The kernel is a program of this machine, where its processor allows.
  */
 import { describe } from 'vitest';
-import { MACHINE_TOOLS, playInMachine, quickestMachine } from './harness/device-machine.js';
+import { machineTools, playInMachine, quickestMachine, SCENE_TOOLS } from './harness/device-machine.js';
 import { QUICK_SCENES } from './harness/device-scenes.js';
 import { programs } from './harness/requirements.js';
 
-describe.runIf(programs(...MACHINE_TOOLS))('volumes as devices of the kernel', () =>
-  playInMachine(quickestMachine(), { scenes: QUICK_SCENES }, 'QUICK=1'),
+const kind = quickestMachine();
+describe.runIf(programs(...machineTools(kind), ...SCENE_TOOLS))('volumes as devices of the kernel', () =>
+  playInMachine(kind, { scenes: QUICK_SCENES }, 'QUICK=1'),
 );

@@ -34,8 +34,41 @@ export function quickestMachine(): MachineKind {
 /** Scripts of the guest, and the scenes that each plays. */
 export type Parts = Readonly<Record<string, readonly string[]>>;
 
-/** Programs that both machines are made with. */
-export const MACHINE_TOOLS = ['nbd-client', 'mke2fs', 'dmsetup', 'busybox', 'depmod', 'cpio', 'fio'] as const;
+/** Programs that a machine is made with, and run by. */
+export function machineTools(kind: MachineKind): string[] {
+  return ['busybox', 'depmod', 'cpio', 'mke2fs', ...(kind === 'emulated' ? ['qemu-system-x86_64'] : [])];
+}
+
+/** What the scenes run as well. */
+export const SCENE_TOOLS = ['nbd-client', 'dmsetup', 'fio'] as const;
+
+/**
+ * Starts a machine.
+ * @param guest which of scripts/rigs/guest it runs
+ * @param modules of the kernel, beside what its disks need
+ * @param images what its disks hold; they are only read
+ */
+export async function bootMachine(
+  kind: MachineKind,
+  guest: string,
+  modules: readonly string[],
+  commandLine: string,
+  images: readonly string[],
+): Promise<Machine> {
+  // The nbd driver tells of each lost connection, in the middle of other lines.
+  const words = `quiet loglevel=1 ${commandLine}`;
+  if (kind === 'uml') {
+    const boot = await buildBoot(guest, modules, [], 'uml-kernel.sh');
+    const disks = images.map((image, i) => `ubd${i}r=${image}`);
+    return new Machine(boot, words, disks, 'uml.sh');
+  }
+  const boot = await buildBoot(guest, [...EMULATED, ...modules]);
+  const disks = images.flatMap((image, i) => [
+    ...['-drive', `file=${image},if=none,id=disk${i},format=raw,readonly=on`],
+    ...['-device', `virtio-blk-pci,drive=disk${i}`],
+  ]);
+  return new Machine(boot, words, ['-m', '2048', ...disks]);
+}
 
 /**
  * Defines the tests of a machine that plays these parts, in the present `describe`.
@@ -54,16 +87,8 @@ export function playInMachine(kind: MachineKind, parts: Parts, more = ''): void 
       timeout: 300_000,
       env: { ...process.env, ARCHIPELAGO_TEST_BIN: bin },
     });
-    // The driver tells of each lost connection, in the middle of other lines.
-    const commandLine = `quiet loglevel=1 PARTS=${Object.keys(parts).join(',')} ${more}`;
-    if (kind === 'uml') {
-      const boot = await buildBoot('devices', MODULES, [], 'uml-kernel.sh');
-      machine = new Machine(boot, commandLine, [`ubd0r=${image}`], 'uml.sh');
-    } else {
-      const drive = `file=${image},if=none,id=node,format=raw,readonly=on`;
-      const boot = await buildBoot('devices', [...EMULATED, ...MODULES]);
-      machine = new Machine(boot, commandLine, ['-m', '2048', '-drive', drive, '-device', 'virtio-blk-pci,drive=node']);
-    }
+    const commandLine = `PARTS=${Object.keys(parts).join(',')} ${more}`;
+    machine = await bootMachine(kind, 'devices', MODULES, commandLine, [image]);
     await machine.expect(/^guest: the node runs/m, SCENE_MS);
   }, 1_300_000);
 
