@@ -115,22 +115,29 @@ class World {
     this.noted = noted;
   }
 
+  /** How often somebody's lock was lost. */
+  losses = 0;
+
   /** Somebody's lock was lost, with what it had not flushed. */
   lose(): void {
+    this.losses++;
     if (!this.noted) return;
     for (const { maybe, older } of this.blocks) for (const value of older) maybe.add(value);
   }
 
   /**
    * What is done by a holder, and makes durable what was acknowledged before.
-   * @param isClose succeeds also where the lock was lost meanwhile, for it ends a loss: durable is what there was when the lock was given back
+   * @param isClose succeeds also where the lock was lost meanwhile, for it ends a loss: durable is what there was when the lock was given back, or
+   *   kept, as by the end of a client of a volume that is open
    */
   async settling(side: Side, work: () => Promise<unknown>, isClose = false): Promise<void> {
     const held = side.holds;
     const { released } = side;
+    const { losses } = this;
     const before = this.blocks.map(({ older }) => [...older]);
     await work();
-    if (!held || (isClose && side.released === released)) return;
+    const kept = side.holds && this.losses === losses;
+    if (!held || (isClose && side.released === released && !kept)) return;
     for (const [i, { older }] of this.blocks.entries()) for (const value of before[i]) older.delete(value);
   }
 
@@ -163,7 +170,7 @@ class Side {
   /** The lock was taken by plain calls of the file system, and not got again since. */
   #stolen = false;
   node: Node;
-  /** How often the lock was given back in order. */
+  /** How often the volume's lock was given back in order. */
   released = 0;
   /** The composer's way to the blocks. */
   readonly #disk: DriverClient;
@@ -230,7 +237,7 @@ class Side {
     const release = driver.release.bind(driver);
     driver.release = async (target, force) => {
       await release(target, force);
-      if (!force) this.released++;
+      if (!force && target === 'volume') this.released++;
     };
     return node;
   }
