@@ -39,18 +39,27 @@ export async function makeWritable(
     if (todo.length === 0) return;
     volume.written = true;
     const epochs = new Map<number, number>();
-    if (context.volumes.committer.accepts(volume)) {
+    const { committer } = context.volumes;
+    if (committer.accepts(volume)) {
       const { losses } = volume;
+      const mount = committer.mount(null);
       await makeObjects(context, volume, map, todo, epochs, false);
       if (volume.lost || volume.losses !== losses) throw new LostLock(volume);
       // In one turn: what is noted is what the map in memory says, and nobody has asked for it to be committed in between.
       const blocks = todo.map((block) => ({ block, epoch: epochs.get(block)! }));
-      if (context.volumes.committer.add(volume, map.header, blocks)) {
+      if (committer.add(volume, map.header, blocks, mount)) {
         for (const { block, epoch } of blocks) map.entries.setOwn(block, OWN, volume.name, epoch);
         return;
       }
       await context.blocks.flush(blocks.map(({ block, epoch }) => newObjectName(volume.name, epoch, block)));
       await context.locks.verify(volume);
+      // Who made them durable may know nothing of those that were made before a mount.
+      if (committer.mount(mount) !== mount) {
+        throw new SystemError(
+          errnos.EIO,
+          `volume ${volume.name}: the file system of the objects was mounted anew meanwhile`,
+        );
+      }
     } else {
       // The lock is looked at while the objects are made; what took long is looked at again.
       const verified = context.locks.verify(volume);

@@ -18,7 +18,7 @@ import { Mapper } from './mapper.js';
 import { PendingCalls } from './pending.js';
 import { Mounted } from './provisional/mounted.js';
 import { NoteFiles } from './provisional/note-files.js';
-import { type NoteStore, openNotes } from './provisional/notes.js';
+import { type MountOf, type NoteStore, openNotes } from './provisional/notes.js';
 import { TooManyBlocks } from './ranges.js';
 import { perform } from './requests.js';
 import type { LostMark } from './volume.js';
@@ -40,19 +40,19 @@ export const start: RoleStarter<MapperSettings> = (role) => {
   const store = runDir && boot ? new NoteFiles(path.join(runDir, 'provisional')) : null;
   const blocker = blockerAt(role.config, role.settings.blockerbPort);
   const mounted = blocker?.type === 'file_blocker' ? new Mounted(blocker.archipDir) : null;
-  return startWith(role, store, boot, () => mounted?.id ?? null);
+  return startWith(role, store, boot, (wasKnown) => mounted?.id(wasKnown) ?? null);
 };
 
 /**
  * @param store where first writes are noted, null: nowhere
  * @param boot changes when the machine starts
- * @param mount changes when the file system of the objects is mounted anew; null: not known
+ * @param mount changes when the file system of the objects is mounted anew; null: not known (Notes)
  */
 export async function startWith(
   { segment, settings, config, ports, name, log }: Role,
   store: NoteStore | null,
   boot: string,
-  mount?: () => string | null,
+  mount?: MountOf,
 ): Promise<RunningRole> {
   const port = segment.bind(ports.first, { name });
   const alive = (number: number): boolean => segment.portOwner(number)?.alive ?? false;

@@ -68,8 +68,13 @@ export interface OwedBlock {
 export interface Committer {
   /** Whether first writes to the volume may be provisional now. */
   accepts(volume: Volume): boolean;
-  /** Blocks have objects that no stored entry names. Noted when it returns; false: it cannot be, and they are not provisional. */
-  add(volume: Volume, header: MapHeader, blocks: readonly NotedBlock[]): boolean;
+  /** Of which mount the file system of the objects is now; null: that is not known. @param before what it was, null also: nobody looked */
+  mount(before: string | null): string | null;
+  /**
+   * Blocks have objects that no stored entry names. Noted when it returns; false: it cannot be, and they are not provisional.
+   * @param mount as it was before these were made
+   */
+  add(volume: Volume, header: MapHeader, blocks: readonly NotedBlock[], mount: string | null): boolean;
   /** Blocks that an earlier mapper noted are provisional, if the map turns out to be the one that they were noted of (confirm). */
   adopt(volume: Volume, noted: NotedVolume): void;
   /**
@@ -101,6 +106,7 @@ export interface Committer {
 
 const noCommitter: Committer = {
   accepts: () => false,
+  mount: () => null,
   add: () => false,
   adopt: () => {},
   confirm: () => Promise.resolve(),

@@ -64,11 +64,15 @@ export class Commits implements Committer {
     return notes !== null && !isDurableOnAck && volume.open !== 'shared' && !this.#stopped;
   }
 
-  add(volume: Volume, header: MapHeader, blocks: readonly NotedBlock[]): boolean {
+  mount(before: string | null): string | null {
+    return this.#options.notes?.mount(before) ?? null;
+  }
+
+  add(volume: Volume, header: MapHeader, blocks: readonly NotedBlock[], mount: string | null): boolean {
     const { notes, log } = this.#options;
     if (!notes || !this.accepts(volume)) return false;
     try {
-      notes.add(volume.name, mapId(header), blocks);
+      notes.add(volume.name, mapId(header), blocks, mount);
       this.#isNoting = true;
     } catch (error) {
       if (this.#isNoting)
@@ -274,8 +278,11 @@ export class Commits implements Committer {
       if (left.length === 0) return;
       if (!locks.isFresh(volume)) await locks.verify(volume);
       if (this.#options.notes?.isElsewhere(volume.name)) {
-        // Who was asked to sync them may know nothing of what the former mount did not take.
-        this.#spoiling.spoil(volume, left, new SystemError(errnos.EIO, 'their file system was mounted anew'));
+        // Who was asked to sync them may know nothing of what the former mount did not take; nor of the others that are noted.
+        const cause = new SystemError(errnos.EIO, 'their file system was mounted anew');
+        const all = [...volume.provisional.values()].filter(({ spoiled }) => spoiled === null);
+        this.#spoiling.spoil(volume, all, cause);
+        this.#options.notes?.moved(volume.name);
         return;
       }
       const epochs = new Map(left.map(({ block, epoch }) => [block, epoch]));

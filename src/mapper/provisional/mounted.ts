@@ -13,22 +13,28 @@ const TYPES = ['ext4', 'xfs', 'f2fs'];
 export class Mounted {
   readonly #directory: string;
   #known: { readonly dev: bigint; readonly file: string } | null = null;
-  /** Its file system is none that can be asked: it is not touched again, for it may be a server's, which may be silent. */
+  /** Its file system was never one that can be asked: it is not touched unless it must be, for it may be a server's, which may be silent. */
   #isUnknown = false;
 
   constructor(directory: string) {
     this.#directory = directory;
   }
 
-  /** The same text as long as the file system is mounted; null when that cannot be told. */
-  get id(): string | null {
-    if (this.#isUnknown) return null;
+  /**
+   * The same text as long as the file system is mounted; null when that cannot be told now.
+   * @param wasKnown somebody could tell before, so there is something to look at, now or again later
+   */
+  id(wasKnown = false): string | null {
+    if (this.#isUnknown && !wasKnown) return null;
     try {
       const { dev } = fs.statSync(this.#directory, { bigint: true });
-      if (this.#known?.dev !== dev) this.#known = find(dev);
-      if (this.#known === null) {
-        this.#isUnknown = true;
-        return null;
+      if (this.#known?.dev !== dev) {
+        const found = find(dev);
+        // Where it is unmounted, the directory is of whatever is below: that is no word of what is mounted there again.
+        if (found === null) this.#isUnknown = this.#known === null;
+        if (found === null) return null;
+        this.#known = found;
+        this.#isUnknown = false;
       }
       return fs.statSync(this.#known.file, { bigint: true }).ino.toString(16);
     } catch {

@@ -11,7 +11,7 @@
  *
  * Everything here is synchronous: a record is there when the call returns, and the callers rely on what they know not changing meanwhile.
  */
-import { errnoOf, messageOf, SystemError } from '../../sys/errno.js';
+import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import type { MapperLog } from '../context.js';
 import type { NotedBlock, NotedMap, NotedVolume } from './noted.js';
 
@@ -25,6 +25,12 @@ export interface NoteStore {
   /** No error when there is none. */
   remove(volume: string): void;
 }
+
+/**
+ * Which mount the objects' file system is of: changes when it is mounted anew; null: not known, or not now.
+ * @param wasKnown it was, to this process or an earlier one
+ */
+export type MountOf = (wasKnown: boolean) => string | null;
 
 /** The head says of which start of the machine, of which map and of which mount the note is; the rest of it is spaces. */
 const HEAD = 128;
@@ -51,11 +57,11 @@ interface Note {
 export class Notes {
   readonly #store: NoteStore;
   readonly #boot: string;
-  readonly #mount: () => string | null;
+  readonly #mount: MountOf;
   readonly #notes = new Map<string, Note>();
 
-  /** @param boot changes when the machine starts @param mount changes when the objects' file system is mounted anew; null: not known */
-  constructor(store: NoteStore, boot: string, mount: () => string | null = () => null) {
+  /** @param boot changes when the machine starts */
+  constructor(store: NoteStore, boot: string, mount: MountOf = () => null) {
     this.#store = store;
     this.#boot = boot;
     this.#mount = mount;
@@ -82,14 +88,7 @@ export class Notes {
 
   #parse(volume: string, bytes: Buffer, log: MapperLog): NotedVolume {
     const head = bytes.length < HEAD ? null : this.#decodeHead(bytes.toString('utf8', 0, HEAD));
-    const now = this.#mount();
-    const isElsewhere = head !== null && head.mount !== null && now !== null && head.mount !== now;
-    if (isElsewhere) {
-      log.warn(
-        `volume ${volume}: the file system of its objects was mounted anew since its last first writes, and they are gone as after a power cut`,
-      );
-    }
-    if (head === null || isElsewhere) return { map: { id: '', epoch: 0 }, blocks: [], spoiled: [] };
+    if (head === null) return { map: { id: '', epoch: 0 }, blocks: [], spoiled: [] };
     const { map, mount } = head;
     const note: Note = { ...emptyNote(map, mount), end: Math.floor((bytes.length - HEAD) / RECORD) };
     const blocks: NotedBlock[] = [];
@@ -107,15 +106,45 @@ export class Notes {
       } else note.free.push(slot);
     }
     this.#notes.set(volume, note);
-    return { map, blocks, spoiled };
+    const now = mount === null ? null : this.#mount(true);
+    if (now === null || now === mount) return { map, blocks, spoiled };
+    if (blocks.length > 0) {
+      log.warn(
+        `volume ${volume}: the file system of its objects was mounted anew since its last first writes, and they are gone as after a power cut`,
+      );
+    }
+    this.spoil(volume, blocks);
+    this.#moved(volume, note, now);
+    const last = new Set(blocks.map(({ block }) => block));
+    return { map, blocks: [], spoiled: [...spoiled.filter(({ block }) => !last.has(block)), ...blocks] };
   }
 
-  /** Whether the objects' file system was mounted anew since the first of these was noted: what was not synced is gone then. */
+  /** Of which mount the objects' file system is now. @param before what it was */
+  mount(before: string | null): string | null {
+    return this.#mount(before !== null);
+  }
+
+  /**
+   * Whether the objects' file system was mounted anew since the first of these was noted: what was not synced is gone then.
+   * @throws SystemError EIO when that cannot be told now: it is not mounted, or cannot be looked at
+   */
   isElsewhere(volume: string): boolean {
     const mount = this.#notes.get(volume)?.mount ?? null;
     if (mount === null) return false;
-    const now = this.#mount();
-    return now !== null && now !== mount;
+    const now = this.#mount(true);
+    if (now === null) throw new SystemError(errnos.EIO, 'the file system of the objects is not mounted as it was');
+    return now !== mount;
+  }
+
+  /** What was noted was spoiled, since the file system was mounted anew: what is noted next is of this mount. @throws Error */
+  moved(volume: string): void {
+    const note = this.#notes.get(volume);
+    if (note && note.slots.size === 0) this.#moved(volume, note, this.#mount(true));
+  }
+
+  #moved(volume: string, note: Note, mount: string | null): void {
+    this.#store.write(volume, this.#encodeHead(note.map, mount), 0);
+    note.mount = mount;
   }
 
   #encodeHead({ id, epoch }: NotedMap, mount: string | null): Buffer {
@@ -134,11 +163,13 @@ export class Notes {
 
   /**
    * Notes these blocks of that map, of which none is noted.
+   * @param before of which mount the objects' file system was before their objects were made
    * @throws Error when that is not possible: then none of them counts as noted
    */
-  add(volume: string, map: NotedMap, blocks: readonly NotedBlock[]): void {
+  add(volume: string, map: NotedMap, blocks: readonly NotedBlock[], before: string | null = this.#mount(false)): void {
     let note = this.#notes.get(volume);
-    const mount = this.#mount();
+    const mount = this.#mount(before !== null);
+    if (mount !== before) throw new Error('the file system of the objects was mounted anew while they were made');
     if (!note) {
       note = emptyNote(map, mount);
       this.#store.write(volume, this.#encodeHead(map, mount), 0);
@@ -299,7 +330,7 @@ export function openNotes(
   store: NoteStore,
   boot: string,
   log: MapperLog,
-  mount?: () => string | null,
+  mount?: MountOf,
 ): { notes: Notes; found: Map<string, NotedVolume> } {
   const notes = new Notes(store, boot, mount);
   try {

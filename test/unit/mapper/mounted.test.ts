@@ -30,21 +30,30 @@ it('the mount of an ext4 is the same until it is mounted anew, wherever else it 
     skip(`an image cannot be mounted here (mkfs.ext4, root and loop devices are needed): ${(error as Error).message}`);
   }
   const mounted = new Mounted(at);
-  const first = mounted.id;
+  const first = mounted.id();
   expect(first).toMatch(/^[0-9a-f]+$/);
   mount('--bind', at, other);
-  expect(new Mounted(other).id).toBe(first);
+  expect(new Mounted(other).id()).toBe(first);
   unmount();
   run('mount', '-o', 'remount,ro', at);
-  expect(mounted.id).toBe(first);
+  expect(mounted.id()).toBe(first);
   unmount();
-  expect(mounted.id).not.toBe(first);
+  expect(mounted.id()).not.toBe(first);
+  // What lies below may be of no device at all.
+  mount('-t', 'tmpfs', 'none', at);
+  const later = new Mounted(at);
+  expect([mounted.id(), mounted.id(), later.id()]).toEqual([null, null, null]);
+  unmount();
   mount('-o', 'loop', image, at);
-  expect(mounted.id).toMatch(/^[0-9a-f]+$/);
-  expect(mounted.id).not.toBe(first);
+  expect(mounted.id()).toMatch(/^[0-9a-f]+$/);
+  expect(mounted.id()).not.toBe(first);
+  // One that never knew is only asked by whoever did.
+  expect(later.id()).toBeNull();
+  expect(later.id(true)).toBe(mounted.id());
+  expect(later.id()).toBe(mounted.id());
 });
 
 it('the mount of what is not there, and of what no device is below, is not known', () => {
-  expect(new Mounted('/nowhere').id).toBeNull();
-  expect(new Mounted('/proc').id).toBeNull();
+  expect(new Mounted('/nowhere').id()).toBeNull();
+  expect(new Mounted('/proc').id()).toBeNull();
 });

@@ -83,7 +83,7 @@ describe('notes', () => {
     expect(load(directory).found.size).toBe(0);
   });
 
-  it('of an earlier mount of the objects are removed, and nothing is noted beside them; where either is not known they count', () => {
+  it('of an earlier mount of the objects are owed, and nothing is noted beside them until then; where either is not known they count', () => {
     const directory = temporaryDirectory();
     let mount: string | null = null;
     const warnings: string[] = [];
@@ -104,11 +104,23 @@ describe('notes', () => {
     mount = null;
     expect(open().found).toEqual(blocks(2));
     expect(warnings).toEqual([]);
+    expect(() => notes.isElsewhere('web')).toThrow('not mounted as it was');
     mount = '1b';
+    expect(notes.isElsewhere('web')).toBe(true);
     expect(() => notes.add('web', MAP, blocks(3))).toThrow('another map or mount');
-    expect(open().found).toBeUndefined();
-    expect(warnings.join()).toContain('mounted anew');
-    expect(fs.readdirSync(directory)).toEqual([]);
+    const next = { ...MAP, epoch: MAP.epoch + 1 };
+    for (const warned of [1, 1]) {
+      const owing = new Notes(new NoteFiles(directory), 'a start', () => mount);
+      const left = owing.load({ warn: (message) => warnings.push(message), info: () => {} }).get('web');
+      expect(left).toEqual({ map: next, blocks: [], spoiled: blocks(2) });
+      expect(warnings.length).toBe(warned);
+      expect(warnings.join()).toContain('mounted anew');
+      expect(owing.isElsewhere('web')).toBe(false);
+      owing.add('web', next, blocks(3));
+      owing.drop('web', [3]);
+    }
+    mount = '1c';
+    expect(() => notes.add('web', next, blocks(3), '1b')).toThrow('while they were made');
   });
 
   it('of a version that knew no mounts count', () => {

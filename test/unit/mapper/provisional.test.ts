@@ -122,15 +122,63 @@ describe('a first write', () => {
     expect(await readVolume(node, NAME, 0, SIZE)).toEqual(expected);
   });
 
-  it('is not committed where the file system was mounted anew meanwhile: who syncs it then may know nothing of what was not written', async () => {
-    let mount = '1';
-    node = successor({ mount: () => mount });
-    node.holders.set(PORT, async () => {});
-    await done(node.mapper.lease(NAME, { write: true }, PORT));
-    await done(write(2, 7));
-    mount = '2';
-    await expect(done(node.mapper.flush(NAME, true, PORT))).rejects.toEqual(failure('EIO', 'mounted anew'));
-    expect(await asStored()).toEqual(filled());
+  describe('where the file system may be mounted anew', () => {
+    let mount: string | null;
+    beforeEach(async () => {
+      mount = '1';
+      node = successor({ mount: () => mount });
+      node.holders.set(PORT, async () => {});
+      await done(node.mapper.lease(NAME, { write: true }, PORT));
+    });
+
+    it('is not committed when it was meanwhile: who syncs it then may know nothing of what was not written; later mappers tell, too', async () => {
+      await done(write(2, 7));
+      await done(write(5, 8));
+      mount = '2';
+      await expect(done(node.mapper.flush(NAME, true, PORT))).rejects.toEqual(failure('EIO', 'mounted anew'));
+      // Beside these, what comes is noted as ever.
+      await done(write(3, 9));
+      expect(node.mapper.status().provisional).toBe(3);
+      await expect(done(node.mapper.flush(NAME, true, PORT))).rejects.toEqual(failure('EIO', 'mounted anew'));
+      expect(await asStored()).toEqual(filled(0, 0, 0, 9));
+      node = successor({ mount: () => mount });
+      await expect(done(node.mapper.flush(NAME, false))).rejects.toEqual(failure('EIO', 'may be lost'));
+    });
+
+    it('is owed by a mapper that starts after that', async () => {
+      await done(write(2, 7));
+      mount = '2';
+      node = successor({ mount: () => mount });
+      await expect(done(node.mapper.flush(NAME, false))).rejects.toEqual(failure('EIO', 'block 2'));
+      expect(await readVolume(node, NAME, 0, SIZE)).toEqual(filled());
+    });
+
+    it('waits for its commit while it is not mounted', async () => {
+      await done(write(2, 7));
+      mount = null;
+      await expect(done(node.mapper.flush(NAME, true, PORT))).rejects.toEqual(failure('EIO', 'not mounted as it was'));
+      await clock.pass(5000);
+      expect(await asStored()).toEqual(filled());
+      mount = '1';
+      await done(node.mapper.flush(NAME, true, PORT));
+      expect(await asStored()).toEqual(filled(0, 0, 7));
+    });
+
+    it.each(['2', null])(
+      'fails when that is so (%s) while its object is made, and no entry names it',
+      async (other) => {
+        node.blocks.before = (operation) => {
+          if (operation === 'reset') mount = other;
+        };
+        await expect(done(write(2, 7))).rejects.toEqual(failure('EIO', 'mounted anew'));
+        expect(await asStored()).toEqual(filled());
+        mount = '1';
+        node.blocks.before = () => {};
+        await done(write(2, 7));
+        await done(node.mapper.flush(NAME, true, PORT));
+        expect(await asStored()).toEqual(filled(0, 0, 7));
+      },
+    );
   });
 
   it('is refused where no entry has room for the name of its object: nothing of it could be committed', async () => {
