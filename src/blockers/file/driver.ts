@@ -336,10 +336,12 @@ export class FileDriver implements Driver {
       return;
     }
     const started = this.#system.now();
+    // A copy that is not complete is passed by, or read first: neither tells how quick the disk's syncs are.
+    const isSync = handle.partial === null;
     this.#running++;
     this.#syncAlone(handle, io.deadline).then(
       () => {
-        inPlace?.learn(started);
+        if (isSync) inPlace?.learn(started);
         this.#handles.shrink();
         io.complete(0);
         this.#done();

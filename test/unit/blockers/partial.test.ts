@@ -127,6 +127,22 @@ describe('a copy that is filled later', () => {
     expect(counts(driver)).toEqual({ owed: 0, begun: 1, completed: 1 });
   });
 
+  it('says nothing of the disk when flushes pass it by: the next sync is not waited for because of them', async () => {
+    vi.spyOn(kernel, 'isLocal').mockReturnValue(true);
+    const inPlace = vi.spyOn(kernel as Required<typeof kernel>, 'fdatasyncNow');
+    const { root, driver } = await store();
+    await copyInTime(driver, 'source', 'target');
+    await driver.flush(null);
+    const { hint } = await write(driver, 'target', 0, Buffer.alloc(10, 1));
+    for (let i = 0; i < 20; i++) {
+      await runIo(driver, 'flushObject', { name: 'target', offset: 0, length: 0, hint, alone: true });
+    }
+    expect(isPartial(root, 'target')).toBe(true);
+    const { hint: whole } = await write(driver, 'source', 0, Buffer.alloc(10, 1));
+    await runIo(driver, 'flushObject', { name: 'source', offset: 0, length: 0, hint: whole, alone: true });
+    expect(inPlace).not.toHaveBeenCalled();
+  });
+
   it.each([
     ['a unit', 3 * UNIT, UNIT],
     ['a part of a unit', 3 * UNIT + 700, 512],
