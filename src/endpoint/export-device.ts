@@ -122,6 +122,12 @@ export class ExportDevice implements BlockDevice {
   readonly #senders: Int32Array;
   readonly #id: number;
   #abandoned = false;
+  /** The client has said goodbye. */
+  #leaving = false;
+  /** And all that it sent was submitted. */
+  #left = false;
+  /** What a client that has left sent and nobody has read yet: it may be about any bytes. */
+  readonly #unread = { offset: 0, length: Number.MAX_SAFE_INTEGER };
   readonly #starved: Io[] = [];
   #listening = false;
   readonly #onReply = (request: Request): void => this.#answered(request);
@@ -177,7 +183,7 @@ export class ExportDevice implements BlockDevice {
   #isServed(io: Io): boolean {
     const { parking } = this.#host;
     // Answers to requests are what tells those who wait for a lock that it is there; a map of v0 is asked for by more than its name.
-    if (this.#abandoned || parking.isUsed || this.volume.assumeV0) return false;
+    if (this.#abandoned || this.#leaving || parking.isUsed || this.volume.assumeV0) return false;
     if (this.#options.writeThrough && io.command === IoCommand.WRITE) return false;
     if (!this.#direct.serve(io, this.#hint)) return false;
     io.complete(0);
@@ -262,7 +268,7 @@ export class ExportDevice implements BlockDevice {
       if (errnoOf(error) === errnos.EAGAIN) return false;
       this.#complete(io, errnoOf(error), messageOf(error));
     }
-    if (this.#abandoned) this.#host.abandonment.tell(this.#id);
+    if (this.#abandoned || this.#left) this.#host.abandonment.tell(this.#id);
     return true;
   }
 
@@ -276,8 +282,27 @@ export class ExportDevice implements BlockDevice {
     const { name } = this.volume;
     const waiting = [...parking.take(name, this), ...leftovers.take(name, this)];
     for (const io of this.#running()) if (isChange(io)) leftovers.leave(name, io);
+    leftovers.done(name, this.#unread);
     abandonment.tell(this.#id);
-    for (const io of waiting) io.complete(errnos.ECANCELED, 'nobody waits for it any more');
+    for (const io of waiting) this.#complete(io, errnos.ECANCELED, 'nobody waits for it any more');
+  }
+
+  /**
+   * The client has said goodbye: what it asked for is done, before what others ask for; only what waits for a lock ends, of which nobody knows
+   * who has written under it until then.
+   */
+  leave(isRead: boolean): void {
+    const { abandonment, leftovers, parking } = this.#host;
+    const { name } = this.volume;
+    this.#leaving = true;
+    this.#left = isRead;
+    if (!isRead) leftovers.leave(name, this.#unread, this);
+    const waiting = parking.take(name, this);
+    for (const io of [...this.#running(), ...leftovers.heldBy(name, this)])
+      if (isChange(io)) leftovers.leave(name, io, this);
+    if (isRead) leftovers.done(name, this.#unread);
+    abandonment.tell(this.#id);
+    for (const io of waiting) this.#complete(io, errnos.ECANCELED, 'nobody waits for it any more');
   }
 
   /** What is in the composer or waits for a record. */
@@ -347,7 +372,7 @@ export class ExportDevice implements BlockDevice {
     if (this.#starved.length > 0) this.#resume();
     const { parking } = this.#host;
     if (parked) {
-      if (this.#abandoned) this.#complete(io, errnos.ECANCELED, message);
+      if (this.#abandoned || this.#left) this.#complete(io, errnos.ECANCELED, message);
       else parking.park(this.volume.name, this, io);
       return;
     }
@@ -357,6 +382,8 @@ export class ExportDevice implements BlockDevice {
   }
 
   close(): Promise<void> {
+    const { leftovers } = this.#host;
+    if (leftovers.isUsed) leftovers.done(this.volume.name, this.#unread);
     return this.#options.closed(this);
   }
 }

@@ -15,7 +15,8 @@ interface Held {
 }
 
 interface Left {
-  readonly changes: Set<Change>;
+  /** With whom they do not hold up. */
+  readonly changes: Map<Change, Parker | null>;
   held: Held[];
 }
 
@@ -27,19 +28,25 @@ export class Leftovers {
     return this.#volumes.size > 0;
   }
 
-  /** The client of a change that runs is gone. */
-  leave(volume: string, io: Change): void {
+  /** The client of a change that runs, or is to, is gone. @param by what is asked for by this one does not wait for it */
+  leave(volume: string, io: Change, by: Parker | null = null): void {
     const left = this.#volumes.get(volume);
-    if (left) left.changes.add(io);
-    else this.#volumes.set(volume, { changes: new Set([io]), held: [] });
+    if (left) left.changes.set(io, by);
+    else this.#volumes.set(volume, { changes: new Map([[io, by]]), held: [] });
   }
 
   /** Keeps an Io that touches what is left, until that is over: then it is given back to unpark. False: it may go on now. */
   holds(volume: string, by: Parker, io: Io): boolean {
     const left = this.#volumes.get(volume);
-    if (!left || !touches(left, io)) return false;
+    if (!left || !touches(left, by, io)) return false;
     left.held.push({ by, io });
     return true;
+  }
+
+  /** What is kept for one device. */
+  heldBy(volume: string, by: Parker): Io[] {
+    const held = this.#volumes.get(volume)?.held ?? [];
+    return held.flatMap((each) => (each.by === by ? each.io : []));
   }
 
   /** Takes what is kept for one device. */
@@ -57,16 +64,16 @@ export class Leftovers {
     if (!left?.changes.delete(io)) return;
     const free: Held[] = [];
     const held: Held[] = [];
-    for (const entry of left.held) (touches(left, entry.io) ? held : free).push(entry);
+    for (const entry of left.held) (touches(left, entry.by, entry.io) ? held : free).push(entry);
     left.held = held;
     if (left.changes.size === 0) this.#volumes.delete(volume);
     for (const entry of free) entry.by.unpark(entry.io);
   }
 }
 
-function touches({ changes }: Left, { offset, length }: Io): boolean {
-  for (const change of changes) {
-    if (offset < change.offset + change.length && change.offset < offset + length) return true;
+function touches({ changes }: Left, by: Parker, { offset, length }: Io): boolean {
+  for (const [change, of] of changes) {
+    if (of !== by && offset < change.offset + change.length && change.offset < offset + length) return true;
   }
   return false;
 }

@@ -156,6 +156,12 @@ export interface BlockDevice {
    * be called more than once. close() follows when all have completed.
    */
   abandon?(): void;
+  /**
+   * Optional; absent, abandon is called. As abandon, of a client that said goodbye: what it has sent is to be done, but for what waits for a lock
+   * or the like, and before what others ask for from now on of the same bytes.
+   * @param isRead all of it was submitted; else leave follows once more
+   */
+  leave?(isRead: boolean): void;
   /** The last connection's end: no Io is in flight. */
   close(): Promise<void>;
 }

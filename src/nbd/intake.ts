@@ -8,6 +8,7 @@ import { Command, CommandFlag, commandName, EXTENDED_REQUEST_LENGTH, REQUEST_LEN
 import { noCounters } from './counters.js';
 import type { IoBuffer, IoCommand, Throttle } from './device.js';
 import type { GatherBudget } from './gather.js';
+import { endsWithGoodbye } from './goodbye.js';
 import type { Holdings } from './holdings.js';
 import type { Limits } from './limits.js';
 import type { Log } from './log.js';
@@ -64,6 +65,8 @@ const isThrottled = (command: number): boolean =>
 
 export class Intake {
   readonly counters = noCounters();
+  /** DISC was read: why run() said END. */
+  saidGoodbye = false;
   readonly #transport: Transport;
   readonly #session: Session;
   readonly #context: IntakeContext;
@@ -209,6 +212,18 @@ export class Intake {
     this.#ticket.release();
   }
 
+  /** The client has left, and what is unread of it says goodbye. False where that cannot be told. */
+  get willSayGoodbye(): boolean {
+    const unread = this.#transport.unread();
+    if (unread === null) return false;
+    const staged = this.#transport.stage.subarray(this.#at, this.#end);
+    const request = this.#current;
+    let payload = this.#skip;
+    if (this.#filtering) payload = this.#filter?.missing ?? 0;
+    else if (request?.command === Command.WRITE) payload += request.unissued - (this.#fill === null ? 0 : this.#filled);
+    return endsWithGoodbye(Buffer.concat([staged, unread]), payload, this.#session.extended);
+  }
+
   /** Makes the stage ready for the next receive, which continues what is left in it. */
   #needBytes(): Stop {
     const left = this.#end - this.#at;
@@ -229,6 +244,7 @@ export class Intake {
       : readRequest(this.#transport.stageView, this.#at, request);
     if (!framed || request.command === Command.DISC || (extended && this.#isTooLong(request))) {
       if (!framed) this.#context.log.warn(`${this.#transport.peer}: a request came without its magic number`);
+      this.saidGoodbye = framed && request.command === Command.DISC;
       this.#pool.giveRequest(request);
       return false;
     }

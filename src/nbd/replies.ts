@@ -38,6 +38,7 @@ export class Replies {
   #head = 0;
   readonly #batch: Piece[] = [];
   #sending = false;
+  #muted = false;
 
   constructor(transport: Transport, { structured, extended }: ReplyStyle, retire: (piece: Piece) => void) {
     this.#transport = transport;
@@ -66,8 +67,14 @@ export class Replies {
     return this.#ready.length === 0 && this.#batch.length === 0;
   }
 
+  /** Nothing more is sent: answers are given up as they come. */
+  mute(): void {
+    this.#muted = true;
+  }
+
   /** Sends what is ready, as far as the socket takes it. True when anything was retired. */
   flush(): boolean {
+    if (this.#muted && !this.#sending) return this.#giveUp();
     let retired = false;
     while (!this.#sending && this.#ready.length > 0) {
       this.#fillBatch();
@@ -90,10 +97,18 @@ export class Replies {
   /** The transport is closed: nothing more goes out. */
   discard(): void {
     this.#retireBatch();
-    for (let i = this.#head; i < this.#ready.length; i++) this.#retire(this.#ready[i]);
+    this.#giveUp();
+    this.#sending = true;
+  }
+
+  /** True when there was something. */
+  #giveUp(): boolean {
+    const ready = this.#ready;
+    const head = this.#head;
     this.#ready = [];
     this.#head = 0;
-    this.#sending = true;
+    for (let i = head; i < ready.length; i++) this.#retire(ready[i]);
+    return head < ready.length;
   }
 
   #retireBatch(): void {

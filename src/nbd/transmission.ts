@@ -134,12 +134,19 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
 
   /**
    * To be called now and then: while the socket is not read, for want of what those hold who wait in the device, nobody else tells that
-   * the client is gone. The device may refuse what is read of it from then on.
+   * the client is gone. The device may refuse what is read of it from then on, unless the client says goodbye behind it.
    */
   look(): void {
     if (!this.#paused || this.#ending || !this.#transport.hasLeft()) return;
-    this.#device.abandon?.();
+    const saysGoodbye = this.#intake.willSayGoodbye;
+    this.#leave(saysGoodbye, false);
+    if (saysGoodbye && this.#transport.mustBeSilent()) this.#replies.mute();
     this.#intake.release();
+  }
+
+  #leave(saysGoodbye: boolean, isRead: boolean): void {
+    if (saysGoodbye && this.#device.leave) this.#device.leave(isRead);
+    else this.#device.abandon?.();
   }
 
   // What the poller asks
@@ -222,7 +229,7 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
       stop = this.#intake.run();
       if (stop === Stop.END) {
         // Answers to a client that said goodbye matter to nobody; to one whose server goes they do.
-        if (this.#inDevice > 0 && !this.#refusing) this.#device.abandon?.();
+        if (this.#inDevice > 0 && !this.#refusing) this.#leave(this.#intake.saidGoodbye, true);
         this.#stop();
       } else if (stop === Stop.STALLED) {
         // Both may free what the intake waits for: a piece that ends is not always one that is answered.

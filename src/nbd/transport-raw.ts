@@ -10,7 +10,9 @@ import net from 'node:net';
 import type { Duplex } from 'node:stream';
 import { errnos, SystemError } from '../sys/errno.js';
 import {
+  allocateMemory,
   errno,
+  freeMemory,
   MSG_DONTWAIT,
   MSG_NOSIGNAL,
   MSG_PEEK,
@@ -22,7 +24,7 @@ import {
   setsockopt,
 } from '../sys/libc.js';
 import type { IoBuffer } from './device.js';
-import { hasLeft } from './sockets.js';
+import { hasLeft, isHungUp } from './sockets.js';
 import { LINGER_MS, type Transport, type TransportEvents } from './transport.js';
 import { HEADERS_SIZE, MAX_IOVECS, STAGE_START, WireMemory } from './wire-memory.js';
 
@@ -49,6 +51,10 @@ export function hasDescriptor(socket: net.Socket): boolean {
   const handle = (socket as WithHandle)._handle;
   return typeof handle?.fd === 'number' && handle.fd >= 0;
 }
+
+/** What is looked at of what a client left behind, in bytes: at first, and at most. The kernel keeps no more for a socket. */
+const UNREAD_BYTES = 1 << 20;
+const MOST_UNREAD_BYTES = 1 << 26;
 
 export class RawTransport implements Transport {
   events!: TransportEvents;
@@ -157,6 +163,22 @@ export class RawTransport implements Transport {
 
   hasLeft(): boolean {
     return this.#fd >= 0 && hasLeft(this.#fd);
+  }
+
+  unread(): Buffer | null {
+    for (let room = UNREAD_BYTES; this.#fd >= 0 && room <= MOST_UNREAD_BYTES; room *= 2) {
+      const memory = allocateMemory(room, room);
+      const count = recv(this.#fd, memory.address, room, FLAGS | MSG_PEEK);
+      const bytes = count >= 0 && count < room ? Buffer.from(memory.bytes.subarray(0, count)) : null;
+      freeMemory(memory);
+      if (bytes !== null || count < 0) return bytes;
+    }
+    return null;
+  }
+
+  mustBeSilent(): boolean {
+    // A peer that has closed a TCP connection answers with a reset, and what it sent before is gone; of one that closed its side only nothing tells.
+    return this.peer !== 'unix' || this.#fd < 0 || isHungUp(this.#fd);
   }
 
   reserve(length: number): number {

@@ -130,6 +130,14 @@ export class StreamTransport implements Transport {
     return fd >= 0 && hasLeft(fd);
   }
 
+  unread(): Buffer | null {
+    return this.#ended ? Buffer.from(this.#chunk?.subarray(this.#chunkAt) ?? []) : null;
+  }
+
+  mustBeSilent(): boolean {
+    return false;
+  }
+
   reserve(length: number): number {
     const at = this.#headersUsed;
     if (at + length > HEADERS_SIZE || this.#bytes >= BATCH_BYTES) return -1;

@@ -48,6 +48,11 @@ export interface Transport {
   /** Whether the peer sends no more or is gone, as far as that can be told while paused: what it sent before may be unread still. */
   hasLeft(): boolean;
 
+  /** What the peer, which has left, had sent and nobody received, to be asked while paused; null: that cannot be told. */
+  unread(): Buffer | null;
+  /** The peer has left, and to answer it may end the connection before all was received. */
+  mustBeSilent(): boolean;
+
   /** Room for `length` header bytes in this batch: their offset in headersView, or -1 when the batch is full. */
   reserve(length: number): number;
   /** Appends buffer[0 .. length) to the batch without copying; false when the batch is full. It must stay until the batch is gone. */

@@ -96,6 +96,12 @@ export const behaviourSections: Section[] = [
         '1.0',
         commands('DISC lets what is in flight be finished and answered'),
       ),
+      row(
+        'DISC of a client that is held back and closes at once: what was not read before it is done as well (not over TLS)',
+        null,
+        '1.4',
+        inFile('unit/nbd/throttle.test.ts')('%s, over a unix socket: what comes before its goodbye is done'),
+      ),
     ],
   },
   {

@@ -9,7 +9,7 @@ export interface Row {
   /** `yes`, or `no: …`, `in part: …` with the reason. */
   readonly supported: string;
   /** The first version of this package that has (or refuses) it. */
-  readonly since: '1.0' | '1.1';
+  readonly since: '1.0' | '1.1' | '1.4';
   /** Test file below test/, and the title of the test in it. */
   readonly test: { readonly file: string; readonly title: string };
 }

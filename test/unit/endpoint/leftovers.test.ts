@@ -149,6 +149,60 @@ describe('writes of a client that is gone, which run still', () => {
   });
 });
 
+describe('a client that said goodbye, and of which not all was read when it left', () => {
+  it('has all of it done, before what anybody else asks for', async () => {
+    const gone = deviceOf();
+    const first = write(gone, 0);
+    delivered();
+    gone.leave(false);
+    const back = deviceOf();
+    const newer = [write(back, 0), write(back, 8192), write(back, BLOCK)];
+    delivered();
+    expect(offsets()).toEqual([0]);
+    // Read now; and again after another look.
+    const second = write(gone, 8192);
+    gone.leave(false);
+    delivered();
+    expect(offsets()).toEqual([0, 8192]);
+    // All is read: nothing else is in the way than what runs.
+    gone.leave(true);
+    delivered();
+    expect(offsets()).toEqual([0, 8192, BLOCK]);
+    slow = false;
+    for (const request of stuck) request.succeed(512);
+    expect(await Promise.all([first, second, ...newer])).toEqual([0, 0, 0, 0, 0]);
+    await gone.close();
+  });
+
+  it('holds nobody up when nothing of it ran any more', async () => {
+    slow = false;
+    const gone = deviceOf();
+    gone.leave(false);
+    const newer = write(deviceOf(), 0);
+    await gone.close();
+    expect(await newer).toBe(0);
+  });
+
+  it('has done what waited for those who went before, and the next one waits for that', async () => {
+    const first = deviceOf();
+    const old = write(first, 0);
+    delivered();
+    first.abandon();
+    const polite = deviceOf();
+    const waiting = write(polite, 0);
+    polite.leave(true);
+    const newer = write(deviceOf(), 0);
+    stuck[0].succeed(512);
+    delivered();
+    expect(offsets()).toEqual([0, 0]);
+    stuck[1].succeed(512);
+    delivered();
+    expect(offsets()).toEqual([0, 0, 0]);
+    stuck[2].succeed(512);
+    expect(await Promise.all([old, waiting, newer])).toEqual([0, 0, 0]);
+  });
+});
+
 it('changes that are read from the socket of a client that has left are not made; it may have sent them again elsewhere', async () => {
   const gone = deviceOf();
   gone.abandon();

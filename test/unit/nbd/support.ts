@@ -159,8 +159,9 @@ export class RawPeer {
     socket.on('error', over);
   }
 
-  static async connect(target: string): Promise<RawPeer> {
-    const socket = net.connect({ path: target, allowHalfOpen: true });
+  static async connect(target: string | net.NetConnectOpts): Promise<RawPeer> {
+    const where = typeof target === 'string' ? { path: target } : target;
+    const socket = net.connect({ ...where, allowHalfOpen: true });
     await new Promise<void>((resolve, reject) => {
       socket.once('connect', resolve);
       socket.once('error', reject);
@@ -292,6 +293,12 @@ export class FakeTransport implements Transport {
   }
   hasLeft(): boolean {
     return this.isEnded;
+  }
+  unread(): Buffer | null {
+    return null;
+  }
+  mustBeSilent(): boolean {
+    return false;
   }
   hasUnread(): boolean {
     return this.#incoming.length > 0;
