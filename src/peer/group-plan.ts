@@ -8,8 +8,11 @@ import { controlSocketOf, roleArguments } from './paths.js';
 
 /** libuv's own limit. */
 const MAX_THREADS = 1024;
-/** For what needs a thread besides the blockers: name look-ups, reading files. */
-const OTHER_THREADS = 4;
+/**
+ * For what needs a thread besides what a blocker's nr_threads are for: name look-ups, reading files; and so many that half of the pool, which
+ * is what syncs may take, has a thread for each object of a flush that names them one by one (eight).
+ */
+const OTHER_THREADS = 8;
 
 /**
  * Node's own code on large pages: what serves a request is spread over many of its pages, and where memory is virtual twice each of them costs

@@ -5,10 +5,13 @@ import { defaultPlan } from '../../../src/peer/group-plan.js';
 
 const LARGE_PAGES = '--use-largepages=silent';
 
-function args(placement: string, group: string): readonly string[] {
-  const config = parseConfig(`[ARCHIPELAGO]\nPLACEMENT = ${placement}\n`, null);
-  return defaultPlan(config, group.split('+'), { shareOutput: true, sockets: [] }).args;
+function plan(text: string, group: string) {
+  const config = parseConfig(text, null);
+  return defaultPlan(config, group.split('+'), { shareOutput: true, sockets: [] });
 }
+
+const args = (placement: string, group: string): readonly string[] =>
+  plan(`[ARCHIPELAGO]\nPLACEMENT = ${placement}\n`, group).args;
 
 describe('code on large pages', () => {
   const DEFAULT = 'blockerb+vlmcd+nbd blockerm+mapperd';
@@ -35,4 +38,11 @@ describe('code on large pages', () => {
     const { status, stderr } = spawnSync(process.execPath, [LARGE_PAGES, '-e', ''], { encoding: 'utf8' });
     expect([status, stderr]).toEqual([0, '']);
   });
+});
+
+test.each([
+  ['as the defaults are, so that half of the pool syncs eight objects at a time', '', 16],
+  ['and what nr_threads says more', '[blockerb]\nnr_threads = 20\n', 28],
+])('threads for what blocks: %s', (_what, text, threads) => {
+  expect(plan(text, 'blockerb+vlmcd+nbd').env.UV_THREADPOOL_SIZE).toBe(String(threads));
 });
