@@ -25,6 +25,12 @@ export interface MapperContext {
   readonly volumes: Volumes;
   readonly snapshots: SnapshotIndex;
   readonly log: MapperLog;
+  /**
+   * Whether the locks of the volumes are good now, as is seen to before each request that changes a store: for changes of which no store
+   * is told at once. When not, Locks.verify says whether they are this node's.
+   * @throws LostLock
+   */
+  holds(): boolean;
   /** What the volume's map is read by: past every cache while nothing keeps other nodes from changing it. */
   reader(volume: Volume): MapReader;
 }

@@ -5,11 +5,12 @@ import type { MapperContext } from './context.js';
 import type { LockChecks } from './locking/checks.js';
 import { FencedObjects } from './locking/fenced.js';
 import { MapStore } from './map-store.js';
+import { zeroedAmong } from './provisional/zeroes.js';
 import type { MapReader } from './stored-map.js';
 import type { Volume } from './volume.js';
 
 export class Contexts {
-  readonly #base: Omit<MapperContext, 'maps' | 'blocks' | 'reader'>;
+  readonly #base: Omit<MapperContext, 'maps' | 'blocks' | 'holds' | 'reader'>;
   readonly #maps: ObjectClient;
   readonly #blocks: ObjectClient;
   readonly #family: MapStore;
@@ -22,7 +23,7 @@ export class Contexts {
 
   /** @param family the unfenced map store */
   constructor(
-    base: Omit<MapperContext, 'maps' | 'blocks' | 'reader'>,
+    base: Omit<MapperContext, 'maps' | 'blocks' | 'holds' | 'reader'>,
     stores: { maps: ObjectClient; blocks: ObjectClient; family: MapStore },
     checks: LockChecks,
     clock: Clock,
@@ -51,10 +52,12 @@ export class Contexts {
 
   #make(volumes: readonly Volume[]): MapperContext {
     const maps = new FencedObjects(this.#maps, volumes, this.#checks, this.#clock);
+    const blocks = new FencedObjects(this.#blocks, volumes, this.#checks, this.#clock);
     return {
       ...this.#base,
       maps: new MapStore(maps, () => maps.verify(), this.#family),
-      blocks: new FencedObjects(this.#blocks, volumes, this.#checks, this.#clock),
+      blocks,
+      holds: () => blocks.holds(),
       reader: (volume) => this.#readerOf(volume),
     };
   }
@@ -77,11 +80,13 @@ export class Contexts {
   }
 }
 
-function overlayOf({ provisional }: Volume, first: number, count: number): Map<number, number> | null {
-  if (provisional.size === 0) return null;
-  const own = new Map<number, number>();
+function overlayOf(volume: Volume, first: number, count: number): Map<number, number | null> | null {
+  const { provisional, zeroed } = volume;
+  if (provisional.size + zeroed.size === 0) return null;
+  const known = new Map<number, number | null>();
   for (const { block, epoch } of provisional.values()) {
-    if (block >= first && block < first + count) own.set(block, epoch);
+    if (block >= first && block < first + count) known.set(block, epoch);
   }
-  return own;
+  for (const { block } of zeroedAmong(volume, first, first + count)) known.set(block, null);
+  return known;
 }

@@ -1,7 +1,8 @@
 /**
  * Changes of single entries: blocks become writable (copy-up, first write) or zero. What an entry names is durable before the
  * entry is written; the entry is written in place, then the one in memory changes (ondisk 5, consistency: order). Where it can be noted that
- * the object is there, the entry in memory changes first, and the other two follow with the next commit (provisional/commits.ts).
+ * the object is there, or that the block is zero, the entry in memory changes first, and the rest follows with the next commit
+ * (provisional/commits.ts).
  */
 import { EntryFlag } from '../requests/resolved-map.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
@@ -9,9 +10,10 @@ import { type MapperContext, PARALLEL } from './context.js';
 import * as v2 from './formats/v2.js';
 import { forEachLimited } from './gate.js';
 import { LostLock } from './locking/lost.js';
-import { removeObject } from './map-store.js';
+import { type EntryEncoder, removeObject } from './map-store.js';
+import { droppedBy, zeroedAmong } from './provisional/zeroes.js';
 import type { StoredMap } from './stored-map.js';
-import type { Volume } from './volume.js';
+import type { Volume, ZeroedBlock } from './volume.js';
 
 const OWN = EntryFlag.WRITABLE | EntryFlag.ARCHIP;
 
@@ -33,43 +35,57 @@ export async function makeWritable(
 ): Promise<void> {
   await map.check(first, end - first);
   if (isWritable(map, first, end)) return;
-  await volume.blocks.run(first, end, async () => {
-    const todo: number[] = [];
-    for (let i = first; i < end; i++) if (!isWritable(map, i, i + 1)) todo.push(i);
-    if (todo.length === 0) return;
-    volume.written = true;
-    const epochs = new Map<number, number>();
-    const { committer } = context.volumes;
-    if (committer.accepts(volume)) {
-      const { losses } = volume;
-      const mount = committer.mount(null);
-      await makeObjects(context, volume, map, todo, epochs, false);
-      if (volume.lost || volume.losses !== losses) throw new LostLock(volume);
-      // In one turn: what is noted is what the map in memory says, and nobody has asked for it to be committed in between.
-      const blocks = todo.map((block) => ({ block, epoch: epochs.get(block)! }));
-      if (committer.add(volume, map.header, blocks, mount)) {
-        for (const { block, epoch } of blocks) map.entries.setOwn(block, OWN, volume.name, epoch);
-        return;
-      }
-      await context.blocks.flush(blocks.map(({ block, epoch }) => newObjectName(volume.name, epoch, block)));
-      await context.locks.verify(volume);
-      // Who made them durable may know nothing of those that were made before a mount.
-      if (committer.mount(mount) !== mount) {
-        throw new SystemError(
-          errnos.EIO,
-          `volume ${volume.name}: the file system of the objects was mounted anew meanwhile`,
-        );
-      }
-    } else {
-      // The lock is looked at while the objects are made; what took long is looked at again.
-      const verified = context.locks.verify(volume);
-      verified.catch(() => {});
-      await makeObjects(context, volume, map, todo, epochs, true);
-      await verified;
-      if (!context.locks.isFresh(volume)) await context.locks.verify(volume);
+  const make = (): Promise<boolean> =>
+    volume.blocks.run(first, end, async () => {
+      if (zeroedAmong(volume, first, end).length > 0) return false;
+      await makeRunWritable(context, volume, map, first, end);
+      return true;
+    });
+  while (!(await make())) await context.volumes.committer.settleZeroes(volume, first, end);
+}
+
+async function makeRunWritable(
+  context: MapperContext,
+  volume: Volume,
+  map: StoredMap,
+  first: number,
+  end: number,
+): Promise<void> {
+  const todo: number[] = [];
+  for (let i = first; i < end; i++) if (!isWritable(map, i, i + 1)) todo.push(i);
+  if (todo.length === 0) return;
+  volume.written = true;
+  const epochs = new Map<number, number>();
+  const { committer } = context.volumes;
+  if (committer.accepts(volume)) {
+    const { losses } = volume;
+    const mount = committer.mount(null);
+    await makeObjects(context, volume, map, todo, epochs, false);
+    if (volume.lost || volume.losses !== losses) throw new LostLock(volume);
+    // In one turn: what is noted is what the map in memory says, and nobody has asked for it to be committed in between.
+    const blocks = todo.map((block) => ({ block, epoch: epochs.get(block)! }));
+    if (committer.add(volume, map.header, blocks, mount)) {
+      for (const { block, epoch } of blocks) map.entries.setOwn(block, OWN, volume.name, epoch);
+      return;
     }
-    await writeOwnEntries(context, volume, map, todo, epochs, true);
-  });
+    await context.blocks.flush(blocks.map(({ block, epoch }) => newObjectName(volume.name, epoch, block)));
+    await context.locks.verify(volume);
+    // Who made them durable may know nothing of those that were made before a mount.
+    if (committer.mount(mount) !== mount) {
+      throw new SystemError(
+        errnos.EIO,
+        `volume ${volume.name}: the file system of the objects was mounted anew meanwhile`,
+      );
+    }
+  } else {
+    // The lock is looked at while the objects are made; what took long is looked at again.
+    const verified = context.locks.verify(volume);
+    verified.catch(() => {});
+    await makeObjects(context, volume, map, todo, epochs, true);
+    await verified;
+    if (!context.locks.isFresh(volume)) await context.locks.verify(volume);
+  }
+  await writeOwnEntries(context, volume, map, todo, epochs, true);
 }
 
 /** Makes the own objects of these blocks, and notes the epochs in their names. */
@@ -152,32 +168,50 @@ export async function writeOwnEntries(
   epochs: ReadonlyMap<number, number>,
   guarded = false,
 ): Promise<void> {
+  const encode: EntryEncoder = (i, out, at) => {
+    v2.encodeNamedEntry(out, at, OWN, newObjectName(volume.name, epochs.get(i)!, i));
+  };
+  await writeRuns(context, volume, map, blocks, encode, guarded, (block) => {
+    map.entries.setOwn(block, OWN, volume.name, epochs.get(block)!);
+  });
+}
+
+/** Writes zero entries for these blocks, which are in ascending order and zero in memory, as few writes as there are runs. */
+export async function writeZeroEntries(
+  context: MapperContext,
+  volume: Volume,
+  map: StoredMap,
+  blocks: readonly number[],
+  guarded = false,
+): Promise<void> {
+  await writeRuns(context, volume, map, blocks, encodeZero, guarded);
+}
+
+/** @param written called with each block of which the entry was written */
+async function writeRuns(
+  context: MapperContext,
+  volume: Volume,
+  map: StoredMap,
+  blocks: readonly number[],
+  encode: EntryEncoder,
+  guarded: boolean,
+  written: (block: number) => void = () => {},
+): Promise<void> {
+  const { maps } = context;
+  const { blockSize } = map.header;
   for (let from = 0; from < blocks.length; ) {
     let to = from + 1;
     while (to < blocks.length && blocks[to] === blocks[to - 1] + 1) to++;
-    const encode = (i: number, out: Buffer, at: number): void => {
-      v2.encodeNamedEntry(out, at, OWN, newObjectName(volume.name, epochs.get(i)!, i));
-    };
-    const { blockSize } = map.header;
-    const count = to - from;
-    await context.maps.writeEntries(
-      map.stored,
-      blockSize,
-      blocks[from],
-      count,
-      encode,
-      volume.touched,
-      undefined,
-      guarded,
-    );
-    for (let k = from; k < to; k++) map.entries.setOwn(blocks[k], OWN, volume.name, epochs.get(blocks[k])!);
+    const first = blocks[from];
+    await maps.writeEntries(map.stored, blockSize, first, to - from, encode, volume.touched, undefined, guarded);
+    for (let k = from; k < to; k++) written(blocks[k]);
     from = to;
   }
 }
 
 /**
- * Makes blocks [first, end) zero blocks, and deletes the own objects they had. An object that cannot be deleted is left over,
- * which is logged: the blocks are zero all the same.
+ * Makes blocks [first, end) zero blocks, and deletes the own objects they had: at once and durably, or, where few blocks are zero by the note alone,
+ * with the next commit. An object that cannot be deleted is left over, which is logged: the blocks are zero all the same.
  */
 export async function makeZero(
   context: MapperContext,
@@ -199,6 +233,7 @@ async function makeRunZero(
   { first, count }: v2.EntryRun,
 ): Promise<void> {
   await map.check(first, count);
+  if (await noteZeroes(context, volume, map, first, count)) return;
   const { dropped, changed } = dropEntries(map, first, count);
   dropped.push(...leftObjects(volume, map, first, first + count));
   if (!changed) {
@@ -207,6 +242,7 @@ async function makeRunZero(
     if (volume.owed.size > 0) context.volumes.committer.drop(volume, first, first + count);
     return;
   }
+  dropped.push(...(await droppedBy(map, zeroedAmong(volume, first, first + count))));
   try {
     await context.maps.writeEntries(map.stored, map.header.blockSize, first, count, encodeZero, volume.touched);
   } catch (error) {
@@ -225,7 +261,38 @@ async function makeRunZero(
   await deleteDropped(context, volume, dropped);
 }
 
-async function deleteDropped(context: MapperContext, volume: Volume, names: readonly string[]): Promise<void> {
+/**
+ * Makes the blocks zero in memory, and notes that; the rest is the next commit's (provisional/zeroes.ts).
+ * @returns false: nothing was done, it has to be durable at once
+ */
+async function noteZeroes(
+  context: MapperContext,
+  volume: Volume,
+  map: StoredMap,
+  first: number,
+  count: number,
+): Promise<boolean> {
+  const { committer } = context.volumes;
+  const blocks: ZeroedBlock[] = [];
+  for (let i = first; i < first + count; i++) {
+    // What was first written and not committed is told by its own note until the zeros are stored.
+    if (volume.provisional.has(i) || volume.owed.has(i)) return false;
+    const flags = map.entries.flags(i);
+    if (flags & EntryFlag.ZERO) continue;
+    const dropped = (flags & OWN) === OWN ? map.entries.objectName(i) : null;
+    blocks.push({ block: i, dropped, isAdopted: false });
+    if (!committer.acceptsZeroes(volume, blocks.length)) return false;
+  }
+  if (blocks.length === 0) return false;
+  while (!context.holds()) await context.locks.verify(volume);
+  // In one turn with the look at the lock: no store is told that would refuse what comes too late.
+  if (!committer.addZeroes(volume, map.header, blocks)) return false;
+  for (const { block } of blocks) map.entries.setZero(block);
+  return true;
+}
+
+/** Deletes objects that no stored entry names any more. One that cannot be deleted is logged. */
+export async function deleteDropped(context: MapperContext, volume: Volume, names: readonly string[]): Promise<void> {
   await deleteObjects(context, volume.name, names).catch((error) => {
     context.log.warn(`volume ${volume.name}: an object of a zeroed block is left over: ${messageOf(error)}`);
   });

@@ -134,7 +134,8 @@ export class Locks {
     await maps.flush(volume.touched);
     await volume.locking.exclusive(async () => {
       if (!volume.locked) return;
-      if (volume.provisional.size > 0) throw new SystemError(errnos.EBUSY, `volume ${volume.name} is written to`);
+      if (volume.provisional.size + volume.zeroed.size > 0)
+        throw new SystemError(errnos.EBUSY, `volume ${volume.name} is written to`);
       volumes.committer.forget(volume);
       volume.releasing = true;
       // Before the lock goes: a mapper that is killed in between must not leave word of a lock that its successor would miss.

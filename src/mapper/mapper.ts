@@ -520,7 +520,7 @@ export class Mapper {
       lost: all.filter((volume) => volume.lost).length,
       leases: all.reduce((sum, volume) => sum + volume.leases.size, 0),
       waits: this.#locking.waits.count,
-      provisional: all.reduce((sum, volume) => sum + volume.provisional.size, 0),
+      provisional: all.reduce((sum, volume) => sum + volume.provisional.size + volume.zeroed.size, 0),
       checkedMsAgo: Number.isFinite(answeredAt) ? Math.round(this.#clock.now() - answeredAt) : null,
     };
   }

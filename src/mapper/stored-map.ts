@@ -16,8 +16,8 @@ const DAMAGED_NAME = '(damaged map entry)';
 
 /** What reading a map needs of the maps store. */
 export interface MapReader extends Pick<ObjectClient, 'read' | 'info'> {
-  /** Own objects, by their epochs, of those of the blocks [first, first + count) of which the stored entries do not tell yet. */
-  overlay?(header: MapHeader, first: number, count: number): Promise<ReadonlyMap<number, number> | null>;
+  /** What the stored entries of the blocks [first, first + count) do not tell yet: the epochs of own objects, null: that the block is zero. */
+  overlay?(header: MapHeader, first: number, count: number): Promise<ReadonlyMap<number, number | null> | null>;
 }
 
 export class StoredMap {
@@ -129,6 +129,16 @@ export class StoredMap {
     }
   }
 
+  /** The own object that the stored entry of block `i` names, whatever else is known of the block; null: it names none. */
+  async storedOwn(i: number): Promise<string | null> {
+    const [run] = v2.entryRuns(this.stored, this.header.blockSize, i, 1, 1);
+    const bytes = await this.#readStored(run);
+    const entry = new ResolvedMap(this.blocks);
+    if (bytes === null || v2.decodeEntry(entry, i, bytes, 0) !== null) return null;
+    const own = EntryFlag.WRITABLE | EntryFlag.ARCHIP;
+    return (entry.flags(i) & (own | EntryFlag.ZERO)) === own ? entry.objectName(i) : null;
+  }
+
   /** Like load for a map that is not kept: reads just these entries instead of their chunks. */
   async loadOnly(first: number, count: number): Promise<void> {
     for (let i = first; i < first + count; i++) {
@@ -202,7 +212,8 @@ export class StoredMap {
           this.entries.set(i, EntryFlag.DELETED, DAMAGED_NAME);
         }
         const epoch = overlay?.get(i);
-        if (epoch !== undefined) {
+        if (epoch === null) this.entries.setZero(i);
+        else if (epoch !== undefined) {
           this.entries.setOwn(i, EntryFlag.WRITABLE | EntryFlag.ARCHIP, this.stored, epoch);
         }
       }

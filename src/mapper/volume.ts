@@ -56,6 +56,15 @@ export interface ProvisionalBlock {
   suspicion?: unknown;
 }
 
+/** A block that is zero, of which the stored entry says otherwise (provisional/zeroes.ts). */
+export interface ZeroedBlock {
+  readonly block: number;
+  /** Its own object, which goes when the stored entry says so; null: none is known. */
+  readonly dropped: string | null;
+  /** The stored entry may name another own object: it was not looked at by this mapper. */
+  readonly isAdopted: boolean;
+}
+
 /** A block of which was acknowledged what the disk did not take. */
 export interface OwedBlock {
   /** In the name of the object that was for it; 0: not known. */
@@ -75,6 +84,12 @@ export interface Committer {
    * @param mount as it was before these were made
    */
   add(volume: Volume, header: MapHeader, blocks: readonly NotedBlock[], mount: string | null): boolean;
+  /** Whether so many blocks more may be zero in memory and in the note alone now. */
+  acceptsZeroes(volume: Volume, count: number): boolean;
+  /** These blocks, which are neither provisional nor owed, are zero. Noted when it returns; false: it cannot be, and they are as before. */
+  addZeroes(volume: Volume, header: MapHeader, blocks: readonly ZeroedBlock[]): boolean;
+  /** Resolves when the stored entries of all blocks [first, end) that are zero say so. @throws SystemError, LostLock */
+  settleZeroes(volume: Volume, first: number, end: number): Promise<void>;
   /** Blocks that an earlier mapper noted are provisional, if the map turns out to be the one that they were noted of (confirm). */
   adopt(volume: Volume, noted: NotedVolume): void;
   /**
@@ -85,7 +100,7 @@ export interface Committer {
   confirm(volume: Volume, header: MapHeader | null): Promise<void>;
   /** The map is about to have the epoch and the id of this header. @throws Error when that cannot be noted: then it must not */
   become(volume: Volume, header: MapHeader): void;
-  /** Blocks [first, end) are not provisional any more: their entries were written otherwise. @throws Error: then they are still */
+  /** Blocks [first, end) are neither provisional nor zeroed any more: their entries were written otherwise. @throws Error: then they are still */
   drop(volume: Volume, first: number, end: number): void;
   /** Nothing of the volume is provisional any more, whatever becomes of it. @throws Error when that cannot be noted */
   forget(volume: Volume): void;
@@ -108,6 +123,9 @@ const noCommitter: Committer = {
   accepts: () => false,
   mount: () => null,
   add: () => false,
+  acceptsZeroes: () => false,
+  addZeroes: () => false,
+  settleZeroes: () => Promise.resolve(),
   adopt: () => {},
   confirm: () => Promise.resolve(),
   become: () => {},
@@ -180,9 +198,11 @@ export class Volume {
   readonly touched = new Set<string>();
   /** Blocks of which the map in memory tells more than the stored one. */
   readonly provisional = new Map<number, ProvisionalBlock>();
+  /** Blocks that are zero, of which the stored map says otherwise. None of them is provisional. */
+  readonly zeroed = new Map<number, ZeroedBlock>();
   /** Blocks of which was acknowledged what the disk did not take, and of which the stored entries count all the same: each flush fails. */
   readonly owed = new Map<number, OwedBlock>();
-  /** Of which map these two were noted by an earlier mapper; null: by this one, or that was looked at. */
+  /** Of which map these three were noted by an earlier mapper; null: by this one, or that was looked at. */
   adopted: NotedMap | null = null;
   /** Data may have been written since the volume was locked. */
   written = false;
@@ -217,7 +237,7 @@ export class Volume {
 
   get idle(): boolean {
     const known = this.locked || this.open !== null || this.lost !== null || this.breaking !== null;
-    const isCommitted = this.provisional.size === 0 && this.owed.size === 0;
+    const isCommitted = this.provisional.size + this.zeroed.size + this.owed.size === 0;
     return this.users === 0 && !known && this.leases.size === 0 && this.touched.size === 0 && isCommitted;
   }
 }

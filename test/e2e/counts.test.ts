@@ -216,11 +216,12 @@ const cells: readonly Cell[] = [
     mapper: true,
     work: ({ filled }) => inTurn(24, (i) => filled.trim((FILLED + i) * BLOCK, BLOCK)),
     limits: {
-      calls: 50,
-      each: { pwrite64: 1, unlink: 1, fdatasync: 1, fsync: 0 },
-      bytes: 1200,
-      messages: { vlmcd: 1, blockerb: 1, mapperd: 1, blockerm: 3 },
-      wakeUps: 11,
+      calls: 35,
+      // One write is the note; entries, their syncs and the ends of the objects are a commit's, which others share.
+      each: { pwrite64: 2, unlink: 1, fdatasync: 0.25, fsync: 0 },
+      bytes: 600,
+      messages: { vlmcd: 1, blockerb: 1, mapperd: 1, blockerm: 0.5 },
+      wakeUps: 6,
     },
   },
 ];

@@ -7,13 +7,17 @@ import { DirectTransfer } from '../../src/composer/direct.js';
 import { Commits } from '../../src/mapper/provisional/commits.js';
 import { Notes } from '../../src/mapper/provisional/notes.js';
 import { Spoiling } from '../../src/mapper/provisional/spoiling.js';
+import { Zeroes } from '../../src/mapper/provisional/zeroes.js';
 import type { Volume } from '../../src/mapper/volume.js';
 import { Op } from '../../src/requests/ops.js';
 import { errnoOf, SystemError } from '../../src/sys/errno.js';
 import type { SimulationOptions } from './simulation.js';
 import { WRITE_OUT } from './system.js';
 
-type Break = Pick<SimulationOptions, 'fault' | 'sabotage' | 'notes' | 'patch' | 'local' | 'flushes' | 'fails'>;
+type Break = Pick<
+  SimulationOptions,
+  'fault' | 'sabotage' | 'notes' | 'patch' | 'local' | 'flushes' | 'trims' | 'fails'
+>;
 
 const MAP_DATA = /_[0-9a-f]{16}$/;
 
@@ -101,6 +105,16 @@ export const breaks: Record<string, Break> = {
     patch: patched(Spoiling.prototype, 'flush', () => async (_blocks, _volume, batch) => [...batch]),
   },
   'first writes are not noted': { notes: 'always', patch: patched(Notes.prototype, 'add', () => () => {}) },
+  'a trim is not noted': {
+    notes: 'always',
+    trims: true,
+    patch: patched(Notes.prototype, 'addZeroed', () => () => {}),
+  },
+  'the objects of trimmed blocks go before the entries that name them': {
+    notes: 'always',
+    trims: true,
+    patch: patched(Zeroes.prototype, 'makeDurable', () => async () => {}),
+  },
   'notes of first writes count after a power cut': { notes: 'outlive a cut' },
   'a snapshot is made without a commit': {
     notes: 'always',

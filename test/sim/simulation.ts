@@ -39,6 +39,8 @@ export interface SimulationOptions {
   readonly local?: boolean;
   /** Whether most is small changes and flushes of them; default: in some runs. */
   readonly flushes?: boolean;
+  /** Whether most is whole blocks that are written and made zero in turn; default: in some runs. */
+  readonly trims?: boolean;
   /** Whether the disk of blocks fails; default: in few runs. */
   readonly fails?: boolean;
   /** Breaks code on purpose, until what it returns is called. */
@@ -102,6 +104,7 @@ interface World {
   /** One process, and a disk of its machine. */
   readonly local: boolean;
   readonly flushes: boolean;
+  readonly trims: boolean;
   /** The disk does not take all blocks. */
   readonly fails: boolean;
 }
@@ -140,6 +143,7 @@ class Simulation {
       local: options.local ?? random.chance(0.7),
       flushes,
       fails: options.fails ?? random.chance(0.05),
+      trims: options.trims ?? (!flushes && random.chance(0.2)),
     };
   }
 
@@ -259,7 +263,7 @@ class Simulation {
     const kind = { local, fails: fails && !plan.recovers ? BLOCKS_ROOT : null };
     const system: SimulatedSystem = new SimulatedSystem(disk, new Random(mix(seed, 3)), this.#time, hooks, kind);
     if (notes) notes.changed = () => system.changedApart('note');
-    const { settings, blockSizes, parallel, shares, flushes } = this.#world;
+    const { settings, blockSizes, parallel, shares, flushes, trims } = this.#world;
     const node = await this.#drive(system, Node.start(system, settings, notes, `boot ${boot}`));
     const live = async (): Promise<void> => {
       if (plan.recovers) {
@@ -273,6 +277,7 @@ class Simulation {
         parallel,
         shares,
         flushes,
+        trims,
         direct: local,
         writeThrough: settings.writeThrough,
         trace: (line) => this.#trace(line),

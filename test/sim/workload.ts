@@ -18,6 +18,8 @@ export interface WorkloadSettings {
   readonly shares: boolean;
   /** Mostly small changes and flushes of what was changed last. */
   readonly flushes: boolean;
+  /** Mostly whole blocks that are written and made zero in turn. */
+  readonly trims: boolean;
   /** Client, composer and blocker are one process: reads and writes on the short way, flushes that are alone. */
   readonly direct: boolean;
   /** Called with each operation's name when it begins. */
@@ -92,6 +94,7 @@ export class Workload {
     if (volumes.length === 0) return this.#create();
     if (this.#settings.shares && random.chance(0.6)) return this.#share(volumes);
     if (this.#settings.flushes && random.chance(0.85)) return this.#flushing(volumes);
+    if (this.#settings.trims && random.chance(0.8)) return this.#trimming(volumes);
     const volume = random.pick(volumes);
     if (dice < 48) {
       // Those that can be written: old maps and snapshots take no part until they are upgraded or cloned.
@@ -136,6 +139,19 @@ export class Workload {
       last && last.first < volume.cells.length && random.chance(0.8) ? last.first : random.below(volume.cells.length);
     const first = Math.min(near - (near % block) + random.below(block), volume.cells.length - 1);
     return this.#data(volume, random.below(random.chance(0.6) ? 26 : 48), { first, count: 1 });
+  }
+
+  /** Whole blocks, of which there are few, and seldom a flush: their entries change again and again, and most of that is not durable yet. */
+  #trimming(volumes: readonly VolumeModel[]): Operation | null {
+    const random = this.#random;
+    const writable = volumes.filter((one) => !one.readOnly && !one.changing && one.cells.length > 0);
+    if (writable.length === 0) return this.#create();
+    const volume = writable[random.below(Math.min(2, writable.length))];
+    if (random.chance(0.15)) return this.#use(volume, 'flush', () => this.#flush(volume));
+    const block = random.pick(this.#settings.blockSizes) / volume.unit;
+    const first = block * random.below(Math.min(4, Math.ceil(volume.cells.length / block)));
+    const count = Math.min(block * (random.chance(0.2) ? 2 : 1), volume.cells.length - first);
+    return this.#data(volume, random.pick([0, 0, 30, 45]), { first, count });
   }
 
   #name(): string | null {

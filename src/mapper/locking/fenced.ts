@@ -63,10 +63,15 @@ export class FencedObjects implements ObjectClient {
     return until === Number.POSITIVE_INFINITY ? 0 : until;
   }
 
+  /** Whether a change could be begun now without another look at the locks. @throws LostLock */
+  holds(): boolean {
+    const until = this.#deadline();
+    return until === 0 || this.#clock.now() < until;
+  }
+
   async #change<T>(work: (objects: ObjectClient) => Promise<T>): Promise<T> {
     for (;;) {
-      const until = this.#deadline();
-      if (until !== 0 && this.#clock.now() >= until) await this.verify();
+      if (!this.holds()) await this.verify();
       try {
         return await work(this.#timed);
       } catch (error) {

@@ -6,11 +6,12 @@ import { begun, encodeNote, forOnce, type Once } from '../../requests/once.js';
 import { EntryFlag } from '../../requests/resolved-map.js';
 import { errnos, SystemError } from '../../sys/errno.js';
 import { type MapperContext, mapOf } from '../context.js';
-import { deleteObjects, leftObjects } from '../copy-up.js';
+import { deleteObjects, leftObjects, writeZeroEntries } from '../copy-up.js';
 import { lateLineage } from '../formats/lineage.js';
 import * as v2 from '../formats/v2.js';
 import { dropLegacyMap } from '../leftover.js';
 import type { OpenOptions } from '../map-store.js';
+import { droppedBy, zeroedAmong } from '../provisional/zeroes.js';
 import type { StoredMap } from '../stored-map.js';
 import type { Volume } from '../volume.js';
 import { remainsOf } from './again.js';
@@ -96,6 +97,15 @@ async function removeBlocks(
   const names: string[] = [];
   // What the disk did not take of first writes keeps the store from being flushed whole.
   names.push(...leftObjects(volume, map, first, first + count));
+  // What was made zero last, and named an object until then.
+  const zeroed = zeroedAmong(volume, first, first + count).sort((a, b) => a.block - b.block);
+  names.push(...(await droppedBy(map, zeroed)));
+  await writeZeroEntries(
+    context,
+    volume,
+    map,
+    zeroed.map(({ block }) => block),
+  );
   for (let from = first; from < first + count; ) {
     if (!own(from)) {
       from++;
@@ -110,7 +120,7 @@ async function removeBlocks(
   }
   if (names.length === 0) return;
   await context.maps.flush(volume.touched);
-  // Of what was first written and not committed, the entries tell now.
+  // Of what was first written or made zero and not committed, the entries tell now.
   context.volumes.committer.drop(volume, first, first + count);
   await deleteObjects(context, volume.name, names);
 }

@@ -3,7 +3,7 @@
  * name written into the stored map, by a commit: soon after, and before anything that needs the stored map to be complete (FLUSH and FUA, every
  * operation that changes maps, the end of the lock). A commit's order is that of every change of a map: objects durable, lock looked at,
  * entries written; then the note goes. Until then the map in memory alone has these entries, and whatever is read of the stored one gets
- * them from here (overlay).
+ * them from here (overlay). Blocks that were made zero are committed with them (zeroes.ts).
  */
 import { errnoOf, errnos, messageOf, SystemError } from '../../sys/errno.js';
 import type { Clock } from '../clock.js';
@@ -13,13 +13,16 @@ import type { MapHeader } from '../formats/header.js';
 import { LostLock } from '../locking/lost.js';
 import { noV0 } from '../map-store.js';
 import type { StoredMap } from '../stored-map.js';
-import type { Committer, ProvisionalBlock, Volume } from '../volume.js';
+import type { Committer, ProvisionalBlock, Volume, ZeroedBlock } from '../volume.js';
 import type { NotedBlock, NotedMap, NotedVolume } from './noted.js';
 import type { Notes } from './notes.js';
 import { owedOf, SpoiledError, Spoiling } from './spoiling.js';
+import { Zeroes, zeroedAmong } from './zeroes.js';
 
 /** How long first writes are gathered before they are committed unasked, in ms: the syncs of a burst are shared. */
 const GATHER_MS = 500;
+/** And trims: the space that they give back is waited for. */
+const GATHER_ZEROES_MS = 100;
 /** When a commit that failed is tried again unasked, in ms. */
 const AGAIN_MS = 1000;
 /** Blocks of one batch. */
@@ -37,6 +40,12 @@ export interface CommitsOptions {
   readonly log: MapperLog;
 }
 
+interface Plan {
+  /** ms of the clock. */
+  readonly due: number;
+  readonly cancel: () => void;
+}
+
 interface Round {
   readonly running: Promise<void>;
   next: Promise<void> | null;
@@ -45,17 +54,19 @@ interface Round {
 export class Commits implements Committer {
   readonly #options: CommitsOptions;
   readonly #rounds = new Map<Volume, Round>();
-  readonly #planned = new Map<Volume, () => void>();
+  readonly #planned = new Map<Volume, Plan>();
   /** Volumes of which the last commit failed. */
   readonly #failing = new WeakSet<Volume>();
   readonly #spoiling: Spoiling;
-  /** The last first write could be noted. */
+  readonly #zeroes: Zeroes;
+  /** The last first write or trim could be noted. */
   #isNoting = true;
   #stopped = false;
 
   constructor(options: CommitsOptions) {
     this.#options = options;
     this.#spoiling = new Spoiling(options.notes, options.log);
+    this.#zeroes = new Zeroes(options.notes);
   }
 
   accepts(volume: Volume): boolean {
@@ -69,25 +80,56 @@ export class Commits implements Committer {
   }
 
   add(volume: Volume, header: MapHeader, blocks: readonly NotedBlock[], mount: string | null): boolean {
-    const { notes, log } = this.#options;
-    if (!notes || !this.accepts(volume)) return false;
-    try {
-      notes.add(volume.name, mapId(header), blocks, mount);
-      this.#isNoting = true;
-    } catch (error) {
-      if (this.#isNoting)
-        log.warn(`first writes cannot be noted, so each waits until it is durable: ${messageOf(error)}`);
-      this.#isNoting = false;
-      return false;
-    }
+    if (!this.#note(volume, (notes) => notes.add(volume.name, mapId(header), blocks, mount))) return false;
     for (const { block, epoch } of blocks)
       volume.provisional.set(block, { block, epoch, isProven: true, spoiled: null, isTold: false });
     this.#plan(volume, GATHER_MS);
     return true;
   }
 
+  acceptsZeroes(volume: Volume, count: number): boolean {
+    // Where nothing is committed, whoever trims is told so.
+    return this.accepts(volume) && !this.#failing.has(volume) && this.#zeroes.accepts(volume, count);
+  }
+
+  addZeroes(volume: Volume, header: MapHeader, blocks: readonly ZeroedBlock[]): boolean {
+    const noted = Zeroes.noted(volume, blocks);
+    if (!this.#note(volume, (notes) => notes.addZeroed(volume.name, mapId(header), noted))) return false;
+    for (const each of blocks) volume.zeroed.set(each.block, each);
+    this.#plan(volume, GATHER_ZEROES_MS);
+    return true;
+  }
+
+  async settleZeroes(volume: Volume, first: number, end: number): Promise<void> {
+    try {
+      await this.commit(volume);
+    } catch (error) {
+      // What else could not be committed is for others to hear of.
+      if (error instanceof LostLock || zeroedAmong(volume, first, end).length > 0) throw error;
+    }
+  }
+
+  /** False: it cannot be noted. */
+  #note(volume: Volume, work: (notes: Notes) => void): boolean {
+    const { notes, log } = this.#options;
+    if (!notes || !this.accepts(volume)) return false;
+    try {
+      work(notes);
+      this.#isNoting = true;
+    } catch (error) {
+      if (this.#isNoting)
+        log.warn(`first writes and trims cannot be noted, so each waits until it is durable: ${messageOf(error)}`);
+      this.#isNoting = false;
+      return false;
+    }
+    return true;
+  }
+
   drop(volume: Volume, first: number, end: number): void {
     this.#spoiling.absolve(volume, first, end);
+    const zeroed = zeroedAmong(volume, first, end).map(({ block }) => block);
+    if (zeroed.length > 0) this.#options.notes?.drop(volume.name, zeroed);
+    for (const block of zeroed) volume.zeroed.delete(block);
     if (volume.provisional.size === 0) return;
     const blocks = [...volume.provisional.keys()].filter((block) => block >= first && block < end);
     if (blocks.length === 0) return;
@@ -98,17 +140,19 @@ export class Commits implements Committer {
 
   forget(volume: Volume): void {
     volume.provisional.clear();
+    volume.zeroed.clear();
     volume.owed.clear();
     volume.adopted = null;
-    this.#planned.get(volume)?.();
+    this.#planned.get(volume)?.cancel();
     this.#planned.delete(volume);
     this.#options.notes?.remove(volume.name);
   }
 
-  adopt(volume: Volume, { map, blocks, spoiled }: NotedVolume): void {
+  adopt(volume: Volume, { map, blocks, zeroed, spoiled }: NotedVolume): void {
     volume.adopted = map;
     for (const { block, epoch } of blocks)
       volume.provisional.set(block, { block, epoch, isProven: false, spoiled: null, isTold: false });
+    this.#zeroes.adopt(volume, zeroed);
     for (const { block, epoch } of spoiled) volume.owed.set(block, { epoch, isTold: false });
     this.#plan(volume, GATHER_MS);
   }
@@ -172,12 +216,12 @@ export class Commits implements Committer {
 
   stop(): void {
     this.#stopped = true;
-    for (const cancel of this.#planned.values()) cancel();
+    for (const { cancel } of this.#planned.values()) cancel();
     this.#planned.clear();
   }
 
   #start(volume: Volume): Promise<void> {
-    this.#planned.get(volume)?.();
+    this.#planned.get(volume)?.cancel();
     this.#planned.delete(volume);
     const running = this.#round(volume);
     const round: Round = { running, next: null };
@@ -200,22 +244,28 @@ export class Commits implements Committer {
 
   #succeeded(volume: Volume): void {
     if (volume.provisional.size > 0) this.#plan(volume, GATHER_MS);
+    if (volume.zeroed.size > 0) this.#plan(volume, GATHER_ZEROES_MS);
     if (this.#failing.delete(volume)) this.#options.recovered(volume);
   }
 
   /** Whoever asked may be gone, and nobody may ever ask again. */
   #failed(volume: Volume): void {
     this.#failing.add(volume);
-    if ([...volume.provisional.values()].some(({ spoiled }) => spoiled === null)) this.#plan(volume, AGAIN_MS);
+    const isSound = ({ spoiled }: ProvisionalBlock): boolean => spoiled === null;
+    if (volume.zeroed.size > 0 || [...volume.provisional.values()].some(isSound)) this.#plan(volume, AGAIN_MS);
   }
 
   #plan(volume: Volume, ms: number): void {
-    if (this.#stopped || this.#planned.has(volume)) return;
-    const cancel = this.#options.clock.after(ms, () => {
+    const { clock } = this.#options;
+    const due = clock.now() + ms;
+    const planned = this.#planned.get(volume);
+    if (this.#stopped || (planned && planned.due <= due)) return;
+    planned?.cancel();
+    const cancel = clock.after(ms, () => {
       this.#planned.delete(volume);
       void this.#unasked(volume);
     });
-    this.#planned.set(volume, cancel);
+    this.#planned.set(volume, { due, cancel });
   }
 
   async #unasked(volume: Volume): Promise<void> {
@@ -225,7 +275,7 @@ export class Commits implements Committer {
     } catch (error) {
       if (isKnown || error instanceof LostLock) return;
       this.#options.log.warn(
-        `volume ${volume.name}: first writes are not durable yet, and each flush says so: ${messageOf(error)}`,
+        `volume ${volume.name}: first writes and trims are not durable yet, and each flush says so: ${messageOf(error)}`,
       );
     }
   }
@@ -237,10 +287,15 @@ export class Commits implements Committer {
     const map = await this.#mapOf(context, volume);
     if (map === null) return;
     const todo = [...volume.provisional.values()];
+    const zeroed = [...volume.zeroed.values()];
     let failure: unknown = null;
     for (let from = 0; from < todo.length; from += BATCH) {
       const batch = todo.slice(from, from + BATCH);
       await this.#batch(context, volume, map, batch).catch((error) => (failure ??= error));
+    }
+    for (let from = 0; from < zeroed.length; from += BATCH) {
+      const batch = zeroed.slice(from, from + BATCH);
+      await this.#zeroes.commit(context, volume, map, batch).catch((error) => (failure ??= error));
     }
     if (failure) throw failure;
     for (const block of volume.owed.keys()) throw new SpoiledError(volume, block, null);
@@ -324,7 +379,7 @@ export class Commits implements Committer {
 }
 
 /** Nothing is to be committed, and nobody to be told of what cannot be. */
-const isDone = ({ provisional, owed }: Volume): boolean => provisional.size === 0 && owed.size === 0;
+const isDone = ({ provisional, zeroed, owed }: Volume): boolean => provisional.size + zeroed.size + owed.size === 0;
 
 const nameIn =
   ({ name }: Volume) =>

@@ -18,6 +18,8 @@ export interface NotedMap {
 export interface NotedVolume {
   readonly map: NotedMap;
   readonly blocks: readonly NotedBlock[];
+  /** Blocks that are zero and of which the stored entries say otherwise; the epoch is that in the name of the own object that goes, 0: not known. */
+  readonly zeroed: readonly NotedBlock[];
   /** Blocks of which the disk did not take what was first written (spoiling.ts); the epoch is 0 where an earlier version noted it. */
   readonly spoiled: readonly NotedBlock[];
 }

@@ -1,7 +1,7 @@
 /**
- * Notes of provisional blocks: objects that were made for first writes and that no stored map names yet. A note must outlive every process
- * of the node, since such a write is acknowledged, and nothing else tells where it is; after a power cut it must count for nothing, since
- * the objects are worth nothing then. So it is written to the kernel and never synced, and says of which start of the machine it is, and of which
+ * Notes of provisional blocks: objects that were made for first writes and that no stored map names yet, and blocks that were made zero and
+ * of which the stored map does not say so yet. A note must outlive every process of the node, since these were acknowledged, and nothing
+ * else tells of them; after a power cut it must count for nothing, since the objects are worth nothing then. So it is written to the kernel and never synced, and says of which start of the machine it is, and of which
  * mount of the objects' file system: with that the page cache ends, too (mounted.ts).
  *
  * A note exists only while the volume's lock has been this node's since before its first record: whoever takes the lock, or learns that it
@@ -40,13 +40,18 @@ const RECORD = 16;
 const MADE = 1;
 /** The disk did not take it: the stored map counts for the block, and that what was written is gone is to be told. */
 const SPOILED = 2;
+/** The block was made zero, whatever its stored entry says. */
+const ZEROED = 3;
 
 /** The note of one volume: where the records of which blocks are. */
 interface Note {
   map: NotedMap;
   /** null: not known. */
   mount: string | null;
+  /** Those of blocks of which the objects were made. */
   readonly slots: Map<number, number>;
+  /** Those of blocks that were made zero, of which none is among the others. */
+  readonly zeroed: Map<number, number>;
   /** Those of spoiled blocks, which may be provisional anew. */
   readonly spoiled: Map<number, number>;
   readonly free: number[];
@@ -75,23 +80,24 @@ export class Notes {
     const found = new Map<string, NotedVolume>();
     for (const [volume, bytes] of this.#store.load()) {
       const noted = this.#parse(volume, bytes, log);
-      if (noted.blocks.length + noted.spoiled.length > 0) found.set(volume, noted);
+      if (noted.blocks.length + noted.zeroed.length + noted.spoiled.length > 0) found.set(volume, noted);
       else {
         this.#notes.delete(volume);
         this.#store.remove(volume);
       }
     }
     if (found.size > 0)
-      log.info(`first writes of ${found.size} volumes were acknowledged and are not in their maps yet`);
+      log.info(`first writes and trims of ${found.size} volumes were acknowledged and are not in their maps yet`);
     return found;
   }
 
   #parse(volume: string, bytes: Buffer, log: MapperLog): NotedVolume {
     const head = bytes.length < HEAD ? null : this.#decodeHead(bytes.toString('utf8', 0, HEAD));
-    if (head === null) return { map: { id: '', epoch: 0 }, blocks: [], spoiled: [] };
+    if (head === null) return { map: { id: '', epoch: 0 }, blocks: [], zeroed: [], spoiled: [] };
     const { map, mount } = head;
     const note: Note = { ...emptyNote(map, mount), end: Math.floor((bytes.length - HEAD) / RECORD) };
     const blocks: NotedBlock[] = [];
+    const zeroed: NotedBlock[] = [];
     const spoiled: NotedBlock[] = [];
     for (let slot = 0; slot < note.end; slot++) {
       const at = HEAD + slot * RECORD;
@@ -100,6 +106,9 @@ export class Notes {
       if (bytes[at] === MADE) {
         blocks.push({ block, epoch });
         note.slots.set(block, slot);
+      } else if (bytes[at] === ZEROED) {
+        zeroed.push({ block, epoch });
+        note.zeroed.set(block, slot);
       } else if (bytes[at] === SPOILED) {
         spoiled.push({ block, epoch });
         note.spoiled.set(block, slot);
@@ -107,7 +116,7 @@ export class Notes {
     }
     this.#notes.set(volume, note);
     const now = mount === null ? null : this.#mount(true);
-    if (now === null || now === mount) return { map, blocks, spoiled };
+    if (now === null || now === mount) return { map, blocks, zeroed, spoiled };
     if (blocks.length > 0) {
       log.warn(
         `volume ${volume}: the file system of its objects was mounted anew since its last first writes, and they are gone as after a power cut`,
@@ -116,7 +125,7 @@ export class Notes {
     this.spoil(volume, blocks);
     this.#moved(volume, note, now);
     const last = new Set(blocks.map(({ block }) => block));
-    return { map, blocks: [], spoiled: [...spoiled.filter(({ block }) => !last.has(block)), ...blocks] };
+    return { map, blocks: [], zeroed, spoiled: [...spoiled.filter(({ block }) => !last.has(block)), ...blocks] };
   }
 
   /** Of which mount the objects' file system is now. @param before what it was */
@@ -162,21 +171,34 @@ export class Notes {
   }
 
   /**
-   * Notes these blocks of that map, of which none is noted.
-   * @param before of which mount the objects' file system was before their objects were made
+   * Notes that the objects of these blocks of that map were made; none of them is noted.
+   * @param before of which mount the objects' file system was before they were made
    * @throws Error when that is not possible: then none of them counts as noted
    */
   add(volume: string, map: NotedMap, blocks: readonly NotedBlock[], before: string | null = this.#mount(false)): void {
-    let note = this.#notes.get(volume);
     const mount = this.#mount(before !== null);
     if (mount !== before) throw new Error('the file system of the objects was mounted anew while they were made');
+    this.#add(volume, map, mount, blocks, MADE);
+  }
+
+  /**
+   * As add, that these blocks were made zero, which is so whatever is mounted.
+   * @param blocks with the epochs in the names of the objects that go, 0: none, or another name
+   */
+  addZeroed(volume: string, map: NotedMap, blocks: readonly NotedBlock[]): void {
+    const note = this.#notes.get(volume);
+    this.#add(volume, map, note ? note.mount : this.#mount(false), blocks, ZEROED);
+  }
+
+  #add(volume: string, map: NotedMap, mount: string | null, blocks: readonly NotedBlock[], state: number): void {
+    let note = this.#notes.get(volume);
     if (!note) {
       note = emptyNote(map, mount);
       this.#store.write(volume, this.#encodeHead(map, mount), 0);
       this.#store.truncate(volume, HEAD);
       this.#notes.set(volume, note);
     } else if (note.map.id !== map.id || note.map.epoch < map.epoch || note.mount !== mount) {
-      if (note.slots.size + note.spoiled.size > 0)
+      if (note.slots.size + note.zeroed.size + note.spoiled.size > 0)
         throw new Error(`the note of volume ${volume} is of another map or mount`);
       this.#store.write(volume, this.#encodeHead(map, mount), 0);
       note.map = map;
@@ -189,7 +211,7 @@ export class Notes {
         volume,
         placed.map(({ slot }) => slot),
         (k, out, at) => {
-          encodeRecord(out, at, MADE, blocks[k].block, blocks[k].epoch);
+          encodeRecord(out, at, state, blocks[k].block, blocks[k].epoch);
         },
       );
     } catch (error) {
@@ -201,7 +223,12 @@ export class Notes {
       );
       throw error;
     }
-    for (const { noted, slot } of placed) note.slots.set(noted.block, slot);
+    const noted = state === ZEROED ? note.zeroed : note.slots;
+    for (const {
+      noted: { block },
+      slot,
+    } of placed)
+      noted.set(block, slot);
   }
 
   /**
@@ -230,10 +257,12 @@ export class Notes {
     }
   }
 
-  /** The objects of these blocks are noted no more. @throws Error: then they are noted still */
+  /** That these blocks were made or zeroed is noted no more. @throws Error: then it is noted still */
   drop(volume: string, blocks: readonly number[]): void {
     const note = this.#notes.get(volume);
-    if (note) this.#drop(volume, note, note.slots, blocks);
+    if (!note) return;
+    this.#drop(volume, note, note.slots, blocks);
+    this.#drop(volume, note, note.zeroed, blocks);
   }
 
   /** The disk did not take the objects of these blocks, which were noted. @throws Error: then they are noted as before */
@@ -264,7 +293,7 @@ export class Notes {
   #drop(volume: string, note: Note, from: Map<number, number>, blocks: readonly number[]): void {
     const noted = blocks.filter((block) => from.has(block));
     if (noted.length === 0) return;
-    if (noted.length === note.slots.size + note.spoiled.size) {
+    if (noted.length === note.slots.size + note.zeroed.size + note.spoiled.size) {
       this.#empty(volume, note);
       return;
     }
@@ -277,6 +306,7 @@ export class Notes {
   #empty(volume: string, note: Note): void {
     this.#store.truncate(volume, HEAD);
     note.slots.clear();
+    note.zeroed.clear();
     note.spoiled.clear();
     note.free.length = 0;
     note.end = 0;
@@ -311,6 +341,7 @@ const emptyNote = (map: NotedMap, mount: string | null): Note => ({
   map,
   mount,
   slots: new Map(),
+  zeroed: new Map(),
   spoiled: new Map(),
   free: [],
   end: 0,

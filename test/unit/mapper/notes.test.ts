@@ -48,29 +48,46 @@ describe('notes', () => {
     expect(fs.readdirSync(directory).length).toBe(1);
   });
 
+  it('say which blocks are zero, beside those that were made, until that is dropped', () => {
+    const directory = temporaryDirectory();
+    const found = (): unknown => {
+      const noted = new Notes(new NoteFiles(directory), 'a start').load(log).get('web');
+      return noted && { blocks: sorted(noted.blocks), zeroed: sorted(noted.zeroed) };
+    };
+    const { notes } = load(directory);
+    notes.addZeroed('web', MAP, [{ block: 3, epoch: 0 }]);
+    expect(found()).toEqual({ blocks: [], zeroed: [{ block: 3, epoch: 0 }] });
+    notes.add('web', MAP, blocks(1, 2));
+    notes.addZeroed('web', MAP, blocks(4, 5));
+    notes.drop('web', [2, 4]);
+    expect(found()).toEqual({ blocks: blocks(1), zeroed: [{ block: 3, epoch: 0 }, ...blocks(5)] });
+    notes.drop('web', [1, 3, 5]);
+    expect(found()).toBeUndefined();
+  });
+
   it('say of which blocks the disk did not take what was written, whatever is noted of these since, until that is absolved', () => {
     const directory = temporaryDirectory();
     const found = (): unknown => {
       const noted = new Notes(new NoteFiles(directory), 'a start').load(log).get('web');
-      return noted && { blocks: sorted(noted.blocks), spoiled: sorted(noted.spoiled) };
+      return noted && { blocks: sorted(noted.blocks), zeroed: sorted(noted.zeroed), spoiled: sorted(noted.spoiled) };
     };
     const { notes } = load(directory);
     notes.add('web', MAP, blocks(1, 2, 3));
     notes.spoil('web', blocks(2, 3, 77));
-    expect(found()).toEqual({ blocks: blocks(1), spoiled: blocks(2, 3) });
+    expect(found()).toEqual({ blocks: blocks(1), zeroed: [], spoiled: blocks(2, 3) });
     notes.drop('web', [1, 2]);
-    expect(found()).toEqual({ blocks: [], spoiled: blocks(2, 3) });
+    expect(found()).toEqual({ blocks: [], zeroed: [], spoiled: blocks(2, 3) });
     notes.add('web', MAP, blocks(2, 4, 5));
-    expect(found()).toEqual({ blocks: blocks(2, 4, 5), spoiled: blocks(2, 3) });
+    expect(found()).toEqual({ blocks: blocks(2, 4, 5), zeroed: [], spoiled: blocks(2, 3) });
     notes.spoil('web', blocks(2));
     notes.add('web', MAP, blocks(2, 6));
-    expect(found()).toEqual({ blocks: blocks(2, 4, 5, 6), spoiled: blocks(2, 3) });
+    expect(found()).toEqual({ blocks: blocks(2, 4, 5, 6), zeroed: [], spoiled: blocks(2, 3) });
     notes.absolve('web', [2, 4]);
-    expect(found()).toEqual({ blocks: blocks(2, 4, 5, 6), spoiled: blocks(3) });
+    expect(found()).toEqual({ blocks: blocks(2, 4, 5, 6), zeroed: [], spoiled: blocks(3) });
     const again = new Notes(new NoteFiles(directory), 'a start');
     again.load(log);
     again.drop('web', [2, 4, 5, 6]);
-    expect(found()).toEqual({ blocks: [], spoiled: blocks(3) });
+    expect(found()).toEqual({ blocks: [], zeroed: [], spoiled: blocks(3) });
     again.absolve('web', [3]);
     expect(found()).toBeUndefined();
   });
@@ -112,7 +129,7 @@ describe('notes', () => {
     for (const warned of [1, 1]) {
       const owing = new Notes(new NoteFiles(directory), 'a start', () => mount);
       const left = owing.load({ warn: (message) => warnings.push(message), info: () => {} }).get('web');
-      expect(left).toEqual({ map: next, blocks: [], spoiled: blocks(2) });
+      expect(left).toEqual({ map: next, blocks: [], zeroed: [], spoiled: blocks(2) });
       expect(warnings.length).toBe(warned);
       expect(warnings.join()).toContain('mounted anew');
       expect(owing.isElsewhere('web')).toBe(false);
@@ -131,7 +148,7 @@ describe('notes', () => {
     bytes.write(`a start\n${MAP.epoch}\n${MAP.id}\n`.padEnd(128), 512);
     fs.writeFileSync(file, bytes);
     const found = new Notes(new NoteFiles(directory), 'a start', () => '1a').load(log).get('web');
-    expect(found).toEqual({ map: MAP, blocks: blocks(1, 2), spoiled: [] });
+    expect(found).toEqual({ map: MAP, blocks: blocks(1, 2), zeroed: [], spoiled: [] });
   });
 
   it('are all found beside what is no note', () => {
@@ -214,14 +231,14 @@ describe('notes', () => {
     const later = { ...MAP, epoch: MAP.epoch + 1 };
     expect(() => notes.add('web', other, blocks(2))).toThrow('another map');
     expect(() => notes.add('web', later, blocks(2))).toThrow('another map');
-    expect(heads()).toEqual({ map: MAP, blocks: blocks(1), spoiled: [] });
+    expect(heads()).toEqual({ map: MAP, blocks: blocks(1), zeroed: [], spoiled: [] });
     notes.become('web', later);
     notes.become('elsewhere', later);
     notes.add('web', later, blocks(2));
-    expect(heads()).toEqual({ map: later, blocks: blocks(1, 2), spoiled: [] });
+    expect(heads()).toEqual({ map: later, blocks: blocks(1, 2), zeroed: [], spoiled: [] });
     notes.drop('web', [1, 2]);
     notes.add('web', other, blocks(3));
-    expect(heads()).toEqual({ map: other, blocks: blocks(3), spoiled: [] });
+    expect(heads()).toEqual({ map: other, blocks: blocks(3), zeroed: [], spoiled: [] });
   });
 
   it('that cannot be read keep the mapper from starting: what they tell of was acknowledged', () => {
