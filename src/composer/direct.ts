@@ -72,7 +72,7 @@ export class DirectTransfer {
     if (write) {
       if (lease.readOnly || !isOwn(flags)) return false;
       if (volume.changing.has(block) || volume.zeroRange(block, block) !== undefined) return false;
-    } else if (op !== Op.READ || (flags & EntryFlag.ZERO) !== 0) return false;
+    } else if (op !== Op.READ || (flags & (EntryFlag.ZERO | EntryFlag.DELETED)) !== 0) return false;
     const hint = volume.hint(block);
     const blocker = this.#port.directTo(this.#blocker);
     if (hint === 0 || blocker === null) return false;

@@ -206,6 +206,15 @@ export class Transfer {
         operation.position += length;
         continue;
       }
+      if (op === Op.READ && map.flags(block) & EntryFlag.DELETED) {
+        // Its object may be there still, but not what was written to it last: the removal waits for no commit.
+        operation.failed(
+          errnos.EIO,
+          `block ${block} of volume ${volume.key.name} is marked deleted, by a removal that was interrupted, or its entry is damaged; ` +
+            `see vlmc check ${volume.key.name}`,
+        );
+        break;
+      }
       const sub = this.#port.getRequest();
       if (!sub) {
         if (operation.pending === 0) this.#starve(operation);
