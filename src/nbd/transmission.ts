@@ -161,7 +161,7 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
     return this.#inDevice > 0;
   }
 
-  /** Its client sends one request at a time: none of the last ones came together with another. */
+  /** Its client sends one request at a time: none of the last ones came together with another, or before the answer to one. */
   get single(): boolean {
     return this.#company === 0;
   }
@@ -265,7 +265,8 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
 
   submit(piece: Piece): void {
     piece.request.outstanding++;
-    if (++this.#inDevice > 1 || this.#intake.hasMore) this.#company = COMPANY;
+    const { requests } = this.#holdings;
+    if (++this.#inDevice > 1 || requests > 1 || this.#intake.hasMore) this.#company = COMPANY;
     else if (this.#company > 0) this.#company--;
     piece.running = true;
     if (piece.command === IoCommand.WRITE) this.#heldBack += piece.length;

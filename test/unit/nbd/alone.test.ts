@@ -46,8 +46,8 @@ describe('a flush', () => {
     const { send, told } = connect();
     await send(READ);
     await send(FLUSH, READ);
-    for (let i = 0; i < 30; i++) await send(FLUSH);
-    expect(told).toEqual(new Array(31).fill(false));
+    for (let i = 0; i < 31; i++) await send(FLUSH);
+    expect(told).toEqual(new Array(32).fill(false));
     await send(FLUSH);
     expect(told.at(-1)).toBe(true);
   });

@@ -256,10 +256,10 @@ export class FakeTransport implements Transport {
     this.#delivering = false;
   }
 
-  receiveStage(): number {
+  receiveStage(_limit: number): number {
     return 0;
   }
-  receiveInto(): number {
+  receiveInto(_buffer: IoBuffer, _at: number, _length: number): number {
     return 0;
   }
   copyStaged(from: number, buffer: IoBuffer, at: number, length: number): void {
