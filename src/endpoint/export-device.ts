@@ -21,6 +21,7 @@ import { type Abandonment, NOBODY } from './abandonment.js';
 import type { SegmentBuffer, SegmentBuffers } from './buffers.js';
 import { type ContextRequests, FIXED_CONTEXTS } from './contexts.js';
 import { DirectIo } from './direct-io.js';
+import type { Hearing } from './hearing.js';
 import type { Leftovers } from './leftovers.js';
 import type { Parking } from './parking.js';
 import type { VolumeThrottle } from './throttle/volume-throttle.js';
@@ -95,8 +96,9 @@ export interface DeviceOptions {
   readonly contexts: ContextRequests;
   /** Every write is durable before its answer. */
   readonly writeThrough: boolean;
-  /** The volume's, for all its devices. */
+  /** These two are the volume's, for all its devices. */
   readonly throttle: VolumeThrottle;
+  readonly hearing: Hearing;
   /** Makes the volume of all devices that serve it `size` bytes long. */
   readonly resize: (size: number) => Promise<void>;
   readonly closed: (device: ExportDevice) => Promise<void>;
@@ -186,6 +188,7 @@ export class ExportDevice implements BlockDevice {
     if (this.#abandoned || this.#leaving || parking.isUsed || this.volume.assumeV0) return false;
     if (this.#options.writeThrough && io.command === IoCommand.WRITE) return false;
     if (!this.#direct.serve(io, this.#hint)) return false;
+    if (io.command === IoCommand.WRITE) this.#options.hearing.changed();
     io.complete(0);
     return true;
   }
@@ -210,6 +213,7 @@ export class ExportDevice implements BlockDevice {
     const { command } = io;
     if (io.buffer) request.setData((io.buffer as SegmentBuffer).offset, io.length);
     request.op = operations[command];
+    if (command !== IoCommand.READ) io.tag = this.#options.hearing.now;
     if (command === IoCommand.READ) request.flags = this.#flags | (io.mayBeHole ? Flag.MAY_BE_HOLE : 0);
     else if (command === IoCommand.FLUSH) request.flags = this.#flags | (io.alone === true ? Flag.ALONE : 0);
     else {
@@ -376,9 +380,19 @@ export class ExportDevice implements BlockDevice {
       else parking.park(this.volume.name, this, io);
       return;
     }
+    if (served) {
+      if (isChange(io)) this.#options.hearing.changed();
+    } else if (errno === errnos.EIO && !this.#abandoned && !this.#leaving && this.#tells(io)) {
+      this.#options.hearing.failed(io.tag as number);
+    }
     this.#complete(io, served ? 0 : errno, message);
     if (parking.isUsed && op !== Op.READ && op !== Op.FLUSH)
       parking.answered(this.volume.name, served ? 0 : errno, message);
+  }
+
+  /** Its failure tells of all that was written before. Where every write is durable before its answer, there is nothing but itself to tell of. */
+  #tells(io: Io): boolean {
+    return io.command === IoCommand.FLUSH || (this.#options.writeThrough && isChange(io));
   }
 
   close(): Promise<void> {

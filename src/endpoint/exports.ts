@@ -11,6 +11,7 @@ import { SegmentBuffers } from './buffers.js';
 import { Contexts } from './contexts.js';
 import { describeVolume, kindOf } from './describe.js';
 import { deviceInfo, ExportDevice } from './export-device.js';
+import { Hearing } from './hearing.js';
 import { Leftovers } from './leftovers.js';
 import { Parking } from './parking.js';
 import type { Registry } from './registry.js';
@@ -71,6 +72,8 @@ export class Exports implements ExportProvider {
   readonly #parking = new Parking();
   readonly #leftovers = new Leftovers();
   readonly #open = new Map<ExportDevice, Opened>();
+  /** Of volumes that are open, by name. */
+  readonly #hearings = new Map<string, Hearing>();
   #changes = 0;
 
   constructor(options: ExportsOptions) {
@@ -145,6 +148,7 @@ export class Exports implements ExportProvider {
         contexts: this.#contexts.requests(name, client),
         writeThrough: what.writeThrough || options.writeThrough === true,
         throttle: limits.join(key),
+        hearing: this.#hearingOf(volume.name),
         resize: (size) => this.#resize(volume.name, size),
         closed: (closed) => {
           limits.leave(key);
@@ -157,6 +161,15 @@ export class Exports implements ExportProvider {
     const { via } = what;
     this.#open.set(device, { device, name: volume.name, via, exportName: name, peer, tls, since: Date.now() });
     return device;
+  }
+
+  #hearingOf(name: string): Hearing {
+    let hearing = this.#hearings.get(name);
+    if (!hearing) {
+      hearing = new Hearing();
+      this.#hearings.set(name, hearing);
+    }
+    return hearing;
   }
 
   /**
@@ -262,8 +275,10 @@ export class Exports implements ExportProvider {
     const { volume } = device;
     this.#open.delete(device);
     if (this.users(volume.name) > 0) return;
+    const isHeard = this.#hearings.get(volume.name)?.isComplete ?? false;
+    this.#hearings.delete(volume.name);
     try {
-      await this.#options.volumes.close(volume);
+      await this.#options.volumes.close(volume, isHeard);
     } catch (error) {
       // Another endpoint has clients of it, or this one has again: the last of them closes it.
       if (errnoOf(error) === errnos.EBUSY) return;

@@ -97,13 +97,14 @@ export class Volumes {
 
   /**
    * Flushes the volume and lets its lock go, when the last client of this endpoint is gone.
+   * @param isHeard see Flag.HEARD
    * @throws SystemError EBUSY when another endpoint has clients of it: nothing was done; what kept the volume from being closed otherwise
    */
-  async close(volume: VolumeAddress): Promise<void> {
+  async close(volume: VolumeAddress, isHeard = false): Promise<void> {
     await this.#ask(this.#composer, {
       op: Op.CLOSE,
       target: volume.name,
-      flags: Flag.IMPLICIT | (volume.assumeV0 ? Flag.ASSUMEV0 : 0),
+      flags: Flag.IMPLICIT | (isHeard ? Flag.HEARD : 0) | (volume.assumeV0 ? Flag.ASSUMEV0 : 0),
       v0Size: volume.v0Size,
     });
   }

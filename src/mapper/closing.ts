@@ -47,11 +47,16 @@ export class Closing {
   /**
    * Flushes, gives the lock back if this mapper has it, and forgets the volume. Never touches another node's lock.
    * @param implicit the last client of an endpoint is gone: what open asked for stays
+   * @param isHeard and its clients have heard what flushes failed with, if they did (Flag.HEARD)
    * @throws StillUsed when it is implicit and others have the volume open: nothing was done; SystemError what kept it from being closed. What the
    * disk did not take of first writes does so once, until somebody is told
    */
-  async close(name: string, implicit: boolean): Promise<void> {
-    await this.#options.context.volumes.use(name, (volume) => this.#close(volume, implicit));
+  async close(name: string, implicit: boolean, isHeard: boolean): Promise<void> {
+    const { volumes } = this.#options.context;
+    await volumes.use(name, (volume) => {
+      if (implicit && !isHeard) volumes.committer.untell(volume);
+      return this.#close(volume, implicit);
+    });
   }
 
   /** A lock that is held for nobody: gives it back unless it is used by now, at once or later. */

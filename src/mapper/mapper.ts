@@ -232,9 +232,9 @@ export class Mapper {
   }
 
   /** See Closing.close. @param implicit the last client of an endpoint is gone: what open asked for stays */
-  async close(name: string, implicit = false): Promise<void> {
+  async close(name: string, implicit = false, isHeard = false): Promise<void> {
     checkTarget(name);
-    return this.#closing.close(name, implicit);
+    return this.#closing.close(name, implicit, isHeard);
   }
 
   /** Takes the lock of that name, which need not be a volume's, and keeps it until unlock or close. @throws LockedElsewhere */

@@ -81,7 +81,7 @@ export async function perform(mapper: Mapper, request: MapperRequest, status: ()
       await mapper.open(target, options, (request.flags & Flag.SHARED) !== 0);
       return nothing;
     case Op.CLOSE:
-      await mapper.close(target, (request.flags & Flag.IMPLICIT) !== 0);
+      await mapper.close(target, (request.flags & Flag.IMPLICIT) !== 0, (request.flags & Flag.HEARD) !== 0);
       return nothing;
     case Op.ACQUIRE:
       await mapper.lock(target);

@@ -108,6 +108,8 @@ export interface Committer {
   commit(volume: Volume): Promise<void>;
   /** Who wrote to the volume hears of an error that says what the disk did not take so far. */
   tell(volume: Volume): void;
+  /** Somebody who wrote to it is gone, and did not hear of it. */
+  untell(volume: Volume): void;
   /**
    * commit, for who works alone on a volume that is to be closed: what the disk did not take is given up, and logged, when somebody was told of
    * all of it.
@@ -133,6 +135,7 @@ const noCommitter: Committer = {
   forget: () => {},
   commit: () => Promise.resolve(),
   tell: () => {},
+  untell: () => {},
   conclude: () => Promise.resolve(),
   ended: () => Promise.resolve(),
 };

@@ -130,6 +130,11 @@ export const Flag = {
   MAY_PARK: 32768,
   /** In the reply, with EAGAIN: nothing was done; the asker sends it again when the one that waits is answered. */
   PARKED: 65536,
+  /**
+   * CLOSE with IMPLICIT: since the last change that a client of the asker was told to be done, a FLUSH was answered with EIO to one that was there:
+   * what the disk did not take, and such an answer was about, may be given up.
+   */
+  HEARD: 524288,
   /** FLUSH: no other request of any client is known of. FLUSH of one object: as far as the asker knows. The server may wait in place. */
   ALONE: 262144,
 } as const;

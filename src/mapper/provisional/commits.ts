@@ -193,6 +193,10 @@ export class Commits implements Committer {
     for (const each of owedOf(volume)) each.isTold = true;
   }
 
+  untell(volume: Volume): void {
+    for (const each of owedOf(volume)) each.isTold = false;
+  }
+
   async conclude(volume: Volume, tells: boolean): Promise<void> {
     for (;;) {
       try {

@@ -3,8 +3,8 @@
  * those of another process, say that all is well. So a block of which a sync failed is never committed: its entry would name a copy with
  * holes in it, in place of what was durable before. A mapper that starts anew goes by the stored map, which has that. Under either, each
  * flush fails, since what was written is gone and was acknowledged, until the block is made zero, or the volume is closed after somebody was
- * told, by the error of a flush or of an earlier close. What nobody was told of is never given up, as the kernel's errseq_t keeps an error that
- * nobody has seen for whoever syncs next: clients may come back, and who else uses the volume is known to no one.
+ * told, by the error of a flush (the endpoints say whether a client was there to hear it, Flag.HEARD) or of an earlier close. What nobody was
+ * told of is never given up, as the kernel's errseq_t keeps an error that nobody has seen for whoever syncs next: clients may come back.
  */
 
 import type { ObjectClient } from '../../requests/object-client.js';

@@ -4,6 +4,7 @@ import { Abandonment } from '../../../src/endpoint/abandonment.js';
 import { SegmentBuffers } from '../../../src/endpoint/buffers.js';
 import type { ContextRequests } from '../../../src/endpoint/contexts.js';
 import { deviceInfo, ExportDevice } from '../../../src/endpoint/export-device.js';
+import { Hearing } from '../../../src/endpoint/hearing.js';
 import { Leftovers } from '../../../src/endpoint/leftovers.js';
 import { Parking } from '../../../src/endpoint/parking.js';
 import { systemClock } from '../../../src/endpoint/throttle/volume-limits.js';
@@ -72,6 +73,7 @@ function deviceOf(port: Port, options: FakeOptions = {}): ExportDevice {
       contexts: new Map(),
       writeThrough: false,
       throttle: new VolumeThrottle(systemClock),
+      hearing: new Hearing(),
       resize: async () => {},
       closed: async () => {},
       ...options,

@@ -1,7 +1,9 @@
 /** Which exports there are, what looking at one does to the store, and when a volume is let go. */
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { IoCommand } from '../../../src/nbd/index.js';
+import { DirectIo } from '../../../src/endpoint/direct-io.js';
+import { type BlockDevice, IoCommand } from '../../../src/nbd/index.js';
 import { Op } from '../../../src/requests/ops.js';
+import { errnos, SystemError } from '../../../src/sys/errno.js';
 import { Endpoint, run, someone } from './support.js';
 
 const BLOCK = 65536;
@@ -98,6 +100,95 @@ describe('opening and closing', () => {
     expect((await reading).data.toString()).toBe('hello');
     await fourth.close();
     expect(endpoint.warnings).toEqual([]);
+  });
+
+  it('tells the mapper whether its clients have heard that what they wrote may be lost', async () => {
+    endpoint = await Endpoint.start();
+    await endpoint.stack.create('first-volume', BLOCK, BLOCK);
+    const close = vi.spyOn(endpoint.volumes, 'close');
+    const write = (device: BlockDevice): Promise<unknown> =>
+      run(device, IoCommand.WRITE, { data: Buffer.from('hello') });
+    const heard = (device: BlockDevice): Promise<unknown> =>
+      expect(run(device, IoCommand.FLUSH)).rejects.toMatchObject({ code: 'EIO' });
+    const cases: [string, boolean, (device: BlockDevice) => Promise<unknown>][] = [
+      ['nobody flushed', false, write],
+      ['one was told', true, (device) => write(device).then(() => heard(device))],
+      ['one was told twice', true, (device) => write(device).then(() => heard(device).then(() => heard(device)))],
+      ['one wrote since', false, (device) => write(device).then(() => heard(device).then(() => write(device)))],
+      [
+        'one wrote since by the short way',
+        false,
+        async (device) => {
+          await write(device);
+          await heard(device);
+          const serve = vi.spyOn(DirectIo.prototype, 'serve').mockReturnValueOnce(true);
+          await write(device);
+          serve.mockRestore();
+        },
+      ],
+      [
+        'one was gone by then',
+        false,
+        async (device) => {
+          await write(device);
+          const flushed = heard(device);
+          device.abandon?.();
+          await flushed;
+        },
+      ],
+      [
+        'one had said goodbye by then',
+        false,
+        async (device) => {
+          await write(device);
+          const flushed = heard(device);
+          device.leave?.(true);
+          await flushed;
+        },
+      ],
+      [
+        'a write was answered while it was flushed',
+        false,
+        async (device) => {
+          await write(device);
+          const flushed = heard(device);
+          await write(device);
+          await flushed;
+        },
+      ],
+      [
+        'another one wrote since',
+        false,
+        async (device) => {
+          const other = await endpoint.open('first-volume');
+          await write(device);
+          await heard(device);
+          await write(other);
+          await other.close();
+        },
+      ],
+      [
+        'it was told to another one',
+        true,
+        async (device) => {
+          const other = await endpoint.open('first-volume');
+          await write(device);
+          await heard(other);
+          await other.close();
+        },
+      ],
+    ];
+    for (const [what, expected, work] of cases) {
+      const device = await endpoint.open('first-volume');
+      const flush = vi.spyOn(endpoint.stack.blocks, 'flush');
+      flush.mockRejectedValue(new SystemError(errnos.EIO, 'writes may be lost'));
+      await work(device);
+      flush.mockRestore();
+      close.mockClear();
+      await device.close();
+      expect([what, close.mock.calls]).toEqual([what, [[expect.anything(), expected]]]);
+    }
+    close.mockRestore();
   });
 
   it('keeps a volume that was opened by hand locked', async () => {

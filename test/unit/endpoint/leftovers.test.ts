@@ -5,6 +5,7 @@ import { Abandonment } from '../../../src/endpoint/abandonment.js';
 import { SegmentBuffers } from '../../../src/endpoint/buffers.js';
 import { type DeviceHost, deviceInfo, ExportDevice } from '../../../src/endpoint/export-device.js';
 import { Exports } from '../../../src/endpoint/exports.js';
+import { Hearing } from '../../../src/endpoint/hearing.js';
 import { Leftovers } from '../../../src/endpoint/leftovers.js';
 import { Parking } from '../../../src/endpoint/parking.js';
 import { systemClock } from '../../../src/endpoint/throttle/volume-limits.js';
@@ -69,6 +70,7 @@ function deviceOf(name = 'first-volume'): ExportDevice {
     size,
     contexts: new Map(),
     throttle: new VolumeThrottle(systemClock),
+    hearing: new Hearing(),
     writeThrough: false,
     resize: async () => {},
     closed: async () => {},

@@ -764,7 +764,7 @@ describe('an object that the disk did not take', () => {
       node = next();
       await done(node.mapper.lease(NAME, { write: true }, PORT));
       await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'disconnect all clients'));
-      await done(node.mapper.close(NAME, true));
+      await done(node.mapper.close(NAME, true, true));
       expect(node.warnings.join()).toContain('have what they had before');
       expect(await node.maps.lockHolder(NAME)).toBeNull();
       expect(notes.load().size).toBe(0);
@@ -795,9 +795,23 @@ describe('an object that the disk did not take', () => {
     node.holders.set(PORT, async () => {});
     await done(node.mapper.lease(NAME, { write: true }, PORT));
     await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
-    await done(node.mapper.close(NAME, true));
+    await done(node.mapper.close(NAME, true, true));
     expect(await node.maps.lockHolder(NAME)).toBeNull();
     await checkInvariants(node, []);
+  });
+
+  it('is kept when the last client leaves who did not hear of it, whatever flushes failed with', async () => {
+    for (const asked of [PORT, undefined]) {
+      await expect(node.mapper.flush(NAME, true, asked)).rejects.toEqual(failure('EIO', 'block 2'));
+      await expect(done(node.mapper.close(NAME, true))).rejects.toEqual(failure('EIO', 'block 2'));
+      expect(await node.maps.lockHolder(NAME)).not.toBeNull();
+      await done(node.mapper.lease(NAME, { write: true }, PORT));
+    }
+    // One that heard before somebody else left, who did not.
+    await expect(done(node.mapper.close(NAME, true, true))).rejects.toEqual(failure('EIO', 'block 2'));
+    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
+    await done(node.mapper.close(NAME, true, true));
+    expect(await node.maps.lockHolder(NAME)).toBeNull();
   });
 
   it('and another one since somebody was told: that is told, too, before either is given up', async () => {
@@ -812,7 +826,7 @@ describe('an object that the disk did not take', () => {
     await done(node.mapper.lease(NAME, { write: true }, PORT));
     await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'may be lost'));
     node.blocks.before = () => {};
-    await done(node.mapper.close(NAME, true));
+    await done(node.mapper.close(NAME, true, true));
     await done(node.mapper.lease(NAME, { write: true }, PORT));
     await node.mapper.flush(NAME, true, PORT);
     expect(await readVolume(node, NAME, 0, SIZE)).toEqual(filled(0, 0, 0, 0, 0, 8));
