@@ -194,7 +194,17 @@ export class Flusher {
 
   async #flushObjects(names: readonly string[]): Promise<void> {
     if (names.length === 0) return;
-    await this.#sync(names.length > MAX_NAMES ? [] : names);
+    if (names.length <= MAX_NAMES) {
+      await this.#sync(names);
+      return;
+    }
+    try {
+      await this.#sync([]);
+    } catch (error) {
+      if (errnoOf(error) !== errnos.EIO) throw error;
+      // It may be about an object of another volume.
+      for (let from = 0; from < names.length; from += MAX_NAMES) await this.#sync(names.slice(from, from + MAX_NAMES));
+    }
   }
 
   /** @param names none: everything */

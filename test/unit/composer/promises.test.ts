@@ -319,6 +319,36 @@ describe('durability', () => {
     await whole;
   });
 
+  it('a flush of so many objects that the whole store is flushed fails by none of another volume', async () => {
+    const count = 4100;
+    rig = new Rig({ blocks: count, blockSize: BLOCK });
+    const names = Array.from({ length: count }, (_, i) => `object-${i}`);
+    for (const [i, name] of names.entries()) rig.put(i, name, pattern(BLOCK, i));
+    await rig.flush();
+    for (const bad of [null, 'object-4099']) {
+      await rig.write(0, pattern(count * BLOCK, 1));
+      rig.flushed.length = 0;
+      rig.blocker.hold(Op.FLUSH);
+      const flushing = rig.flush();
+      (await rig.blocker.take(Op.FLUSH)).fail(errnos.EIO, 'a bad disk');
+      const first = await rig.blocker.take(Op.FLUSH);
+      rig.blocker.answer(first);
+      const second = await rig.blocker.take(Op.FLUSH);
+      if (bad === null) rig.blocker.answer(second);
+      else second.fail(errnos.EIO, 'its own disk');
+      rig.blocker.release(Op.FLUSH);
+      if (bad === null) await flushing;
+      else await expect(flushing).rejects.toMatchObject({ code: 'EIO' });
+      const asked = rig.flushed.flat();
+      expect(asked.length).toBe(bad === null ? count : 4096);
+      if (bad === null) expect(new Set(asked)).toEqual(new Set(names));
+    }
+    rig.flushed.length = 0;
+    await rig.flush();
+    // What failed is owed.
+    expect(rig.flushed).toEqual([null]);
+  });
+
   it('a snapshot and a close come after the flush of what was written, or not at all', async () => {
     rig = new Rig({ blocks: 1, blockSize: BLOCK });
     await rig.write(0, pattern(10, 1));
