@@ -12,7 +12,7 @@ import type { Volume } from '../../src/mapper/volume.js';
 import { Op } from '../../src/requests/ops.js';
 import { errnoOf, SystemError } from '../../src/sys/errno.js';
 import type { SimulationOptions } from './simulation.js';
-import { WRITE_OUT } from './system.js';
+import { type CallName, type Fault, WRITE_OUT } from './system.js';
 
 type Break = Pick<
   SimulationOptions,
@@ -70,6 +70,16 @@ const forgotten = (which: (error: unknown) => boolean): (() => () => void) =>
       },
   );
 
+/** Leaves out every other of these calls, for each file. */
+const everySecond = (which: CallName): Fault => {
+  const left = new Set<string>();
+  return (call, file) => {
+    if (call !== which || left.delete(file)) return false;
+    left.add(file);
+    return true;
+  };
+};
+
 /** An operation that has the volume to itself, where it should commit, or a release. */
 const isAlone = (): boolean => /withAlone|alone\.(ts|js)/.test(new Error().stack ?? '');
 
@@ -78,6 +88,7 @@ export const breaks: Record<string, Break> = {
   'a sync of maps does nothing': { fault: (call, file) => call === 'fdatasync' && file.startsWith('/maps') },
   'no directory of objects is synced': { fault: (call, file) => call === 'fsync' && file.startsWith('/blocks') },
   'no directory of maps is synced': { fault: (call, file) => call === 'fsync' && file.startsWith('/maps') },
+  'what a killed process left is synced once': { fault: everySecond('syncfs') },
   'a copied object is not synced': {
     fault: (call, file) => call === 'fdatasync' && file.startsWith('/blocks/.archipelago-tmp'),
   },

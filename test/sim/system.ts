@@ -86,6 +86,8 @@ export class SimulatedSystem implements FileSystem {
   #nextDescriptor = 3;
   #pending: Pending[] = [];
   #errno = 0;
+  /** The last change that a syncfs has given to the disk, which may have it in its cache. */
+  #writtenBySyncfs = 0;
   /** The disk has lost something. */
   failed = false;
 
@@ -372,11 +374,17 @@ export class SimulatedSystem implements FileSystem {
     });
   }
 
+  /**
+   * As on ext4 without a journal: it empties the disk's cache, and then writes what leads to the data into it. So what is on the disk for sure
+   * afterwards is what one before it had written.
+   */
   syncfs(fd: number): Promise<void> {
     const { seq } = this.disk;
+    const written = this.#writtenBySyncfs;
     return this.#change('syncfs', this.#of(fd).file, () => {
       const { inode } = this.#of(fd);
-      if (inode.directory) this.disk.syncAll(inode, seq);
+      if (inode.directory) this.disk.syncAll(inode, written);
+      this.#writtenBySyncfs = Math.max(this.#writtenBySyncfs, seq);
     });
   }
 
