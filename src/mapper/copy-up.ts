@@ -37,6 +37,8 @@ export async function makeWritable(
   if (isWritable(map, first, end)) return;
   const make = (): Promise<boolean> =>
     volume.blocks.run(first, end, async () => {
+      // A zeroing that this had to wait for may have left them in doubt.
+      await map.check(first, end - first);
       if (zeroedAmong(volume, first, end).length > 0) return false;
       await makeRunWritable(context, volume, map, first, end);
       return true;
@@ -246,10 +248,9 @@ async function makeRunZero(
   try {
     await context.maps.writeEntries(map.stored, map.header.blockSize, first, count, encodeZero, volume.touched);
   } catch (error) {
-    // Some of the zeros may be stored. What goes on as own would be written in place beneath them, and be gone with this mapper.
-    await map.reload(first, count).catch(() => {
-      for (let i = first; i < first + count; i++) map.entries.setZero(i);
-    });
+    // Some of the zeros may be stored. What goes on as own would be written in place beneath them, and be gone with this mapper; what goes on
+    // as zero might come back. Until the store tells, nobody goes by either.
+    map.doubt(first, count);
     throw error;
   }
   // Not earlier: until the zeros are stored, a provisional block's note is all that tells of what was written to it.

@@ -33,6 +33,9 @@ export class StoredMap {
   readonly #objects: MapReader;
   /** Numbers of the chunks that were read. */
   readonly #loaded = new Set<number>();
+  /** Some entries of chunks that were read may be missing. */
+  #hasDoubts = false;
+  #learning: Promise<void> = Promise.resolve();
   readonly #loading = new Map<number, Promise<void>>();
 
   /**
@@ -97,11 +100,30 @@ export class StoredMap {
     if (count <= 0) return;
     const last = Math.floor((first + count - 1) / CHUNK_ENTRIES);
     for (let c = Math.floor(first / CHUNK_ENTRIES); c <= last; c++) if (!this.#loaded.has(c)) await this.#loadChunk(c);
+    if (this.#hasDoubts) await this.#learn(first, count);
   }
 
-  /** Reads these entries anew: what is stored may differ, after a write that failed, from what is known. @throws SystemError of the store */
-  async reload(first: number, count: number): Promise<void> {
-    await this.#read(first, count);
+  /** It is not known what is stored of these entries, after a write that failed: they are read anew before anybody goes by them. */
+  doubt(first: number, count: number): void {
+    this.#hasDoubts = true;
+    this.entries.forget(first, count);
+  }
+
+  /** Reads entries in doubt, and no others: what is known of those may be newer than what is read. One after another, for the same reason. */
+  async #learn(first: number, count: number): Promise<void> {
+    const turn = this.#learning.then(async () => {
+      const end = Math.min(first + count, this.blocks);
+      for (let from = first; from < end; from++) {
+        if (this.entries.has(from)) continue;
+        const chunkEnd = (Math.floor(from / CHUNK_ENTRIES) + 1) * CHUNK_ENTRIES;
+        let to = from + 1;
+        while (to < Math.min(chunkEnd, this.blocks) && !this.entries.has(to)) to++;
+        await this.#read(from, to - from);
+        from = to - 1;
+      }
+    });
+    this.#learning = turn.catch(() => {});
+    await turn;
   }
 
   /** load, and every entry must be usable. @throws SystemError EIO that says which is not, and why */

@@ -243,6 +243,75 @@ describe('a first write', () => {
     expect(await asStored()).toEqual(filled(9, 0, 0, 0, 0, 0, 5));
   });
 
+  it.each([true, false])(
+    'that a failed trim may have made zero is what it was or zero for good, also where nobody can look: %s',
+    async (stored) => {
+      await write(0, 4);
+      await write(6, 5);
+      await node.mapper.flush(NAME, true, PORT);
+      // Of this one only a note tells.
+      await write(2, 7);
+      const [run] = entryRuns(NAME, BLOCK, 0, 4, 4);
+      let works = false;
+      node.maps.before = async (operation, name) => {
+        if (works || name !== run.object) return;
+        if (operation === 'write' && stored) {
+          await memoryNode(stores, 'disk').maps.write(name, run.offset, zeroBytes(run.count));
+        }
+        throw new SystemError(errnos.EIO, 'the store is in trouble');
+      };
+      const { write: note } = notes;
+      notes.write = () => {
+        throw new SystemError(errnos.ENOSPC, 'no space is left');
+      };
+      await expect(node.mapper.mapZero(NAME, 0, SIZE, PORT)).rejects.toEqual(failure('EIO'));
+      notes.write = note;
+      // Nobody is told one thing now and another later.
+      await expect(node.mapper.mapRead(NAME, 0, SIZE)).rejects.toEqual(failure('EIO', 'in trouble'));
+      await expect(node.mapper.mapWrite(NAME, 0, BLOCK, PORT)).rejects.toEqual(failure('EIO', 'in trouble'));
+      works = true;
+      const found = await readVolume(node, NAME, 0, SIZE);
+      expect(found).toEqual(stored ? filled(0, 0, 7, 0, 0, 0, 5) : filled(4, 0, 7, 0, 0, 0, 5));
+      await write(1, 3);
+      await node.mapper.flush(NAME, true, PORT);
+      const after = Buffer.from(found).fill(3, BLOCK, 2 * BLOCK);
+      expect(await asStored()).toEqual(after);
+      expect(await readVolume(node, NAME, 0, SIZE)).toEqual(after);
+    },
+  );
+
+  it('to a block that waits for a trim which fails goes by what is stored then', async () => {
+    await write(0, 4);
+    await done(node.mapper.snapshot(NAME, 'snapshot'));
+    await done(node.mapper.lease(NAME, { write: true }, PORT));
+    const [run] = entryRuns(NAME, BLOCK, 0, 1, 1);
+    let fail = (): void => {};
+    const failing = new Promise<void>((_, reject) => {
+      fail = () => reject(new SystemError(errnos.EIO, 'the store is in trouble'));
+    });
+    node.maps.before = async (operation, name) => {
+      if (operation !== 'write' || name !== run.object) return;
+      await memoryNode(stores, 'disk').maps.write(name, run.offset, zeroBytes(1));
+      await failing;
+    };
+    const { write: note } = notes;
+    notes.write = () => {
+      throw new SystemError(errnos.ENOSPC, 'no space is left');
+    };
+    const trim = node.mapper.mapZero(NAME, 0, BLOCK, PORT);
+    trim.catch(() => {});
+    await settle();
+    notes.write = note;
+    const writing = node.mapper.mapWrite(NAME, 0, BLOCK, PORT);
+    fail();
+    await expect(trim).rejects.toEqual(failure('EIO'));
+    node.maps.before = () => {};
+    const [segment] = await writing;
+    await node.blocks.write(segment.target, 0, Buffer.alloc(BLOCK, 9));
+    await node.mapper.flush(NAME, true, PORT);
+    expect(await asStored()).toEqual(filled(9));
+  });
+
   it('is in the stored map when the volume was opened for sharing', async () => {
     await write(2, 7);
     await done(node.mapper.open(NAME, undefined, true));
