@@ -5,6 +5,9 @@ import type { LockRegistry } from '../../../src/mapper/locking/registry.js';
 import { type NoteStore, openNotes } from '../../../src/mapper/provisional/notes.js';
 import { memoryNode, memoryStores, type Node, type Stores } from './support.js';
 
+/** How long the real file system may take, in ms of its own time. */
+const REAL_MS = 5000;
+
 interface Alarm {
   at: number;
   readonly call: () => void;
@@ -56,9 +59,17 @@ export class TestClock implements Clock {
   }
 }
 
-/** What is under way gets on as far as it can without time passing. */
+/** What is under way gets on as far as it can without time passing; what the real file system was asked for (a registry of locks) is waited for. */
 export async function settle(): Promise<void> {
-  for (let i = 0; i < 20; i++) await turn();
+  const limit = performance.now() + REAL_MS;
+  do {
+    for (let i = 0; i < 20; i++) await turn();
+  } while (usesFiles() && performance.now() < limit);
+}
+
+/** Calls of the file system are under way in this process. */
+function usesFiles(): boolean {
+  return process.getActiveResourcesInfo().some((type) => /^FSReq|^CloseReq$/.test(type));
 }
 
 export interface TwoNodes {
