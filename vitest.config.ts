@@ -106,8 +106,8 @@ const usual = hasCeph() ? [...projects, rados] : projects;
 
 export default defineConfig({
   test: {
-    // Of the whole run, for all projects: a Ceph cluster for the tests that ask for one.
-    globalSetup: ['test/support/ceph-setup.ts'],
+    // Of the whole run, for all projects: what killed ones left goes; a Ceph cluster for the tests that ask for one.
+    globalSetup: ['test/support/left-setup.ts', 'test/support/ceph-setup.ts'],
     sequence: { sequencer: LongestFirst },
     projects: process.env.ARCHIPELAGO_TEST_LONG === '1' ? [longTests] : usual,
   },

@@ -2,7 +2,6 @@
  * A node over a modelled disk: blockers with the real file driver, mapper, composer and a client's port, all in this process. Segments
  * are used again, since making one takes longer than most lives here.
  */
-import { existsSync, readdirSync } from 'node:fs';
 import pino from 'pino';
 import type { Driver } from '../../src/blockers/driver.js';
 import { FileDriver } from '../../src/blockers/file/index.js';
@@ -15,6 +14,7 @@ import type { RunningRole } from '../../src/peer/role.js';
 import { XsegObjectClient } from '../../src/requests/object-client.js';
 import { Flag, Op } from '../../src/requests/ops.js';
 import { type Port, Segment } from '../../src/xseg/index.js';
+import { ownSegment, removeLeft } from '../support/own.js';
 import { PORTS, VolumeClient } from '../unit/composer/volume-client.js';
 import { ShortWay } from './short-way.js';
 import type { SimulatedSystem } from './system.js';
@@ -31,24 +31,12 @@ export interface NodeSettings {
 }
 
 const free: Segment[] = [];
-let made = 0;
-
-/** Removes what simulations left that were killed: a segment has megabytes of memory. */
-function removeLeft(): void {
-  for (const name of readdirSync('/dev/shm')) {
-    const pid = /^sim-(\d+)-\d+$/.exec(name)?.[1];
-    if (pid === undefined || existsSync(`/proc/${pid}`)) continue;
-    try {
-      Segment.destroy(`posix:${name}:`);
-    } catch {
-      // Another user's.
-    }
-  }
-}
+let made = false;
 
 function takeSegment(): Segment {
-  if (made === 0) removeLeft();
-  const segment = free.pop() ?? Segment.create(`posix:sim-${process.pid}-${made++}:1200:1100:16:12`);
+  if (!made) removeLeft();
+  made = true;
+  const segment = free.pop() ?? Segment.create(`posix:${ownSegment('sim')}:1200:1100:16:12`);
   segment.ref();
   return segment;
 }

@@ -11,14 +11,14 @@ import { Op } from '../../../src/requests/ops.js';
 import { monotonicMs } from '../../../src/sys/clock.js';
 import { errnos } from '../../../src/sys/errno.js';
 import { type Port, type Request, Segment } from '../../../src/xseg/index.js';
+import { ownSegment } from '../../support/own.js';
 import { fileDriver, filesOf, listAll, read, temporaryDirectory, write } from './support.js';
 
 const PORT = 10;
-let count = 0;
 
 /** A blocker that runs one request of each kind at a time, and a port to ask from. */
 function serve(driver: MemoryDriver) {
-  const spec = `posix:deadlines-test-${process.pid}-${count++}:32:16:32:12`;
+  const spec = `posix:${ownSegment('deadlines')}:32:16:32:12`;
   const segment = Segment.create(spec);
   const port = segment.bind(20, { name: 'test' });
   const log = pino({ level: 'silent' });

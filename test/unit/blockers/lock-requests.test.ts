@@ -7,13 +7,12 @@ import { Blocker } from '../../../src/blockers/server.js';
 import { XsegLockClient } from '../../../src/requests/lock-client.js';
 import { Flag, Op } from '../../../src/requests/ops.js';
 import { Segment } from '../../../src/xseg/index.js';
+import { ownSegment } from '../../support/own.js';
 import { fileDriver, temporaryDirectory, write } from './support.js';
-
-let count = 0;
 
 /** Two nodes: their drivers served on two ports of a segment. */
 function serve(drivers: readonly Driver[]) {
-  const spec = `posix:lock-requests-test-${process.pid}-${count++}:32:16:32:12`;
+  const spec = `posix:${ownSegment('lock-requests')}:32:16:32:12`;
   const segment = Segment.create(spec);
   const port = segment.bind(20, { name: 'test' });
   const log = pino({ level: 'silent' });

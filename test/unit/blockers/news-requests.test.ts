@@ -8,9 +8,9 @@ import { XsegLockClient } from '../../../src/requests/lock-client.js';
 import type { Fenced, LockNews } from '../../../src/requests/locks.js';
 import { errnos, SystemError } from '../../../src/sys/errno.js';
 import { Segment } from '../../../src/xseg/index.js';
+import { ownSegment } from '../../support/own.js';
 
 const NOTHING: LockNews = { changed: [], mail: false };
-let count = 0;
 
 /** A store that tells news and fences when the test says so. */
 class TellingDriver extends MemoryDriver {
@@ -29,7 +29,7 @@ class TellingDriver extends MemoryDriver {
 }
 
 function serve(driver: Driver, nrOps = 1) {
-  const spec = `posix:news-requests-test-${process.pid}-${count++}:32:16:32:12`;
+  const spec = `posix:${ownSegment('news-requests')}:32:16:32:12`;
   const segment = Segment.create(spec);
   const port = segment.bind(20, { name: 'test' });
   const blocker = new Blocker({

@@ -10,14 +10,14 @@ import { Flag, Op } from '../../../src/requests/ops.js';
 import { decodeInfo, encodeName } from '../../../src/requests/structs.js';
 import { errnos } from '../../../src/sys/errno.js';
 import { type Port, type Request, Segment } from '../../../src/xseg/index.js';
+import { ownSegment } from '../../support/own.js';
 import { fileDriver, temporaryDirectory } from './support.js';
 
 const PORT = 10;
-let count = 0;
 
 /** A blocker on port 10 of a segment of its own, and a port to ask from. */
 function serve(driver: Driver, nrOps = 16) {
-  const spec = `posix:blockers-test-${process.pid}-${count++}:32:16:32:12`;
+  const spec = `posix:${ownSegment('blockers')}:32:16:32:12`;
   const segment = Segment.create(spec);
   const blocker = new Blocker({
     port: segment.bind(PORT, { name: 'blockerb' }),
@@ -311,7 +311,7 @@ it('stop finishes what runs, and what waits is done by the next blocker on the p
 });
 
 it('the role serves the directory of its settings, and leaves nothing bound when it cannot', async () => {
-  const spec = `posix:blockers-test-${process.pid}-${count++}:32:16:32:12`;
+  const spec = `posix:${ownSegment('blockers')}:32:16:32:12`;
   const segment = Segment.create(spec);
   onTestFinished(() => {
     segment.close();

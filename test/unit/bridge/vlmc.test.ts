@@ -240,7 +240,7 @@ describe('what is asked of a bridge that fails', () => {
         /^the node is not running: there is no segment .*; start it with archipelago start\n$/,
       ),
     });
-    fs.rmSync(other.config.runDir, { recursive: true, force: true });
+    await other.close();
   });
 
   it('is not kept waiting by a store that does not answer', async () => {

@@ -8,6 +8,7 @@ import { ACTIONS, ganetiMain } from '../../../src/cli/ganeti/program.js';
 import { vlmcMain, vlmcProgram } from '../../../src/cli/vlmc/program.js';
 import { xsegMain } from '../../../src/cli/xseg/main.js';
 import { Segment } from '../../../src/xseg/index.js';
+import { ownSegment } from '../../support/own.js';
 import { capture } from './capture.js';
 
 /** A vlmc that knows some names, and a line of each completion: the words so far, and what is offered. */
@@ -78,9 +79,9 @@ try() { COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _archipelago_ganeti_complete; p
 
 it('completes the segments of the machine, and the commands of xseg behind one', async () => {
   const { out: script } = await capture({}, (io) => xsegMain(['completion', 'bash'], io));
-  const segment = Segment.create(`posix:completion-test-${process.pid}:16:8:16:12`);
+  const name = ownSegment('completion');
+  const segment = Segment.create(`posix:${name}:16:8:16:12`);
   try {
-    const name = `completion-test-${process.pid}`;
     const lines: [line: string, offered: string][] = [
       [`xseg posix:${name.slice(0, -1)}`, `${name}:`],
       ['xseg comp', 'completion'],
@@ -103,7 +104,7 @@ it('completes the segments of the machine, and the commands of xseg behind one',
     expect(commands.filter((command) => command !== 'xseg' && !words.has(command))).toEqual([]);
   } finally {
     segment.close();
-    Segment.destroy(`posix:completion-test-${process.pid}:16:8:16:12`);
+    Segment.destroy(`posix:${name}:`);
   }
   const wrong = await capture({}, (io) => xsegMain(['completion', 'zsh'], io));
   expect(wrong).toMatchObject({ status: 255, err: 'xseg: say completion bash\n' });

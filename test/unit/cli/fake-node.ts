@@ -9,6 +9,7 @@ import { xsegMain } from '../../../src/cli/xseg/main.js';
 import { Op } from '../../../src/requests/ops.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../../../src/sys/errno.js';
 import { type Port, type Request, Segment } from '../../../src/xseg/index.js';
+import { ownSegment } from '../../support/own.js';
 import { capture, type Outcome, type RunOptions } from './capture.js';
 import { FakeDevices } from './fake-devices.js';
 
@@ -35,8 +36,6 @@ export interface Seen {
 export type Handler = (seen: Seen) => Promise<Reply> | Reply;
 type Reply = Buffer | object | null | undefined;
 
-let count = 0;
-
 export class FakeNode {
   readonly segment: Segment;
   readonly spec: string;
@@ -49,7 +48,7 @@ export class FakeNode {
 
   /** @param peers those that run */
   constructor(peers: readonly PeerName[] = Object.keys(PORTS) as PeerName[], configuration = '') {
-    const name = `cli-test-${process.pid}-${count++}`;
+    const name = ownSegment('cli');
     this.#directory = fs.mkdtempSync(path.join(os.tmpdir(), 'cli-test-'));
     this.spec = `posix:${name}:2048:1024:64:12`;
     this.config = path.join(this.#directory, 'archipelago.conf');

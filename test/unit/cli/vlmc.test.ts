@@ -328,7 +328,7 @@ describe('errors and exit statuses', () => {
       const { status, err } = await stopped.vlmc('list');
       expect(status).toBe(255);
       expect(err).toMatch(
-        /^the node is not running: there is no segment cli-test-.*; start it with archipelago start\n$/,
+        /^the node is not running: there is no segment archipelago-unit-cli-.*; start it with archipelago start\n$/,
       );
     } finally {
       stopped.close();

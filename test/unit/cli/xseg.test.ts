@@ -9,6 +9,7 @@ import { decodeClone, decodeName, encodeInfo, encodeName } from '../../../src/re
 import { errnos, SystemError } from '../../../src/sys/errno.js';
 import { Segment } from '../../../src/xseg/index.js';
 import { H, P } from '../../../src/xseg/layout.js';
+import { ownSegment } from '../../support/own.js';
 import { capture } from './capture.js';
 import { FakeNode } from './fake-node.js';
 
@@ -84,13 +85,13 @@ describe('the command line', () => {
 });
 
 describe('the segment', () => {
-  const spec = `posix:cli-test-xseg-${process.pid}:64:32:32:12`;
+  const spec = `posix:${ownSegment('xseg')}:64:32:32:12`;
   const run = (...words: string[]) => capture({}, (io) => xsegMain([spec, ...words], io));
 
   it('is created, joined, destroyed; 255 at once when it cannot be joined', async () => {
     const missing = await run('reportall', 'create');
     expect(missing.status).toBe(255);
-    expect(missing.err).toMatch(/^xseg: cannot join segment cli-test-xseg-/);
+    expect(missing.err).toMatch(/^xseg: cannot join segment archipelago-unit-xseg-/);
     expect(Segment.exists(spec)).toBe(false);
     expect(await run('create', 'join', 'verify')).toEqual({ status: 0, out: 'no problems\n', err: '' });
     const again = await run('create');
@@ -128,7 +129,7 @@ describe('the segment', () => {
     segment.close();
     const refused = await run('destroy');
     expect(refused.status).toBe(255);
-    const [, advice] = /remove it: xseg posix:cli-test-xseg-\d+: (.*)\n$/.exec(refused.err) ?? [];
+    const [, advice] = /remove it: xseg posix:archipelago-unit-xseg-\d+-\d+: (.*)\n$/.exec(refused.err) ?? [];
     expect(advice).toBeDefined();
     expect(await run(...advice.split(' '))).toEqual({ status: 0, out: '', err: '' });
     expect(Segment.exists(spec)).toBe(false);
@@ -137,7 +138,7 @@ describe('the segment', () => {
   it('reportall shows it with its ports, as text and as JSON', async () => {
     const { status, out } = await node.xseg('reportall');
     expect(status).toBe(0);
-    expect(out).toMatch(/^segment +cli-test-.*, 64 MiB, 2048 ports, dynamic from 1024\n/);
+    expect(out).toMatch(/^segment +archipelago-unit-cli-.*, 64 MiB, 2048 ports, dynamic from 1024\n/);
     expect(out).toMatch(new RegExp(`\n1001 +mapper +${process.pid} `));
     const json = JSON.parse((await node.xseg('reportall', '--json')).out);
     expect(json).toMatchObject({ ports: 2048, dynamicFrom: 1024, inFlight: 0 });

@@ -7,10 +7,10 @@ import { encodeVolumeInfo, type VolumeInfo } from '../../../src/requests/structs
 import { errnos } from '../../../src/sys/errno.js';
 import { type Port, type Request, Segment } from '../../../src/xseg/index.js';
 import { P } from '../../../src/xseg/layout.js';
+import { ownSegment } from '../../support/own.js';
 
 const MAPPER = 1;
 const COMPOSER = 2;
-let counter = 0;
 
 interface Rig {
   client: Port;
@@ -23,7 +23,7 @@ interface Rig {
 }
 
 function rig(): Rig {
-  const spec = `posix:forward-test-${process.pid}-${counter++}:16:8:16:12`;
+  const spec = `posix:${ownSegment('forward')}:16:8:16:12`;
   const segment = Segment.create(spec);
   const opened = [segment];
   onTestFinished(() => {

@@ -13,11 +13,10 @@ import { EntryFlag, ResolvedMap } from '../../../src/requests/resolved-map.js';
 import { encodeMapReply, type MapSegment } from '../../../src/requests/structs.js';
 import { errnos } from '../../../src/sys/errno.js';
 import { type Port, type Request, Segment, verify } from '../../../src/xseg/index.js';
+import { ownSegment } from '../../support/own.js';
 
 const PORTS = { composer: 500, blocker: 1000, mapper: 1001, client: 1 } as const;
 const OWN = EntryFlag.WRITABLE | EntryFlag.ARCHIP;
-
-let counter = 0;
 
 /** A server whose requests of chosen operations wait for the test. */
 class Held {
@@ -108,7 +107,7 @@ export class Rig {
 
   constructor(options: RigOptions) {
     this.#options = options;
-    this.segment = Segment.create(`posix:rig-${process.pid}-${counter++}:1200:1100:32:12`);
+    this.segment = Segment.create(`posix:${ownSegment('rig')}:1200:1100:32:12`);
     this.segment.ref();
     this.map = new ResolvedMap(options.blocks);
     for (let block = 0; block < options.blocks; block++) this.map.setZero(block);

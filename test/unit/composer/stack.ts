@@ -16,11 +16,10 @@ import { decodeExtents, type PackedExtent } from '../../../src/requests/extents.
 import { encodeMapStatus } from '../../../src/requests/json.js';
 import { Flag, Op } from '../../../src/requests/ops.js';
 import { type Port, Segment, verify } from '../../../src/xseg/index.js';
+import { ownSegment } from '../../support/own.js';
 import { PORTS, VolumeClient } from './volume-client.js';
 
 export { PORTS };
-
-let counter = 0;
 
 export interface SparseRead {
   readonly hole: boolean;
@@ -63,8 +62,7 @@ export class Stack extends VolumeClient {
   }
 
   static async start(options: StackOptions = {}): Promise<Stack> {
-    const name = `stack-${process.pid}-${counter++}`;
-    const segment = Segment.create(`posix:${name}:1200:1100:${options.sizeMiB ?? 64}:12`);
+    const segment = Segment.create(`posix:${ownSegment('stack')}:1200:1100:${options.sizeMiB ?? 64}:12`);
     segment.ref();
     const log = pino({ level: 'silent' });
     const directory = options.store === 'file' ? fs.mkdtempSync(path.join(os.tmpdir(), 'stack-')) : null;

@@ -24,6 +24,7 @@ import {
 } from '../../../src/requests/structs.js';
 import { type CallInit, type Port, Segment, verify } from '../../../src/xseg/index.js';
 import { P } from '../../../src/xseg/layout.js';
+import { ownSegment } from '../../support/own.js';
 import { failure } from './support.js';
 
 const MAPPER = 1001;
@@ -32,7 +33,6 @@ const BLOCKERM = 1002;
 const COMPOSER = 500;
 const ENDPOINT = 1030;
 const MiB = 1 << 20;
-let counter = 0;
 
 interface Rig {
   segment: Segment;
@@ -45,7 +45,7 @@ interface Rig {
 }
 
 async function rig(log: Logger = pino({ level: 'silent' })): Promise<Rig> {
-  const name = `mapper-test-${process.pid}-${counter++}`;
+  const name = ownSegment('mapper');
   const segment = Segment.create(`posix:${name}:1200:1100:64:12`);
   segment.ref();
   const blockers = await Promise.all(

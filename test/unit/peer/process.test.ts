@@ -10,6 +10,7 @@ import { RoleProcess } from '../../../src/peer/process.js';
 import type { RoleContext } from '../../../src/peer/role.js';
 import { loadStarter } from '../../../src/peer/roles.js';
 import { Segment } from '../../../src/xseg/index.js';
+import { ownSegment } from '../../support/own.js';
 
 let dir: string;
 let config: Config;
@@ -18,12 +19,11 @@ let host: RoleProcess;
 let events: string[];
 let contexts: Map<string, RoleContext>;
 let failing: string | null;
-let counter = 0;
 let useless: number;
 
 beforeEach(async () => {
   dir = fs.mkdtempSync(path.join(os.tmpdir(), 'process-'));
-  const name = `process-test-${process.pid}-${counter++}`;
+  const name = ownSegment('process');
   config = parseConfig(
     `[ARCHIPELAGO]\nRUN_DIR=${dir}\nLOG_DIR=${dir}\nLOG=file\n[XSEG]\nSEGMENT_NAME=${name}\nSEGMENT_SIZE=16\n`,
     path.join(dir, 'a.conf'),

@@ -12,6 +12,7 @@ import { isRunning } from '../../../src/peer/proc.js';
 import { Supervisor } from '../../../src/peer/supervisor.js';
 import { Op } from '../../../src/requests/ops.js';
 import { type Port, Segment } from '../../../src/xseg/index.js';
+import { ownSegment } from '../../support/own.js';
 
 /**
  * Real processes (dummy-role/main.js) under a real supervisor. The ports of the roles are served by the test itself, since what
@@ -25,7 +26,6 @@ let connections: { name: string }[];
 let supervisor: Supervisor | null;
 let progress: string[];
 let messages: string[];
-let counter = 0;
 
 const note = (event: Progress): void => {
   progress.push(`${event.action} ${event.role} ${event.state}`);
@@ -82,7 +82,7 @@ beforeEach(() => {
 RUN_DIR = ${dir}
 LOG_DIR = ${dir}
 [XSEG]
-SEGMENT_NAME = supervisor-test-${process.pid}-${counter++}
+SEGMENT_NAME = ${ownSegment('supervisor')}
 SEGMENT_PORTS = 64
 SEGMENT_DYNPORTS = 32
 SEGMENT_SIZE = 16

@@ -6,18 +6,18 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Port, type Request, Segment } from '../../../src/xseg/index.js';
 import { P, R } from '../../../src/xseg/layout.js';
+import { ownSegment } from '../../support/own.js';
 
 const here = path.dirname(fileURLToPath(import.meta.url));
 const root = path.resolve(here, '../../..');
 
-let count = 0;
 const names: string[] = [];
 const segments: Segment[] = [];
 const children: ChildProcess[] = [];
 
 /** A name that no other test has; its segment is removed by cleanUp. */
 export function freshName(): string {
-  const name = `xseg-test-${process.pid}-${count++}`;
+  const name = ownSegment('xseg');
   names.push(name);
   return name;
 }
