@@ -143,7 +143,7 @@ class Simulation {
       local: options.local ?? random.chance(0.7),
       flushes,
       fails: options.fails ?? random.chance(0.05),
-      trims: options.trims ?? (!flushes && random.chance(0.2)),
+      trims: options.trims ?? options.seed % 12 === 11,
     };
   }
 
