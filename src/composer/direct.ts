@@ -36,6 +36,14 @@ class ObjectRequest implements DirectRequest {
   clear(from: number): void {
     this.asked?.clear(from);
   }
+
+  get mayLend(): boolean {
+    return this.asked?.mayLend ?? false;
+  }
+
+  lend(fd: number, offset: number): void {
+    this.asked?.lend?.(fd, offset);
+  }
 }
 
 export class DirectTransfer {

@@ -53,4 +53,14 @@ export class DirectIo implements DirectRequest {
   clear(from: number): void {
     this.#io?.buffer?.bytes.fill(0, from, this.size);
   }
+
+  get mayLend(): boolean {
+    return this.#io?.mayBeFile ?? false;
+  }
+
+  lend(fd: number, offset: number): void {
+    const io = this.#io as Io;
+    io.file = fd;
+    io.fileOffset = offset;
+  }
 }

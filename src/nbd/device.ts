@@ -80,6 +80,14 @@ export interface Io {
   readonly mayBeHole: boolean;
   /** READ: set by the device before complete(0): the whole of it reads as zeros, the buffer was not filled. */
   hole: boolean;
+  /** READ: the answer may be sent from a file; the device may then set `file` instead of filling the buffer. */
+  readonly mayBeFile?: boolean;
+  /**
+   * READ: set by the device before complete(0): a descriptor of the server's own from then on (dup), and where the content begins in it. Until
+   * the client has taken the answer it may still be changed by later writes to the file, as that of any request that runs beside them. -1: none.
+   */
+  file?: number;
+  fileOffset?: number;
   /** BLOCK_STATUS: the device sets it before complete; covers a prefix of the range, at least one extent. */
   extents: Extent[] | null;
   /** For the device's own use while the operation runs. */

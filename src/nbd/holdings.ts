@@ -2,6 +2,7 @@
  * What one connection holds of what is shared: requests without an answer, and bytes of the device's buffers. It says when the connection
  * has its share; the socket is then not read until something comes back.
  */
+import { close } from '../sys/libc.js';
 import { Budget, type Share } from './budget.js';
 import type { BlockDevice, IoBuffer } from './device.js';
 import { GRANTED_REQUESTS, type Limits } from './limits.js';
@@ -95,8 +96,12 @@ export class Holdings {
     return null;
   }
 
-  /** Gives the piece's buffer back, if it has one. */
+  /** Gives the piece's buffer back, and its file, if it has them. */
   release(piece: Piece): void {
+    if (piece.file >= 0) {
+      close(piece.file);
+      piece.file = -1;
+    }
     if (piece.buffer === null) return;
     const { length } = piece;
     this.#allowance = Math.min(this.#allowance + length, this.#limits.inFlightBytes);

@@ -159,18 +159,26 @@ export class Replies {
   }
 
   #writeData(piece: Piece): number {
-    const { request, buffer, done, offset, length } = piece;
+    const { request, done, offset, length } = piece;
     if (request.streamed) return this.#writeStreamed(piece);
     const at = this.#writeDataHeader(request, done, offset, length);
     if (at < 0) return FULL;
-    if (buffer !== null) this.#transport.appendPayload(buffer, length);
+    this.#append(piece);
     return MORE;
   }
 
+  /** The data of a piece; false when the batch is full. */
+  #append({ buffer, file, fileOffset, length }: Piece): boolean {
+    if (buffer === null) return true;
+    if (file >= 0) return this.#transport.appendFile(file, fileOffset, buffer, length);
+    return this.#transport.appendPayload(buffer, length);
+  }
+
   /** The header of the whole before the first piece, nothing before the others. What comes last is no data: it could still fail. */
-  #writeStreamed({ request, buffer, offset, length }: Piece): number {
+  #writeStreamed(piece: Piece): number {
+    const { request, offset } = piece;
     if (offset === request.offset && this.#writeDataHeader(request, false, offset, request.length) < 0) return FULL;
-    return buffer === null || this.#transport.appendPayload(buffer, length) ? MORE : FULL;
+    return this.#append(piece) ? MORE : FULL;
   }
 
   #writeGathered(request: Request): number {

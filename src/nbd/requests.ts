@@ -79,6 +79,9 @@ export class Piece implements Io {
   buffer: IoBuffer | null = null;
   mayBeHole = false;
   hole = false;
+  mayBeFile = false;
+  file = -1;
+  fileOffset = 0;
   extents: Extent[] | null = null;
   tag: unknown = null;
 
@@ -145,6 +148,8 @@ export class RequestPool {
     piece.fastZero = false;
     piece.mayBeHole = false;
     piece.hole = false;
+    piece.mayBeFile = false;
+    piece.file = -1;
     piece.answer = Answer.STATUS;
     piece.done = false;
     this.#pieces.push(piece);

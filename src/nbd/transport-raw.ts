@@ -17,9 +17,11 @@ import {
   MSG_NOSIGNAL,
   MSG_PEEK,
   memcpy,
+  pread,
   recv,
   SO_SNDBUF,
   SOL_SOCKET,
+  sendfile,
   sendmsg,
   setsockopt,
 } from '../sys/libc.js';
@@ -38,6 +40,12 @@ const BATCH_BYTES = 1024 * 1024;
  * sends. TCP finds its size itself, and would stop doing so when told.
  */
 const SEND_BUFFER = 512 * 1024;
+
+/** Bytes of a file that are copied to learn when the socket takes more. */
+const WAITING_BYTES = 4096;
+/** Where sendfile reads and writes its position: never in use across turns. */
+const fileOffsetMemory = allocateMemory(8);
+const fileOffset = new BigInt64Array(fileOffsetMemory.bytes.buffer, fileOffsetMemory.bytes.byteOffset, 1);
 
 interface Handle {
   readonly fd: number;
@@ -63,6 +71,7 @@ export class RawTransport implements Transport {
   readonly stageView: DataView;
   readonly headersView: DataView;
   readonly pollable = true;
+  readonly sendsFiles = true;
   readonly #memory: WireMemory;
   readonly #socket: net.Socket;
   #fd: number;
@@ -76,8 +85,13 @@ export class RawTransport implements Transport {
   #bytes = 0;
   #headersUsed = 0;
   readonly #owners: (IoBuffer | null)[] = new Array(MAX_IOVECS).fill(null);
+  /** The file that iovec i is the content of, -1: none, and from where on: its memory is for what has to be copied. */
+  readonly #files = new Int32Array(MAX_IOVECS).fill(-1);
+  readonly #fileOffsets = new Float64Array(MAX_IOVECS);
   /** Bytes of iovec `#sent` that are gone. */
   #partial = 0;
+  /** Of a file: bytes that were copied, as its next. */
+  #copied = 0;
   #tail: Buffer | null = null;
 
   /**
@@ -198,6 +212,14 @@ export class RawTransport implements Transport {
     return this.#push(buffer, buffer.address, length);
   }
 
+  appendFile(fd: number, offset: number, buffer: IoBuffer, length: number): boolean {
+    const i = this.#count;
+    if (!this.#push(buffer, buffer.address, length)) return false;
+    this.#files[i] = fd;
+    this.#fileOffsets[i] = offset;
+    return true;
+  }
+
   #push(owner: IoBuffer | null, address: number, length: number): boolean {
     const i = this.#count;
     // Headers leave room for the payload that follows them: a reply is never cut between the two.
@@ -220,17 +242,30 @@ export class RawTransport implements Transport {
   send(): boolean {
     const { msghdr, iovecsAddress, msghdrAddress, iovecs } = this.#memory;
     while (this.#sent < this.#count) {
-      const first = iovecsAddress + this.#sent * 16;
-      msghdr[4] = first % TWO_32;
-      msghdr[5] = Math.floor(first / TWO_32);
-      msghdr[6] = this.#count - this.#sent;
       if (this.#fd < 0) return false;
-      const count = sendmsg(this.#fd, msghdrAddress, FLAGS);
+      const isFile = this.#files[this.#sent] >= 0;
+      let count: number;
+      if (isFile) count = this.#sendFile();
+      else {
+        const first = iovecsAddress + this.#sent * 16;
+        msghdr[4] = first % TWO_32;
+        msghdr[5] = Math.floor(first / TWO_32);
+        msghdr[6] = this.#inMemory();
+        count = sendmsg(this.#fd, msghdrAddress, FLAGS);
+      }
+      if (isFile && count === 0) {
+        if (!this.#copyFile()) return false;
+        continue;
+      }
       if (count < 0) {
         const code = errno();
         if (code === errnos.EINTR) continue;
-        if (code === errnos.EAGAIN) this.#waitWritable();
-        else this.destroy(new SystemError(code, 'sending to the client failed'));
+        if (code === errnos.EAGAIN) {
+          if (!isFile || this.#copyFile(WAITING_BYTES)) this.#waitWritable();
+        } else if (isFile && (code === errnos.EINVAL || code === errnos.ENOSYS)) {
+          // Not to such a socket, or not from such a file.
+          if (this.#copyFile()) continue;
+        } else this.destroy(new SystemError(code, 'sending to the client failed'));
         return false;
       }
       let left = count;
@@ -265,11 +300,62 @@ export class RawTransport implements Transport {
     this.#partial += count;
   }
 
+  /** How many iovecs there are before the next file. */
+  #inMemory(): number {
+    let end = this.#sent + 1;
+    while (end < this.#count && this.#files[end] < 0) end++;
+    return end - this.#sent;
+  }
+
+  /** As sendmsg, of the file that is next; 0: it has ended. */
+  #sendFile(): number {
+    const i = this.#sent;
+    fileOffset[0] = BigInt(this.#fileOffsets[i] + this.#partial);
+    return sendfile(this.#fd, this.#files[i], fileOffsetMemory.address, this.#memory.iovecs[i * 4 + 2]);
+  }
+
+  /**
+   * Copies what is left of the file that is next, or its next bytes, to the memory that belongs to it; zeros where it has ended.
+   * @returns false: the connection is lost, as the file cannot be read
+   */
+  #copyFile(most = Number.POSITIVE_INFINITY): boolean {
+    const i = this.#sent;
+    const { iovecs } = this.#memory;
+    const left = iovecs[i * 4 + 2];
+    const count = Math.min(most, left);
+    const owner = this.#owners[i] as IoBuffer;
+    for (let done = 0; done < count; ) {
+      const at = this.#partial + done;
+      const n = pread(this.#files[i], owner.address + at, count - done, this.#fileOffsets[i] + at);
+      if (n < 0) {
+        if (errno() === errnos.EINTR) continue;
+        this.destroy(new SystemError(errno(), 'reading what is to be sent failed'));
+        return false;
+      }
+      if (n === 0) {
+        owner.bytes.fill(0, at, this.#partial + count);
+        break;
+      }
+      done += n;
+    }
+    if (count === left) this.#files[i] = -1;
+    else this.#copied = count;
+    return true;
+  }
+
   #waitWritable(): void {
     const { iovecs, headers, headersAddress } = this.#memory;
     const i = this.#sent * 4;
     const owner = this.#owners[this.#sent];
     const length = iovecs[i + 2];
+    if (this.#copied > 0 && owner !== null) {
+      // The head of a file: the rest of it goes on as a file.
+      const head = owner.bytes.subarray(this.#partial, this.#partial + this.#copied);
+      this.#advance(this.#copied);
+      this.#copied = 0;
+      this.#write(head);
+      return;
+    }
     let rest: Buffer;
     if (owner === null) {
       const at = iovecs[i + 1] * TWO_32 + iovecs[i] - headersAddress;
@@ -290,6 +376,8 @@ export class RawTransport implements Transport {
 
   #forget(): void {
     this.#owners.fill(null, 0, this.#count);
+    this.#files.fill(-1, 0, this.#count);
+    this.#copied = 0;
     this.#count = 0;
     this.#sent = 0;
     this.#partial = 0;

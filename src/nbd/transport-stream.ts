@@ -25,6 +25,7 @@ export class StreamTransport implements Transport {
   readonly #headers = Buffer.allocUnsafeSlow(HEADERS_SIZE);
   readonly headersView = new DataView(this.#headers.buffer);
   readonly pollable = false;
+  readonly sendsFiles = false;
   readonly #stream: Duplex;
   #error: Error | null = null;
   #gone = false;
@@ -149,6 +150,10 @@ export class StreamTransport implements Transport {
   appendPayload(buffer: IoBuffer, length: number): boolean {
     this.appendBytes(buffer.bytes.subarray(0, length));
     return true;
+  }
+
+  appendFile(): boolean {
+    throw new Error('a stream sends no files');
   }
 
   appendBytes(bytes: Buffer): void {

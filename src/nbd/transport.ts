@@ -33,6 +33,8 @@ export interface Transport {
   readonly stageView: DataView;
   /** Where reserve() gives room. */
   readonly headersView: DataView;
+  /** appendFile may be called. */
+  readonly sendsFiles: boolean;
   /** receive* may be called without readiness being told: the poller may ask. */
   readonly pollable: boolean;
 
@@ -57,6 +59,11 @@ export interface Transport {
   reserve(length: number): number;
   /** Appends buffer[0 .. length) to the batch without copying; false when the batch is full. It must stay until the batch is gone. */
   appendPayload(buffer: IoBuffer, length: number): boolean;
+  /**
+   * As appendPayload, of `length` bytes of an open file from `offset` on, which is not copied; the buffer is for what cannot be sent so. What
+   * the file has no more when it is sent are zeros.
+   */
+  appendFile(fd: number, offset: number, buffer: IoBuffer, length: number): boolean;
   /** Appends JavaScript bytes without copying, as the last of the batch. */
   appendBytes(bytes: Buffer): void;
   /** Sends the batch: true when it is gone, false when drained() will follow. Between, nothing may be appended. */

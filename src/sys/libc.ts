@@ -58,6 +58,10 @@ export const mmap = bind<
   [address: number, length: number, prot: number, flags: number, fd: number, offset: number],
   number
 >('uintptr_t mmap(uintptr_t addr, size_t length, int prot, int flags, int fd, int64_t offset)');
+/** vec: address of a byte for each page, whose lowest bit tells that it is in memory, whoever uses it. */
+export const mincore = bind<[address: number, length: number, vec: number], number>(
+  'int mincore(uintptr_t addr, size_t length, uintptr_t vec)',
+);
 export const munmap = bind<[address: number, length: number], number>('int munmap(uintptr_t addr, size_t length)');
 
 export const pread = bind<[fd: number, address: number, count: number, offset: number], number>(
@@ -166,6 +170,10 @@ export const LOCK_NB = 4;
 
 export const fcntlInt = bind<[fd: number, command: number, type: 'int', arg: number], number>(
   'int fcntl(int fd, int command, ...)',
+);
+/** @param offset address of an int64_t: where the reading begins, then where it ended */
+export const sendfile = bind<[to: number, from: number, offset: number, count: number], number>(
+  'int64_t sendfile(int out_fd, int in_fd, uintptr_t offset, size_t count)',
 );
 /** fcntl: the lowest free descriptor from `arg` on becomes a copy that programs started by this one do not get. */
 export const F_DUPFD_CLOEXEC = 1030;

@@ -19,6 +19,10 @@ export interface DirectRequest {
   isNamed(name: Uint8Array): boolean;
   /** Makes the data zeros from its byte `from` on. */
   clear(from: number): void;
+  /** READ: the data may be lent instead of being put to the address. */
+  readonly mayLend?: boolean;
+  /** READ: all of the data is that of an open file from `offset` on. @param fd a descriptor of the asker's own from now on */
+  lend?(fd: number, offset: number): void;
 }
 
 /**

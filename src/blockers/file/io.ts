@@ -31,6 +31,8 @@ const BLIND_LIMIT = 128 * 1024;
 /** …and when one took this long, it was not: as many as this then go to the pool. */
 const COLD_MS = 0.5;
 const COLD_READS = 64;
+/** Reads from this length on are answered with the file itself where the asker can send that: below it costs more than copying. */
+const LEND_LEAST = 128 * 1024;
 const SMALL = 32 * 1024;
 /**
  * Bytes written by one call. What one call puts into the page cache becomes one folio as far as it goes, and ext4 looks at every block of a
@@ -134,10 +136,18 @@ export class FileIo {
   }
 
   /** Reads what is in the cache; false: not all of it was, or that cannot be known. */
-  readNow({ fd, partial }: Handle, request: DirectRequest): boolean {
+  readNow({ fd, partial, writable }: Handle, request: DirectRequest): boolean {
     const { offset, size, address } = request;
     if (partial !== null && !partial.covers(offset, size)) return false;
     if (size > DIRECT_LIMIT || !(this.#nowait || this.#memory)) return false;
+    // Of a file that may only be read the system may not tell what is in memory.
+    if (size >= LEND_LEAST && writable && request.mayLend) {
+      const lent = this.#system.lend?.(fd, offset, size) ?? -1;
+      if (lent >= 0) {
+        request.lend?.(lent, offset);
+        return true;
+      }
+    }
     for (let done = 0; done < size; ) {
       const n = this.#nowait
         ? this.#system.preadCached(fd, address + done, size - done, offset + done)

@@ -6,6 +6,7 @@ import type { Native } from '../../sys/libc.js';
 import * as libc from '../../sys/libc.js';
 import { kernelMarks } from './marks.js';
 import { native } from './pool.js';
+import { Residence } from './residence.js';
 import type { FileStatus, FileSystem, Transferred } from './system.js';
 
 const TMPFS_MAGIC = 0x01021994;
@@ -44,6 +45,7 @@ class Kernel implements FileSystem {
   readonly #iov = new Uint32Array(this.#iovec.bytes.buffer, this.#iovec.bytes.byteOffset, 4);
   readonly #iovAddress = this.#iovec.address;
   #peeked: libc.Memory | null = null;
+  readonly #residence = new Residence();
 
   readonly marks = kernelMarks;
 
@@ -78,6 +80,10 @@ class Kernel implements FileSystem {
 
   pwrite(fd: number, address: number, count: number, offset: number): number {
     return libc.pwrite(fd, address, count, offset);
+  }
+
+  lend(fd: number, offset: number, length: number): number {
+    return this.#residence.covers(fd, offset, length) ? libc.fcntlInt(fd, libc.F_DUPFD_CLOEXEC, 'int', 0) : -1;
   }
 
   fallocateNow(fd: number, mode: number, offset: number, length: number): number {

@@ -87,6 +87,8 @@ export interface FileSystem {
   /** Only what is in the page cache: EAGAIN when the first byte is not, EOPNOTSUPP or ENOSYS when the file system does not tell. */
   preadCached(fd: number, address: number, count: number, offset: number): number;
   pwrite(fd: number, address: number, count: number, offset: number): number;
+  /** A descriptor more of the same file that has all of this range in the page cache; -1: it has not, or none is to be had. Absent: never. */
+  lend?(fd: number, offset: number, length: number): number;
   /** As fallocate, which is used where this is missing. */
   fallocateNow?(fd: number, mode: number, offset: number, length: number): number;
   /** As readdir, which is used where this is missing. @throws the system's error */

@@ -229,6 +229,7 @@ export class FakeTransport implements Transport {
   readonly #headers = Buffer.alloc(HEADERS_SIZE);
   readonly headersView = new DataView(this.#headers.buffer, this.#headers.byteOffset, HEADERS_SIZE);
   readonly pollable = false;
+  readonly sendsFiles = false;
   #used = 0;
   #batch: Buffer[] = [];
   readonly #incoming: Buffer[] = [];
@@ -281,6 +282,9 @@ export class FakeTransport implements Transport {
   appendPayload(buffer: IoBuffer, length: number): boolean {
     this.#batch.push(buffer.bytes.subarray(0, length));
     return true;
+  }
+  appendFile(): boolean {
+    throw new Error('a fake transport sends no files');
   }
   appendBytes(bytes: Buffer): void {
     this.#batch.push(bytes);
