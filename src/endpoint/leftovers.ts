@@ -22,6 +22,9 @@ interface Left {
 
 export class Leftovers {
   readonly #volumes = new Map<string, Left>();
+  /** In which order those left that do not hold themselves up: who left later waits for who left before, and never both for each other. */
+  readonly #order = new WeakMap<Parker, number>();
+  #leavers = 0;
 
   /** Something is left. */
   get isUsed(): boolean {
@@ -30,6 +33,7 @@ export class Leftovers {
 
   /** The client of a change that runs, or is to, is gone. @param by what is asked for by this one does not wait for it */
   leave(volume: string, io: Change, by: Parker | null = null): void {
+    if (by !== null && !this.#order.has(by)) this.#order.set(by, ++this.#leavers);
     const left = this.#volumes.get(volume);
     if (left) left.changes.set(io, by);
     else this.#volumes.set(volume, { changes: new Map([[io, by]]), held: [] });
@@ -38,7 +42,7 @@ export class Leftovers {
   /** Keeps an Io that touches what is left, until that is over: then it is given back to unpark. False: it may go on now. */
   holds(volume: string, by: Parker, io: Io): boolean {
     const left = this.#volumes.get(volume);
-    if (!left || !touches(left, by, io)) return false;
+    if (!left || !this.#touches(left, by, io)) return false;
     left.held.push({ by, io });
     return true;
   }
@@ -64,16 +68,24 @@ export class Leftovers {
     if (!left?.changes.delete(io)) return;
     const free: Held[] = [];
     const held: Held[] = [];
-    for (const entry of left.held) (touches(left, entry.by, entry.io) ? held : free).push(entry);
+    for (const entry of left.held) (this.#touches(left, entry.by, entry.io) ? held : free).push(entry);
     left.held = held;
     if (left.changes.size === 0) this.#volumes.delete(volume);
     for (const entry of free) entry.by.unpark(entry.io);
   }
-}
 
-function touches({ changes }: Left, by: Parker, { offset, length }: Io): boolean {
-  for (const [change, of] of changes) {
-    if (of !== by && offset < change.offset + change.length && change.offset < offset + length) return true;
+  #touches({ changes }: Left, by: Parker, { offset, length }: Io): boolean {
+    for (const [change, of] of changes) {
+      if (offset >= change.offset + change.length || change.offset >= offset + length) continue;
+      if (this.#isBefore(of, by)) return true;
+    }
+    return false;
   }
-  return false;
+
+  /** Does who asks wait for the changes of who left? */
+  #isBefore(left: Parker | null, asks: Parker): boolean {
+    if (left === null || left === asks) return left === null;
+    const asked = this.#order.get(asks);
+    return asked === undefined || (this.#order.get(left) ?? 0) < asked;
+  }
 }

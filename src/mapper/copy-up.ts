@@ -238,13 +238,14 @@ async function makeRunZero(
   if (await noteZeroes(context, volume, map, first, count)) return;
   const { dropped, changed } = dropEntries(map, first, count);
   dropped.push(...leftObjects(volume, map, first, first + count));
-  if (!changed) {
-    // What was acknowledged may be owed of blocks that are zero without it.
+  const noted = zeroedAmong(volume, first, first + count);
+  // What was acknowledged may be owed of blocks that are zero without it. That nothing is noted of them any more needs the zeros to be stored.
+  if (!changed && (noted.length === 0 || volume.owed.size === 0)) {
     await deleteDropped(context, volume, dropped);
     if (volume.owed.size > 0) context.volumes.committer.drop(volume, first, first + count);
     return;
   }
-  dropped.push(...(await droppedBy(map, zeroedAmong(volume, first, first + count))));
+  dropped.push(...(await droppedBy(map, noted)));
   try {
     await context.maps.writeEntries(map.stored, map.header.blockSize, first, count, encodeZero, volume.touched);
   } catch (error) {

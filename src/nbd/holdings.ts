@@ -11,6 +11,13 @@ import type { Piece } from './requests.js';
 /** Bytes that each connection has in any case: a piece of the usual length. */
 const GRANTED_BYTES = 1024 * 1024;
 
+/** Shorter answers are not sent from files: that costs more than to copy them. */
+const LEAST_FILE = 64 * 1024;
+/** Answers that may be sent from files, of one connection and of all in the process: each may hold a descriptor. */
+const MOST_FILES = 16;
+const MOST_FILES_OF_ALL = 256;
+let filesOfAll = 0;
+
 /** What the connections of a server share. */
 export interface Budgets {
   readonly requests: Budget;
@@ -35,6 +42,7 @@ export class Holdings {
   /** What it may hold now: it grows with what the client takes, and shrinks when the client stops taking. */
   #allowance: number;
   #awaitingDevice = false;
+  #files = 0;
 
   /**
    * @param available called, from anywhere, when what was refused is worth another try
@@ -96,10 +104,21 @@ export class Holdings {
     return null;
   }
 
+  /** Lets a READ be answered from a file, if that is worth it and no more of them than may be are. */
+  allowFile(piece: Piece): void {
+    if (piece.length < LEAST_FILE || this.#files >= MOST_FILES || filesOfAll >= MOST_FILES_OF_ALL) return;
+    piece.mayBeFile = true;
+    this.#files++;
+    filesOfAll++;
+  }
+
   /** Gives the piece's buffer back, and its file, if it has them. */
   release(piece: Piece): void {
-    if (piece.file >= 0) {
-      close(piece.file);
+    if (piece.mayBeFile) {
+      piece.mayBeFile = false;
+      this.#files--;
+      filesOfAll--;
+      if (piece.file >= 0) close(piece.file);
       piece.file = -1;
     }
     if (piece.buffer === null) return;

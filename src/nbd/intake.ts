@@ -369,7 +369,7 @@ export class Intake {
       if (buffer === null) return Stop.STALLED;
       const piece = this.#piece(request, offset, length, buffer);
       piece.mayBeHole = !whole;
-      piece.mayBeFile = this.#transport.sendsFiles && request.gather === null;
+      if (this.#transport.sendsFiles && request.gather === null) this.#holdings.allowFile(piece);
       request.unissued -= length;
       this.#turnLeft -= length;
       this.#owner.submit(piece);

@@ -148,8 +148,6 @@ export class RequestPool {
     piece.fastZero = false;
     piece.mayBeHole = false;
     piece.hole = false;
-    piece.mayBeFile = false;
-    piece.file = -1;
     piece.answer = Answer.STATUS;
     piece.done = false;
     this.#pieces.push(piece);

@@ -88,6 +88,24 @@ const write = (device: ExportDevice, offset: number, length = 512) =>
 const delivered = (): void => endpoint.stack.segment.settle();
 const offsets = (): number[] => stuck.map(({ offset }) => offset);
 
+it('of two clients that said goodbye and are not read to their end, who left first goes first: neither waits for the other for ever', async () => {
+  const first = deviceOf();
+  const second = deviceOf();
+  first.leave(false);
+  second.leave(false);
+  const late = write(second, 0);
+  const early = write(first, 0);
+  delivered();
+  expect(offsets()).toEqual([0]);
+  first.leave(true);
+  stuck[0].succeed(512);
+  expect(await early).toBe(0);
+  await expect.poll(offsets).toEqual([0, 0]);
+  second.leave(true);
+  stuck[1].succeed(512);
+  expect(await late).toBe(0);
+});
+
 describe('writes of a client that is gone, which run still', () => {
   it('are waited for by whatever touches the same bytes, and by nothing else', async () => {
     const gone = deviceOf();

@@ -828,6 +828,17 @@ describe('an object that the disk did not take', () => {
     expect(stores.blocks.objects.has(OBJECT(2))).toBe(false);
   });
 
+  it('is owed no more then, and what is zero beside it by a note alone stays so', async () => {
+    node = restarted();
+    await done(node.mapper.lease(NAME, { write: true }, PORT));
+    await node.mapper.mapZero(NAME, 5 * BLOCK, BLOCK, PORT);
+    await node.mapper.mapZero(NAME, 5 * BLOCK, BLOCK, PORT);
+    await node.mapper.mapZero(NAME, 2 * BLOCK, 4 * BLOCK, PORT);
+    await node.mapper.flush(NAME, true, PORT);
+    expect(await asStored()).toEqual(filled());
+    expect([2, 5].map((block) => stores.blocks.objects.has(OBJECT(block)))).toEqual([false, false]);
+  });
+
   it('is given up when the volume is closed after a flush has told, by whichever mapper', async () => {
     for (const next of [() => node, restarted]) {
       node = next();

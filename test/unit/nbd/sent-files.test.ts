@@ -30,6 +30,7 @@ async function exported(options: NbdServerOptions = {}) {
       if (io.command !== IoCommand.READ) return false;
       asked.push(io);
       if (!io.mayBeFile) return false;
+      io.tag = 'lent';
       io.buffer?.bytes.fill(0xee);
       io.file = fs.openSync(lent.file, 'r');
       io.fileOffset = io.offset;
@@ -39,6 +40,9 @@ async function exported(options: NbdServerOptions = {}) {
   });
   return { ...(await serve(provider, options)), disk, image, file, asked, lent, directory };
 }
+
+/** Those that might have been answered with a file. */
+const lentOf = (ios: readonly Io[]): Io[] => ios.filter(({ tag }) => tag === 'lent');
 
 /** Descriptors of this process on files in a directory. */
 function open(directory: string): number {
@@ -96,17 +100,12 @@ test('a client that leaves in the middle leaves no descriptor behind', async () 
   await eventually(() => open(directory)).toBe(0);
 });
 
-test('a file that cannot be sent to the socket is copied; one that cannot be read ends the connection', async () => {
+test('a file that can be neither sent nor read ends the connection', async () => {
   const { path: socket, directory, lent, asked } = await exported();
-  // sendfile takes no pipe, and nothing that has no content.
   lent.file = directory;
   const nbd = await client({ path: socket });
   await expect(nbd.read(0, 64 * KiB)).rejects.toThrow();
   expect(asked).toHaveLength(1);
-  lent.file = path.join('/proc/self/', 'environ');
-  const other = await client({ path: socket });
-  const environment = fs.readFileSync(lent.file);
-  expect((await other.read(0, environment.length)).equals(environment)).toBe(true);
 });
 
 test('over a stream no file is asked for', async () => {
@@ -114,5 +113,6 @@ test('over a stream no file is asked for', async () => {
   disk.write(pattern(MiB, 5), 0, MiB);
   const nbd = await client({ path });
   expect((await nbd.read(0, MiB)).equals(pattern(MiB, 5))).toBe(true);
-  expect(asked.map(({ mayBeFile }) => mayBeFile)).toEqual([false]);
+  expect(asked.length).toBeGreaterThan(0);
+  expect(lentOf(asked)).toEqual([]);
 });
