@@ -5,88 +5,44 @@ import { zeroBytes } from '../../../src/mapper/formats/v2-bytes.js';
 import { LockRegistry } from '../../../src/mapper/locking/registry.js';
 import { Volume } from '../../../src/mapper/volume.js';
 import { errnoName, errnoOf, errnos, SystemError } from '../../../src/sys/errno.js';
-import { SimulatedNotes } from '../../sim/notes.js';
+import type { SimulatedNotes } from '../../sim/notes.js';
 import { checkInvariants } from './invariants.js';
-import { A, B, type NodeOptions, settle, startNode, TestClock } from './nodes.js';
+import { A, B, type NodeOptions, settle, startNode, type TestClock } from './nodes.js';
 import {
-  createSmall,
-  failure,
-  memoryNode,
-  memoryStores,
-  type Node,
-  readVolume,
-  type Stores,
-  writeVolume,
-} from './support.js';
-
-const BLOCK = 256;
-const SIZE = 8 * BLOCK;
-const PORT = 500;
-const NAME = 'volume';
-const OBJECT = (block: number, epoch = 1): string =>
-  `${NAME}_${epoch.toString(16).padStart(16, '0')}_${block.toString(16).padStart(16, '0')}`;
-
-/** The map-data object of the block's entry. */
-const ENTRY = (block: number): string => entryRuns(NAME, BLOCK, block, 1, 1).next().value!.object;
+  BLOCK,
+  ENTRY,
+  endOf,
+  filled,
+  kill,
+  NAME,
+  OBJECT,
+  PORT,
+  SIZE,
+  startScene,
+  storedIn,
+  successorOf,
+  watch,
+  writeBlock,
+} from './provisional-rig.js';
+import { createSmall, failure, memoryNode, type Node, readVolume, type Stores, writeVolume } from './support.js';
 
 let clock: TestClock;
 let stores: Stores;
 let notes: SimulatedNotes;
 let node: Node;
 
-/** Every change of the stores, in their order. */
-function watch(of: Node): string[] {
-  const order: string[] = [];
-  const changing = new Set(['write', 'reset', 'copy', 'delete', 'flush', 'truncate']);
-  of.maps.before = (operation, name) => {
-    if (changing.has(operation) || operation === 'check') order.push(`maps ${operation} ${name}`);
-  };
-  of.blocks.before = (operation, name) => {
-    if (changing.has(operation)) order.push(`blocks ${operation} ${name}`);
-  };
-  return order;
-}
-
-/** The mapper is no more: nothing that it begins reaches anything. */
-function kill(dying: Node): void {
-  const never = (): Promise<never> => new Promise(() => {});
-  dying.maps.before = never;
-  dying.blocks.before = never;
-}
-
-/** Another mapper of the same node after the first was killed. */
-function successor(options: NodeOptions = {}): Node {
-  kill(node);
-  return startNode(stores, clock, A, { notes, ...options });
-}
-
-/** What a reader of the stored map alone finds, as every other node is. */
-const asStored = (): Promise<Buffer> => readVolume(memoryNode(stores, 'reader_1'), NAME, 0, SIZE);
-
-const filled = (...bytes: number[]): Buffer =>
-  Buffer.concat(Array.from({ length: SIZE / BLOCK }, (_, i) => Buffer.alloc(BLOCK, bytes[i] ?? 0)));
-
-const write = (block: number, byte: number): Promise<void> =>
-  writeVolume(node, NAME, block * BLOCK, Buffer.alloc(BLOCK, byte), PORT);
-
-async function done<T>(promise: Promise<T>): Promise<T> {
-  await clock.until(promise, 60_000);
-  return promise;
-}
+const successor = (options: NodeOptions = {}): Node => successorOf({ clock, stores, notes, node }, options);
+const asStored = (): Promise<Buffer> => storedIn(stores);
+const write = (block: number, byte: number): Promise<void> => writeBlock(node, block, byte);
+const done = <T>(promise: Promise<T>): Promise<T> => endOf(clock, promise);
 
 beforeEach(async () => {
-  clock = new TestClock();
-  stores = memoryStores();
-  notes = new SimulatedNotes();
-  node = startNode(stores, clock, A, { notes });
-  node.holders.set(PORT, async () => {});
-  await createSmall(node, NAME, SIZE, BLOCK);
-  await node.mapper.lease(NAME, { write: true }, PORT);
+  ({ clock, stores, notes, node } = await startScene());
 });
 
 describe('a first write', () => {
   it('waits for its object and the note alone; a flush makes the object durable, looks at the lock, writes the entry, flushes it', async () => {
-    const order = watch(node);
+    const order = watch(node, true);
     await write(2, 7);
     expect(order).toEqual([`blocks reset ${OBJECT(2)}`, `blocks write ${OBJECT(2)}`]);
     expect(await readVolume(node, NAME, 0, SIZE)).toEqual(filled(0, 0, 7));
@@ -197,7 +153,7 @@ describe('a first write', () => {
     notes.write = () => {
       throw new SystemError(errnos.ENOSPC, 'no space is left');
     };
-    const order = watch(node);
+    const order = watch(node, true);
     await write(2, 7);
     expect(order[0]).toBe(`blocks reset ${OBJECT(2)}`);
     expect(order.indexOf(`blocks flush ${OBJECT(2)}`)).toBe(1);
@@ -483,7 +439,7 @@ describe('a lock that is lost', () => {
     const refused = expect(flush).rejects.toEqual(failure('EIO', 'may be lost'));
     await settle();
     stores.maps.locks.set(NAME, { owner: 'old_1002', since: 0 });
-    const order = watch(node);
+    const order = watch(node, true);
     await clock.pass(1000);
     expect(notes.load().size).toBe(0);
     go();
@@ -640,7 +596,7 @@ describe('a commit that was asked for and failed', () => {
     await expect(done(node.mapper.close(NAME, true))).rejects.toEqual(failure('ENOSPC'));
     await done(node.mapper.lease(NAME, { write: true }, PORT));
     node.maps.before = () => {};
-    const order = watch(node);
+    const order = watch(node, true);
     await done(node.mapper.resize(NAME, SIZE + BLOCK, false));
     await clock.pass(2000);
     expect(order.filter((what) => what.includes('write'))).not.toEqual([]);
@@ -683,7 +639,7 @@ describe('a volume that is removed with provisional blocks', () => {
     node.blocks.before = (operation) => (operation === 'flush' ? held : undefined);
     await clock.pass(600);
     await done(node.mapper.remove(NAME));
-    const order = watch(node);
+    const order = watch(node, true);
     go();
     await clock.pass(2000);
     expect(order.filter((what) => !what.startsWith('maps check'))).toEqual([]);
@@ -765,334 +721,13 @@ describe('a volume that is removed with provisional blocks', () => {
   );
 });
 
-describe('an object that the disk did not take', () => {
-  const fail = (): void => {
-    node.blocks.before = (operation, name) => {
-      if (
-        operation === 'flush' &&
-        ['*', OBJECT(2)].some((one) => name.includes(one)) &&
-        stores.blocks.objects.has(OBJECT(2))
-      ) {
-        throw new SystemError(errnos.EIO, 'writes may be lost');
-      }
-    };
-  };
-
-  /** A mapper that starts while the composer lives. */
-  const restarted = (): Node =>
-    successor({ inherited: [PORT], prepare: (next) => void next.holders.set(PORT, async () => {}) });
-
-  beforeEach(async () => {
-    await write(2, 7);
-    await write(5, 8);
-    fail();
-    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
-  });
-
-  it('is never committed, though later syncs say that all is well; others are', async () => {
-    node.blocks.before = () => {};
-    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
-    await expect(done(node.mapper.snapshot(NAME, 'another'))).rejects.toEqual(failure('EIO', 'block 2'));
-    expect(await asStored()).toEqual(filled(0, 0, 0, 0, 0, 8));
-    expect(await readVolume(node, NAME, 0, SIZE)).toEqual(filled(0, 0, 7, 0, 0, 8));
-    // A later mapper goes by what was durable.
-    const next = successor();
-    expect(await readVolume(next, NAME, 0, SIZE)).toEqual(filled(0, 0, 0, 0, 0, 8));
-  });
-
-  it('is owed by a later mapper: each flush fails, whatever is written to the block since, until that becomes zero', async () => {
-    node = restarted();
-    expect((await done(node.mapper.lease(NAME, { write: true }, PORT))).granted).toBe('exclusive');
-    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
-    await writeVolume(node, NAME, 2 * BLOCK + 100, Buffer.alloc(10, 4), PORT);
-    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
-    expect(await asStored()).toEqual(await readVolume(node, NAME, 0, SIZE));
-    node = restarted();
-    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
-    await expect(done(node.mapper.snapshot(NAME, 'another'))).rejects.toEqual(failure('EIO', 'block 2'));
-    await done(node.mapper.lease(NAME, { write: true }, PORT));
-    await node.mapper.mapZero(NAME, 2 * BLOCK, BLOCK, PORT);
-    await node.mapper.flush(NAME, true, PORT);
-    expect(await asStored()).toEqual(filled(0, 0, 0, 0, 0, 8));
-    await done(node.mapper.snapshot(NAME, 'another'));
-  });
-
-  it('is owed no more when a block that is zero without it is made zero', async () => {
-    node = restarted();
-    await done(node.mapper.lease(NAME, { write: true }, PORT));
-    await node.mapper.mapZero(NAME, 0, 2 * BLOCK, PORT);
-    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
-    await node.mapper.mapZero(NAME, 0, 4 * BLOCK, PORT);
-    await node.mapper.flush(NAME, true, PORT);
-    expect(await asStored()).toEqual(filled(0, 0, 0, 0, 0, 8));
-    expect(stores.blocks.objects.has(OBJECT(2))).toBe(false);
-  });
-
-  it('is owed no more then, and what is zero beside it by a note alone stays so', async () => {
-    node = restarted();
-    await done(node.mapper.lease(NAME, { write: true }, PORT));
-    await node.mapper.mapZero(NAME, 5 * BLOCK, BLOCK, PORT);
-    await node.mapper.mapZero(NAME, 5 * BLOCK, BLOCK, PORT);
-    await node.mapper.mapZero(NAME, 2 * BLOCK, 4 * BLOCK, PORT);
-    await node.mapper.flush(NAME, true, PORT);
-    expect(await asStored()).toEqual(filled());
-    expect([2, 5].map((block) => stores.blocks.objects.has(OBJECT(block)))).toEqual([false, false]);
-  });
-
-  it('is given up when the volume is closed after a flush has told, by whichever mapper', async () => {
-    for (const next of [() => node, restarted]) {
-      node = next();
-      await done(node.mapper.lease(NAME, { write: true }, PORT));
-      await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'disconnect all clients'));
-      await done(node.mapper.close(NAME, true, true));
-      expect(node.warnings.join()).toContain('have what they had before');
-      expect(await node.maps.lockHolder(NAME)).toBeNull();
-      expect(notes.load().size).toBe(0);
-      await done(node.mapper.lease(NAME, { write: true }, PORT));
-      await node.mapper.flush(NAME, true, PORT);
-      expect(await readVolume(node, NAME, 0, SIZE)).toEqual(filled(0, 0, 0, 0, 0, 8));
-      await checkInvariants(node, [NAME]);
-      // Once more for the next mapper.
-      await write(2, 7);
-      fail();
-      await clock.pass(600);
-    }
-  });
-
-  it('is kept when the last client leaves whom nobody told, also by a later mapper: who comes back is told', async () => {
-    node = restarted();
-    fail();
-    for (const opens of [false, true]) {
-      if (opens) await done(node.mapper.lease(NAME, { write: true }, PORT));
-      await expect(done(node.mapper.close(NAME, true))).rejects.toEqual(failure('EIO', 'block 2'));
-      expect(await node.maps.lockHolder(NAME)).not.toBeNull();
-    }
-    // With no composer at all.
-    node = successor();
-    fail();
-    await clock.pass(20_000);
-    expect(await node.maps.lockHolder(NAME)).not.toBeNull();
-    node.holders.set(PORT, async () => {});
-    await done(node.mapper.lease(NAME, { write: true }, PORT));
-    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
-    await done(node.mapper.close(NAME, true, true));
-    expect(await node.maps.lockHolder(NAME)).toBeNull();
-    await checkInvariants(node, []);
-  });
-
-  it('is kept when the last client leaves who did not hear of it, whatever flushes failed with', async () => {
-    for (const asked of [PORT, undefined]) {
-      await expect(node.mapper.flush(NAME, true, asked)).rejects.toEqual(failure('EIO', 'block 2'));
-      await expect(done(node.mapper.close(NAME, true))).rejects.toEqual(failure('EIO', 'block 2'));
-      expect(await node.maps.lockHolder(NAME)).not.toBeNull();
-      await done(node.mapper.lease(NAME, { write: true }, PORT));
-    }
-    // One that heard before somebody else left, who did not.
-    await expect(done(node.mapper.close(NAME, true, true))).rejects.toEqual(failure('EIO', 'block 2'));
-    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
-    await done(node.mapper.close(NAME, true, true));
-    expect(await node.maps.lockHolder(NAME)).toBeNull();
-  });
-
-  it('and another one since somebody was told: that is told, too, before either is given up', async () => {
-    await write(3, 9);
-    node.blocks.before = (operation, name) => {
-      if (operation === 'flush' && ['*', OBJECT(2), OBJECT(3)].some((one) => name.includes(one)))
-        throw new SystemError(errnos.EIO, 'writes may be lost');
-    };
-    await clock.pass(600);
-    await expect(done(node.mapper.close(NAME, true))).rejects.toEqual(failure('EIO', 'may be lost'));
-    expect(await readVolume(node, NAME, 0, SIZE)).toEqual(filled(0, 0, 7, 9, 0, 8));
-    await done(node.mapper.lease(NAME, { write: true }, PORT));
-    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'may be lost'));
-    node.blocks.before = () => {};
-    await done(node.mapper.close(NAME, true, true));
-    await done(node.mapper.lease(NAME, { write: true }, PORT));
-    await node.mapper.flush(NAME, true, PORT);
-    expect(await readVolume(node, NAME, 0, SIZE)).toEqual(filled(0, 0, 0, 0, 0, 8));
-  });
-
-  it("is told by no flush that is asked for while the lease is taken back, which may be no client's", async () => {
-    node = restarted();
-    fail();
-    await done(node.mapper.lease(NAME, { write: true }, PORT));
-    node.holders.set(PORT, () => node.mapper.flush(NAME, true, PORT).catch(() => {}));
-    await expect(done(node.mapper.close(NAME, true))).rejects.toEqual(failure('EIO', 'block 2'));
-  });
-
-  it('whose deletion fails stays owed, and its name noted, until that succeeds', async () => {
-    const before = node.blocks.before;
-    node.blocks.before = (operation, name) => {
-      if (operation === 'delete') throw new SystemError(errnos.EROFS, 'read-only');
-      return before(operation, name);
-    };
-    await expect(done(node.mapper.close(NAME))).rejects.toEqual(failure('EROFS'));
-    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
-    node = restarted();
-    fail();
-    await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
-    await done(node.mapper.close(NAME));
-    expect(await node.maps.lockHolder(NAME)).toBeNull();
-    await checkInvariants(node, []);
-  });
-
-  it.each<[string, () => Promise<unknown>]>([
-    ['close', () => node.mapper.close(NAME)],
-    ['unlock', () => node.mapper.unlock(NAME, false)],
-  ])('keeps a volume from %s once, which tells, when nobody was told before', async (_what, work) => {
-    node = restarted();
-    fail();
-    await expect(done(work())).rejects.toEqual(failure('EIO', 'block 2'));
-    expect(await node.maps.lockHolder(NAME)).not.toBeNull();
-    await done(work());
-    expect(await node.maps.lockHolder(NAME)).toBeNull();
-    expect(await asStored()).toEqual(filled(0, 0, 0, 0, 0, 8));
-    await checkInvariants(node, []);
-  });
-
-  it.each([false, true])('does not keep the volume from being removed, also by a later mapper (%s)', async (later) => {
-    if (later) node = successor();
-    fail();
-    await done(node.mapper.remove(NAME));
-    expect(notes.load().size).toBe(0);
-    expect(await node.maps.lockHolder(NAME)).toBeNull();
-    await clock.pass(2000);
-    await checkInvariants(node, []);
-    await createSmall(node, NAME, SIZE, BLOCK);
-    expect(await asStored()).toEqual(filled());
-  });
-
-  describe('beside others of which the flush fails for another reason', () => {
-    const shortage = new SystemError(errnos.EMFILE, 'too many open files');
-    beforeEach(async () => {
-      await write(3, 9);
-      await write(4, 4);
-    });
-    /** A flush of several fails with EIO, one of each alone as it says here. */
-    const answers = (alone: Record<number, SystemError>): void => {
-      node.blocks.before = (operation, name) => {
-        if (operation !== 'flush') return;
-        if (name === '*' || name.includes(' ')) throw new SystemError(errnos.EIO, 'writes may be lost');
-        for (const [block, error] of Object.entries(alone)) if (name === OBJECT(Number(block))) throw error;
-      };
-    };
-
-    it('is the only one that is spoiled: the others are durable with the next flush', async () => {
-      answers({ 3: new SystemError(errnos.EIO, 'writes may be lost'), 4: shortage });
-      await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'may be lost'));
-      node.blocks.before = () => {};
-      await node.mapper.mapZero(NAME, 2 * BLOCK, 2 * BLOCK, PORT);
-      await node.mapper.flush(NAME, true, PORT);
-      expect(await asStored()).toEqual(filled(0, 0, 0, 0, 4, 8));
-    });
-
-    it('is not guessed: nothing is committed, nor spoiled, until each was asked', async () => {
-      await node.mapper.mapZero(NAME, 2 * BLOCK, BLOCK, PORT);
-      for (const asked of [1, 2]) {
-        answers({ 4: shortage });
-        if (asked === 2)
-          node.blocks.before = (operation, name) => {
-            if (operation === 'flush' && name.includes(OBJECT(4))) throw shortage;
-          };
-        await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EMFILE'));
-        expect(await asStored()).toEqual(filled(0, 0, 0, 0, 0, 8));
-      }
-      answers({ 3: new SystemError(errnos.EIO, 'writes may be lost') });
-      await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 3'));
-      expect(await asStored()).toEqual(filled(0, 0, 0, 0, 4, 8));
-    });
-
-    it('is any of them when none says so in the end', async () => {
-      await node.mapper.mapZero(NAME, 2 * BLOCK, BLOCK, PORT);
-      answers({ 4: shortage });
-      await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EMFILE'));
-      await write(6, 6);
-      node.blocks.before = () => {};
-      await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'may be lost'));
-      expect(await asStored()).toEqual(filled(0, 0, 0, 0, 0, 8, 6));
-    });
-  });
-
-  describe('keeps nothing of another volume', () => {
-    const OTHER = 'neighbour';
-    const use = async (): Promise<void> => {
-      await done(node.mapper.lease(OTHER, { write: true }, PORT));
-      await writeVolume(node, OTHER, 0, Buffer.alloc(BLOCK, 3), PORT);
-    };
-    beforeEach(async () => {
-      await createSmall(node, OTHER, SIZE, BLOCK);
-      await use();
-    });
-    it.each<[string, () => Promise<unknown>]>([
-      ['closed when its last client goes', () => node.mapper.close(OTHER, true)],
-      ['closed', () => node.mapper.close(OTHER)],
-      ['unlocked', () => node.mapper.unlock(OTHER, false)],
-      ['shared with a snapshot', () => node.mapper.snapshot(OTHER, 'snapshot')],
-      ['renamed', () => node.mapper.rename(OTHER, 'renamed')],
-    ])('from being %s, once its own objects are durable', async (what, work) => {
-      const flushed: string[] = [];
-      const { before } = node.blocks;
-      let bad = true;
-      node.blocks.before = (operation, name) => {
-        if (operation === 'flush' && name.split(' ').includes(OBJECT(0).replace(NAME, OTHER))) {
-          flushed.push(name);
-          if (bad && flushed.length > 1) throw new SystemError(errnos.EIO, 'its own may be lost');
-        }
-        return before(operation, name);
-      };
-      await node.mapper.flush(OTHER, true, PORT);
-      expect(flushed.length).toBe(1);
-      await expect(done(work())).rejects.toEqual(failure('EIO', 'its own may be lost'));
-      bad = false;
-      await done(work());
-      if (what !== 'shared with a snapshot') expect(await node.maps.lockHolder(OTHER)).toBeNull();
-      await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
-    });
-
-    it.each([true, false])('from being released by a later mapper that knows of it by a note (%s)', async (noted) => {
-      if (!noted) await node.mapper.flush(OTHER, true, PORT);
-      node = successor();
-      fail();
-      await clock.pass(20_000);
-      expect(await node.maps.lockHolder(OTHER)).toBeNull();
-      expect(await node.maps.lockHolder(NAME)).not.toBeNull();
-    });
-  });
-
-  it('is forgotten when its block becomes zero', async () => {
-    node.blocks.before = () => {};
-    await node.mapper.mapZero(NAME, 2 * BLOCK, BLOCK, PORT);
-    await node.mapper.flush(NAME, true, PORT);
-    await write(2, 9);
-    await node.mapper.flush(NAME, true, PORT);
-    expect(await asStored()).toEqual(filled(0, 0, 9, 0, 0, 8));
-  });
-});
-
-it('an object is not taken for lost where the look at the lock that its flush needs fails', async () => {
-  await write(2, 7);
-  await write(5, 8);
-  // As the flush of copies that are filled later: too late for the lock as it was known.
-  node.blocks.before = (operation) => {
-    if (operation === 'flush') throw new SystemError(errnos.ETIME, 'too late');
-  };
-  node.maps.before = (operation) => {
-    if (operation === 'check') throw new SystemError(errnos.EIO, 'the disk of the locks');
-  };
-  await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'the disk of the locks'));
-  node.blocks.before = () => {};
-  node.maps.before = () => {};
-  await node.mapper.flush(NAME, true, PORT);
-  expect(await asStored()).toEqual(filled(0, 0, 7, 0, 0, 8));
-});
-
 describe('a block that becomes zero while it is provisional', () => {
   it('is zero in the stored map before its note goes, and its object goes last', async () => {
     await write(1, 9);
     await done(node.mapper.snapshot(NAME, 'snapshot'));
     await node.mapper.lease(NAME, { write: true }, PORT);
     await write(1, 5);
-    const order = watch(node);
+    const order = watch(node, true);
     notes.changed = () => order.push('note');
     await node.mapper.mapZero(NAME, BLOCK, BLOCK, PORT);
     expect(order.filter((what) => what !== `maps check ${NAME}`)).toEqual([

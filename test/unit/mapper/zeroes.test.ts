@@ -1,79 +1,39 @@
 /** Trims that are acknowledged before they are durable: what a flush, a write, a snapshot, a dead mapper, a power cut, a lost lock make of them. */
 import { beforeEach, describe, expect, it } from 'vitest';
-import { entryRuns } from '../../../src/mapper/formats/v2.js';
 import { errnos, SystemError } from '../../../src/sys/errno.js';
-import { SimulatedNotes } from '../../sim/notes.js';
+import type { SimulatedNotes } from '../../sim/notes.js';
 import { checkInvariants } from './invariants.js';
-import { A, B, type NodeOptions, settle, startNode, TestClock } from './nodes.js';
+import { A, B, type NodeOptions, settle, startNode, type TestClock } from './nodes.js';
 import {
-  createSmall,
-  failure,
-  memoryNode,
-  memoryStores,
-  type Node,
-  readVolume,
-  type Stores,
-  writeVolume,
-} from './support.js';
-
-const BLOCK = 256;
-const SIZE = 8 * BLOCK;
-const PORT = 500;
-const NAME = 'volume';
-const OBJECT = (block: number, epoch = 1): string =>
-  `${NAME}_${epoch.toString(16).padStart(16, '0')}_${block.toString(16).padStart(16, '0')}`;
-
-/** The map-data object of the block's entry. */
-const ENTRY = (block: number, name = NAME): string => entryRuns(name, BLOCK, block, 1, 1).next().value!.object;
+  BLOCK,
+  ENTRY,
+  endOf,
+  filled,
+  kill,
+  NAME,
+  OBJECT,
+  PORT,
+  SIZE,
+  startScene,
+  storedIn,
+  successorOf,
+  watch,
+  writeBlock,
+} from './provisional-rig.js';
+import { createSmall, failure, type Node, readVolume, type Stores, writeVolume } from './support.js';
 
 let clock: TestClock;
 let stores: Stores;
 let notes: SimulatedNotes;
 let node: Node;
 
-/** Every change of the stores, in their order. */
-function watch(of: Node): string[] {
-  const order: string[] = [];
-  const changing = new Set(['write', 'reset', 'copy', 'delete', 'flush', 'truncate']);
-  of.maps.before = (operation, name) => {
-    if (changing.has(operation)) order.push(`maps ${operation} ${name}`);
-  };
-  of.blocks.before = (operation, name) => {
-    if (changing.has(operation)) order.push(`blocks ${operation} ${name}`);
-  };
-  return order;
-}
-
-/** The mapper is no more: nothing that it begins reaches anything. */
-function kill(dying: Node): void {
-  const never = (): Promise<never> => new Promise(() => {});
-  dying.maps.before = never;
-  dying.blocks.before = never;
-}
-
-/** Another mapper of the same node after the first was killed. */
-function successor(options: NodeOptions = {}): Node {
-  kill(node);
-  return startNode(stores, clock, A, { notes, ...options });
-}
-
-/** What a reader of the stored map alone finds, as every other node is. */
-const asStored = (): Promise<Buffer> => readVolume(memoryNode(stores, 'reader_1'), NAME, 0, SIZE);
-
-const filled = (...bytes: number[]): Buffer =>
-  Buffer.concat(Array.from({ length: SIZE / BLOCK }, (_, i) => Buffer.alloc(BLOCK, bytes[i] ?? 0)));
-
-const write = (block: number, byte: number): Promise<void> =>
-  writeVolume(node, NAME, block * BLOCK, Buffer.alloc(BLOCK, byte), PORT);
-
+const successor = (options: NodeOptions = {}): Node => successorOf({ clock, stores, notes, node }, options);
+const asStored = (): Promise<Buffer> => storedIn(stores);
+const write = (block: number, byte: number): Promise<void> => writeBlock(node, block, byte);
+const done = <T>(promise: Promise<T>): Promise<T> => endOf(clock, promise);
 const trim = (block: number, count = 1): Promise<void> => node.mapper.mapZero(NAME, block * BLOCK, count * BLOCK, PORT);
 
 const objects = (): string[] => [...stores.blocks.objects.keys()].sort();
-
-async function done<T>(promise: Promise<T>): Promise<T> {
-  await clock.until(promise, 60_000);
-  return promise;
-}
 
 /** What the first request for one of these fails with, and all after it. */
 function fail(of: 'maps' | 'blocks', what: string, errno: number): void {
@@ -83,13 +43,7 @@ function fail(of: 'maps' | 'blocks', what: string, errno: number): void {
 }
 
 beforeEach(async () => {
-  clock = new TestClock();
-  stores = memoryStores();
-  notes = new SimulatedNotes();
-  node = startNode(stores, clock, A, { notes });
-  node.holders.set(PORT, async () => {});
-  await createSmall(node, NAME, SIZE, BLOCK);
-  await node.mapper.lease(NAME, { write: true }, PORT);
+  ({ clock, stores, notes, node } = await startScene());
   for (const block of [1, 2, 3]) await write(block, block);
   await node.mapper.flush(NAME, true, PORT);
 });
