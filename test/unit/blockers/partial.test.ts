@@ -1,118 +1,34 @@
-/** Copies that are filled later: what is read of them, what a flush makes of them, and what is left when a process ends or the disk is in trouble. */
-import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
-import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
-import { FileDriver, type FileDriverSettings } from '../../../src/blockers/file/index.js';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
+import type { FileDriver } from '../../../src/blockers/file/index.js';
 import { kernel } from '../../../src/blockers/file/kernel.js';
 import { hashedPath } from '../../../src/blockers/file/paths.js';
 import { NativeError } from '../../../src/blockers/file/pool.js';
 import { runIo } from '../../../src/blockers/object-io.js';
-import { monotonicMs } from '../../../src/sys/clock.js';
 import { errnos } from '../../../src/sys/errno.js';
 import { Mortal } from './mortal-system.js';
-import { fileDriver, read, temporaryDirectory, write } from './support.js';
+import {
+  aloneWithTheKernel,
+  changes,
+  content,
+  copy,
+  copyInTime,
+  counts,
+  isPartial,
+  marks,
+  mortalDriver,
+  pattern,
+  prepared,
+  SETTINGS,
+  SIZE,
+  same,
+  store,
+  UNIT,
+} from './partial-rig.js';
+import { fileDriver, read, write } from './support.js';
 
-/** How far the clock is ahead, in ms. */
-const passed = vi.hoisted(() => ({ ms: 0 }));
-vi.mock('../../../src/sys/clock.js', async (original) => {
-  const clock = await original<typeof import('../../../src/sys/clock.js')>();
-  return { ...clock, monotonicMs: () => clock.monotonicMs() + passed.ms };
-});
-
-const marks = kernel.marks!;
-const UNIT = 4096;
-const SIZE = 24 * UNIT;
-const SETTINGS: Partial<FileDriverSettings> = { partialCopies: true, partialLeast: 0 };
-
-/** Bytes that differ from place to place. */
-function pattern(length: number, seed: number): Buffer {
-  const out = Buffer.alloc(length);
-  for (let at = 0; at + 4 <= length; at += 4) out.writeUInt32LE(((at + 1) * 2654435761 + seed * 97) >>> 0, at);
-  return out;
-}
-
-const copy = (driver: FileDriver, source: string, target: string, size = SIZE): Promise<void> =>
-  driver.copy(source, target, size, { durable: false, exclusive: false });
-
-/** A directory with object `source`, on which it is known that files cannot share their blocks. */
-async function prepared(content = pattern(SIZE, 1)): Promise<string> {
-  const root = temporaryDirectory();
-  const driver = await fileDriver(root);
-  await write(driver, 'source', 0, content);
-  await write(driver, 'any', 0, Buffer.from('any'));
-  await copy(driver, 'any', 'whole');
-  await driver.close();
-  return root;
-}
-
-async function store(content?: Buffer, more: Partial<FileDriverSettings> = {}) {
-  const root = await prepared(content);
-  return { root, driver: await fileDriver(root, { ...SETTINGS, ...more }) };
-}
-
-/** Never closed: it is to be killed. */
-async function mortalDriver(root: string, { system }: Mortal): Promise<FileDriver> {
-  const driver = new FileDriver({ root, uniqueStr: 'test_1000', ...SETTINGS, system });
-  await driver.open();
-  return driver;
-}
-
-const counts = (driver: FileDriver) =>
-  (driver.status() as { partialCopies: { owed: number; begun: number; completed: number } }).partialCopies;
-
-/** Is the object's file marked as partial? */
-function isPartial(root: string, name: string): boolean {
-  const fd = fs.openSync(hashedPath(root, name), 'r');
-  const mark = marks.get(fd);
-  fs.closeSync(fd);
-  return mark !== null;
-}
-
-const content = (root: string, name: string): Buffer => fs.readFileSync(hashedPath(root, name));
-
-/** As toEqual, which takes a second for a buffer of a megabyte. */
-function same(found: Buffer, expected: Buffer): void {
-  if (!found.equals(expected)) expect(found).toEqual(expected);
-}
-
-const changes = (driver: FileDriver, operation: 'trim' | 'writeZeroes', name: string, offset: number, length: number) =>
-  runIo(driver, operation, { name, offset, length, noHole: operation === 'writeZeroes' });
-
-const soon = (ms = 300_000): number => monotonicMs() + ms;
-
-/** Every deadline passes, as for a process that was stopped. */
-function standStill(): void {
-  passed.ms += 600_000;
-}
-
-/** Reads of a source that is not in memory take until every deadline has passed. */
-function readLate() {
-  const { read: readOnPool } = kernel;
-  return vi.spyOn(kernel, 'read').mockImplementation((...args) => {
-    standStill();
-    readOnPool.apply(kernel, args);
-  });
-}
-
-/** A copy that was made under a lock. */
-const copyInTime = (driver: FileDriver, source: string, target: string): Promise<void> =>
-  driver.copy(source, target, SIZE, { durable: false, exclusive: false, deadline: soon() });
-
-/** Content, length, mark and times of the object's file. */
-function stateOf(root: string, name: string) {
-  const { mtimeNs, ctimeNs } = fs.statSync(hashedPath(root, name), { bigint: true });
-  return {
-    sha256: createHash('sha256').update(content(root, name)).digest('hex'),
-    mtimeNs,
-    ctimeNs,
-    isPartial: isPartial(root, name),
-  };
-}
-
-// What was written before these drivers was written by these tests: nothing of it has to survive a power cut.
-beforeEach(() => void vi.spyOn(kernel, 'syncfs').mockResolvedValue());
-afterEach(() => void vi.restoreAllMocks());
+aloneWithTheKernel();
 
 describe('a copy that is filled later', () => {
   it('reads as its source and is an ordinary object once it was flushed', async () => {
@@ -250,266 +166,6 @@ describe('a copy that is filled later', () => {
       await vi.waitFor(() => expect(counts(driver).owed).toBeLessThanOrEqual(2));
     }
     expect(counts(driver)).toMatchObject({ begun: 12, completed: 10 });
-  });
-});
-
-describe('a process that is killed', () => {
-  it('leaves a partial copy that reads as before, and that the next flush of its name completes', async () => {
-    const root = await prepared();
-    const mortal = new Mortal();
-    const killed = await mortalDriver(root, mortal);
-    await copy(killed, 'source', 'target');
-    await write(killed, 'target', 3 * UNIT + 5, Buffer.from('written'));
-    await mortal.kill();
-    expect(isPartial(root, 'target')).toBe(true);
-    const expected = pattern(SIZE, 1);
-    expected.write('written', 3 * UNIT + 5);
-    const driver = await fileDriver(root);
-    expect(await driver.info('target')).toMatchObject({ size: SIZE });
-    await driver.flush(['target']);
-    expect(isPartial(root, 'target')).toBe(false);
-    same(content(root, 'target'), expected);
-  });
-
-  it('while it fills leaves what was there: at any of its calls', async () => {
-    const expected = pattern(SIZE, 1);
-    for (let after = 0; after < 14; after++) {
-      const root = await prepared();
-      const mortal = new Mortal();
-      const killed = await mortalDriver(root, mortal);
-      await copy(killed, 'source', 'target');
-      await write(killed, 'target', 9 * UNIT, Buffer.from('written'));
-      void killed.flush(['target']).catch(() => {});
-      for (let i = 0; i < after; i++) await new Promise((resolve) => setImmediate(resolve));
-      await mortal.kill();
-      const left = Buffer.from(expected);
-      left.write('written', 9 * UNIT);
-      const driver = await fileDriver(root);
-      expect((await read(driver, 'target', 0, SIZE)).equals(left), `killed after ${after} turns`).toBe(true);
-      await driver.flush(['target']);
-      expect(content(root, 'target').equals(left), `killed after ${after} turns`).toBe(true);
-      expect(isPartial(root, 'target')).toBe(false);
-    }
-  });
-
-  it('between the content of a unit and its note leaves what was there before', async () => {
-    const root = await prepared();
-    const mortal = new Mortal();
-    const killed = await mortalDriver(root, mortal);
-    await copy(killed, 'source', 'target');
-    const { pwrite } = kernel;
-    const spy = vi.spyOn(kernel, 'pwrite').mockImplementation((fd, address, count, offset) => {
-      if (offset >= SIZE) return 0;
-      return pwrite.call(kernel, fd, address, count, offset);
-    });
-    await expect(write(killed, 'target', UNIT, pattern(UNIT, 5))).rejects.toMatchObject({ code: 'EIO' });
-    spy.mockRestore();
-    await mortal.kill();
-    const driver = await fileDriver(root);
-    same(await read(driver, 'target', 0, SIZE), pattern(SIZE, 1));
-    await driver.flush(['target']);
-    same(content(root, 'target'), pattern(SIZE, 1));
-  });
-
-  it('leaves nothing to read, and nothing in the way, once the machine was started anew', async () => {
-    const root = await prepared();
-    const mortal = new Mortal();
-    const killed = await mortalDriver(root, mortal);
-    await copy(killed, 'source', 'target');
-    await mortal.kill();
-    const boot = vi.spyOn(marks, 'bootId').mockReturnValue('another start');
-    onTestFinished(() => boot.mockRestore());
-    const driver = await fileDriver(root, SETTINGS);
-    await expect(read(driver, 'target', 0, 10)).rejects.toMatchObject({ code: 'EIO' });
-    await expect(write(driver, 'target', 0, Buffer.from('x'))).rejects.toMatchObject({ code: 'EIO' });
-    await copy(driver, 'source', 'target');
-    same(await read(driver, 'target', 0, SIZE), pattern(SIZE, 1));
-    await driver.delete('target');
-  });
-
-  it('leaves an object that can be reset, deleted and copied, and none of which the source may be missing', async () => {
-    const root = await prepared();
-    const mortal = new Mortal();
-    const killed = await mortalDriver(root, mortal);
-    for (const name of ['a', 'b', 'c', 'd']) await copy(killed, 'source', name);
-    await write(killed, 'd', 7 * UNIT, pattern(UNIT, 7));
-    await mortal.kill();
-    const driver = await fileDriver(root);
-    await driver.reset('a', false);
-    same(await read(driver, 'a', 0, 100), Buffer.alloc(100));
-    await driver.delete('b');
-    await copy(driver, 'c', 'e');
-    same(await read(driver, 'e', 0, SIZE), pattern(SIZE, 1));
-    await driver.delete('source');
-    // Another object of that name is not the source.
-    await write(driver, 'source', 0, pattern(SIZE, 4));
-    same(await read(driver, 'd', 7 * UNIT, UNIT), pattern(UNIT, 7));
-    await expect(read(driver, 'd', 0, 10)).rejects.toMatchObject({
-      code: 'EIO',
-      message: expect.stringContaining('source'),
-    });
-    await expect(driver.flush(['d'])).rejects.toMatchObject({ code: 'EIO' });
-    await driver.delete('d');
-  });
-});
-
-describe('a copy that was made under a lock', () => {
-  it('is not changed by what nobody with a deadline asks for: flushes, opening other files, more copies, and the end', async () => {
-    const { root, driver } = await store(undefined, { fdcache: 4, dirtyFiles: 2, partialMost: 4 });
-    await copyInTime(driver, 'source', 'target');
-    await write(driver, 'target', 5 * UNIT, pattern(100, 2), { deadline: soon() });
-    const expected = pattern(SIZE, 1);
-    pattern(100, 2).copy(expected, 5 * UNIT);
-    const before = stateOf(root, 'target');
-    await driver.flush(null);
-    await driver.flush(['target']);
-    await runIo(driver, 'flushObject', { name: 'target', offset: 0, length: 0 });
-    for (let i = 0; i < 8; i++) await copyInTime(driver, 'source', `other-${i}`);
-    for (let i = 0; i < 100; i++) await write(driver, `file-${i}`, 0, Buffer.from('x'));
-    same((await runIo(driver, 'read', { name: 'target', offset: 0, length: SIZE, uncached: true })).data, expected);
-    await driver.close();
-    expect(stateOf(root, 'target')).toEqual(before);
-    expect(before.isPartial).toBe(true);
-    const next = await fileDriver(root);
-    same(await read(next, 'target', 0, SIZE), expected);
-    await next.flush(null);
-    await next.flush(['target']);
-    expect(stateOf(root, 'target')).toEqual(before);
-    await next.flush(['target'], soon());
-    expect(isPartial(root, 'target')).toBe(false);
-    same(content(root, 'target'), expected);
-  });
-
-  it.each(['flush', 'trim', 'truncate', 'durable write'])(
-    'is not completed after the deadline of a %s',
-    async (what) => {
-      const { root, driver } = await store();
-      await copyInTime(driver, 'source', 'target');
-      await write(driver, 'target', 0, pattern(UNIT, 2), { deadline: soon() });
-      const before = stateOf(root, 'target');
-      const deadline = soon();
-      const held = readLate();
-      const one = { name: 'target', offset: 0, length: UNIT, deadline };
-      const work: Record<string, () => Promise<unknown>> = {
-        flush: () => driver.flush(['target'], deadline),
-        trim: () => runIo(driver, 'trim', one),
-        truncate: () => driver.truncate('target', 5, deadline),
-        'durable write': () => runIo(driver, 'write', { ...one, data: pattern(UNIT, 2), fua: true }),
-      };
-      await expect(work[what]()).rejects.toMatchObject({ code: 'ETIME' });
-      expect(held).toHaveBeenCalledOnce();
-      held.mockRestore();
-      const after = stateOf(root, 'target');
-      // The write itself came in time.
-      if (what === 'durable write') expect(after).toMatchObject({ sha256: before.sha256, isPartial: true });
-      else expect(after).toEqual(before);
-      await driver.flush(['target'], soon());
-      expect(isPartial(root, 'target')).toBe(false);
-      same(await read(driver, 'target', UNIT, SIZE - UNIT), pattern(SIZE, 1).subarray(UNIT));
-    },
-  );
-
-  it('is not changed any more by a process that stood still between two changes, at whichever', async () => {
-    const { pwrite, changesNow } = kernel;
-    const { ftruncate } = changesNow!;
-    for (let last = 1; ; last++) {
-      const { root, driver } = await store();
-      await copyInTime(driver, 'source', 'target');
-      const deadline = soon();
-      let count = 0;
-      let frozen: ReturnType<typeof stateOf> | null = null;
-      const changed = (): void => {
-        if (++count !== last) return;
-        standStill();
-        frozen = stateOf(root, 'target');
-      };
-      const spies = [
-        vi.spyOn(kernel, 'pwrite').mockImplementation((...args) => {
-          const n = pwrite.apply(kernel, args);
-          changed();
-          return n;
-        }),
-        vi.spyOn(changesNow!, 'ftruncate').mockImplementation((...args) => {
-          ftruncate.apply(changesNow, args);
-          changed();
-        }),
-      ];
-      const outcome = await driver.flush(['target'], deadline).then(
-        () => 'done',
-        (error: { code: string }) => error.code,
-      );
-      for (const spy of spies) spy.mockRestore();
-      if (frozen === null) {
-        // Two writes, the note, the length: all of it came in time.
-        expect([outcome, last]).toEqual(['done', 5]);
-        break;
-      }
-      expect([outcome, last]).toEqual(['ETIME', last]);
-      expect(stateOf(root, 'target')).toEqual(frozen);
-      expect(isPartial(root, 'target')).toBe(true);
-      same(await read(driver, 'target', 0, SIZE), pattern(SIZE, 1));
-      // As it is, for a process after this one, too.
-      await driver.close();
-      const next = await fileDriver(root);
-      same(await read(next, 'target', 0, SIZE), pattern(SIZE, 1));
-      expect(stateOf(root, 'target')).toEqual(frozen);
-      await next.flush(['target'], soon());
-      expect(isPartial(root, 'target')).toBe(false);
-      same(content(root, 'target'), pattern(SIZE, 1));
-    }
-  });
-
-  it('gets no note of a write after the write’s deadline, and reads as before', async () => {
-    const { root, driver } = await store();
-    await copyInTime(driver, 'source', 'target');
-    const deadline = soon();
-    const { pwrite } = kernel;
-    const spy = vi.spyOn(kernel, 'pwrite').mockImplementation((...args) => {
-      const n = pwrite.apply(kernel, args);
-      standStill();
-      return n;
-    });
-    await expect(write(driver, 'target', 4 * UNIT, pattern(UNIT, 6), { deadline })).rejects.toMatchObject({
-      code: 'ETIME',
-    });
-    expect(spy).toHaveBeenCalledOnce();
-    spy.mockRestore();
-    same(await read(driver, 'target', 0, SIZE), pattern(SIZE, 1));
-    await driver.flush(['target'], soon());
-    same(content(root, 'target'), pattern(SIZE, 1));
-  });
-
-  it('is not filled for a write whose turn comes after its deadline', async () => {
-    const { root, driver } = await store();
-    await copyInTime(driver, 'source', 'target');
-    const before = stateOf(root, 'target');
-    const deadline = soon();
-    // The first waits for the disk, the others for it.
-    vi.spyOn(kernel, 'preadCached').mockReturnValueOnce(-1);
-    readLate();
-    const late = [5, 9, UNIT].map((offset) => write(driver, 'target', offset, Buffer.from('late'), { deadline }));
-    for (const outcome of await Promise.allSettled(late)) expect(outcome).toMatchObject({ reason: { code: 'ETIME' } });
-    vi.restoreAllMocks();
-    expect(stateOf(root, 'target')).toEqual(before);
-  });
-
-  it('is completed for who still has time when another, who began it, has not', async () => {
-    const { root, driver } = await store();
-    await copyInTime(driver, 'source', 'target');
-    const deadline = soon();
-    const { read: readOnPool } = kernel;
-    let go = (): void => {};
-    const held = vi.spyOn(kernel, 'read').mockImplementation((...args) => {
-      go = () => void readOnPool.apply(kernel, args);
-    });
-    const first = driver.flush(['target'], deadline);
-    await vi.waitFor(() => expect(held).toHaveBeenCalled());
-    const others = [soon(900_000), deadline].map((until) => driver.flush(['target'], until));
-    held.mockRestore();
-    standStill();
-    go();
-    await Promise.all([first, ...others]);
-    expect(isPartial(root, 'target')).toBe(false);
   });
 });
 
@@ -708,68 +364,5 @@ describe('a disk in trouble', () => {
     onTestFinished(() => refused.mockRestore());
     await copy(driver, 'source', 'target');
     same(content(root, 'target'), pattern(SIZE, 1));
-  });
-});
-
-describe('random writes, flushes and kills', () => {
-  it.each([1, 2, 3, 4, 5, 6])('leave what was written (seed %i)', async (seed) => {
-    let state = seed * 7919;
-    const random = (below: number): number => {
-      state = (Math.imul(state, 1103515245) + 12345) >>> 0;
-      return (state >>> 8) % below;
-    };
-    const root = await prepared();
-    let mortal = new Mortal();
-    let driver = await mortalDriver(root, mortal);
-    const model = new Map<string, Buffer>();
-    for (let step = 0; step < 120; step++) {
-      const name = `target-${random(3)}`;
-      const present = model.get(name);
-      const action = random(12);
-      if (present === undefined || action === 0) {
-        await copy(driver, 'source', name);
-        model.set(name, pattern(SIZE, 1));
-      } else if (action < 7) {
-        // Several at a time, which do not overlap.
-        const half = SIZE / 2;
-        await Promise.all(
-          [0, half].map(async (from) => {
-            const offset = from + random(half - 1);
-            const data = pattern(4 * (1 + random(Math.min(4 * UNIT, from + half - offset) >> 2 || 1)), step + from);
-            const end = Math.min(offset + data.length, from + half);
-            const part = data.subarray(0, end - offset);
-            part.copy(present, offset);
-            await write(driver, name, offset, part);
-          }),
-        );
-      } else if (action === 7) {
-        // Written while it is completed.
-        const offset = random(SIZE - 600);
-        const flushed = driver.flush(random(2) === 0 ? null : [name]);
-        const data = pattern(600, step);
-        data.copy(present, offset);
-        await Promise.all([flushed, write(driver, name, offset, data)]);
-      } else if (action === 8) {
-        const offset = random(SIZE - 5000);
-        present.fill(0, offset, offset + 5000);
-        await changes(driver, random(2) === 0 ? 'trim' : 'writeZeroes', name, offset, 5000);
-      } else if (action < 11) {
-        const offset = random(SIZE);
-        same(await read(driver, name, offset, SIZE - offset), present.subarray(offset));
-      } else {
-        if (random(2) === 0) void driver.flush(null).catch(() => {});
-        for (let turns = random(8); turns > 0; turns--) await new Promise((resolve) => setImmediate(resolve));
-        await mortal.kill();
-        mortal = new Mortal();
-        driver = await mortalDriver(root, mortal);
-      }
-    }
-    await driver.flush([...model.keys()]);
-    for (const [name, expected] of model) {
-      same(await read(driver, name, 0, SIZE), expected);
-      same(content(root, name), expected);
-      expect(isPartial(root, name)).toBe(false);
-    }
-    await driver.close();
   });
 });
