@@ -292,7 +292,7 @@ export class ExportDevice implements BlockDevice {
   }
 
   /**
-   * The client has said goodbye: what it asked for is done, before what others ask for; only what waits for a lock ends, of which nobody knows
+   * The client has said goodbye: what it asked for is done, before what others ask for that did not leave earlier; only what waits for a lock ends, of which nobody knows
    * who has written under it until then.
    */
   leave(isRead: boolean): void {
@@ -328,6 +328,11 @@ export class ExportDevice implements BlockDevice {
   /** Takes an Io back that was parked or held. */
   unpark(io: Io): void {
     this.submit(io);
+  }
+
+  /** Ends one that was parked. */
+  fail(io: Io, errno: number, message: string): void {
+    this.#complete(io, errno, message);
   }
 
   #starve(io: Io): void {

@@ -1,7 +1,8 @@
 /**
  * What clients that are gone have left behind: changes that run still. Nobody waits for their answers, but they will land, and who connects
  * next must not see the volume change under its feet, nor have a newer write undone by an older one (a client that reconnects sends again
- * what was not answered, and then goes on). So whatever touches the same bytes waits until they are over.
+ * what was not answered, and then goes on). So whatever touches the same bytes waits until they are over; of those who said goodbye, each waits for
+ * those before it alone.
  */
 import type { Io } from '../nbd/index.js';
 import type { Parker } from './parking.js';
@@ -15,7 +16,7 @@ interface Held {
 }
 
 interface Left {
-  /** With whom they do not hold up. */
+  /** Of whom; neither it nor who left before it waits for them. null: everybody does. */
   readonly changes: Map<Change, Parker | null>;
   held: Held[];
 }
@@ -31,7 +32,7 @@ export class Leftovers {
     return this.#volumes.size > 0;
   }
 
-  /** The client of a change that runs, or is to, is gone. @param by what is asked for by this one does not wait for it */
+  /** The client of a change that runs, or is to, is gone. @param by what is asked for by this one, and by who left before it, does not wait for it */
   leave(volume: string, io: Change, by: Parker | null = null): void {
     if (by !== null && !this.#order.has(by)) this.#order.set(by, ++this.#leavers);
     const left = this.#volumes.get(volume);

@@ -14,6 +14,8 @@ const ASK_MS = 1000;
 /** Whose Io it is. */
 export interface Parker {
   unpark(io: Io): void;
+  /** Ends an Io, which others may wait for (leftovers.ts). @param errno positive */
+  fail(io: Io, errno: number, message: string): void;
 }
 
 interface Parked {
@@ -65,7 +67,7 @@ export class Parking {
     if (!parked) return;
     this.#volumes.delete(volume);
     for (const { by, io } of parked) {
-      if (errno === errnos.EBUSY) io.complete(errno, message);
+      if (errno === errnos.EBUSY) by.fail(io, errno, message);
       else by.unpark(io);
     }
   }

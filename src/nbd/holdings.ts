@@ -1,6 +1,6 @@
 /**
- * What one connection holds of what is shared: requests without an answer, and bytes of the device's buffers. It says when the connection
- * has its share; the socket is then not read until something comes back.
+ * What one connection holds of what is shared: requests without an answer, bytes of the device's buffers, and files that answers are sent from. It says when the
+ * connection has its share of the first two; the socket is then not read until something comes back.
  */
 import { close } from '../sys/libc.js';
 import { Budget, type Share } from './budget.js';
@@ -12,7 +12,7 @@ import type { Piece } from './requests.js';
 const GRANTED_BYTES = 1024 * 1024;
 
 /** Shorter answers are not sent from files: that costs more than to copy them. */
-const LEAST_FILE = 64 * 1024;
+const LEAST_FILE = 128 * 1024;
 /** Answers that may be sent from files, of one connection and of all in the process: each may hold a descriptor. */
 const MOST_FILES = 16;
 const MOST_FILES_OF_ALL = 256;
@@ -118,7 +118,9 @@ export class Holdings {
       piece.mayBeFile = false;
       this.#files--;
       filesOfAll--;
-      if (piece.file >= 0) close(piece.file);
+    }
+    if (piece.file >= 0) {
+      close(piece.file);
       piece.file = -1;
     }
     if (piece.buffer === null) return;

@@ -106,6 +106,23 @@ it('of two clients that said goodbye and are not read to their end, who left fir
   expect(await late).toBe(0);
 });
 
+it('what waits for a lock in vain, of a client that said goodbye meanwhile, keeps nobody waiting', async () => {
+  const leaver = deviceOf();
+  const other = deviceOf();
+  const waiting = write(leaver, 0);
+  const refused = write(other, 8192);
+  delivered();
+  leaver.leave(false);
+  stuck[0].flags |= Flag.PARKED;
+  stuck[0].fail(errnos.EAGAIN, 'another node has the lock');
+  delivered();
+  stuck[1].fail(errnos.EBUSY, 'another node has the lock');
+  expect(await Promise.all([waiting, refused])).toEqual([errnos.EBUSY, errnos.EBUSY]);
+  leaver.leave(true);
+  slow = false;
+  expect(await write(deviceOf(), 0)).toBe(0);
+});
+
 describe('writes of a client that is gone, which run still', () => {
   it('are waited for by whatever touches the same bytes, and by nothing else', async () => {
     const gone = deviceOf();
