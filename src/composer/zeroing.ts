@@ -167,6 +167,7 @@ export class Zeroing {
     try {
       requireGoing(volume);
       await this.#mapper.makeZero(volume, offset, Math.min(end * volume.blockSize, volume.size) - offset);
+      absolve(volume, first, end);
     } catch (error) {
       // The objects may still be the volume's, with what was written to them.
       volume.keepDirty(first, end);
@@ -186,6 +187,16 @@ export class Zeroing {
       if (!map.has(block) || (map.flags(block) & EntryFlag.ZERO) === 0 || volume.changing.has(block)) return false;
     }
     return volume.zeroRange(first, end - 1) === undefined;
+  }
+}
+
+/**
+ * Blocks first .. end-1 are zero: what their own objects had need not be durable any more, also where a flush has failed with it. The mapper may
+ * delete these a little later, and the disk would be asked for what it did not take once more.
+ */
+function absolve({ map, dirtyNames }: Volume, first: number, end: number): void {
+  for (let block = first; block < end && dirtyNames.size > 0; block++) {
+    if (map?.has(block) && isOwn(map.flags(block))) dirtyNames.delete(map.objectName(block));
   }
 }
 

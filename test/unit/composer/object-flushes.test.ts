@@ -135,3 +135,20 @@ it('a block that became zero has no object to flush', async () => {
   expect(rig.flushed.flat()).not.toContain('');
   expect(rig.flushed).not.toContain(null);
 });
+
+it('what the disk did not take of blocks that are zero since is not asked for again, but where a snapshot may have it, too', async () => {
+  await dirty(4);
+  rig.blocker.hold(Op.FLUSH);
+  const flush = rig.flush();
+  for (let object = 0; object < 4; object++)
+    (await rig.blocker.take(Op.FLUSH)).fail(errnos.EIO, 'the disk did not take it');
+  await expect(flush).rejects.toMatchObject({ code: 'EIO' });
+  rig.blocker.release(Op.FLUSH);
+  await rig.revoke();
+  rig.put(1, 'object-1', pattern(BLOCK, 1), false);
+  await rig.read(0, BLOCKS * BLOCK);
+  await rig.zero(Op.TRIM, 0, 3 * BLOCK);
+  rig.flushed.length = 0;
+  await rig.flush();
+  expect(rig.flushed.flat().toSorted()).toEqual(['object-1', 'object-3']);
+});
