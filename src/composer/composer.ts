@@ -415,6 +415,8 @@ export class Composer {
       volume.closeRefused &&= error !== null;
       const isPassedOn = isImplicit || (isTold && errnoOf(error) === errnos.EIO);
       if (error === null || volume.lost !== null || isPassedOn) {
+        // To the mapper the close that was refused is a flush.
+        if (isTold && !isImplicit) request.flags |= Flag.HEARD;
         this.#forwarder.forward(request);
         return;
       }

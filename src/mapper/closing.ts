@@ -47,7 +47,7 @@ export class Closing {
   /**
    * Flushes, gives the lock back if this mapper has it, and forgets the volume. Never touches another node's lock.
    * @param implicit the last client of an endpoint is gone: what open asked for stays
-   * @param isHeard and its clients have heard what flushes failed with, if they did (Flag.HEARD)
+   * @param isHeard who was told by a flush, or by an earlier close that was refused, has heard of it (Flag.HEARD)
    * @throws StillUsed when it is implicit and others have the volume open: nothing was done; SystemError what kept it from being closed. What the
    * disk did not take of first writes does so once, until somebody is told
    */
@@ -55,7 +55,7 @@ export class Closing {
     const { volumes } = this.#options.context;
     await volumes.use(name, (volume) => {
       if (implicit && !isHeard) volumes.committer.untell(volume);
-      return this.#close(volume, implicit);
+      return this.#close(volume, implicit, isHeard);
     });
   }
 
@@ -83,7 +83,7 @@ export class Closing {
       if (volume.unclosed === null || volume.kept) throw new StillUsed(volume.name);
     };
     context.volumes
-      .use(volume.name, (same) => this.#close(same, true, entered))
+      .use(volume.name, (same) => this.#close(same, true, true, entered))
       .then(
         () =>
           log.info(`volume ${volume.name}: its lock was given back, which could not be done when its last client left`),
@@ -108,8 +108,8 @@ export class Closing {
     this.#plans.clear();
   }
 
-  /** @param entered see AloneOptions */
-  async #close(volume: Volume, implicit: boolean, entered = (): void => {}): Promise<void> {
+  /** @param isHeard see Committer.conclude @param entered see AloneOptions */
+  async #close(volume: Volume, implicit: boolean, isHeard = implicit, entered = (): void => {}): Promise<void> {
     const { context, locking } = this.#options;
     const { locks, losses } = locking;
     const { name } = volume;
@@ -121,7 +121,7 @@ export class Closing {
     };
     const before = async (): Promise<void> => {
       await refuseUsed();
-      await committer.conclude(volume, !implicit);
+      await committer.conclude(volume, !implicit, implicit || isHeard);
     };
     const letGo = async (): Promise<void> => {
       if (implicit && volume.kept) await locking.maps.flush(volume.touched);

@@ -41,6 +41,12 @@ export interface LockWait {
   wake: () => void;
 }
 
+/**
+ * Who was told that the disk did not take what a block had: somebody who flushed, and may be gone with an endpoint that was killed; or somebody who
+ * asked for the volume's close or its lock's release, and was refused.
+ */
+export type Told = 'nobody' | 'flush' | 'close';
+
 /** A block of which the object is made and noted, and the stored entry not written yet (provisional/commits.ts). */
 export interface ProvisionalBlock {
   readonly block: number;
@@ -50,8 +56,8 @@ export interface ProvisionalBlock {
   isProven: boolean;
   /** Why the disk did not take its object; null when nothing is known of that. */
   spoiled: unknown;
-  /** And somebody was told so. */
-  isTold: boolean;
+  /** Who was told so. */
+  told: Told;
   /** What the disk said of a batch with this block in it, of which nothing told yet which of its objects was meant. */
   suspicion?: unknown;
 }
@@ -69,8 +75,8 @@ export interface ZeroedBlock {
 export interface OwedBlock {
   /** In the name of the object that was for it; 0: not known. */
   readonly epoch: number;
-  /** Somebody was told so by this mapper. */
-  isTold: boolean;
+  /** Who was told so by this mapper. */
+  told: Told;
 }
 
 /** Who keeps provisional blocks. */
@@ -113,10 +119,11 @@ export interface Committer {
   /**
    * commit, for who works alone on a volume that is to be closed: what the disk did not take is given up, and logged, when somebody was told of
    * all of it.
-   * @param tells the error is somebody's answer: the next one gives up
+   * @param isAsked somebody asks for it, and is told by the error: the next one gives up
+   * @param isHeard who was told by a flush has heard of it; when not, only an earlier one that somebody asked for has told
    * @throws SpoiledError when there is something that nobody was told of
    */
-  conclude(volume: Volume, tells: boolean): Promise<void>;
+  conclude(volume: Volume, isAsked: boolean, isHeard?: boolean): Promise<void>;
   /** Resolves when no commit that was begun sends anything any more, however it ended. */
   ended(volume: Volume): Promise<void>;
 }

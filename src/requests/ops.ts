@@ -132,7 +132,7 @@ export const Flag = {
   PARKED: 65536,
   /**
    * CLOSE with IMPLICIT: since the last change that a client of the asker was told to be done, a FLUSH was answered with EIO to one that was there:
-   * what the disk did not take, and such an answer was about, may be given up.
+   * what the disk did not take, and such an answer was about, may be given up. CLOSE without it: one that somebody asked for before was refused with that.
    */
   HEARD: 524288,
   /** FLUSH: no other request of any client is known of. FLUSH of one object: as far as the asker knows. The server may wait in place. */

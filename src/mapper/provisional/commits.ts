@@ -82,7 +82,7 @@ export class Commits implements Committer {
   add(volume: Volume, header: MapHeader, blocks: readonly NotedBlock[], mount: string | null): boolean {
     if (!this.#note(volume, (notes) => notes.add(volume.name, mapId(header), blocks, mount))) return false;
     for (const { block, epoch } of blocks)
-      volume.provisional.set(block, { block, epoch, isProven: true, spoiled: null, isTold: false });
+      volume.provisional.set(block, { block, epoch, isProven: true, spoiled: null, told: 'nobody' });
     this.#plan(volume, GATHER_MS);
     return true;
   }
@@ -151,9 +151,9 @@ export class Commits implements Committer {
   adopt(volume: Volume, { map, blocks, zeroed, spoiled }: NotedVolume): void {
     volume.adopted = map;
     for (const { block, epoch } of blocks)
-      volume.provisional.set(block, { block, epoch, isProven: false, spoiled: null, isTold: false });
+      volume.provisional.set(block, { block, epoch, isProven: false, spoiled: null, told: 'nobody' });
     this.#zeroes.adopt(volume, zeroed);
-    for (const { block, epoch } of spoiled) volume.owed.set(block, { epoch, isTold: false });
+    for (const { block, epoch } of spoiled) volume.owed.set(block, { epoch, told: 'nobody' });
     this.#plan(volume, GATHER_MS);
   }
 
@@ -190,21 +190,22 @@ export class Commits implements Committer {
   }
 
   tell(volume: Volume): void {
-    for (const each of owedOf(volume)) each.isTold = true;
+    for (const each of owedOf(volume)) if (each.told === 'nobody') each.told = 'flush';
   }
 
   untell(volume: Volume): void {
-    for (const each of owedOf(volume)) each.isTold = false;
+    for (const each of owedOf(volume)) each.told = 'nobody';
   }
 
-  async conclude(volume: Volume, tells: boolean): Promise<void> {
+  async conclude(volume: Volume, isAsked: boolean, isHeard = !isAsked): Promise<void> {
     for (;;) {
       try {
         return await this.commit(volume);
       } catch (error) {
         if (!(error instanceof SpoiledError)) throw error;
-        if (!owedOf(volume).every(({ isTold }) => isTold)) {
-          if (tells) this.tell(volume);
+        const owed = owedOf(volume);
+        if (!owed.every(({ told }) => (isHeard ? told !== 'nobody' : told === 'close'))) {
+          if (isAsked) for (const each of owed) each.told = 'close';
           throw error;
         }
       }

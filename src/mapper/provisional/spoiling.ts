@@ -101,9 +101,9 @@ export class Spoiling {
    */
   async giveUp(context: MapperContext, volume: Volume): Promise<void> {
     const spoiled = [...volume.provisional.values()].filter((each) => each.spoiled !== null);
-    for (const { block, epoch, isTold } of spoiled) {
+    for (const { block, epoch, told } of spoiled) {
       volume.provisional.delete(block);
-      volume.owed.set(block, { epoch, isTold });
+      volume.owed.set(block, { epoch, told });
     }
     const blocks = [...volume.owed.keys()].sort((a, b) => a - b);
     if (blocks.length === 0) return;

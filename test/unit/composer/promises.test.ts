@@ -369,7 +369,24 @@ describe('durability', () => {
     (await rig.blocker.take(Op.FLUSH)).fail(errnos.EIO, 'a bad disk');
     await again;
     expect(asked(Op.CLOSE)).toBe(1);
+    expect(rig.mapper.log.at(-1)).toMatchObject({ op: Op.CLOSE, flags: Flag.HEARD });
     rig.blocker.release(Op.FLUSH);
+  });
+
+  it('a close after one that was refused says so, also when the disk has nothing more to say; a first one does not', async () => {
+    rig = new Rig({ blocks: 1, blockSize: BLOCK });
+    for (const refusals of [1, 0]) {
+      await rig.write(0, pattern(10, 1));
+      rig.blocker.hold(Op.FLUSH);
+      for (let i = 0; i < refusals; i++) {
+        const close = rig.send(Op.CLOSE);
+        (await rig.blocker.take(Op.FLUSH)).fail(errnos.EIO, 'a bad disk');
+        await expect(close).rejects.toMatchObject({ code: 'EIO' });
+      }
+      rig.blocker.release(Op.FLUSH);
+      await rig.send(Op.CLOSE);
+      expect(rig.mapper.log.at(-1)).toMatchObject({ op: Op.CLOSE, flags: refusals > 0 ? Flag.HEARD : 0 });
+    }
   });
 
   it.each([Op.FLUSH, Op.CLOSE])(

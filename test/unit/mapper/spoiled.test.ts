@@ -188,18 +188,36 @@ describe('an object that the disk did not take', () => {
     await expect(done(node.mapper.close(NAME, true))).rejects.toEqual(failure('EIO', 'block 2'));
   });
 
+  it('and of which a flush has told is not given up by a close that somebody asks for, until one was refused: who was told may be gone', async () => {
+    for (const work of [() => node.mapper.close(NAME), () => node.mapper.unlock(NAME, false)]) {
+      await expect(done<unknown>(work())).rejects.toEqual(failure('EIO', 'block 2'));
+      expect(await readVolume(node, NAME, 0, SIZE)).toEqual(filled(0, 0, 7, 0, 0, 8));
+      // Who left may have written since.
+      await expect(done(node.mapper.close(NAME, true))).rejects.toEqual(failure('EIO', 'block 2'));
+    }
+    await expect(done(node.mapper.close(NAME))).rejects.toEqual(failure('EIO', 'block 2'));
+    await done(node.mapper.close(NAME));
+    expect(await node.maps.lockHolder(NAME)).toBeNull();
+    expect(await asStored()).toEqual(filled(0, 0, 0, 0, 0, 8));
+  });
+
+  it('and of which a flush has told is given up when a close was refused by who flushed for it', async () => {
+    await done(node.mapper.close(NAME, false, true));
+    expect(await node.maps.lockHolder(NAME)).toBeNull();
+  });
+
   it('whose deletion fails stays owed, and its name noted, until that succeeds', async () => {
     const before = node.blocks.before;
     node.blocks.before = (operation, name) => {
       if (operation === 'delete') throw new SystemError(errnos.EROFS, 'read-only');
       return before(operation, name);
     };
-    await expect(done(node.mapper.close(NAME))).rejects.toEqual(failure('EROFS'));
+    await expect(done(node.mapper.close(NAME, false, true))).rejects.toEqual(failure('EROFS'));
     await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
     node = restarted();
     fail();
     await expect(node.mapper.flush(NAME, true, PORT)).rejects.toEqual(failure('EIO', 'block 2'));
-    await done(node.mapper.close(NAME));
+    await done(node.mapper.close(NAME, false, true));
     expect(await node.maps.lockHolder(NAME)).toBeNull();
     await checkInvariants(node, []);
   });
