@@ -40,7 +40,7 @@ export const start: RoleStarter<MapperSettings> = (role) => {
   const store = runDir && boot ? new NoteFiles(path.join(runDir, 'provisional')) : null;
   const blocker = blockerAt(role.config, role.settings.blockerbPort);
   const mounted = blocker?.type === 'file_blocker' ? new Mounted(blocker.archipDir) : null;
-  return startWith(role, store, boot, (wasKnown) => mounted?.id(wasKnown) ?? null);
+  return startWith(role, store, boot, (before) => mounted?.id(before) ?? null);
 };
 
 /**

@@ -3,6 +3,10 @@
  * of the file system itself tells (its device and its id stay the same), and mount ids are new in each mount namespace, as a service may get one at
  * each start. But ext4, XFS and F2FS have a directory in sysfs for as long as they are mounted anywhere, named by their device
  * (Documentation/ABI/testing/sysfs-fs-ext4), and the inode numbers of sysfs are not used again.
+ *
+ * While a file system is not mounted, the directory may be there all the same, on the one below, which may well be of such a type, too. So it is told,
+ * besides, how many file systems lie one over the other on the way to the directory: when they are fewer than before, one of them is missing, and that
+ * says nothing of what becomes of it. Nor is anything lost while the mount of before is there, and just not what the directory leads to.
  */
 import fs from 'node:fs';
 import path from 'node:path';
@@ -12,7 +16,7 @@ const TYPES = ['ext4', 'xfs', 'f2fs'];
 /** What tells of the mount, called again and again. */
 export class Mounted {
   readonly #directory: string;
-  #known: { readonly dev: bigint; readonly file: string } | null = null;
+  #known: { readonly dev: bigint; readonly file: string; readonly depth: number } | null = null;
   /** Its file system was never one that can be asked: it is not touched unless it must be, for it may be a server's, which may be silent. */
   #isUnknown = false;
 
@@ -21,22 +25,28 @@ export class Mounted {
   }
 
   /**
-   * The same text as long as the file system is mounted; null when that cannot be told now.
-   * @param wasKnown somebody could tell before, so there is something to look at, now or again later
+   * The mount as it is now, as a short text; null when that cannot be told, or when it is not mounted.
+   * @param before what this said before, here or in an earlier process: said again as long as the file system is mounted. null: nothing
    */
-  id(wasKnown = false): string | null {
-    if (this.#isUnknown && !wasKnown) return null;
+  id(before: string | null = null): string | null {
+    if (this.#isUnknown && before === null) return null;
     try {
       const { dev } = fs.statSync(this.#directory, { bigint: true });
       if (this.#known?.dev !== dev) {
-        const found = find(dev);
+        const file = find(dev);
         // Where it is unmounted, the directory is of whatever is below: that is no word of what is mounted there again.
-        if (found === null) this.#isUnknown = this.#known === null;
-        if (found === null) return null;
-        this.#known = found;
+        if (file === null) this.#isUnknown = this.#known === null;
+        if (file === null) return null;
+        this.#known = { dev, file, depth: depthOf(this.#directory) };
         this.#isUnknown = false;
       }
-      return fs.statSync(this.#known.file, { bigint: true }).ino.toString(16);
+      const { file, depth } = this.#known;
+      const number = fs.statSync(file, { bigint: true }).ino.toString(16);
+      if (before === null) return `${number}@${depth}`;
+      // Without the depth in what earlier versions said.
+      const [numberBefore, depthBefore = '0'] = before.split('@');
+      if (number === numberBefore) return before;
+      return depth < Number(depthBefore) || isThere(numberBefore) ? null : `${number}@${depth}`;
     } catch {
       return null;
     }
@@ -44,12 +54,33 @@ export class Mounted {
 }
 
 /** null: not of a block device, or of a file system without such a directory. Device numbers are as the kernel's new_encode_dev and glibc's makedev have them. */
-function find(dev: bigint): { dev: bigint; file: string } | null {
+function find(dev: bigint): string | null {
   const major = ((dev >> 8n) & 0xfffn) | ((dev >> 32n) & 0xfffff000n);
   const minor = (dev & 0xffn) | ((dev >> 12n) & 0xffffff00n);
   const link = `/sys/dev/block/${major}:${minor}`;
   if (!fs.existsSync(link)) return null;
   const device = path.basename(fs.realpathSync(link));
-  const file = TYPES.map((type) => `/sys/fs/${type}/${device}`).find((each) => fs.existsSync(each));
-  return file === undefined ? null : { dev, file };
+  return TYPES.map((type) => `/sys/fs/${type}/${device}`).find((each) => fs.existsSync(each)) ?? null;
+}
+
+/** Whether a file system with that number is mounted anywhere. */
+function isThere(number: string): boolean {
+  return TYPES.some((type) => {
+    const directory = `/sys/fs/${type}`;
+    return (
+      fs.existsSync(directory) &&
+      fs
+        .readdirSync(directory)
+        .some((name) => fs.statSync(path.join(directory, name), { bigint: true }).ino.toString(16) === number)
+    );
+  });
+}
+
+/** How often the file system changes on the way from the root to the directory. What is mounted over a part of itself, as services may have it, is no change. */
+function depthOf(directory: string): number {
+  let depth = 0;
+  for (let at = fs.realpathSync(directory); at !== path.dirname(at); at = path.dirname(at)) {
+    if (fs.statSync(at, { bigint: true }).dev !== fs.statSync(path.dirname(at), { bigint: true }).dev) depth++;
+  }
+  return depth;
 }

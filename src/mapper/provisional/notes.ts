@@ -27,10 +27,10 @@ export interface NoteStore {
 }
 
 /**
- * Which mount the objects' file system is of: changes when it is mounted anew; null: not known, or not now.
- * @param wasKnown it was, to this process or an earlier one
+ * Which mount the objects' file system is of, as a text that may be noted: another one when it is mounted anew; null: not known, or not mounted now.
+ * @param before what it was, to this process or an earlier one; null: not known. Answered as it is when nothing has changed
  */
-export type MountOf = (wasKnown: boolean) => string | null;
+export type MountOf = (before: string | null) => string | null;
 
 /** The head says of which start of the machine, of which map and of which mount the note is; the rest of it is spaces. */
 const HEAD = 128;
@@ -115,7 +115,7 @@ export class Notes {
       } else note.free.push(slot);
     }
     this.#notes.set(volume, note);
-    const now = mount === null ? null : this.#mount(true);
+    const now = mount === null ? null : this.#mount(mount);
     if (now === null || now === mount) return { map, blocks, zeroed, spoiled };
     if (blocks.length > 0) {
       log.warn(
@@ -130,7 +130,7 @@ export class Notes {
 
   /** Of which mount the objects' file system is now. @param before what it was */
   mount(before: string | null): string | null {
-    return this.#mount(before !== null);
+    return this.#mount(before);
   }
 
   /**
@@ -140,7 +140,7 @@ export class Notes {
   isElsewhere(volume: string): boolean {
     const mount = this.#notes.get(volume)?.mount ?? null;
     if (mount === null) return false;
-    const now = this.#mount(true);
+    const now = this.#mount(mount);
     if (now === null) throw new SystemError(errnos.EIO, 'the file system of the objects is not mounted as it was');
     return now !== mount;
   }
@@ -148,7 +148,7 @@ export class Notes {
   /** What was noted was spoiled, since the file system was mounted anew: what is noted next is of this mount. @throws Error */
   moved(volume: string): void {
     const note = this.#notes.get(volume);
-    if (note && note.slots.size === 0) this.#moved(volume, note, this.#mount(true));
+    if (note && note.slots.size === 0) this.#moved(volume, note, this.#mount(note.mount));
   }
 
   #moved(volume: string, note: Note, mount: string | null): void {
@@ -175,8 +175,8 @@ export class Notes {
    * @param before of which mount the objects' file system was before they were made
    * @throws Error when that is not possible: then none of them counts as noted
    */
-  add(volume: string, map: NotedMap, blocks: readonly NotedBlock[], before: string | null = this.#mount(false)): void {
-    const mount = this.#mount(before !== null);
+  add(volume: string, map: NotedMap, blocks: readonly NotedBlock[], before: string | null = this.#mount(null)): void {
+    const mount = this.#mount(before);
     if (mount !== before) throw new Error('the file system of the objects was mounted anew while they were made');
     this.#add(volume, map, mount, blocks, MADE);
   }
@@ -187,7 +187,7 @@ export class Notes {
    */
   addZeroed(volume: string, map: NotedMap, blocks: readonly NotedBlock[]): void {
     const note = this.#notes.get(volume);
-    this.#add(volume, map, note ? note.mount : this.#mount(false), blocks, ZEROED);
+    this.#add(volume, map, note ? note.mount : this.#mount(null), blocks, ZEROED);
   }
 
   #add(volume: string, map: NotedMap, mount: string | null, blocks: readonly NotedBlock[], state: number): void {
