@@ -78,6 +78,11 @@ export interface LockHolder {
   readonly since: number | null;
   /** From whom it took the lock by force, the last first, and has not said that those have ended; absent where the store does not tell. */
   readonly after?: readonly string[];
+  /**
+   * Another one each time that the lock is taken, by whomever (some ms after it was given back), and the same for as long as it is held, whichever
+   * process of the holder asks; at most 128 bytes. Absent where the store cannot tell.
+   */
+  readonly mark?: string;
 }
 
 /**

@@ -62,7 +62,7 @@ async function makeRunWritable(
   if (committer.accepts(volume)) {
     const { losses } = volume;
     const mount = committer.mount(null);
-    await makeObjects(context, volume, map, todo, epochs, false);
+    await Promise.all([context.locks.mark(volume), makeObjects(context, volume, map, todo, epochs, false)]);
     if (volume.lost || volume.losses !== losses) throw new LostLock(volume);
     // In one turn: what is noted is what the map in memory says, and nobody has asked for it to be committed in between.
     const blocks = todo.map((block) => ({ block, epoch: epochs.get(block)! }));
@@ -286,6 +286,7 @@ async function noteZeroes(
     if (!committer.acceptsZeroes(volume, blocks.length)) return false;
   }
   if (blocks.length === 0) return false;
+  await context.locks.mark(volume);
   while (!context.holds()) await context.locks.verify(volume);
   // In one turn with the look at the lock: no store is told that would refuse what comes too late.
   if (!committer.addZeroes(volume, map.header, blocks)) return false;

@@ -2,12 +2,14 @@
  * The exclusive lock of a volume in the store, which keeps other nodes out: taken without waiting, released by whoever took it,
  * so that a failed operation leaves nothing locked that it locked itself.
  */
+import { createHash } from 'node:crypto';
+import type { LockInfo } from '../requests/json.js';
 import type { LockClient } from '../requests/lock-client.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
 import type { Clock } from './clock.js';
 import type { MapperLog } from './context.js';
 import type { LockChecks } from './locking/checks.js';
-import { refuseLost } from './locking/lost.js';
+import { LostLock, refuseLost } from './locking/lost.js';
 import type { LockRegistry } from './locking/registry.js';
 import { clockTime } from './locking/times.js';
 import type { MapStore } from './map-store.js';
@@ -31,6 +33,8 @@ export interface LocksOptions {
   /** The maps store, without fences. */
   readonly maps: MapStore;
   readonly client: LockClient;
+  /** This node's owner string; empty where it is not known. */
+  readonly owner: string;
   readonly checks: LockChecks;
   readonly volumes: Volumes;
   readonly registry: LockRegistry;
@@ -107,6 +111,30 @@ export class Locks {
   /** Looks in the store whether the lock is still this node's. @throws LostLock; SystemError when the store cannot be asked */
   verify(volume: Volume): Promise<void> {
     return this.#options.checks.verify(volume);
+  }
+
+  /**
+   * What tells the lock's present tenure, which is this node's, from those before and after it, whoever's they are: 16 characters; null: the store
+   * cannot tell. Volume.marked has it from then on.
+   * @throws LostLock; SystemError when the store cannot be asked
+   */
+  async mark(volume: Volume): Promise<string | null> {
+    const { tenure } = volume;
+    if (volume.marked?.tenure === tenure) return volume.marked.mark;
+    const lock = await this.client.holder(volume.name);
+    if (lock?.owner !== this.#options.owner) await this.verify(volume);
+    if (volume.tenure !== tenure) throw new LostLock(volume);
+    const mark = lock?.mark === undefined ? null : createHash('sha256').update(lock.mark).digest('hex').slice(0, 16);
+    volume.marked = { tenure, mark };
+    return mark;
+  }
+
+  /** Who holds the lock of that name, as it is told to others. */
+  async holder(name: string): Promise<LockInfo | null> {
+    const lock = await this.client.holder(name);
+    if (lock === null) return null;
+    const { mark: _, ...told } = lock;
+    return told;
   }
 
   /** Whether that was found so just now. */

@@ -112,7 +112,8 @@ export class Mapper {
     const context = (volume: Volume): MapperContext => this.#contexts.of([volume]);
     const { isDurableOnAck = false } = options;
     const recovered = (volume: Volume): void => this.#closing.again(volume);
-    this.#commits = new Commits({ notes: notes?.notes ?? null, isDurableOnAck, context, recovered, clock, log });
+    const lose = (volume: Volume): void => locking.losses.lose(volume, null);
+    this.#commits = new Commits({ notes: notes?.notes ?? null, isDurableOnAck, context, lose, recovered, clock, log });
     volumes.committer = this.#commits;
     this.#closing = new Closing({ context: this.#contexts.none, locking, clock });
     this.#log = log;
@@ -260,7 +261,7 @@ export class Mapper {
   /** LOCKINFO: who holds the lock of that name, and how it is used here. No map is read: there need not be one. */
   async lockState(name: string): Promise<LockState> {
     checkTarget(name);
-    const lock = await this.#locking.holder(name);
+    const lock = await this.#locking.locks.holder(name);
     const { open = null, byHand = false, lost = null, unclosed = null } = this.#volumes.get(name) ?? {};
     return { lock, open, byHand, lost, unclosed };
   }

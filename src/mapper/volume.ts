@@ -173,6 +173,8 @@ export class Volume {
   locked = false;
   /** Changes whenever the lock is taken, given up or lost: what is told of an earlier tenure counts for nothing. */
   tenure = 0;
+  /** What tells the lock's present tenure from others, once it was asked for (Locks.mark). */
+  marked: { readonly tenure: number; readonly mark: string | null } | null = null;
   /** The lock is just being released: that the store no longer has it is no loss. */
   releasing = false;
   /** When the last check began that found the lock this node's, ms of the monotonic clock. */

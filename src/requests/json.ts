@@ -132,6 +132,8 @@ export interface LockInfo {
   since: number | null;
   /** See LockHolder of blockers/driver.ts. */
   after?: readonly string[];
+  /** Likewise. */
+  mark?: string;
 }
 
 /** The bytes of a JSON body. */

@@ -17,7 +17,7 @@ import { readFully } from './copy.js';
 import { isSameFile } from './identity.js';
 import { hashedPath } from './paths.js';
 import { Limiter, poolThreads } from './pool.js';
-import type { FileSystem } from './system.js';
+import type { FileStatus, FileSystem } from './system.js';
 
 const { O_RDONLY, O_RDWR } = fs.constants;
 
@@ -103,8 +103,7 @@ export class LockFiles {
       const holder = await this.read(this.path(name));
       if (holder?.owner !== owner) lost.push({ name, holder });
     };
-    this.#isLocal ??= this.#system.isLocal?.(this.#directory ?? this.#root) ?? false;
-    if (peek && this.#isLocal) {
+    if (peek && this.#isQuick()) {
       let done = 0;
       for (const name of targets) {
         const bytes = peek.call(this.#system, this.path(name), MOST_BYTES);
@@ -116,6 +115,11 @@ export class LockFiles {
       for (const outcome of await Promise.allSettled(looks)) if (outcome.status === 'rejected') throw outcome.reason;
     }
     return lost;
+  }
+
+  #isQuick(): boolean {
+    this.#isLocal ??= this.#system.isLocal?.(this.#directory ?? this.#root) ?? false;
+    return this.#isLocal;
   }
 
   async #open(file: string, flags: number): Promise<number | null> {
@@ -159,12 +163,20 @@ export class LockFiles {
 
   /** Null for a file that has no name any more: what a network file system still knew of was removed. */
   async #holder(fd: number): Promise<LockHolder | null> {
-    const { size, mtimeMs, nlink } = await this.#system.fstat(fd);
-    if (nlink === 0) return null;
-    const bytes = await readFully(this.#system, fd, Math.min(size, MOST_BYTES));
-    return { owner: ownerOf(bytes), since: Math.round(mtimeMs) };
+    const status = await this.#system.fstat(fd);
+    if (status.nlink === 0) return null;
+    const bytes = await readFully(this.#system, fd, Math.min(status.size, MOST_BYTES));
+    const holder = { owner: ownerOf(bytes), since: Math.round(status.mtimeMs) };
+    return this.#isQuick() ? { ...holder, mark: markOf(status) } : holder;
   }
 }
+
+/**
+ * Each lock is a file of its own. Not its last change: that is another one, too, when what was linked to the lock's name goes, which may be late. Nor on a
+ * server's file system: what it tells of one file need not stay the same.
+ */
+const markOf = ({ ino, birthtimeMs, mtimeMs }: FileStatus): string =>
+  [ino, Math.floor(birthtimeMs), Math.floor(mtimeMs)].map((number) => number.toString(36)).join('.');
 
 /** The original pads the content with NULs when it writes with direct I/O. */
 export function ownerOf(bytes: Buffer): string {

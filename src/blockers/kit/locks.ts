@@ -49,6 +49,33 @@ export function lockTests({ expect, group, test }: Kit): void {
       await expect(driver.release('volume1', false)).rejects.toMatchObject({ code: 'ENOENT' });
     });
 
+    test('the mark of a lock is the same for its owner’s processes while it is held, and another one each time it is taken', async (driver, store) => {
+      const other = await store.another('other_1000');
+      const again = await store.another('kit_1000');
+      const mark = async (asked: Driver): Promise<string | undefined> => (await asked.lockHolder('volume1'))?.mark;
+      await driver.acquire('volume1');
+      const first = await mark(driver);
+      // Not where the store cannot tell.
+      if (first === undefined) return;
+      expect(first.length > 0 && first.length <= 128).toBe(true);
+      await again.acquire('volume1');
+      expect([await mark(driver), await mark(again), await mark(other)]).toEqual([first, first, first]);
+      const marks = new Set([first]);
+      await driver.release('volume1', false);
+      const takes = [
+        () => driver.acquire('volume1'),
+        () => other.breakLock('volume1'),
+        () => driver.breakLock('volume1'),
+      ];
+      for (const take of takes) {
+        // Times of files go by the kernel's tick, of at most 10 ms.
+        await new Promise((resolve) => setTimeout(resolve, 20));
+        await take();
+        marks.add((await mark(driver)) ?? first);
+      }
+      expect(marks.size).toBe(4);
+    });
+
     test('of many that want a lock at once, one gets it', async (driver, store) => {
       const drivers = [driver, ...(await Promise.all([1, 2, 3].map((i) => store.another(`node${i}_1000`))))];
       for (let round = 0; round < 10; round++) {

@@ -20,6 +20,8 @@ import {
 export class MemoryStore {
   readonly objects = new Map<string, Buffer>();
   readonly locks = new Map<string, LockHolder>();
+  /** Locks so far. */
+  taken = 0;
   /** What is left for an owner, oldest first. */
   readonly mail = new Map<string, LockMail[]>();
 }
@@ -170,7 +172,11 @@ export class MemoryDriver implements Driver {
     checkLockTarget(target);
     const holder = this.#store.locks.get(target);
     if (holder && holder.owner !== this.#owner) throw lockedError(target, holder.owner, holder.since);
-    if (!holder) this.#store.locks.set(target, { owner: this.#owner, since: Date.now() });
+    if (!holder) this.#take(target);
+  }
+
+  #take(target: string): void {
+    this.#store.locks.set(target, { owner: this.#owner, since: Date.now(), mark: String(this.#store.taken++) });
   }
 
   async release(target: string, force: boolean): Promise<void> {
@@ -189,7 +195,7 @@ export class MemoryDriver implements Driver {
   async breakLock(target: string): Promise<LockHolder | null> {
     checkLockTarget(target);
     const before = this.#store.locks.get(target) ?? null;
-    if (before?.owner !== this.#owner) this.#store.locks.set(target, { owner: this.#owner, since: Date.now() });
+    if (before?.owner !== this.#owner) this.#take(target);
     return before;
   }
 

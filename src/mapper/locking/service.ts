@@ -105,6 +105,7 @@ export class Locking {
     this.locks = new Locks({
       maps: this.maps,
       client,
+      owner,
       checks: this.checks,
       volumes,
       registry,

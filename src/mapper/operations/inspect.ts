@@ -55,7 +55,7 @@ export async function stat(
     created: map.created,
     blocks,
     ...(allocated ? { allocated: space } : {}),
-    lock: await context.locks.client.holder(volume.name),
+    lock: await context.locks.holder(volume.name),
     open: volume.open,
     byHand: volume.byHand,
     lost: volume.lost,

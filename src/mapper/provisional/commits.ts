@@ -34,6 +34,8 @@ export interface CommitsOptions {
   /** Both stores are durable when they answer: a first write gets its entry before its answer, since nothing would be won but the entry's way. */
   readonly isDurableOnAck: boolean;
   readonly context: (volume: Volume) => MapperContext;
+  /** The lock of the volume is not this node's any more, nor anybody's. */
+  readonly lose: (volume: Volume) => void;
   /** A commit of the volume succeeded after some that failed, and with them perhaps what had asked for them. */
   readonly recovered: (volume: Volume) => void;
   readonly clock: Clock;
@@ -80,7 +82,7 @@ export class Commits implements Committer {
   }
 
   add(volume: Volume, header: MapHeader, blocks: readonly NotedBlock[], mount: string | null): boolean {
-    if (!this.#note(volume, (notes) => notes.add(volume.name, mapId(header), blocks, mount))) return false;
+    if (!this.#note(volume, (notes) => notes.add(volume.name, noteOf(volume, header), blocks, mount))) return false;
     for (const { block, epoch } of blocks)
       volume.provisional.set(block, { block, epoch, isProven: true, spoiled: null, told: 'nobody' });
     this.#plan(volume, GATHER_MS);
@@ -94,7 +96,7 @@ export class Commits implements Committer {
 
   addZeroes(volume: Volume, header: MapHeader, blocks: readonly ZeroedBlock[]): boolean {
     const noted = Zeroes.noted(volume, blocks);
-    if (!this.#note(volume, (notes) => notes.addZeroed(volume.name, mapId(header), noted))) return false;
+    if (!this.#note(volume, (notes) => notes.addZeroed(volume.name, noteOf(volume, header), noted))) return false;
     for (const each of blocks) volume.zeroed.set(each.block, each);
     this.#plan(volume, GATHER_ZEROES_MS);
     return true;
@@ -160,8 +162,11 @@ export class Commits implements Committer {
   async confirm(volume: Volume, header: MapHeader | null): Promise<void> {
     const { adopted } = volume;
     if (adopted === null) return;
-    await this.#options.context(volume).locks.verify(volume);
+    const { locks } = this.#options.context(volume);
+    await locks.verify(volume);
+    const mark = adopted.lock === undefined ? null : await locks.mark(volume);
     if (volume.adopted !== adopted) return;
+    if (mark !== null && mark !== adopted.lock) await this.#refuse(volume, locks);
     const present = header && mapId(header);
     if (present && isOf(adopted, present)) {
       // It never got the id: what is added is noted of the map as it is.
@@ -173,6 +178,19 @@ export class Commits implements Committer {
       );
       this.forget(volume);
     }
+  }
+
+  /** The lock is this node's by its name, and not the one that its mapper took: others may have had it. It is nobody's from now on. @throws LostLock */
+  async #refuse(volume: Volume, locks: MapperContext['locks']): Promise<never> {
+    const { log, lose } = this.#options;
+    log.warn(
+      `the lock of volume ${volume.name} was taken again since its last first writes, and not by a mapper that knew of them`,
+    );
+    await locks.client.release(volume.name, false).catch((error) => {
+      log.warn(`the lock of volume ${volume.name} stays: ${messageOf(error)}; run vlmc unlock ${volume.name}`);
+    });
+    lose(volume);
+    throw new LostLock(volume);
   }
 
   become(volume: Volume, header: MapHeader): void {
@@ -392,6 +410,12 @@ const nameIn =
     newObjectName(name, epoch, block);
 
 const mapId = ({ lineage, epoch }: MapHeader): NotedMap => ({ id: lineage?.id ?? '', epoch });
+
+/** What is noted now is of this map and of this tenure of the lock. */
+function noteOf({ tenure, marked }: Volume, header: MapHeader): NotedMap {
+  const lock = marked?.tenure === tenure ? marked.mark : null;
+  return lock === null ? mapId(header) : { ...mapId(header), lock };
+}
 
 /** Whether what was noted is of this map: its epoch, and the id that it gets late (lateLineage), are noted right before the map has them. */
 const isOf = (noted: NotedMap, map: NotedMap): boolean =>

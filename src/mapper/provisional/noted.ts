@@ -13,6 +13,8 @@ export interface NotedMap {
   readonly id: string;
   /** The map's present epoch, or the one that it is just about to have. */
   readonly epoch: number;
+  /** Under which tenure of the volume's lock (Locks.mark): 16 characters; absent where the store cannot tell. */
+  readonly lock?: string;
 }
 
 export interface NotedVolume {

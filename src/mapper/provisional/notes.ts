@@ -7,7 +7,8 @@
  * A note exists only while the volume's lock has been this node's since before its first record: whoever takes the lock, or learns that it
  * was lost, removes the note first. That a note is there and that the lock is this node's says together that nobody had it in between. It
  * also says of which map it is: not of one that was made under the name meanwhile, or in another store, nor of one that another version of
- * the program, which knows no notes, has shared with a snapshot.
+ * the program, which knows no notes, has shared with a snapshot. And of which tenure of the lock, where the store can tell: others may have had it if it was
+ * made this node's again by nobody who knows of notes, as whoever restores a store with its locks does, or a server that answers a dead process late.
  *
  * Everything here is synchronous: a record is there when the call returns, and the callers rely on what they know not changing meanwhile.
  */
@@ -32,7 +33,7 @@ export interface NoteStore {
  */
 export type MountOf = (before: string | null) => string | null;
 
-/** The head says of which start of the machine, of which map and of which mount the note is; the rest of it is spaces. */
+/** The head says of which start of the machine, of which map, of which mount and of which tenure of the lock the note is; the rest of it is spaces. */
 const HEAD = 128;
 /** Bytes of a record, which never lies on two pages: a process that is killed has written all of it or nothing. */
 const RECORD = 16;
@@ -156,18 +157,19 @@ export class Notes {
     note.mount = mount;
   }
 
-  #encodeHead({ id, epoch }: NotedMap, mount: string | null): Buffer {
-    const head = Buffer.from(`${this.#boot}\n${epoch}\n${id}\n${mount ?? ''}\n`.padEnd(HEAD));
+  #encodeHead({ id, epoch, lock = '' }: NotedMap, mount: string | null): Buffer {
+    const head = Buffer.from(`${this.#boot}\n${epoch}\n${id}\n${mount ?? ''}\n${lock}\n`.padEnd(HEAD));
     if (head.length !== HEAD) throw new RangeError(`a note's head of ${head.length} bytes`);
     return head;
   }
 
   /** null: it is of another start of the machine, or no head. */
   #decodeHead(head: string): { map: NotedMap; mount: string | null } | null {
-    // Without the mount in the notes of earlier versions.
-    const [boot, epoch, id, mount = ''] = head.split('\n');
+    // Without the last ones in the notes of earlier versions.
+    const [boot, epoch, id, mount = '', tenure = ''] = head.split('\n');
     if (boot !== this.#boot || !/^\d+$/.test(epoch)) return null;
-    return { map: { id, epoch: Number(epoch) }, mount: mount.trim() || null };
+    const lock = tenure.trim();
+    return { map: { id, epoch: Number(epoch), ...(lock && { lock }) }, mount: mount.trim() || null };
   }
 
   /**
@@ -197,9 +199,9 @@ export class Notes {
       this.#store.write(volume, this.#encodeHead(map, mount), 0);
       this.#store.truncate(volume, HEAD);
       this.#notes.set(volume, note);
-    } else if (note.map.id !== map.id || note.map.epoch < map.epoch || note.mount !== mount) {
+    } else if (!isOfMap(note.map, map) || note.mount !== mount) {
       if (note.slots.size + note.zeroed.size + note.spoiled.size > 0)
-        throw new Error(`the note of volume ${volume} is of another map or mount`);
+        throw new Error(`the note of volume ${volume} is of another map, mount or tenure of the lock`);
       this.#store.write(volume, this.#encodeHead(map, mount), 0);
       note.map = map;
       note.mount = mount;
@@ -232,12 +234,13 @@ export class Notes {
   }
 
   /**
-   * The map that the note is of is about to be this one, with what is noted of it as it is.
+   * The map that the note is of is about to have this epoch and id, with what is noted of it as it is.
    * @throws Error: then it must not
    */
-  become(volume: string, map: NotedMap): void {
+  become(volume: string, { id, epoch }: NotedMap): void {
     const note = this.#notes.get(volume);
     if (!note) return;
+    const map = { ...note.map, id, epoch };
     this.#store.write(volume, this.#encodeHead(map, note.mount), 0);
     note.map = map;
   }
@@ -346,6 +349,9 @@ const emptyNote = (map: NotedMap, mount: string | null): Note => ({
   free: [],
   end: 0,
 });
+
+const isOfMap = (noted: NotedMap, map: NotedMap): boolean =>
+  noted.id === map.id && noted.epoch >= map.epoch && noted.lock === map.lock;
 
 function encodeRecord(out: Buffer, at: number, state: number, block: number, epoch: number): void {
   out[at] = state;

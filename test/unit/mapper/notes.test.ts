@@ -113,7 +113,7 @@ describe('notes', () => {
     mount = '1a';
     const { notes, found } = open();
     expect(found).toEqual(blocks(1));
-    expect(() => notes.add('web', MAP, blocks(2))).toThrow('another map or mount');
+    expect(() => notes.add('web', MAP, blocks(2))).toThrow('another map, mount');
     notes.drop('web', [1]);
     notes.add('web', MAP, blocks(2));
     notes.become('web', { ...MAP, epoch: MAP.epoch + 1 });
@@ -124,7 +124,7 @@ describe('notes', () => {
     expect(() => notes.isElsewhere('web')).toThrow('not mounted as it was');
     mount = '1b';
     expect(notes.isElsewhere('web')).toBe(true);
-    expect(() => notes.add('web', MAP, blocks(3))).toThrow('another map or mount');
+    expect(() => notes.add('web', MAP, blocks(3))).toThrow('another map, mount');
     const next = { ...MAP, epoch: MAP.epoch + 1 };
     for (const warned of [1, 1]) {
       const owing = new Notes(new NoteFiles(directory), 'a start', () => mount);
@@ -149,6 +149,25 @@ describe('notes', () => {
     fs.writeFileSync(file, bytes);
     const found = new Notes(new NoteFiles(directory), 'a start', () => '1a').load(log).get('web');
     expect(found).toEqual({ map: MAP, blocks: blocks(1, 2), zeroed: [], spoiled: [] });
+  });
+
+  it('say under which tenure of the lock they were made, and nothing is noted beside them under another', () => {
+    const directory = temporaryDirectory();
+    // The longest that there may be.
+    const map = { ...MAP, epoch: 2 ** 53 - 1, lock: '0123456789abcdef' };
+    const boot = 'b'.repeat(36);
+    const mount = `${'f'.repeat(16)}@12`;
+    const open = (): Notes => new Notes(new NoteFiles(directory), boot, () => mount);
+    open().add('web', map, blocks(1));
+    const notes = open();
+    expect(notes.load(log).get('web')).toEqual({ map, blocks: blocks(1), zeroed: [], spoiled: [] });
+    for (const lock of ['fedcba9876543210', undefined])
+      expect(() => notes.add('web', { ...map, lock }, blocks(2))).toThrow('tenure of the lock');
+    notes.become('web', { id: MAP.id, epoch: 7 });
+    expect(open().load(log).get('web')?.map).toEqual({ ...map, epoch: 7 });
+    notes.drop('web', [1]);
+    notes.add('web', { ...map, lock: 'fedcba9876543210' }, blocks(2));
+    expect(open().load(log).get('web')?.map.lock).toBe('fedcba9876543210');
   });
 
   it('are all found beside what is no note', () => {
