@@ -33,6 +33,10 @@ class ObjectRequest implements DirectRequest {
     return true;
   }
 
+  targetName(): string | null {
+    return this.map?.objectName(this.block) ?? null;
+  }
+
   clear(from: number): void {
     this.asked?.clear(from);
   }
@@ -83,7 +87,7 @@ export class DirectTransfer {
     } else if (op !== Op.READ || (flags & (EntryFlag.ZERO | EntryFlag.DELETED)) !== 0) return false;
     const hint = volume.hint(block);
     const blocker = this.#port.directTo(this.#blocker);
-    if (hint === 0 || blocker === null) return false;
+    if (blocker === null) return false;
     const request = this.#request;
     request.op = op;
     request.offset = within;
@@ -98,6 +102,7 @@ export class DirectTransfer {
     // A map that the volume has dropped is not kept in memory by this.
     request.map = null;
     request.asked = null;
+    if (request.hint !== hint) volume.setHint(block, request.hint);
     if (!done) return false;
     if (write) {
       volume.changed = true;

@@ -13,8 +13,11 @@ const GRANTED_BYTES = 1024 * 1024;
 
 /** Shorter answers are not sent from files: that costs more than to copy them. */
 const LEAST_FILE = 128 * 1024;
-/** Answers that may be sent from files, of one connection and of all in the process: each may hold a descriptor. */
-const MOST_FILES = 16;
+/**
+ * Answers that may be sent from files, of one connection and of all in the process: each may hold a descriptor. Those of one are as many as nbdcopy asks for
+ * at a time: what comes on top is copied, also for a client that is slow to take it.
+ */
+const MOST_FILES = 64;
 const MOST_FILES_OF_ALL = 256;
 let filesOfAll = 0;
 

@@ -11,12 +11,14 @@ export interface DirectRequest {
   readonly size: number;
   /** Where the data is or goes: an address in this process. */
   readonly address: number;
-  /** As Request.hint: what the server answered with the last time. */
-  readonly hint: number;
+  /** As Request.hint: what the server answered with the last time. It may leave another here, for the next time. */
+  hint: number;
   /** As Request.deadline. */
   readonly deadline: number;
   /** Is `name` (bytes) the target's name? */
   isNamed(name: Uint8Array): boolean;
+  /** The target's name; null: it is to be found by its hint or not at all. Makes a string: only for what the hint does not find. */
+  targetName?(): string | null;
   /** Makes the data zeros from its byte `from` on. */
   clear(from: number): void;
   /** READ: the data may be lent instead of being put to the address. */

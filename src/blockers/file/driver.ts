@@ -196,11 +196,20 @@ export class FileDriver implements Driver {
   /** Whatever read and write look at before they touch the file is to be looked at here, too. */
   direct(request: DirectRequest): boolean {
     const io = this.#io;
-    const handle = this.#handles.recall(request);
-    if (io === null || handle === null) return false;
+    if (io === null) return false;
+    const handle = this.#handles.recall(request) ?? this.#openNow(request);
+    if (handle === null) return false;
     if (request.op === Op.READ) return io.readNow(handle, request);
     // Writes that are to be durable before their answer have to wait.
     return request.op === Op.WRITE && handle.writable && !this.#writeThrough && io.writeNow(handle, request);
+  }
+
+  /** The file of a target that its hint does not lead to, where finding and opening it waits for nothing; with a hint for the next time. */
+  #openNow(request: DirectRequest): Handle | null {
+    const name = request.targetName?.() ?? null;
+    const handle = name === null || nameError(name) ? null : this.#handles.openNow(name);
+    if (handle !== null) request.hint = handle.hint;
+    return handle;
   }
 
   trim(io: ObjectIo): void {
@@ -225,8 +234,9 @@ export class FileDriver implements Driver {
       return;
     }
     const changes = operation !== 'read';
-    const found = io.uncached ? null : this.#handles.lookup(name);
-    if (found && (operation === 'read' || operation === 'write') && (found.writable || !changes)) {
+    const isPlain = operation === 'read' || operation === 'write';
+    const found = io.uncached || !isPlain ? null : this.#handles.openNow(name);
+    if (found && (found.writable || !changes)) {
       io.hint = found.hint;
       if (changes) fileIo.write(found, io, this.#finish);
       else fileIo.read(found, io);

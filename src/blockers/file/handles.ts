@@ -18,6 +18,7 @@ import { DirtyDirectories, FailedObjects } from './durability.js';
 import { Handle } from './handle.js';
 import { isSameFile } from './identity.js';
 import { type OpenedFile, Opener, type OpenMode } from './opener.js';
+import { OpeningNow } from './opening-now.js';
 import type { Partials } from './partial/partials.js';
 import type { FileSystem } from './system.js';
 
@@ -52,6 +53,7 @@ export class Handles {
   readonly opener: Opener;
   readonly partials: Partials;
   readonly #system: FileSystem;
+  readonly #openingNow: OpeningNow;
   readonly #limit: number;
   readonly #dirtyLimit: number;
   readonly #byName = new Map<string, Handle>();
@@ -92,6 +94,7 @@ export class Handles {
     this.#limit = Math.min(Math.max(settings.limit, 4), MOST);
     this.#dirtyLimit = Math.min(settings.dirtyFiles ?? descriptorLimit() >> 2, MOST);
     this.opener = new Opener(settings, this.directories);
+    this.#openingNow = new OpeningNow(settings.system, settings.root);
   }
 
   get openFiles(): number {
@@ -122,6 +125,30 @@ export class Handles {
     if (handle === undefined || handle.hint === 0) return null;
     if (handle.checkedTick !== this.#tick && !this.#check(handle)) return null;
     handle.used = true;
+    return handle;
+  }
+
+  /** As lookup, and opens the file, or looks at it again, where that waits for nothing and nobody; null: on the other way. */
+  openNow(name: string): Handle | null {
+    const known = this.lookup(name);
+    if (known !== null || this.#gates.has(name)) return known;
+    const present = this.#byName.get(name);
+    // What somebody uses goes on being used as it is.
+    if (present !== undefined && !(present.stale && present.idle)) return null;
+    if (present === undefined && !this.#makeRoomNow()) return null;
+    const file = this.#openingNow.open(name, (fd) => this.partials.isMarked(fd));
+    if (file === null) return null;
+    let handle = present;
+    if (handle !== undefined) {
+      if (!this.#openingNow.isStill(handle, file)) return null;
+      handle.stale = false;
+      this.#checked(handle);
+    } else {
+      this.#opened++;
+      handle = this.adopt(name, file);
+      handle.held = false;
+    }
+    handle.hint = this.#nextHint(handle.slot);
     return handle;
   }
 
@@ -519,6 +546,16 @@ export class Handles {
     }
     this.#opened++;
     this.#reserved++;
+  }
+
+  /** Makes room for one more descriptor if a file that is clean, or none, has to be closed for it. */
+  #makeRoomNow(): boolean {
+    if (this.#opened >= this.#limit + this.#dirtyLimit + OVERFLOW) return false;
+    if (this.#byName.size + this.#reserved < this.#limit) return true;
+    const victim = this.#victim();
+    if (victim === null || victim.needsSync) return false;
+    this.drop(victim);
+    return true;
   }
 
   /** After EMFILE: closes an eighth of the idle files, at least one. False when none could be closed. */

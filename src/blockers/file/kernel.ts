@@ -86,6 +86,10 @@ class Kernel implements FileSystem {
     return this.#residence.covers(fd, offset, length) ? libc.fcntlInt(fd, libc.F_DUPFD_CLOEXEC, 'int', 0) : -1;
   }
 
+  openCached(file: string, flags: number): number {
+    return libc.openCached(file, flags | libc.O_CLOEXEC);
+  }
+
   fallocateNow(fd: number, mode: number, offset: number, length: number): number {
     return libc.fallocate(fd, mode, offset, length);
   }

@@ -89,6 +89,12 @@ export interface FileSystem {
   pwrite(fd: number, address: number, count: number, offset: number): number;
   /** A descriptor more of the same file that has all of this range in the page cache; -1: it has not, or none is to be had. Absent: never. */
   lend?(fd: number, offset: number, length: number): number;
+  /**
+   * As open of an existing file, where all that leads to it is in memory: names, directories, the inode; -1: it is not, or the file is not there, or cannot be
+   * opened. Absent: never.
+   * @param flags of fs.constants
+   */
+  openCached?(file: string, flags: number): number;
   /** As fallocate, which is used where this is missing. */
   fallocateNow?(fd: number, mode: number, offset: number, length: number): number;
   /** As readdir, which is used where this is missing. @throws the system's error */

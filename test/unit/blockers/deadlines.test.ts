@@ -196,6 +196,9 @@ for (const operation of ['write', 'trim', 'writeZeroes'] as const) {
     const driver = await fileDriver(root);
     const deadline = monotonicMs() + 50;
     const held = holdUp('open', deadline, (file) => file.includes('some-object'));
+    // As where the kernel has to look on the disk for the file.
+    const uncached = vi.spyOn(kernel, 'openCached').mockReturnValue(-1);
+    onTestFinished(() => uncached.mockRestore());
     const one = { name: 'some-object', offset: 0, length: 4096, data: Buffer.alloc(4096, 2), deadline };
     await expect(runIo(driver, operation, one)).rejects.toMatchObject({ code: 'ETIME' });
     expect(held).toHaveLength(1);

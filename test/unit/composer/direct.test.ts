@@ -111,6 +111,19 @@ describe('the short way', () => {
     expect(dirty()).toBe(0);
   });
 
+  it('serves the first read of an object that the blocker can open at once', async () => {
+    await open();
+    for (let block = 1; block < 4; block++) await stack.write('short-volume', block * BLOCK, pattern(BLOCK, block));
+    await stack.snapshot('short-volume', 'short-snapshot');
+    // The map of the snapshot comes with it, and the hint of one object.
+    await stack.read('short-snapshot', 0, 16);
+    stack.blocks.forget?.();
+    for (let block = 1; block < 4; block++) {
+      expect(await served(() => stack.read('short-snapshot', block * BLOCK, 512))).toBe(1);
+      expect((await stack.read('short-snapshot', block * BLOCK, BLOCK)).equals(pattern(BLOCK, block))).toBe(true);
+    }
+  });
+
   it.each([
     ['what is not there yet', 2 * BLOCK, 512],
     ['what lies in two blocks', BLOCK - 256, 512],
