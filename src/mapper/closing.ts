@@ -71,6 +71,23 @@ export class Closing {
       });
   }
 
+  /** Nobody has the volume open any more, and nobody said so: as the end of its last client. */
+  async abandon(volume: Volume): Promise<void> {
+    const { volumes, log } = this.#options.context;
+    const { name } = volume;
+    try {
+      await volumes.use(name, (same) => {
+        // Nor does anybody say what its clients have heard.
+        volumes.committer.untell(same);
+        return this.#close(same, true);
+      });
+      log.info(`volume ${name}: its lock was given back, as no endpoint has had a client of it for a minute`);
+    } catch (error) {
+      if (!(error instanceof StillUsed))
+        log.warn(`volume ${name} stays locked until that can be given back: ${messageOf(error)}`);
+    }
+  }
+
   /** Something that may have kept the volume from being closed is over. */
   again(volume: Volume): void {
     const { unclosed } = volume;

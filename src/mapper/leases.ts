@@ -20,11 +20,20 @@ export interface LeaseHolders {
   alive(port: number): boolean;
   /** Whether a client of any endpoint has the volume open. @throws SystemError when one that lives does not tell */
   isUsed(volume: string): Promise<boolean>;
+  /** What has become of the node's endpoints since the last call. */
+  lookAtEndpoints(): EndpointsSeen;
   /**
    * Ports that may hold leases of a mapper that was here before and died: their owners lived when this one started. They are asked
    * like holders of every volume, since nobody else knows.
    */
   readonly inherited: readonly number[];
+}
+
+export interface EndpointsSeen {
+  /** One of the configuration is another process than before. */
+  readonly replaced: boolean;
+  /** One beside them (`archipelago nbd`) is gone, in order or not. */
+  readonly gone: boolean;
 }
 
 export interface RevokeOptions {
@@ -140,6 +149,10 @@ export class Leases {
   /** Whether a client of the node has the volume open, with a lease or without. @throws SystemError when that cannot be told */
   isOpen(volume: Volume): Promise<boolean> {
     return this.#holders.isUsed(volume.name);
+  }
+
+  lookAtEndpoints(): EndpointsSeen {
+    return this.#holders.lookAtEndpoints();
   }
 
   #unasked(volume: Volume): number[] {

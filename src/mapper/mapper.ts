@@ -35,6 +35,7 @@ import { resize } from './operations/resize.js';
 import { snapshot } from './operations/snapshot.js';
 import { listSnapshots } from './operations/snapshots.js';
 import { upgrade } from './operations/upgrade.js';
+import { Orphans } from './orphans.js';
 import { Commits } from './provisional/commits.js';
 import type { NotedVolume } from './provisional/noted.js';
 import type { Notes } from './provisional/notes.js';
@@ -86,6 +87,7 @@ export class Mapper {
   readonly #locking: Locking;
   readonly #commits: Commits;
   readonly #closing: Closing;
+  readonly #orphans: Orphans;
 
   constructor(options: MapperOptions) {
     const { maps, blocks, log, owner, clock = realClock, registry = LockRegistry.volatile(), notes = null } = options;
@@ -105,6 +107,7 @@ export class Mapper {
       clock,
       log,
       patienceMs: options.lockWaitMs,
+      looking: () => this.#orphans.look(),
     });
     const snapshots = new SnapshotIndex(locking.maps);
     const base = { locks: locking.locks, leases, volumes, snapshots, log };
@@ -116,6 +119,8 @@ export class Mapper {
     this.#commits = new Commits({ notes: notes?.notes ?? null, isDurableOnAck, context, lose, recovered, clock, log });
     volumes.committer = this.#commits;
     this.#closing = new Closing({ context: this.#contexts.none, locking, clock });
+    const close = (volume: Volume): Promise<void> => this.#closing.abandon(volume);
+    this.#orphans = new Orphans({ volumes, leases, clock, close });
     this.#log = log;
     this.#clock = clock;
     this.#leases = leases;
@@ -498,6 +503,7 @@ export class Mapper {
    */
   async stop(): Promise<void> {
     this.#closing.stop();
+    this.#orphans.stop();
     const letGo = (volume: Volume): Promise<void> =>
       volume.kept || this.#leases.inUse(volume)
         ? this.#commits.commit(volume).then(() => this.#locking.maps.flush(volume.touched))

@@ -94,6 +94,7 @@ export async function startWith(
       },
       alive,
       isUsed: (volume) => users.isUsed(volume),
+      lookAtEndpoints: () => users.look(),
       inherited: composers.filter(alive),
     },
     locks,

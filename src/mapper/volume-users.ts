@@ -5,7 +5,8 @@
 import { ATTACHED_ENDPOINT } from '../requests/endpoints.js';
 import { Op } from '../requests/ops.js';
 import { errnoOf, errnos, messageOf, SystemError } from '../sys/errno.js';
-import type { Port } from '../xseg/index.js';
+import type { Port, PortOwner } from '../xseg/index.js';
+import type { EndpointsSeen } from './leases.js';
 
 /** How long an endpoint may take to answer, in ms. */
 const PATIENCE_MS = 2000;
@@ -16,6 +17,10 @@ const NONE: ReadonlySet<number> = new Set([errnos.ECONNREFUSED, errnos.ECONNRESE
 export class VolumeUsers {
   readonly #port: Port;
   readonly #endpoints: readonly number[];
+
+  /** The endpoints of the configuration, and the others, as they were seen last, by port. */
+  readonly #own = new Map<number, PortOwner>();
+  #others = new Map<number, PortOwner>();
 
   /** @param port asks @param endpoints ports of the node's endpoints; those that commands are (`archipelago nbd`) are found by their name */
   constructor(port: Port, endpoints: readonly number[]) {
@@ -30,6 +35,30 @@ export class VolumeUsers {
     if (results.some((result) => result.status === 'fulfilled' && result.value)) return true;
     for (const result of results) if (result.status === 'rejected') throw result.reason;
     return false;
+  }
+
+  /** See LeaseHolders.lookAtEndpoints. */
+  look(): EndpointsSeen {
+    const { segment } = this.#port;
+    let replaced = false;
+    for (const number of this.#endpoints) {
+      const owner = segment.portOwner(number);
+      const before = this.#own.get(number);
+      if (owner === null) continue;
+      replaced ||= before !== undefined && !isSame(owner, before);
+      this.#own.set(number, owner);
+    }
+    // The port of one that was killed is its own until somebody cleans it up, and then free as if it had been closed.
+    const others = new Map<number, PortOwner>();
+    for (const number of this.#attached()) {
+      const owner = segment.portOwner(number);
+      if (owner !== null) others.set(number, owner);
+    }
+    const isNews = (a: Map<number, PortOwner>, b: Map<number, PortOwner>, alive: boolean): boolean =>
+      [...a].some(([number, owner]) => owner.alive === alive && !isSame(owner, b.get(number)));
+    const gone = isNews(this.#others, others, true) || isNews(others, this.#others, false);
+    this.#others = others;
+    return { replaced, gone };
   }
 
   #attached(): number[] {
@@ -58,3 +87,6 @@ export class VolumeUsers {
     }
   }
 }
+
+const isSame = (one: PortOwner, other: PortOwner | undefined): boolean =>
+  one.pid === other?.pid && one.alive === other.alive;

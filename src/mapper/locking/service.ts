@@ -51,6 +51,8 @@ export interface LockingOptions {
   readonly mapOf: (volume: Volume) => Promise<StoredMap>;
   /** How long a lease for writing waits for a lock of another node, in ms. */
   readonly patienceMs: number;
+  /** Called some times a second while locks are held. */
+  readonly looking: () => void;
 }
 
 export class Locking {
@@ -91,7 +93,15 @@ export class Locking {
     });
     this.maps = new MapStore(new FencedObjects(options.maps, [], this.checks, clock));
     const isTold = (): boolean => this.#news.works;
-    this.#watch = new LockWatch({ volumes, checks: this.checks, leases, clock, log, isTold });
+    this.#watch = new LockWatch({
+      volumes,
+      checks: this.checks,
+      leases,
+      clock,
+      log,
+      isTold,
+      looking: options.looking,
+    });
     this.#news = new News({
       client,
       clock,
@@ -116,6 +126,7 @@ export class Locking {
       },
       taken: ({ name }) => {
         if (!registry.isSound) this.#known.add(name);
+        options.looking();
         wake();
       },
     });

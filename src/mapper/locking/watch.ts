@@ -27,6 +27,8 @@ export interface LockWatchOptions {
   readonly log: MapperLog;
   /** The store tells of changes by itself: mail need not be looked for. */
   readonly isTold: () => boolean;
+  /** Called with each look at all locks. */
+  readonly looking: () => void;
 }
 
 export class LockWatch {
@@ -97,13 +99,14 @@ export class LockWatch {
   }
 
   async #look(): Promise<void> {
-    const { checks, clock, isTold, leases, log, volumes } = this.#options;
+    const { checks, clock, isTold, leases, log, looking, volumes } = this.#options;
     this.#looking = true;
     const now = clock.now();
     const due = now - this.#lookedAt >= LOOK_MS - MAIL_SHARED_MS / 2;
     const held = volumes.all().filter(({ locked, name }) => locked && (due || this.#changed.has(name)));
     this.#changed.clear();
     this.#atOnce = false;
+    if (due) looking();
     const poll = isTold() && held.length > FEW;
     const cancel = clock.after(VALID_MS, () => this.#complain(`no answer for ${VALID_MS / 1000} s`));
     try {

@@ -8,6 +8,7 @@ import type { Driver } from '../../../src/blockers/driver.js';
 import { FileDriver } from '../../../src/blockers/file/index.js';
 import { MemoryDriver, MemoryStore } from '../../../src/blockers/memory/index.js';
 import { ZERO_NAME } from '../../../src/mapper/formats/header.js';
+import type { EndpointsSeen } from '../../../src/mapper/leases.js';
 import type { OpenOptions } from '../../../src/mapper/map-store.js';
 import { Mapper, type MapperOptions } from '../../../src/mapper/mapper.js';
 import type { LockClient } from '../../../src/requests/lock-client.js';
@@ -202,6 +203,10 @@ export interface Node {
   holders: Map<number, (volume: string, flags: number) => Promise<void>>;
   /** Volumes that a client of an endpoint has open. */
   used: Set<string>;
+  /** What endpoints say to that. */
+  isUsed: (volume: string) => Promise<boolean>;
+  /** What the next looks at the endpoints find. */
+  endpoints: EndpointsSeen[];
   /** Until when each port's exclusive leases are good, as it was told last. */
   renewed: Map<number, number>;
 }
@@ -223,6 +228,7 @@ export function makeNode(
   const warnings: string[] = [];
   const renewed = new Map<number, number>();
   const used = new Set<string>();
+  const endpoints: EndpointsSeen[] = [];
   const locks = new DriverLocks(maps);
   const holders: Node['holders'] = new Map();
   const mapper = new Mapper({
@@ -239,7 +245,8 @@ export function makeNode(
     log: { warn: (message) => warnings.push(message), info: () => {} },
     holders: {
       inherited,
-      isUsed: async (volume) => used.has(volume),
+      isUsed: (volume) => node.isUsed(volume),
+      lookAtEndpoints: () => endpoints.splice(0)[0] ?? { replaced: false, gone: false },
       alive: (port) => holders.has(port),
       renew: (port, until) => renewed.set(port, until),
       revoke: async (port, volume, flags) => {
@@ -249,7 +256,9 @@ export function makeNode(
       },
     },
   });
-  return { mapper, locks, maps, blocks, warnings, holders, used, renewed };
+  const isUsed = async (volume: string): Promise<boolean> => used.has(volume);
+  const node: Node = { mapper, locks, maps, blocks, warnings, holders, used, isUsed, endpoints, renewed };
+  return node;
 }
 
 /** A node on stores in memory. @param owner its name in locks */
