@@ -83,7 +83,11 @@ export interface OwedBlock {
 export interface Committer {
   /** Whether first writes to the volume may be provisional now. */
   accepts(volume: Volume): boolean;
-  /** Of which mount the file system of the objects is now; null: that is not known. @param before what it was, null also: nobody looked */
+  /**
+   * Of which mount the file system of the objects is now; null: that is not known.
+   * @param before what it was when what asks for it began; null: it begins now
+   * @throws SystemError EIO when it begins while the file system is not mounted that was
+   */
   mount(before: string | null): string | null;
   /**
    * Blocks have objects that no stored entry names. Noted when it returns; false: it cannot be, and they are not provisional.

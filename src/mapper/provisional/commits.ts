@@ -393,6 +393,8 @@ export class Commits implements Committer {
           each.isProven = true;
         } catch (error) {
           if (errnoOf(error) !== errnos.ENOENT) throw error;
+          // Where its file system is just not mounted it only seems to be gone.
+          this.#options.notes?.isElsewhere(volume.name);
           this.#spoiling.spoil(volume, [each], new SystemError(errnos.ENOENT, `object ${nameOf(each)} is missing`));
         }
       }

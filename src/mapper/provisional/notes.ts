@@ -65,6 +65,8 @@ export class Notes {
   readonly #boot: string;
   readonly #mount: MountOf;
   readonly #notes = new Map<string, Note>();
+  /** The last mount that was known, here or by a note. */
+  #known: string | null = null;
 
   /** @param boot changes when the machine starts */
   constructor(store: NoteStore, boot: string, mount: MountOf = () => null) {
@@ -117,6 +119,7 @@ export class Notes {
     }
     this.#notes.set(volume, note);
     const now = mount === null ? null : this.#mount(mount);
+    this.#known = now ?? mount ?? this.#known;
     if (now === null || now === mount) return { map, blocks, zeroed, spoiled };
     if (blocks.length > 0) {
       log.warn(
@@ -129,9 +132,17 @@ export class Notes {
     return { map, blocks: [], zeroed, spoiled: [...spoiled.filter(({ block }) => !last.has(block)), ...blocks] };
   }
 
-  /** Of which mount the objects' file system is now. @param before what it was */
+  /**
+   * Of which mount the objects' file system is now.
+   * @param before what it was when what asks for it began; null: it begins now
+   * @throws SystemError EIO when it begins while the file system is not mounted that was: its objects would be made on the one below
+   */
   mount(before: string | null): string | null {
-    return this.#mount(before);
+    if (before !== null) return this.#mount(before);
+    const now = this.#mount(this.#known);
+    if (now === null && this.#known !== null) throw notMounted();
+    this.#known = now;
+    return now;
   }
 
   /**
@@ -142,7 +153,7 @@ export class Notes {
     const mount = this.#notes.get(volume)?.mount ?? null;
     if (mount === null) return false;
     const now = this.#mount(mount);
-    if (now === null) throw new SystemError(errnos.EIO, 'the file system of the objects is not mounted as it was');
+    if (now === null) throw notMounted();
     return now !== mount;
   }
 
@@ -339,6 +350,9 @@ export class Notes {
     }
   }
 }
+
+const notMounted = (): SystemError =>
+  new SystemError(errnos.EIO, 'the file system of the objects is not mounted as it was');
 
 const emptyNote = (map: NotedMap, mount: string | null): Note => ({
   map,

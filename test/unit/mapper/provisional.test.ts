@@ -117,6 +117,42 @@ describe('a first write', () => {
       expect(await asStored()).toEqual(filled(0, 0, 7));
     });
 
+    it('of a killed mapper waits likewise, though its object seems to be gone', async () => {
+      await done(write(2, 7));
+      const content = stores.blocks.objects.get(OBJECT(2))!;
+      stores.blocks.objects.delete(OBJECT(2));
+      mount = null;
+      node = successor({ mount: () => mount });
+      await expect(done(node.mapper.flush(NAME, false))).rejects.toEqual(failure('EIO', 'not mounted as it was'));
+      stores.blocks.objects.set(OBJECT(2), content);
+      mount = '1';
+      await done(node.mapper.flush(NAME, false));
+      expect(await asStored()).toEqual(filled(0, 0, 7));
+    });
+
+    it('fails while it is not mounted: its object would be made on the file system below', async () => {
+      await done(write(2, 7));
+      await done(node.mapper.flush(NAME, true, PORT));
+      for (const later of [false, true]) {
+        if (later) {
+          mount = '1';
+          await done(write(4, 4));
+          mount = null;
+          node = successor({ mount: () => mount });
+          node.holders.set(PORT, async () => {});
+          await done(node.mapper.lease(NAME, { write: true }, PORT));
+        }
+        mount = null;
+        const order = watch(node);
+        await expect(done(write(3, 9))).rejects.toEqual(failure('EIO', 'not mounted as it was'));
+        expect(order).toEqual([]);
+      }
+      for (const again of ['1', '2']) {
+        mount = again;
+        await done(write(3, 9));
+      }
+    });
+
     it.each(['2', null])(
       'fails when that is so (%s) while its object is made, and no entry names it',
       async (other) => {
