@@ -51,12 +51,12 @@ export function lockTests({ expect, group, test }: Kit): void {
 
     test('the mark of a lock is the same for its owner’s processes while it is held, and another one each time it is taken', async (driver, store) => {
       const other = await store.another('other_1000');
-      const again = await store.another('kit_1000');
       const mark = async (asked: Driver): Promise<string | undefined> => (await asked.lockHolder('volume1'))?.mark;
       await driver.acquire('volume1');
       const first = await mark(driver);
       // Not where the store cannot tell.
       if (first === undefined) return;
+      const again = await store.another('kit_1000');
       expect(first.length > 0 && first.length <= 128).toBe(true);
       await again.acquire('volume1');
       expect([await mark(driver), await mark(again), await mark(other)]).toEqual([first, first, first]);
