@@ -89,6 +89,8 @@ export class FileDriver implements Driver {
   readonly #predecessor: Predecessor;
   #syncsInPlace: SyncsInPlace | null = null;
   #io: FileIo | null = null;
+  /** Let go of the file systems of its directories. */
+  readonly #held: (() => void)[] = [];
   /**
    * On a server's file system every write is durable before it is acknowledged (as the original did everywhere). Else this machine's
    * cache would send it some time later: when the lock may have been taken away, and another node written the same place.
@@ -146,6 +148,11 @@ export class FileDriver implements Driver {
     await this.#temp.clean();
     await this.#mailbox.open();
     if (this.#lockTemp !== this.#temp) await this.#lockTemp.clean();
+    // Whoever unmounts an idle store is told that it is busy: on the directory below objects that are missing would be zeros.
+    for (const directory of new Set([this.#root, this.#lockDirectory ?? this.#root])) {
+      const letGo = this.#system.hold?.(directory);
+      if (letGo) this.#held.push(letGo);
+    }
   }
 
   async close(): Promise<void> {
@@ -160,6 +167,7 @@ export class FileDriver implements Driver {
       await this.#handles.close();
       this.#partials.close();
       io?.dispose();
+      for (const letGo of this.#held.splice(0)) letGo();
     }
   }
 

@@ -118,6 +118,11 @@ class Kernel implements FileSystem {
     return LOCAL.has(fs.statfsSync(directory).type);
   }
 
+  hold(directory: string): () => void {
+    const fd = fs.openSync(directory, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY);
+    return () => fs.closeSync(fd);
+  }
+
   holdsWrites(directory: string): boolean {
     return REMOTE.has(fs.statfsSync(directory).type);
   }

@@ -72,6 +72,8 @@ export interface FileSystem {
   tryFlock?(fd: number): Promise<boolean>;
   /** Is the directory's file system one of this machine, that answers at once for what it has in memory? @throws the system's error */
   isLocal?(directory: string): boolean;
+  /** Keeps the directory's file system from being unmounted until what is returned is called. Absent: nothing can be mounted or unmounted. */
+  hold?(directory: string): () => void;
   /** Do writes stay on this machine for a while that a server, which other nodes use, has not seen? @throws the system's error */
   holdsWrites?(directory: string): boolean;
   /** The file's length, at once; null when there is none. @throws the system's error */
