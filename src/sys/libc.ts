@@ -70,6 +70,7 @@ export function openCached(path: string, flags: number): number {
   return openat2(SYS_OPENAT2, AT_FDCWD, path, openHow.address, OPEN_HOW_LENGTH);
 }
 
+export const mkdir = bind<[path: string, mode: number], number>('int mkdir(const char *path, uint32_t mode)');
 export const close = bind<[fd: number], number>('int close(int fd)');
 export const shmOpen = bind<[name: string, flags: number, mode: number], number>(
   'int shm_open(const char *name, int flags, uint32_t mode)',

@@ -215,6 +215,14 @@ export class SimulatedSystem implements FileSystem {
       });
       return fd;
     },
+    tryOpen: (file, flags) => {
+      let fd = -1;
+      const answer = this.#native('open', file, () => {
+        fd = this.#open(file, flags);
+      });
+      return answer < 0 ? answer : fd;
+    },
+    tryMkdir: (directory) => this.#native('mkdir', directory, () => this.disk.mkdir(directory)),
     close: (fd) => void this.#descriptors.delete(fd),
     stat: (file) => {
       const inode = this.#lookUp(file);
@@ -226,7 +234,6 @@ export class SimulatedSystem implements FileSystem {
     link: (file, name) => this.#now('link', name, () => this.disk.link(file, name)),
     rename: (file, name) => this.#now('rename', name, () => this.disk.rename(file, name)),
     unlink: (file) => this.#now('unlink', file, () => this.disk.unlink(file)),
-    mkdir: (directory) => this.#now('mkdir', directory, () => this.disk.mkdir(directory)),
   };
 
   fallocateNow(fd: number, mode: number, offset: number, length: number): number {

@@ -20,6 +20,11 @@ export class TimedChanges {
     this.#root = root;
   }
 
+  /** What makes calls by this thread that need no disk, whatever their deadline; null: they are for the thread pool. */
+  get local(): ImmediateChanges | null {
+    return this.#calls();
+  }
+
   /** Is a change with this deadline made by this thread? @param deadline see ObjectIo.deadline, as all here */
   isImmediate(deadline: number): boolean {
     return deadline !== 0 && this.#calls() !== null;

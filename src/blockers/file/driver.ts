@@ -393,8 +393,8 @@ export class FileDriver implements Driver {
     checkName(name);
     await this.#cold(`cannot reset object ${name}`, () =>
       this.#handles.exclusive(name, async () => {
-        const handle = await this.#handles.openToReset(name, deadline);
-        await this.#handles.opener.changes.ftruncate(handle.fd, 0, deadline);
+        const { handle, isNew } = await this.#handles.openToReset(name, deadline);
+        if (!isNew) await this.#handles.opener.changes.ftruncate(handle.fd, 0, deadline);
         this.#handles.failed.clear(name);
         handle.markDirty();
         if (durable || this.#writeThrough) await this.#makeDurable(handle, deadline);

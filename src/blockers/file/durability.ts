@@ -10,7 +10,7 @@ import { errnoName, errnoOf, errnos, SystemError } from '../../sys/errno.js';
 import { fileError, isErrno } from '../errors.js';
 import { directoriesOf } from './paths.js';
 import { Limiter, poolThreads } from './pool.js';
-import type { FileSystem } from './system.js';
+import type { FileSystem, ImmediateChanges } from './system.js';
 
 /** Half of the pool: cold reads find a thread while a flush runs. Whoever has a place waits for nothing but the disk. */
 const syncs = new Limiter(Math.max(2, poolThreads >> 1));
@@ -72,6 +72,9 @@ export abstract class Syncable {
 /** Runs work that opens a file, and again when descriptors have run out and some could be closed. */
 type Opening = (work: () => Promise<number>) => Promise<number>;
 
+/** What opens and closes a directory on this thread; null: that is for the thread pool. */
+type Local = () => ImmediateChanges | null;
+
 /** A sync that failed has lost what only the kernel knows: it is an error for good, until the process starts again. */
 function lostError(what: string, error: unknown): SystemError {
   return new SystemError(
@@ -85,16 +88,18 @@ class Directory extends Syncable {
   readonly path: string;
   readonly #owner: Map<string, Directory>;
   readonly #open: Opening;
+  readonly #local: Local;
   readonly #system: FileSystem;
 
   #failure: SystemError | null = null;
 
-  constructor(path: string, owner: Map<string, Directory>, system: FileSystem, open: Opening) {
+  constructor(path: string, owner: Map<string, Directory>, system: FileSystem, open: Opening, local: Local) {
     super();
     this.#system = system;
     this.path = path;
     this.#owner = owner;
     this.#open = open;
+    this.#local = local;
   }
 
   protected override perform(sync: (call: () => Promise<void>) => Promise<void>): Promise<void> {
@@ -102,11 +107,19 @@ class Directory extends Syncable {
     return openDirectories.run(async () => {
       try {
         if (this.#failure) throw this.#failure;
-        const fd = await this.#open(() => this.#system.open(this.path, fs.constants.O_RDONLY, 0));
+        // It was changed a moment ago: what opens it finds it in memory, and a thread of the pool would cost several times as much as the call.
+        const local = this.#local();
+        const { path } = this;
+        const fd = await this.#open(async () =>
+          local === null
+            ? await this.#system.open(path, fs.constants.O_RDONLY, 0)
+            : local.open(path, fs.constants.O_RDONLY, 0),
+        );
         try {
           await sync(() => this.#fsync(fd));
         } finally {
-          await this.#system.close(fd);
+          if (local === null) await this.#system.close(fd);
+          else local.close(fd);
         }
         if (!this.dirty) this.#owner.delete(this.path);
       } catch (error) {
@@ -185,16 +198,18 @@ export class DirtyDirectories {
   readonly #directories = new Map<string, Directory>();
   readonly #system: FileSystem;
   readonly #open: Opening;
+  readonly #local: Local;
 
-  constructor(system: FileSystem, open: Opening) {
+  constructor(system: FileSystem, open: Opening, local: Local = () => null) {
     this.#system = system;
     this.#open = open;
+    this.#local = local;
   }
 
   mark(path: string): void {
     let directory = this.#directories.get(path);
     if (!directory) {
-      directory = new Directory(path, this.#directories, this.#system, this.#open);
+      directory = new Directory(path, this.#directories, this.#system, this.#open, this.#local);
       this.#directories.set(path, directory);
     }
     directory.dirty = true;

@@ -90,7 +90,11 @@ export class Handles {
   }) {
     this.partials = settings.partials;
     this.#system = settings.system;
-    this.directories = new DirtyDirectories(settings.system, (work) => this.retrying(work));
+    this.directories = new DirtyDirectories(
+      settings.system,
+      (work) => this.retrying(work),
+      () => this.opener.changes.local,
+    );
     this.#limit = Math.min(Math.max(settings.limit, 4), MOST);
     this.#dirtyLimit = Math.min(settings.dirtyFiles ?? descriptorLimit() >> 2, MOST);
     this.opener = new Opener(settings, this.directories);
@@ -230,10 +234,13 @@ export class Handles {
     return this.adopt(name, await this.withDescriptor(() => this.#open(name, mode, deadline)));
   }
 
-  /** Inside exclusive: as openOwn for an object that is to be made anew: what is partial is replaced, not completed. */
-  async openToReset(name: string, deadline: number): Promise<Handle> {
+  /**
+   * Inside exclusive: as openOwn for an object that is to be made anew: what is partial is replaced, not completed.
+   * @returns also whether there is nothing in it yet
+   */
+  async openToReset(name: string, deadline: number): Promise<{ handle: Handle; isNew: boolean }> {
     const present = this.#byName.get(name);
-    if (present?.writable && present.partial === null) return present;
+    if (present?.writable && present.partial === null) return { handle: present, isNew: false };
     checkDeadline(deadline);
     if (present) {
       present.forgetDirty();
@@ -241,7 +248,8 @@ export class Handles {
     }
     for (;;) {
       const file = await this.withDescriptor(() => this.opener.open(name, 'create', deadline));
-      if (!(await this.#isMarked(file.fd))) return this.adopt(name, file);
+      const isNew = file.isNew ?? false;
+      if (isNew || !(await this.#isMarked(file.fd))) return { handle: this.adopt(name, file), isNew };
       // Whoever may still have it goes on with a file that has no name.
       await this.#system.close(file.fd).finally(() => this.descriptorClosed());
       await this.opener.changes.unlink(file.path, deadline);

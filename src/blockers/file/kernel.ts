@@ -51,6 +51,9 @@ class Kernel implements FileSystem {
 
   readonly changesNow = {
     open: (file: string, flags: number, mode: number): number => fs.openSync(file, flags, mode),
+    tryOpen: (file: string, flags: number, mode: number): number =>
+      libc.open(file, flags | libc.O_CLOEXEC, 'uint32_t', mode),
+    tryMkdir: (directory: string, mode: number): number => libc.mkdir(directory, mode),
     close: (fd: number): void => fs.closeSync(fd),
     stat: (file: string): FileStatus | null => fs.statSync(file, { throwIfNoEntry: false }) ?? null,
     fstat: (fd: number): FileStatus => fs.fstatSync(fd),
@@ -58,7 +61,6 @@ class Kernel implements FileSystem {
     link: (file: string, name: string): void => fs.linkSync(file, name),
     rename: (file: string, name: string): void => fs.renameSync(file, name),
     unlink: (file: string): void => fs.unlinkSync(file),
-    mkdir: (directory: string, mode: number): void => void fs.mkdirSync(directory, mode),
   };
 
   errno(): number {

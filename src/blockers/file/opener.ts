@@ -8,6 +8,7 @@ import { TimedChanges } from './changes.js';
 import type { DirtyDirectories } from './durability.js';
 import type { Partial } from './partial/partial.js';
 import { candidatePaths, directoriesOf, hashedPath, isPithosName } from './paths.js';
+import { NativeError } from './pool.js';
 import type { FileStatus, FileSystem, ImmediateChanges } from './system.js';
 
 const { O_RDWR, O_RDONLY, O_CREAT, O_EXCL } = fs.constants;
@@ -16,6 +17,8 @@ export interface OpenedFile {
   readonly fd: number;
   readonly path: string;
   readonly writable: boolean;
+  /** Made by this call: it has no content, and nobody knows it yet. */
+  readonly isNew?: boolean;
   /** Not all of its content is there (partial/). */
   readonly partial?: Partial | null;
 }
@@ -86,35 +89,47 @@ export class Opener {
     const file = hashedPath(this.root, name);
     try {
       const fd = this.#createWith(calls, file);
+      if (fd < 0) return null;
       this.#directories.mark(path.dirname(file));
-      return { fd, path: file, writable: true };
+      return { fd, path: file, writable: true, isNew: true };
     } catch (error) {
-      if (isErrno(error, errnos.EEXIST)) return null;
       throw fileError(`object ${name}: cannot create ${file}`, error);
     }
   }
 
+  /** The descriptor, or -1 when the file exists. @throws the system's error */
   #createWith(calls: ImmediateChanges, file: string): number {
-    const create = (): number => calls.open(file, O_RDWR | O_CREAT | O_EXCL, this.#fileMode);
-    try {
-      return create();
-    } catch (error) {
-      if (!isErrno(error, errnos.ENOENT)) throw error;
+    const create = (): number => calls.tryOpen(file, O_RDWR | O_CREAT | O_EXCL, this.#fileMode);
+    let fd = create();
+    if (fd < 0 && this.system.errno() === errnos.ENOENT) {
+      this.#makeDirectoriesNow(calls, file);
+      fd = create();
     }
-    this.#makeDirectoriesNow(calls, file);
-    return create();
+    while (fd < 0 && this.system.errno() === errnos.EINTR) fd = create();
+    if (fd >= 0 || this.system.errno() === errnos.EEXIST) return fd;
+    throw new NativeError('open', this.system.errno());
   }
 
   #makeDirectoriesNow(calls: ImmediateChanges, file: string): void {
-    for (const [directory, parent] of levelsOf(file)) {
-      // Marked also when another process made it just now: see makeDirectories.
-      this.#directories.mark(parent);
-      try {
-        calls.mkdir(directory, this.#directoryMode);
-      } catch (error) {
-        if (!isErrno(error, errnos.EEXIST)) throw error;
-      }
+    const levels = levelsOf(file);
+    // Marked also when another process made it just now: see makeDirectories.
+    this.#directories.mark(levels[0][1]);
+    // The outermost is nearly always there: it is made only when the next one cannot be made without.
+    for (let at = 1; at < levels.length; at++) this.#makeDirectoryNow(calls, levels, at);
+  }
+
+  /** Makes a directory, and first those above it that turn out to be missing. @throws the system's error */
+  #makeDirectoryNow(calls: ImmediateChanges, levels: readonly [directory: string, parent: string][], at: number): void {
+    const [directory, parent] = levels[at];
+    const make = (): number => (calls.tryMkdir(directory, this.#directoryMode) === 0 ? 0 : this.system.errno());
+    let errno = make();
+    if (errno === errnos.ENOENT && at > 0) {
+      this.#makeDirectoryNow(calls, levels, at - 1);
+      errno = make();
     }
+    if (errno !== 0 && errno !== errnos.EEXIST) throw new NativeError('mkdir', errno);
+    // Not earlier: a parent that is not there either could never be synced.
+    this.#directories.mark(parent);
   }
 
   async #openExisting(name: string, file: string, mode: OpenMode): Promise<OpenedFile | null> {

@@ -23,10 +23,17 @@ export interface FileStatus {
 /** Ends a read or write on the thread pool: the system's error, or null and how many bytes. */
 export type Transferred = (error: Error | null, count: number) => void;
 
-/** Changes of names and lengths, and what is looked at for them, at once, on the thread that asks. All throw the system's error. */
+/**
+ * Changes of names and lengths, and what is looked at for them, at once, on the thread that asks. All throw the system's error, but for those that
+ * are tried where they often fail: an exception takes ten times as long as the call. These answer -1 with FileSystem.errno().
+ */
 export interface ImmediateChanges {
   /** @param flags of fs.constants */
   open(file: string, flags: number, mode: number): number;
+  /** As open; the descriptor, or -1. */
+  tryOpen(file: string, flags: number, mode: number): number;
+  /** Makes a directory: 0, or -1. */
+  tryMkdir(directory: string, mode: number): number;
   /** Of a file that is open elsewhere, too, or has a name: otherwise its blocks would be freed now. */
   close(fd: number): void;
   /** null: there is none. */
@@ -36,7 +43,6 @@ export interface ImmediateChanges {
   link(file: string, name: string): void;
   rename(file: string, name: string): void;
   unlink(file: string): void;
-  mkdir(directory: string, mode: number): void;
 }
 
 /**

@@ -22,6 +22,18 @@ function watch(step: Step, first: (file: string) => Promise<void> = async () => 
   return seen;
 }
 
+/** `first` runs before this thread opens a file. */
+function watchOpens(first: (file: string) => void): void {
+  const { changesNow } = kernel;
+  if (!changesNow) throw new Error('the kernel makes changes at once');
+  const real = changesNow.open;
+  const spy = vi.spyOn(changesNow, 'open').mockImplementation((file, flags, mode) => {
+    first(file);
+    return real(file, flags, mode);
+  });
+  onTestFinished(() => spy.mockRestore());
+}
+
 function gate() {
   let open = () => {};
   const passed = new Promise<void>((resolve) => {
@@ -95,24 +107,33 @@ it('a directory that could not be synced is an error of every flush that needs i
   await driver.flush(['good-object']);
 });
 
-it('a flush that finds no descriptor for its directories closes other dirty files, and ends', async () => {
-  const root = temporaryDirectory();
-  const driver = await fileDriver(root);
-  await driver.flush(null);
-  for (let i = 0; i < 12; i++) await write(driver, `object-${i}`, 0, Buffer.from('x'));
-  const openFiles = () => (driver.status() as { openFiles: number }).openFiles;
-  let refused = 0;
-  watch('open', async (file) => {
-    if (openFiles() > 8 && fs.statSync(file, { throwIfNoEntry: false })?.isDirectory()) {
+it.each([
+  { where: 'a disk of this machine', local: true },
+  { where: 'a server', local: false },
+])(
+  'a flush that finds no descriptor for its directories on $where closes other dirty files, and ends',
+  async ({ local }) => {
+    const spy = vi.spyOn(kernel, 'isLocal').mockReturnValue(local);
+    onTestFinished(() => spy.mockRestore());
+    const root = temporaryDirectory();
+    const driver = await fileDriver(root);
+    await driver.flush(null);
+    for (let i = 0; i < 12; i++) await write(driver, `object-${i}`, 0, Buffer.from('x'));
+    const openFiles = () => (driver.status() as { openFiles: number }).openFiles;
+    let refused = 0;
+    const refuse = (file: string): void => {
+      if (openFiles() <= 8 || !fs.statSync(file, { throwIfNoEntry: false })?.isDirectory()) return;
       refused++;
       throw Object.assign(new Error('EMFILE'), { code: 'EMFILE' });
-    }
-  });
-  await driver.flush(['object-0']);
-  expect(refused).toBeGreaterThan(1);
-  await driver.flush(null);
-  expect(driver.status()).toMatchObject({ dirtyFiles: 0, dirtyDirectories: 0, failedObjects: 0 });
-});
+    };
+    if (local) watchOpens(refuse);
+    else watch('open', async (file) => refuse(file));
+    await driver.flush(['object-0']);
+    expect(refused).toBeGreaterThan(1);
+    await driver.flush(null);
+    expect(driver.status()).toMatchObject({ dirtyFiles: 0, dirtyDirectories: 0, failedObjects: 0 });
+  },
+);
 
 /** FLUSH of one object, by the hint of a write to it. */
 async function flushObject(driver: Awaited<ReturnType<typeof fileDriver>>, name: string, hint: number): Promise<void> {

@@ -44,7 +44,7 @@ export class Mortal {
         return (...args: unknown[]) => {
           if (this.#killed) throw killed();
           const result: unknown = value.apply(target, args);
-          if (name === 'open') this.#descriptors.add(result as number);
+          if ((name === 'open' || name === 'tryOpen') && result !== -1) this.#descriptors.add(result as number);
           if (name === 'close') this.#descriptors.delete(args[0] as number);
           return result instanceof Promise ? this.#watch(name, args, result) : result;
         };
