@@ -391,15 +391,25 @@ export class FileDriver implements Driver {
 
   async reset(name: string, durable: boolean, deadline = 0): Promise<void> {
     checkName(name);
-    await this.#cold(`cannot reset object ${name}`, () =>
-      this.#handles.exclusive(name, async () => {
-        const { handle, isNew } = await this.#handles.openToReset(name, deadline);
-        if (!isNew) await this.#handles.opener.changes.ftruncate(handle.fd, 0, deadline);
-        this.#handles.failed.clear(name);
-        handle.markDirty();
-        if (durable || this.#writeThrough) await this.#makeDurable(handle, deadline);
-      }),
-    );
+    const isForLater = !durable && !this.#writeThrough;
+    await this.#cold(`cannot reset object ${name}`, async () => {
+      const made = isForLater ? this.#handles.createNow(name, deadline) : null;
+      if (made !== null) this.#begin(made);
+      else await this.#handles.exclusive(name, () => this.#resetAlone(name, isForLater, deadline));
+    });
+  }
+
+  async #resetAlone(name: string, isForLater: boolean, deadline: number): Promise<void> {
+    const { handle, isNew } = await this.#handles.openToReset(name, deadline);
+    if (!isNew) await this.#handles.opener.changes.ftruncate(handle.fd, 0, deadline);
+    this.#begin(handle);
+    if (!isForLater) await this.#makeDurable(handle, deadline);
+  }
+
+  /** The object's content begins anew: what failed of it before does not matter any more. */
+  #begin(handle: Handle): void {
+    this.#handles.failed.clear(handle.name);
+    handle.markDirty();
   }
 
   async #makeDurable(handle: Handle, deadline: number): Promise<void> {

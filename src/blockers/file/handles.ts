@@ -142,16 +142,35 @@ export class Handles {
     if (present === undefined && !this.#makeRoomNow()) return null;
     const file = this.#openingNow.open(name, (fd) => this.partials.isMarked(fd));
     if (file === null) return null;
-    let handle = present;
-    if (handle !== undefined) {
-      if (!this.#openingNow.isStill(handle, file)) return null;
-      handle.stale = false;
-      this.#checked(handle);
-    } else {
-      this.#opened++;
-      handle = this.adopt(name, file);
-      handle.held = false;
+    if (present === undefined) return this.#keep(name, file);
+    if (!this.#openingNow.isStill(present, file)) return null;
+    present.stale = false;
+    this.#checked(present);
+    present.hint = this.#nextHint(present.slot);
+    return present;
+  }
+
+  /**
+   * Makes an object that is not there, and nothing is in it, where that waits for nothing and nobody; null: on the other way.
+   * @throws SystemError ETIME after the deadline
+   */
+  createNow(name: string, deadline: number): Handle | null {
+    if (this.#byName.has(name) || this.#gates.has(name)) return null;
+    if (!this.opener.changes.isImmediate(deadline) || !this.#makeRoomNow()) return null;
+    try {
+      const file = this.opener.createNow(name, deadline);
+      return file && this.#keep(name, file);
+    } catch (error) {
+      if (isErrno(error, errnos.EMFILE, errnos.ENFILE)) return null;
+      throw error;
     }
+  }
+
+  /** A file that was opened within the call is the one that later operations on the name find, from now on. */
+  #keep(name: string, file: OpenedFile): Handle {
+    this.#opened++;
+    const handle = this.adopt(name, file);
+    handle.held = false;
     handle.hint = this.#nextHint(handle.slot);
     return handle;
   }

@@ -53,10 +53,8 @@ export class Opener {
 
   /** @throws SystemError ENOENT when the object is missing and mode is not `create`, ETIME when it is created after `deadline` */
   async open(name: string, mode: OpenMode, deadline = 0): Promise<OpenedFile> {
-    if (mode === 'create' && !this.#mustChmod && !isPithosName(name)) {
-      const created = this.#createNow(name, deadline);
-      if (created) return created;
-    }
+    const created = mode === 'create' ? this.createNow(name, deadline) : null;
+    if (created) return created;
     for (const file of candidatePaths(this.root, name)) {
       const opened = await this.#openExisting(name, file, mode);
       if (opened) return this.#pithosMigrate ? await this.#migrate(name, opened) : opened;
@@ -82,8 +80,10 @@ export class Opener {
   /**
    * Makes the file of a new object and the directories on its way in this turn, where this machine's own file system allows that: a thread
    * of the pool would take several times as long to come. Null when that is not so, and when the file exists.
+   * @throws SystemError ETIME after the deadline
    */
-  #createNow(name: string, deadline: number): OpenedFile | null {
+  createNow(name: string, deadline: number): OpenedFile | null {
+    if (this.#mustChmod || isPithosName(name)) return null;
     const calls = this.changes.immediate(deadline);
     if (calls === null) return null;
     const file = hashedPath(this.root, name);
@@ -99,15 +99,16 @@ export class Opener {
 
   /** The descriptor, or -1 when the file exists. @throws the system's error */
   #createWith(calls: ImmediateChanges, file: string): number {
-    const create = (): number => calls.tryOpen(file, O_RDWR | O_CREAT | O_EXCL, this.#fileMode);
-    let fd = create();
-    if (fd < 0 && this.system.errno() === errnos.ENOENT) {
-      this.#makeDirectoriesNow(calls, file);
-      fd = create();
+    for (let hasDirectories = false; ; ) {
+      const fd = calls.tryOpen(file, O_RDWR | O_CREAT | O_EXCL, this.#fileMode);
+      if (fd >= 0) return fd;
+      const errno = this.system.errno();
+      if (errno === errnos.EEXIST) return -1;
+      if (errno === errnos.ENOENT && !hasDirectories) {
+        this.#makeDirectoriesNow(calls, file);
+        hasDirectories = true;
+      } else if (errno !== errnos.EINTR) throw new NativeError('open', errno);
     }
-    while (fd < 0 && this.system.errno() === errnos.EINTR) fd = create();
-    if (fd >= 0 || this.system.errno() === errnos.EEXIST) return fd;
-    throw new NativeError('open', this.system.errno());
   }
 
   #makeDirectoriesNow(calls: ImmediateChanges, file: string): void {

@@ -66,6 +66,50 @@ it('of the directories that are there, the outermost is not asked for', async ()
   expect(calls).toEqual([`tryOpen ${file}`, `tryMkdir ${middle}`, `tryMkdir ${leaf}`, `tryOpen ${file}`]);
 });
 
+it('an object is made within the call that asks for it, unless somebody has its name to himself', async () => {
+  const root = temporaryDirectory();
+  const driver = await fileDriver(root, settings);
+  const made = driver.reset('new-object', false, soon());
+  expect(filesOf(root)).toHaveLength(1);
+  await made;
+  await write(driver, 'new-object', 0, Buffer.from('content'), { deadline: soon() });
+  const deleted = driver.delete('new-object', soon());
+  const again = driver.reset('new-object', false, soon());
+  await Promise.all([deleted, again]);
+  expect(await driver.info('new-object')).toMatchObject({ size: 0 });
+  await driver.flush(null);
+  expect(driver.status()).toMatchObject({ openFiles: 1, dirtyFiles: 0, dirtyDirectories: 0 });
+});
+
+it('an object for which no descriptor is left, or no place among the open files, is made all the same', async () => {
+  const root = temporaryDirectory();
+  const driver = await fileDriver(root, { ...settings, fdcache: 4, dirtyFiles: 0 });
+  const { changesNow } = kernel;
+  const real = changesNow!.tryOpen;
+  let refuses = false;
+  const refused = vi.spyOn(changesNow!, 'tryOpen').mockImplementation((...args) => (refuses ? -1 : real(...args)));
+  const told = vi.spyOn(kernel, 'errno').mockImplementation(() => {
+    const errno = refuses ? errnos.EMFILE : libc.errno();
+    refuses = false;
+    return errno;
+  });
+  onTestFinished(() => {
+    refused.mockRestore();
+    told.mockRestore();
+  });
+  for (let i = 0; i < 100; i++) {
+    refuses = i > 4 && i % 3 === 0;
+    await driver.reset(`object-${i}`, false, soon());
+    expect(refuses).toBe(false);
+  }
+  const names = Array.from({ length: 100 }, (_, i) => `other-${i}`);
+  await Promise.all(names.map((name) => driver.reset(name, false, soon())));
+  expect((driver.status() as { openFiles: number }).openFiles).toBeLessThan(70);
+  expect(filesOf(root)).toHaveLength(200);
+  await driver.flush(null);
+  expect(driver.status()).toMatchObject({ dirtyFiles: 0, dirtyDirectories: 0 });
+});
+
 it('an object that is there is emptied, whether its file is open or not', async () => {
   const root = temporaryDirectory();
   const first = await fileDriver(root, settings);
@@ -74,7 +118,8 @@ it('an object that is there is emptied, whether its file is open or not', async 
   const driver = await fileDriver(root, settings);
   const calls = watchCalls(root);
   await driver.reset('old-object', false, soon());
-  expect(calls).toEqual([`tryOpen ${placeOf('old-object')[3]}`, 'mark', 'ftruncate']);
+  const asked = `tryOpen ${placeOf('old-object')[3]}`;
+  expect(calls).toEqual([asked, asked, 'mark', 'ftruncate']);
   await write(driver, 'old-object', 0, Buffer.from('again'), { deadline: soon() });
   calls.length = 0;
   await driver.reset('old-object', false, soon());
