@@ -6,7 +6,7 @@
  */
 
 import type { LockLook, LockSeal } from '../../requests/lock-look.js';
-import * as libc from '../../sys/libc.js';
+import { Status, StatusWord } from '../../sys/status.js';
 import { kernel } from './kernel.js';
 import { LockFiles, MOST_BYTES, ownerOf } from './lock-files.js';
 
@@ -15,13 +15,9 @@ import { LockFiles, MOST_BYTES, ownerOf } from './lock-files.js';
  */
 const SETTLED_MS = 100;
 
-/** struct statx, the same on all machines: words of 32 bits. */
-const STATX_BYTES = 256;
-const NLINK = 4;
-const CTIME = 24;
-const CTIME_NS = 26;
+const { LINKS, INODE, CTIME, CTIME_NS, DEVICE_MAJOR, DEVICE_MINOR } = StatusWord;
 /** What makes a file that file, unchanged: its number, the seconds and nanoseconds of its last change, its device; and that it has one name. */
-const IDENTITY = [NLINK, 8, 9, CTIME, CTIME + 1, CTIME_NS, 34, 35];
+const IDENTITY = [LINKS, INODE, INODE + 1, CTIME, CTIME + 1, CTIME_NS, DEVICE_MAJOR, DEVICE_MINOR];
 
 interface FileSeal extends LockSeal {
   readonly file: string;
@@ -40,24 +36,21 @@ export interface LockLookSettings {
 export class FileLockLook implements LockLook {
   readonly #settings: LockLookSettings;
   readonly #files: LockFiles;
-  readonly #status = libc.allocateMemory(STATX_BYTES);
-  readonly #words: Uint32Array;
+  readonly #status = new Status();
   /** Looking takes microseconds; null: not known yet. */
   #isLocal: boolean | null = null;
 
   constructor(settings: LockLookSettings) {
     this.#settings = settings;
     this.#files = new LockFiles(kernel, settings.root, settings.directory);
-    const { buffer, byteOffset } = this.#status.bytes;
-    this.#words = new Uint32Array(buffer, byteOffset, STATX_BYTES / 4);
   }
 
   seal(name: string): LockSeal | null {
     const file = this.#files.path(name);
-    if (!this.#isQuick() || !this.#look(file)) return null;
-    const words = this.#words;
+    if (!this.#isQuick() || !this.#status.look(file)) return null;
+    const { words } = this.#status;
     const changed = (words[CTIME] + words[CTIME + 1] * 2 ** 32) * 1000 + words[CTIME_NS] / 1e6;
-    if (words[NLINK] !== 1 || Date.now() - changed < SETTLED_MS) return null;
+    if (words[LINKS] !== 1 || Date.now() - changed < SETTLED_MS) return null;
     const identity = Uint32Array.from(IDENTITY, (word) => words[word]);
     const bytes = kernel.peek?.(file, MOST_BYTES) ?? null;
     return bytes !== null && ownerOf(bytes) === this.#settings.owner ? ({ name, file, identity } as FileSeal) : null;
@@ -65,8 +58,8 @@ export class FileLockLook implements LockLook {
 
   holds(seal: LockSeal): boolean {
     const { file, identity } = seal as FileSeal;
-    if (!this.#look(file)) return false;
-    const words = this.#words;
+    if (!this.#status.look(file)) return false;
+    const { words } = this.#status;
     for (let i = 0; i < IDENTITY.length; i++) if (words[IDENTITY[i]] !== identity[i]) return false;
     return true;
   }
@@ -82,10 +75,5 @@ export class FileLockLook implements LockLook {
       }
     }
     return this.#isLocal;
-  }
-
-  /** False: there is none, or it cannot be seen from here. */
-  #look(file: string): boolean {
-    return libc.statx(libc.AT_FDCWD, file, 0, libc.STATX_BASIC_STATS, this.#status.address) === 0;
   }
 }

@@ -10,13 +10,16 @@
  */
 import fs from 'node:fs';
 import path from 'node:path';
+import { Status, StatusWord } from '../../sys/status.js';
 
 const TYPES = ['ext4', 'xfs', 'f2fs'];
 
 /** What tells of the mount, called again and again. */
 export class Mounted {
   readonly #directory: string;
-  #known: { readonly dev: bigint; readonly file: string; readonly depth: number } | null = null;
+  /** Two looks before and two after each first write: not by Node's, which take several times as long. */
+  readonly #status = new Status();
+  #known: { readonly device: string; readonly file: string; readonly depth: number } | null = null;
   /** Its file system was never one that can be asked: it is not touched unless it must be, for it may be a server's, which may be silent. */
   #isUnknown = false;
 
@@ -31,17 +34,20 @@ export class Mounted {
   id(before: string | null = null): string | null {
     if (this.#isUnknown && before === null) return null;
     try {
-      const { dev } = fs.statSync(this.#directory, { bigint: true });
-      if (this.#known?.dev !== dev) {
-        const file = find(dev);
+      const status = this.#status;
+      if (!status.look(this.#directory)) return null;
+      const device = `${status.words[StatusWord.DEVICE_MAJOR]}:${status.words[StatusWord.DEVICE_MINOR]}`;
+      if (this.#known?.device !== device) {
+        const file = find(device);
         // Where it is unmounted, the directory is of whatever is below: that is no word of what is mounted there again.
         if (file === null) this.#isUnknown = this.#known === null;
         if (file === null) return null;
-        this.#known = { dev, file, depth: depthOf(this.#directory) };
+        this.#known = { device, file, depth: depthOf(this.#directory) };
         this.#isUnknown = false;
       }
       const { file, depth } = this.#known;
-      const number = fs.statSync(file, { bigint: true }).ino.toString(16);
+      if (!status.look(file)) return null;
+      const number = status.inode.toString(16);
       if (before === null) return `${number}@${depth}`;
       // Without the depth in what earlier versions said.
       const [numberBefore, depthBefore = '0'] = before.split('@');
@@ -53,14 +59,12 @@ export class Mounted {
   }
 }
 
-/** null: not of a block device, or of a file system without such a directory. Device numbers are as the kernel's new_encode_dev and glibc's makedev have them. */
-function find(dev: bigint): string | null {
-  const major = ((dev >> 8n) & 0xfffn) | ((dev >> 32n) & 0xfffff000n);
-  const minor = (dev & 0xffn) | ((dev >> 12n) & 0xffffff00n);
-  const link = `/sys/dev/block/${major}:${minor}`;
+/** @param device `major:minor` @returns null: it is no block device, or of a file system without such a directory */
+function find(device: string): string | null {
+  const link = `/sys/dev/block/${device}`;
   if (!fs.existsSync(link)) return null;
-  const device = path.basename(fs.realpathSync(link));
-  return TYPES.map((type) => `/sys/fs/${type}/${device}`).find((each) => fs.existsSync(each)) ?? null;
+  const name = path.basename(fs.realpathSync(link));
+  return TYPES.map((type) => `/sys/fs/${type}/${name}`).find((each) => fs.existsSync(each)) ?? null;
 }
 
 /** Whether a file system with that number is mounted anywhere. */
