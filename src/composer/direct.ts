@@ -41,6 +41,10 @@ class ObjectRequest implements DirectRequest {
     this.asked?.clear(from);
   }
 
+  get meanwhile(): boolean {
+    return this.asked?.meanwhile ?? false;
+  }
+
   get mayLend(): boolean {
     return this.asked?.mayLend ?? false;
   }

@@ -54,6 +54,10 @@ export class DirectIo implements DirectRequest {
     this.#io?.buffer?.bytes.fill(0, from, this.size);
   }
 
+  get meanwhile(): boolean {
+    return this.#io?.meanwhile ?? false;
+  }
+
   get mayLend(): boolean {
     return this.#io?.mayBeFile ?? false;
   }

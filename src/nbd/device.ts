@@ -76,6 +76,8 @@ export interface Io {
   readonly buffer: IoBuffer | null;
   /** FLUSH: no other request of any client is known of; the device may have this thread wait for a disk that answers at once. */
   readonly alone?: boolean;
+  /** WRITE: there is something else for this thread to do meanwhile: another one may do a long write. */
+  readonly meanwhile?: boolean;
   /** READ: the client understands holes; the device may then set `hole` instead of filling the buffer. */
   readonly mayBeHole: boolean;
   /** READ: set by the device before complete(0): the whole of it reads as zeros, the buffer was not filled. */

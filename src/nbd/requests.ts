@@ -76,6 +76,7 @@ export class Piece implements Io {
   context = '';
   reqOne = false;
   alone = false;
+  meanwhile = false;
   buffer: IoBuffer | null = null;
   mayBeHole = false;
   hole = false;

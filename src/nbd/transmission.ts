@@ -26,6 +26,9 @@ export interface Shared extends IntakeContext {
 /** After two requests at the same time a client is taken to send several for so many more. */
 const COMPANY = 32;
 
+/** Shorter writes are over sooner than another thread is awake. */
+const LONG_WRITE = 128 << 10;
+
 /** Writes of so many bytes are not held back until all that is there was received: about what a socket holds. */
 const KICK_BYTES = 256 << 10;
 
@@ -46,6 +49,8 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
   #company = 0;
   /** Bytes of the writes that were submitted since the device was last told to begin. */
   #heldBack = 0;
+  /** Bytes of the writes in the device. */
+  #writing = 0;
   #pumping = false;
   /** The intake waits for something; the transport is paused. */
   #stalled = false;
@@ -153,7 +158,8 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
 
   /** Whether polling the socket makes sense now. */
   get pollable(): boolean {
-    return this.#transport.pollable && !this.#paused && !this.#ending;
+    // What is at work on long writes wants the processor, and so does the client.
+    return this.#transport.pollable && !this.#paused && !this.#ending && this.#writing < KICK_BYTES;
   }
 
   /** The device is at work for this client: the event loop is needed. */
@@ -263,14 +269,23 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
     else this.#transport.resume();
   }
 
+  /** More of a client is coming that streams long writes, and is all there is: those of several are received in turn in any case. */
+  #streams({ length, request }: Piece): boolean {
+    if (length < LONG_WRITE || (this.#company === 0 && request.unissued === 0)) return false;
+    return this.#shared.poller.isAlone(this);
+  }
+
   submit(piece: Piece): void {
     piece.request.outstanding++;
     const { requests } = this.#holdings;
     if (++this.#inDevice > 1 || requests > 1 || this.#intake.hasMore) this.#company = COMPANY;
     else if (this.#company > 0) this.#company--;
     piece.running = true;
-    if (piece.command === IoCommand.WRITE) this.#heldBack += piece.length;
-    else if (piece.command === IoCommand.FLUSH) {
+    if (piece.command === IoCommand.WRITE) {
+      this.#heldBack += piece.length;
+      this.#writing += piece.length;
+      piece.meanwhile = this.#streams(piece);
+    } else if (piece.command === IoCommand.FLUSH) {
       piece.alone = this.#company === 0 && this.#shared.poller.isAlone(this);
     } else if (piece.command === IoCommand.BLOCK_STATUS) this.#endings.statusSubmitted(piece);
     try {
@@ -287,6 +302,7 @@ export class Transmission implements PieceOwner, IntakeOwner, EndingsOwner {
 
   completed(piece: Piece, errno: number, text: string): void {
     this.#inDevice--;
+    if (piece.command === IoCommand.WRITE) this.#writing -= piece.length;
     if (!this.#closed) this.wake();
     this.#endings.completed(piece, errno, text, this.#closed);
     if (this.#closed) this.#finishIfIdle();

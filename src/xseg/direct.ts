@@ -21,6 +21,8 @@ export interface DirectRequest {
   targetName?(): string | null;
   /** Makes the data zeros from its byte `from` on. */
   clear(from: number): void;
+  /** WRITE: the asker has something else to do meanwhile, if it is declined for another thread. */
+  readonly meanwhile?: boolean;
   /** READ: the data may be lent instead of being put to the address. */
   readonly mayLend?: boolean;
   /** READ: all of the data is that of an open file from `offset` on. @param fd a descriptor of the asker's own from now on */

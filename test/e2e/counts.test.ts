@@ -167,6 +167,23 @@ const cells: readonly Cell[] = [
     },
   },
   {
+    title: '512k write, depth 8',
+    requests: 96,
+    attempts: 3,
+    work: async ({ filled }) => {
+      // The first starts the thread that writes while the next is received.
+      await inBursts(64, 8, (i) => filled.write((i % (2 * FILLED)) * half.length, half));
+      await inBursts(32, 8, (i) => filled.write((i % (2 * FILLED)) * half.length, half));
+    },
+    limits: {
+      calls: 40,
+      each: { [WAITS]: 10, write: 4, pwrite64: 16, sendmsg: 1, [RECEIVES]: 20 },
+      bytes: 2 * half.length + half.length / 16,
+      messages: straight,
+      wakeUps: 10,
+    },
+  },
+  {
     title: '4k write and flush',
     requests: 64,
     mapper: true,

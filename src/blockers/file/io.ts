@@ -4,18 +4,20 @@
  *
  * Reads ask with RWF_NOWAIT: the kernel answers from the page cache or says EAGAIN. Writes to the page cache are copies and are done
  * directly (a hop to the pool costs more than copying 512 KiB), unless they would have to read the page they change, or the kernel
- * has been holding writers back: then the pool does them.
+ * has been holding writers back: then the pool does them. Long ones beside which there is something else to do are copied by a thread that takes nothing else
+ * (long-writes.ts).
  */
 import { errnoOf, errnos } from '../../sys/errno.js';
 import * as libc from '../../sys/libc.js';
 import type { DirectRequest } from '../../xseg/index.js';
 import type { ObjectIo } from '../driver.js';
-import { checkDeadline, isLate } from '../errors.js';
+import { checkDeadline } from '../errors.js';
 import type { Handle } from './handle.js';
+import { writePieces } from './pieces.js';
 import { inTime, NativeError } from './pool.js';
 import type { FileSystem } from './system.js';
 
-const { EAGAIN, EINTR, EIO, ENOSYS, EOPNOTSUPP, ETIME } = errnos;
+const { EAGAIN, EINTR, EIO, ENOSYS, EOPNOTSUPP } = errnos;
 
 /** Longer reads and writes than this go to the pool whatever the cache holds: 1 MiB is some 100 µs of copying. */
 const DIRECT_LIMIT = 1 << 20;
@@ -34,12 +36,8 @@ const COLD_READS = 64;
 /** Reads from this length on are answered with the file itself where the asker can send that: below it costs more than copying. */
 const LEND_LEAST = 128 * 1024;
 const SMALL = 32 * 1024;
-/**
- * Bytes written by one call. What one call puts into the page cache becomes one folio as far as it goes, and ext4 looks at every block of a
- * folio each time that a part of it is written: a small write to what came in pieces of 1 MiB costs three times as much
- * as to what came in pieces of this size, to pieces of 64 KiB a sixth to a quarter more. A call more costs little beside the copying.
- */
-const WRITE_PIECE = 32 * 1024;
+/** Writes from this length on are worth the waking up of another thread, where that one works while this one goes on. */
+const LONG_WRITE = 128 * 1024;
 const PAGE = 4096;
 const ZEROES = 1 << 20;
 
@@ -176,20 +174,26 @@ export class FileIo {
       this.#writeOnPool(handle, io, finish, failed);
       return;
     }
+    if (this.#isLong(length)) {
+      this.#writeByThread(handle, io, finish, failed);
+      return;
+    }
     const errno = this.#writeDirectly(handle, offset, length, address, deadline);
     if (errno === 0) finish(handle, io);
     else failed(io, errno);
   }
 
   /** Writes what the cache takes at once; false: it would have to wait, or failed. */
-  writeNow(handle: Handle, { offset, size, address, deadline }: DirectRequest): boolean {
+  writeNow(handle: Handle, { offset, size, address, deadline, meanwhile }: DirectRequest): boolean {
     if (handle.partial !== null && !handle.partial.covers(offset, size)) return false;
+    if (meanwhile === true && this.#isLong(size)) return false;
     if (!this.#isDirect(handle, offset, size)) return false;
     return this.#writeDirectly(handle, offset, size, address, deadline) === 0;
   }
 
   /** Is a write no more than a copy to the page cache? */
   #isDirect({ fd }: Handle, offset: number, length: number): boolean {
+    if (length >= LONG_WRITE && this.#system.longWrites?.isHeldUp) return false;
     return length <= DIRECT_LIMIT && this.#poolWrites === 0 && !this.#mustRead(fd, offset, length);
   }
 
@@ -198,25 +202,34 @@ export class FileIo {
     // Asking the time costs a tenth of a small write: one in sixteen tells as well.
     const timed = length >= SMALL || (++this.#writes & 15) === 0;
     const started = timed ? this.#system.now() : 0;
-    let done = 0;
-    while (done < length) {
-      // Once more, as late as can be: a process that is stopped between the look at the clock and the call writes when it goes on.
-      if (isLate(deadline)) {
-        if (done > 0) handle.markWritten();
-        return ETIME;
-      }
-      const piece = Math.min(length - done, WRITE_PIECE - ((offset + done) % WRITE_PIECE));
-      const n = this.#system.pwrite(handle.fd, address + done, piece, offset + done);
-      if (n > 0) done += n;
-      else if (n === 0 || this.#system.errno() !== EINTR) {
-        const errno = n === 0 ? EIO : this.#system.errno();
-        handle.markWritten();
-        return errno;
-      }
-    }
-    if (timed && this.#system.now() - started > HELD_BACK_MS) this.#poolWrites = HELD_BACK_WRITES;
+    const errno = writePieces(this.#system, handle.fd, address, length, offset, deadline);
+    if (timed) this.#learn(this.#system.now() - started);
     handle.markWritten();
-    return 0;
+    return errno;
+  }
+
+  /** @param took of a write that waited for nothing but the page cache, in milliseconds */
+  #learn(took: number): void {
+    if (took > HELD_BACK_MS) this.#poolWrites = HELD_BACK_WRITES;
+  }
+
+  /** Is it worth the thread for long writes, and does that one take it? */
+  #isLong(length: number): boolean {
+    return length >= LONG_WRITE && (this.#system.longWrites?.takes ?? false);
+  }
+
+  #writeByThread(handle: Handle, io: ObjectIo, finish: FinishedWrite, failed: FailedWrite): void {
+    const { address, length, offset, deadline } = io;
+    handle.retain();
+    this.#system.longWrites?.write(handle.fd, address, length, offset, deadline, (errno, took) => {
+      this.#learn(took);
+      handle.markWritten();
+      // The thread is gone: nobody writes it any more.
+      const outcome = errno === EINTR ? this.#writeDirectly(handle, offset, length, address, deadline) : errno;
+      handle.release();
+      if (outcome === 0) finish(handle, io);
+      else failed(io, outcome);
+    });
   }
 
   /** Does this write change a part of a page that is not in the cache? */

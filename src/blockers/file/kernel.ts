@@ -4,6 +4,7 @@ import koffi from 'koffi';
 import { errnoOf, errnos } from '../../sys/errno.js';
 import type { Native } from '../../sys/libc.js';
 import * as libc from '../../sys/libc.js';
+import { LongWrites } from './long-writes.js';
 import { kernelMarks } from './marks.js';
 import { native } from './pool.js';
 import { Residence } from './residence.js';
@@ -48,6 +49,7 @@ class Kernel implements FileSystem {
   readonly #residence = new Residence();
 
   readonly marks = kernelMarks;
+  readonly longWrites = new LongWrites(new URL('./long-writes-thread.js', import.meta.url));
 
   readonly changesNow = {
     open: (file: string, flags: number, mode: number): number => fs.openSync(file, flags, mode),

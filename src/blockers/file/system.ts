@@ -68,6 +68,23 @@ export interface FileMarks {
   of(file: string): Promise<Buffer | null>;
 }
 
+/** Ends a long write. @param errno 0, or positive: some of it may be written; EINTR: it is to be done again, otherwise @param milliseconds that it took */
+export type Written = (errno: number, milliseconds: number) => void;
+
+/** Writes by a thread of their own, in the order in which they are given. */
+export interface LongWriter {
+  /** Whether one is taken now. */
+  readonly takes: boolean;
+  /** The one that it is at takes long: the kernel holds writers back. */
+  readonly isHeldUp: boolean;
+  /**
+   * Writes while `takes`; descriptor and data stay until it has ended.
+   * @param deadline see ObjectIo.deadline: looked at by the thread that writes, right before each of its calls
+   * @param ended called later, in a turn of its own
+   */
+  write(fd: number, address: number, length: number, offset: number, deadline: number, ended: Written): void;
+}
+
 export interface FileSystem {
   /** Absent: no file is ever marked. */
   readonly marks?: FileMarks;
@@ -95,6 +112,8 @@ export interface FileSystem {
   /** Only what is in the page cache: EAGAIN when the first byte is not, EOPNOTSUPP or ENOSYS when the file system does not tell. */
   preadCached(fd: number, address: number, count: number, offset: number): number;
   pwrite(fd: number, address: number, count: number, offset: number): number;
+  /** Absent: long writes are as others. */
+  readonly longWrites?: LongWriter;
   /** A descriptor more of the same file that has all of this range in the page cache; -1: it has not, or none is to be had. Absent: never. */
   lend?(fd: number, offset: number, length: number): number;
   /**
