@@ -116,7 +116,8 @@ function complete(head: Head, all: readonly Head[], defaults: RoleDefaults): Rol
         fdcache,
         direct: values.direct,
         pithosMigrate: values.pithosMigrate,
-        partialCopies: values.partialCopies,
+        // Maps are not copied.
+        partialCopies: common.name === 'blockerm' && values.partialCopies === 'auto' ? false : values.partialCopies,
         uniqueStr: owner(values.uniqueStr),
       };
     }

@@ -191,10 +191,10 @@ export const fileBlocker = {
   pithosMigrate: fixed('pithos_migrate', v.boolean, false, 'Look for an object under the old Pithos path too.'),
   partialCopies: fixed(
     'partial_copies',
-    v.boolean,
-    false,
-    'Of blockerb: a first write to a block of a clone does not wait until the block is copied; that is done before the next flush is answered. ' +
-      'On ext4, XFS, btrfs and tmpfs, for a store that is used by nodes of this version only, none of them over NFS (docs/architecture.md); where files share their blocks (reflink) nothing is copied anyway.',
+    v.booleanOr('auto'),
+    'auto',
+    'Of blockerb: a block of a clone is copied by pieces of 4 KiB, each when it is written, and the rest is read from where it was (docs/architecture.md). ' +
+      'auto: in stores that were new to version 1.5 or later. On ext4, XFS without reflink, btrfs and tmpfs; for stores that no older version, and not the original, uses as well, and that no node has over NFS.',
   ),
   uniqueStr: lockName,
 };

@@ -38,7 +38,7 @@ export interface FileBlockerSettings extends CommonRoleSettings {
   /** Look for objects under the old Pithos paths too. */
   readonly pithosMigrate: boolean;
   /** Copies that need not be durable are filled later. */
-  readonly partialCopies: boolean;
+  readonly partialCopies: boolean | 'auto';
   /** The owner string of this blocker's locks. */
   readonly uniqueStr: string;
 }

@@ -57,6 +57,12 @@ export const boolean: Kind<boolean> = kind('True or False (yes, no, on, off, 1, 
   booleans.get(value.toLowerCase()),
 );
 
+/** True, False, or a word. */
+export const booleanOr = <const T extends string>(word: T): Kind<boolean | T> =>
+  kind(`${word}, ${boolean.allowed}`, (value) =>
+    value.toLowerCase() === word ? word : booleans.get(value.toLowerCase()),
+  );
+
 /** A file mode mask as Python's int(text, 0) reads it: 0o007 and 007 are octal, 7 is decimal, 0x7 hexadecimal. */
 export const umask: Kind<number> = kind('a mask from 0o000 to 0o777, e.g. 0o007', (value) => {
   const match = /^(?:0o?([0-7]{1,6})|0x([0-9a-f]{1,3})|(0|[1-9]\d{0,2}))$/i.exec(value);

@@ -15,12 +15,17 @@ export class Beginnings {
   readonly #system: FileSystem;
   readonly #root: string;
   readonly #pace: Pace;
+  readonly #isPartial: (file: string) => boolean;
 
-  /** @param root the store's directory */
-  constructor(system: FileSystem, root: string, pace: Pace) {
+  /**
+   * @param root the store's directory
+   * @param isPartial is not all of the content in the file at this path? At once.
+   */
+  constructor(system: FileSystem, root: string, pace: Pace, isPartial: (file: string) => boolean) {
     this.#system = system;
     this.#root = root;
     this.#pace = pace;
+    this.#isPartial = isPartial;
   }
 
   /**
@@ -35,7 +40,8 @@ export class Beginnings {
     if (!(await this.#pace.allows())) return false;
     const file = hashedPath(this.#root, name);
     const bytes = this.#pace.look(() => system.peek?.(file, length) ?? null);
-    if (bytes === null) return false;
+    // Asked afterwards: what is complete stays so.
+    if (bytes === null || this.#isPartial(file)) return false;
     io.bytes.set(bytes);
     io.bytes.fill(0, bytes.length, length);
     return true;

@@ -11,6 +11,7 @@ import { copyContent } from './copy.js';
 import { all } from './durability.js';
 import type { Handles } from './handles.js';
 import type { Partial } from './partial/partial.js';
+import type { CopySource } from './partial/partials.js';
 import { candidatePaths, hashedPath } from './paths.js';
 import type { FileSystem, ImmediateChanges } from './system.js';
 import type { TempFiles } from './temp.js';
@@ -19,13 +20,6 @@ export interface CopyOptions {
   readonly durable: boolean;
   readonly exclusive: boolean;
   readonly deadline?: number;
-}
-
-/** The source is itself not complete: the caller completes it, without a place among those who have the target to themselves, and asks again. */
-export class PartialSource extends SystemError {
-  constructor(source: string) {
-    super(errnos.EAGAIN, `object ${source} is a copy that is not completed yet`);
-  }
 }
 
 interface Made {
@@ -45,65 +39,105 @@ export class Copying {
     this.#temp = temp;
   }
 
-  /** @throws ENOENT for a missing source, EEXIST for an existing target with exclusive, ETIME after the deadline; PartialSource */
+  /** @throws ENOENT for a missing source, EEXIST for an existing target with exclusive, ETIME after the deadline */
   async copy(source: string, target: string, size: number, options: CopyOptions): Promise<void> {
     const handles = this.#handles;
     const present = await handles.opener.find(target, options.deadline);
-    // One place in the fd limit for the pair: waiting for a second while holding one could go round in a circle.
-    const mayBePartial = !options.durable && present === null;
-    const made = await handles.withDescriptor(() => this.#make(source, size, mayBePartial, options.deadline ?? 0));
+    // What takes the place of something is whole.
+    const deadline = options.deadline ?? 0;
+    const made = await handles.withDescriptor(() => this.#make(source, target, size, present === null, deadline));
     try {
       if (present && options.exclusive) throw new SystemError(errnos.EEXIST, `object ${target} exists already`);
       // What the target was may be durable: its replacement must be so before it takes the place.
       if (present) await this.#system.fdatasync(made.fd);
+      const before = present ? await handles.partials.baseAt(present.path) : null;
       const file = await this.#place(made.path, target, present?.path ?? null, options);
       handles.failed.clear(target);
       handles.directories.mark(path.dirname(file));
       const handle = handles.adopt(target, { fd: made.fd, path: file, writable: true, partial: made.partial });
       if (!present) handle.markDirty();
-      if (options.durable) await all([handle.sync(), handles.directories.sync([file])]);
+      if (options.durable || before !== null) await all([handle.sync(), handles.directories.sync([file])]);
+      if (present) await handles.partials.gone(target, before);
     } catch (error) {
       if (!handles.isOpen(target, made.fd)) {
         made.partial?.dispose();
         await this.#system.close(made.fd).finally(() => handles.descriptorClosed());
         await this.#temp.remove(made.path);
+        if (made.partial) await handles.partials.gone(target, made.partial.base);
       }
       throw error;
     }
   }
 
-  /** A temporary file with the source's content, or one that gets it later. */
-  async #make(source: string, size: number, mayBePartial: boolean, deadline: number): Promise<Made> {
-    const { changes } = this.#handles.opener;
+  /**
+   * Makes a partial object one like any other: a whole copy takes its place. Durable when it resolves. The caller has the object to itself.
+   * @throws ENOENT, ETIME, the system's error: it is as before
+   */
+  async complete(name: string, deadline: number): Promise<void> {
+    const handles = this.#handles;
+    const { partial, fd, path: file } = await handles.openOwn(name, 'write');
+    if (partial === null) return;
+    const made = await handles.withDescriptor(() =>
+      this.#filled(deadline, async (to) => {
+        if (await handles.partials.copyWhole(fd, to, partial.length)) return;
+        throw new SystemError(errnos.EIO, `object ${name}: it cannot be read what is there of it`);
+      }),
+    );
+    try {
+      await this.#system.fdatasync(made.fd);
+      await handles.opener.changes.rename(made.path, file, deadline);
+    } catch (error) {
+      await this.#system.close(made.fd).finally(() => handles.descriptorClosed());
+      await this.#temp.remove(made.path);
+      throw error;
+    }
+    // What a failed sync may have lost is not there again by this: it stays failed.
+    handles.adopt(name, { fd: made.fd, path: file, writable: true });
+    await handles.directories.syncTo(file);
+    await handles.partials.gone(name, partial.base);
+  }
+
+  /** A temporary file with the source's content, or one that has a part of it. */
+  async #make(source: string, target: string, size: number, mayBePartial: boolean, deadline: number): Promise<Made> {
+    const { opener, partials } = this.#handles;
     // A file that is open here already has its inode in memory: nothing of what is asked for it waits for the disk.
     const isKept = this.#handles.isKept(source);
-    const from = await this.#openSource(source, isKept ? changes.immediate(deadline) : null);
+    const from = await this.#openSource(source, isKept ? opener.changes.immediate(deadline) : null);
     let partial: Partial | null = null;
     try {
-      if (this.#handles.partials.isMarked(from)) throw new PartialSource(source);
-      const made = await this.#temp.create(deadline);
-      try {
-        if (mayBePartial) {
-          partial = await this.#handles.partials.begin(made.fd, from, source, size, deadline !== 0);
-        }
-        if (partial === null) await copyContent(this.#system, from, made.fd, size, changes.immediate(deadline));
-        return { ...made, partial };
-      } catch (error) {
-        await this.#system.close(made.fd);
-        await this.#temp.remove(made.path);
-        throw error;
-      }
+      const made = await this.#filled(deadline, async (to) => {
+        if (mayBePartial) partial = await partials.begin(to, from, target, size, deadline);
+        if (partial !== null || (await partials.copyWhole(from.fd, to, size))) return;
+        await copyContent(this.#system, from.fd, to, size, opener.changes.immediate(deadline));
+      });
+      return { ...made, partial };
     } finally {
-      if (partial === null) await this.#closeSource(from, isKept && changes.isImmediate(deadline));
+      // A copy of what is partial itself has another base.
+      if (!(partial as Partial | null)?.has(from.fd))
+        await this.#closeSource(from.fd, isKept && opener.changes.isImmediate(deadline));
+    }
+  }
+
+  /** A temporary file that is filled. */
+  async #filled(deadline: number, fill: (to: number) => Promise<unknown>): Promise<{ fd: number; path: string }> {
+    const made = await this.#temp.create(deadline);
+    try {
+      await fill(made.fd);
+      return made;
+    } catch (error) {
+      await this.#system.close(made.fd);
+      await this.#temp.remove(made.path);
+      throw error;
     }
   }
 
   /** A descriptor of its own: copying moves its position. @param calls what does it in this turn; null: a thread of the pool */
-  async #openSource(source: string, calls: ImmediateChanges | null): Promise<number> {
+  async #openSource(source: string, calls: ImmediateChanges | null): Promise<CopySource> {
     for (const file of candidatePaths(this.#handles.opener.root, source)) {
       try {
-        if (calls !== null) return calls.open(file, fs.constants.O_RDONLY, 0);
-        return await this.#system.open(file, fs.constants.O_RDONLY, 0);
+        const fd =
+          calls?.open(file, fs.constants.O_RDONLY, 0) ?? (await this.#system.open(file, fs.constants.O_RDONLY, 0));
+        return { fd, path: file };
       } catch (error) {
         if (!isErrno(error, errnos.ENOENT)) throw error;
       }
@@ -126,7 +160,8 @@ export class Copying {
     const file = present ?? hashedPath(this.#handles.opener.root, target);
     if (exclusive) {
       await this.#retryWithDirectories(file, deadline, () => changes.link(from, file, deadline));
-      await this.#temp.remove(from);
+      // It is in its place: what cannot be removed is a leftover.
+      await this.#temp.remove(from).catch(() => {});
     } else await this.#retryWithDirectories(file, deadline, () => changes.rename(from, file, deadline));
     return file;
   }

@@ -13,10 +13,10 @@ import { checkDeadline, fileError, isErrno } from '../errors.js';
 import { checkName, missing, nameError } from '../names.js';
 import { Beginnings } from './beginnings.js';
 import { readFully } from './copy.js';
-import { Copying, PartialSource } from './copying.js';
+import { Copying } from './copying.js';
 import { all, Predecessor } from './durability.js';
 import type { Handle } from './handle.js';
-import { Handles, ROUNDS } from './handles.js';
+import { Handles } from './handles.js';
 import { Hasher } from './hashing.js';
 import { SyncsInPlace } from './in-place.js';
 import { FileIo } from './io.js';
@@ -24,7 +24,7 @@ import { kernel } from './kernel.js';
 import { ListedStore, listNames } from './listing.js';
 import { FileLocks } from './locks.js';
 import { Mailbox } from './mail.js';
-import { Partials } from './partial/partials.js';
+import type { MakesPartials, Partials } from './partial/partials.js';
 import { candidatePaths } from './paths.js';
 import type { FileSystem } from './system.js';
 import { TempFiles } from './temp.js';
@@ -53,12 +53,10 @@ export interface FileDriverSettings {
   readonly pithosMigrate?: boolean;
   /** Mode bits that new files and directories do not get. */
   readonly umask?: number;
-  /** Copies that need not be durable may be filled later (partial/). What was left so is completed in any case. Default: no. */
-  readonly partialCopies?: boolean;
-  /** Bytes of data in a source below which its copy is never filled later; default: 128 KiB. */
+  /** Copies that are made under a lock may be partial (partial/). Default: no. */
+  readonly partialCopies?: MakesPartials;
+  /** Bytes of data in a source below which its copy is never partial; default: 128 KiB. */
   readonly partialLeast?: number;
-  /** Most copies that are not filled yet; default: 64. */
-  readonly partialMost?: number;
   /** What does the system calls; default: the kernel. */
   readonly system?: FileSystem;
 }
@@ -106,26 +104,29 @@ export class FileDriver implements Driver {
     this.#system = system;
     this.#root = path.resolve(settings.root);
     this.#listed = new ListedStore(system, this.#root);
-    this.#beginnings = new Beginnings(system, this.#root, this.#listed.pace);
     const lockDirectory = settings.lockDir ? path.resolve(settings.lockDir) : null;
     this.#lockDirectory = lockDirectory === this.#root ? null : lockDirectory;
-    this.#partials = new Partials({
-      system,
-      root: this.#root,
-      makes: settings.partialCopies ?? false,
-      leastData: settings.partialLeast,
-      most: settings.partialMost,
-    });
     this.#handles = new Handles({
       system,
-      partials: this.#partials,
+      partials: {
+        root: this.#root,
+        makes: settings.partialCopies ?? false,
+        leastData: settings.partialLeast,
+      },
       root: this.#root,
       umask: settings.umask ?? DEFAULT_UMASK,
       pithosMigrate: settings.pithosMigrate ?? false,
       limit: settings.fdcache ?? DEFAULT_FDCACHE,
       dirtyFiles: settings.dirtyFiles,
     });
-    this.#predecessor = new Predecessor(this.#root, system, (work) => this.#handles.retrying(work));
+    this.#partials = this.#handles.partials;
+    this.#beginnings = new Beginnings(system, this.#root, this.#listed.pace, (file) => this.#partials.isMarkedAt(file));
+    this.#predecessor = new Predecessor(
+      this.#root,
+      system,
+      (work) => this.#handles.retrying(work),
+      () => this.#partials.settleLeft(),
+    );
     const { opener, directories } = this.#handles;
     this.#temp = new TempFiles(this.#root, opener);
     this.#lockTemp = this.#lockDirectory === null ? this.#temp : new TempFiles(this.#lockDirectory, opener);
@@ -141,18 +142,32 @@ export class FileDriver implements Driver {
   async open(): Promise<void> {
     await checkDirectory(this.#system, this.#root, 'store');
     if (this.#lockDirectory !== null) await checkDirectory(this.#system, this.#lockDirectory, 'lock');
-    this.#writeThrough = this.#system.holdsWrites?.(this.#root) ?? false;
-    this.#partials.open();
-    this.#io = new FileIo(this.#system, this.#root);
-    this.#syncsInPlace = new SyncsInPlace(this.#system, this.#root);
-    await this.#temp.clean();
-    await this.#mailbox.open();
-    if (this.#lockTemp !== this.#temp) await this.#lockTemp.clean();
     // Whoever unmounts an idle store is told that it is busy: on the directory below objects that are missing would be zeros.
     for (const directory of new Set([this.#root, this.#lockDirectory ?? this.#root])) {
       const letGo = this.#system.hold?.(directory);
       if (letGo) this.#held.push(letGo);
     }
+    try {
+      await this.#start();
+    } catch (error) {
+      this.#io = null;
+      this.#letGo();
+      throw error;
+    }
+  }
+
+  async #start(): Promise<void> {
+    this.#writeThrough = this.#system.holdsWrites?.(this.#root) ?? false;
+    await this.#partials.open(this.#temp);
+    this.#io = new FileIo(this.#system, this.#root);
+    this.#syncsInPlace = new SyncsInPlace(this.#system, this.#root);
+    await this.#temp.clean();
+    await this.#mailbox.open();
+    if (this.#lockTemp !== this.#temp) await this.#lockTemp.clean();
+  }
+
+  #letGo(): void {
+    for (const letGo of this.#held.splice(0)) letGo();
   }
 
   async close(): Promise<void> {
@@ -165,9 +180,9 @@ export class FileDriver implements Driver {
       await this.#flushAll(null);
     } finally {
       await this.#handles.close();
-      this.#partials.close();
+      await this.#partials.close();
       io?.dispose();
-      for (const letGo of this.#held.splice(0)) letGo();
+      this.#letGo();
     }
   }
 
@@ -197,7 +212,7 @@ export class FileDriver implements Driver {
 
   write(io: ObjectIo): void {
     const handle = this.#handles.recall(io);
-    if (handle?.writable && this.#io !== null) this.#io.write(handle, io, this.#finish);
+    if (handle?.writable && this.#io !== null && takes(handle, io)) this.#io.write(handle, io, this.#finish);
     else void this.#find(io, 'write');
   }
 
@@ -244,7 +259,7 @@ export class FileDriver implements Driver {
     const changes = operation !== 'read';
     const isPlain = operation === 'read' || operation === 'write';
     const found = io.uncached || !isPlain ? null : this.#handles.openNow(name);
-    if (found && (found.writable || !changes)) {
+    if (found && (!changes || (found.writable && takes(found, io)))) {
       io.hint = found.hint;
       if (changes) fileIo.write(found, io, this.#finish);
       else fileIo.read(found, io);
@@ -260,6 +275,12 @@ export class FileDriver implements Driver {
       }
       if (io.uncached && !changes) handle = await this.#handles.openApart(name);
       else handle = await this.#handles.use(name, creates ? 'create' : changes ? 'write' : 'read', io.deadline);
+      if (changes && !takes(handle, io)) {
+        handle.release();
+        handle = null;
+        await this.#complete(name, io.deadline);
+        handle = await this.#handles.use(name, 'write', io.deadline);
+      }
       checkDeadline(io.deadline);
       io.hint = handle.hint;
       if (operation === 'read') fileIo.read(handle, io);
@@ -279,6 +300,11 @@ export class FileDriver implements Driver {
     }
   }
 
+  /** The object is not partial any more. */
+  #complete(name: string, deadline: number): Promise<void> {
+    return this.#handles.exclusive(name, () => this.#copying.complete(name, deadline));
+  }
+
   /** Ends a change: durable first where that is asked for. */
   readonly #finish = (handle: Handle, io: ObjectIo): void => {
     if (io.fua || this.#writeThrough) void this.#finishDurably(handle, io);
@@ -289,7 +315,7 @@ export class FileDriver implements Driver {
     this.#running++;
     handle.retain();
     try {
-      await this.#makeDurable(handle, io.deadline);
+      await this.#makeDurable(handle);
       io.complete(0);
     } catch (error) {
       io.complete(errnoOf(error));
@@ -330,14 +356,18 @@ export class FileDriver implements Driver {
     });
   }
 
-  flush(names: readonly string[] | null, deadline = 0): Promise<void> {
-    return this.#cold('cannot flush', () => all([this.#predecessor.sync(), this.#flushAll(names, deadline)]));
+  flush(names: readonly string[] | null): Promise<void> {
+    return this.#cold('cannot flush', async () => {
+      await all([this.#predecessor.sync(), this.#flushAll(names)]);
+      // What of others' could not be settled.
+      this.#handles.failed.check(names);
+    });
   }
 
   flushObject(io: ObjectIo): void {
     const handle = this.#io === null ? null : this.#handles.recall(io);
     if (handle === null || !this.#isAllThatIsOwed(handle)) {
-      this.flush([io.name], io.deadline).then(
+      this.flush([io.name]).then(
         () => io.complete(0),
         (error: unknown) => io.complete(errnoOf(error), messageOf(error)),
       );
@@ -354,10 +384,10 @@ export class FileDriver implements Driver {
       return;
     }
     const started = this.#system.now();
-    // A copy that is not complete is passed by, or read first: neither tells how quick the disk's syncs are.
+    // Of a partial object it may be several: that does not tell how quick the disk's syncs are.
     const isSync = handle.partial === null;
     this.#running++;
-    this.#syncAlone(handle, io.deadline).then(
+    this.#syncAlone(handle).then(
       () => {
         if (isSync) inPlace?.learn(started);
         this.#handles.shrink();
@@ -377,16 +407,15 @@ export class FileDriver implements Driver {
     return !this.#predecessor.needsSync && !directories.owes(file) && !failed.has(name);
   }
 
-  async #flushAll(names: readonly string[] | null, deadline = 0): Promise<void> {
+  async #flushAll(names: readonly string[] | null): Promise<void> {
     const { directories } = this.#handles;
-    const closed = names === null ? [] : this.#handles.closedOf(names);
-    if (closed.length > 0) await this.#handles.takeOver(closed);
     const files = directories.size === 0 ? [] : (names?.flatMap((name) => candidatePaths(this.#root, name)) ?? null);
-    await all([this.#handles.sync(names, deadline), directories.sync(files)]);
+    await all([this.#handles.sync(names), directories.sync(files)]);
   }
 
   forget(): void {
     this.#handles.forget();
+    if (this.#partials.exist) this.#predecessor.suspect();
   }
 
   async reset(name: string, durable: boolean, deadline = 0): Promise<void> {
@@ -403,7 +432,7 @@ export class FileDriver implements Driver {
     const { handle, isNew } = await this.#handles.openToReset(name, deadline);
     if (!isNew) await this.#handles.opener.changes.ftruncate(handle.fd, 0, deadline);
     this.#begin(handle);
-    if (!isForLater) await this.#makeDurable(handle, deadline);
+    if (!isForLater) await this.#makeDurable(handle);
   }
 
   /** The object's content begins anew: what failed of it before does not matter any more. */
@@ -412,16 +441,16 @@ export class FileDriver implements Driver {
     handle.markDirty();
   }
 
-  async #makeDurable(handle: Handle, deadline: number): Promise<void> {
-    if (this.#isAllThatIsOwed(handle)) return await this.#syncAlone(handle, deadline);
+  async #makeDurable(handle: Handle): Promise<void> {
+    if (this.#isAllThatIsOwed(handle)) return await this.#syncAlone(handle);
     // At the same time: on a journaling file system one commit then serves them all.
-    await all([this.#predecessor.sync(), handle.sync(deadline), this.#handles.directories.sync([handle.path])]);
+    await all([this.#predecessor.sync(), handle.sync(), this.#handles.directories.sync([handle.path])]);
     this.#handles.failed.check([handle.name]);
   }
 
   /** A sync that ran already and failed has taken with it what this one was to cover: the kernel does not tell twice. */
-  async #syncAlone(handle: Handle, deadline: number): Promise<void> {
-    await handle.sync(deadline);
+  async #syncAlone(handle: Handle): Promise<void> {
+    await handle.sync();
     this.#handles.failed.check([handle.name]);
   }
 
@@ -434,22 +463,12 @@ export class FileDriver implements Driver {
     checkName(source);
     checkName(target);
     const options = { ...more, durable: durable || this.#writeThrough };
-    const copy = (): Promise<void> =>
+    await this.#cold(`cannot copy object ${source} to ${target}`, () =>
       this.#handles.exclusive(target, () =>
         // What leads to the target may be a predecessor's.
         all([options.durable && this.#predecessor.sync(), this.#copying.copy(source, target, size, options)]),
-      );
-    await this.#cold(`cannot copy object ${source} to ${target}`, async () => {
-      for (let rounds = 0; ; rounds++) {
-        try {
-          await copy();
-          return;
-        } catch (error) {
-          if (!(error instanceof PartialSource) || rounds === ROUNDS) throw error;
-          await this.#handles.complete(source, more.deadline ?? 0);
-        }
-      }
-    });
+      ),
+    );
   }
 
   async delete(name: string, deadline = 0): Promise<void> {
@@ -459,10 +478,12 @@ export class FileDriver implements Driver {
         let found = false;
         for (const file of candidatePaths(this.#root, name)) {
           try {
+            const base = await this.#partials.baseAt(file);
             // Begun is begun: the object's other path goes too.
             await this.#unlink(file, found ? 0 : deadline, handle !== null);
             found = true;
             this.#handles.directories.mark(path.dirname(file));
+            await this.#partials.gone(name, base);
           } catch (error) {
             if (!isErrno(error, errnos.ENOENT)) throw error;
           }
@@ -510,9 +531,9 @@ export class FileDriver implements Driver {
     checkName(name);
     await this.#cold(`cannot truncate object ${name}`, () =>
       this.#handles.exclusive(name, async () => {
+        await this.#copying.complete(name, deadline);
         const handle = await this.#handles.openOwn(name, 'write');
         try {
-          await handle.complete(deadline);
           await this.#handles.opener.changes.ftruncate(handle.fd, size, deadline);
         } finally {
           handle.markDirty();
@@ -521,21 +542,26 @@ export class FileDriver implements Driver {
     );
   }
 
-  async hash(name: string, size: number, deadline = 0): Promise<string> {
+  async hash(name: string, size: number): Promise<string> {
     checkName(`${name}_hash`);
     return await this.#cold(`cannot hash object ${name}`, async () => {
       await this.#predecessor.sync();
-      return await this.#hasher.hash(name, size, deadline);
+      return await this.#hasher.hash(name, size);
     });
   }
 
   /** At most `size` bytes of the object's content. */
-  async #content(name: string, size: number, deadline: number): Promise<Buffer> {
+  async #content(name: string, size: number): Promise<Buffer> {
     const handle = await this.#handles.use(name, 'read');
     try {
-      await handle.complete(deadline);
-      const length = Math.min(size, (await this.#system.fstat(handle.fd)).size);
-      return await readFully(this.#system, handle.fd, length);
+      const { partial } = handle;
+      if (partial === null) {
+        const length = Math.min(size, (await this.#system.fstat(handle.fd)).size);
+        return await readFully(this.#system, handle.fd, length);
+      }
+      const bytes = Buffer.alloc(Math.min(size, partial.length));
+      await partial.readTo(bytes, 0);
+      return bytes;
     } finally {
       handle.release();
     }
@@ -575,6 +601,11 @@ export class FileDriver implements Driver {
   async listLocks(cursor: string | null, limit: number): Promise<LockPage> {
     return await this.#brief('cannot list the locks', () => this.#locks.list(cursor, limit));
   }
+}
+
+/** Can the object be changed so as it is (Partial.takes)? */
+function takes({ partial }: Handle, { deadline, offset, length }: ObjectIo): boolean {
+  return partial === null || partial.takes(deadline, offset + length);
 }
 
 function syncInPlace(syncs: SyncsInPlace, handle: Handle, io: ObjectIo): void {

@@ -76,7 +76,7 @@ type Opening = (work: () => Promise<number>) => Promise<number>;
 type Local = () => ImmediateChanges | null;
 
 /** A sync that failed has lost what only the kernel knows: it is an error for good, until the process starts again. */
-function lostError(what: string, error: unknown): SystemError {
+export function lostError(what: string, error: unknown): SystemError {
   return new SystemError(
     errnos.EIO,
     `${what} may be lost: syncing failed with ${errnoName(errnoOf(error))}; check the disk and its file system, then restart the blocker`,
@@ -153,28 +153,45 @@ export class Predecessor extends Syncable {
   readonly #root: string;
   readonly #system: FileSystem;
   readonly #open: Opening;
+  readonly #settle: () => Promise<void>;
+  #isSynced = false;
   #failure: SystemError | null = null;
 
-  constructor(root: string, system: FileSystem, open: Opening) {
+  /** @param settle makes for good what is there of partial objects; asked again after others may have been killed (suspect) */
+  constructor(root: string, system: FileSystem, open: Opening, settle: () => Promise<void>) {
     super();
     this.#root = root;
     this.#system = system;
     this.#open = open;
+    this.#settle = settle;
+    this.dirty = true;
+  }
+
+  /** Another process may have had objects, and have been killed. */
+  suspect(): void {
     this.dirty = true;
   }
 
   protected override async perform(sync: (call: () => Promise<void>) => Promise<void>): Promise<void> {
+    // What comes while this runs asks once more.
+    this.dirty = false;
     try {
-      if (this.#failure) throw this.#failure;
-      const directory = await this.#open(() => this.#system.open(this.#root, fs.constants.O_RDONLY, 0));
-      try {
-        await sync(() => this.#syncfs(directory));
-      } finally {
-        await this.#system.close(directory);
-      }
+      if (!this.#isSynced) await this.#syncAll(sync);
+      this.#isSynced = true;
+      await this.#settle();
     } catch (error) {
       this.dirty = true;
       throw fileError(`cannot make durable what was written to ${this.#root} before this process`, error);
+    }
+  }
+
+  async #syncAll(sync: (call: () => Promise<void>) => Promise<void>): Promise<void> {
+    if (this.#failure) throw this.#failure;
+    const directory = await this.#open(() => this.#system.open(this.#root, fs.constants.O_RDONLY, 0));
+    try {
+      await sync(() => this.#syncfs(directory));
+    } finally {
+      await this.#system.close(directory);
     }
   }
 

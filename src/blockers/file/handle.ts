@@ -4,6 +4,7 @@ import { isErrno } from '../errors.js';
 import { type FailedObjects, Syncable } from './durability.js';
 import type { OpenedFile } from './opener.js';
 import type { Partial } from './partial/partial.js';
+import type { Run } from './partial/units.js';
 import { NativeError } from './pool.js';
 import type { FileSystem } from './system.js';
 
@@ -33,7 +34,7 @@ export class Handle extends Syncable {
   unwritten = true;
   /** Tick of the last check that this is still the object's file (handles.ts). */
   checkedTick = -1;
-  /** Not all of its content is there yet; null, and never again anything else, once it is. */
+  /** What is there of its content, where that was not all from the beginning. */
   partial: Partial | null;
   /** Its attributes have changed: only fsync makes that durable. */
   #isUnsynced = false;
@@ -64,8 +65,8 @@ export class Handle extends Syncable {
     this.#becameIdle = shared.idle;
     this.partial = file.partial ?? null;
     this.partial?.attach(this);
-    // What a process before this one left: nobody else knows that it has to be synced.
-    if (this.partial !== null) this.markDirty();
+    // Its mark may have been made just now.
+    this.#isUnsynced = this.partial?.owesBase ?? false;
   }
 
   get idle(): boolean {
@@ -144,7 +145,7 @@ export class Handle extends Syncable {
 
   /** May syncNow be called: is it dirty, with no sync under way, and nothing that may hear of a failure in its place? */
   get canSyncNow(): boolean {
-    const isPlain = this.partial === null && !this.#isUnsynced;
+    const isPlain = (this.partial === null || this.partial.units.written === 0) && !this.#isUnsynced;
     return isPlain && this.dirty && !this.isSyncing && !this.#retired && this.#writingOut.size === 0;
   }
 
@@ -160,36 +161,43 @@ export class Handle extends Syncable {
     this.unwritten = false;
   }
 
-  /**
-   * Makes all of the content be there; the next sync is of that, too.
-   * @param deadline see ObjectIo.deadline
-   * @throws ETIME, the system's error: nothing is lost, and it can be tried again
-   */
-  async complete(deadline: number): Promise<void> {
-    await this.partial?.complete(deadline);
+  protected override async perform(sync: (call: () => Promise<void>) => Promise<void>): Promise<void> {
+    // Not with a place among the syncs: the directory's sync takes one itself.
+    if (this.partial?.owesBase && !this.#retired) await this.#syncBase(this.partial);
+    await sync(() => this.#fdatasync());
   }
 
-  /**
-   * What was made under a lock is completed with a deadline only. Without one it stays as it is, and nothing of it becomes durable: whoever is to
-   * name it in a stored entry comes with a deadline.
-   * @param deadline see ObjectIo.deadline
-   */
-  override sync(deadline = 0): Promise<void> {
-    const { partial } = this;
-    if (partial === null || this.#retired) return super.sync();
-    if (partial.isTimed && deadline === 0) return Promise.resolve();
-    return partial.complete(deadline).then(() => super.sync());
+  async #syncBase(partial: Partial): Promise<void> {
+    this.retain();
+    try {
+      await partial.syncBase();
+    } catch (error) {
+      // Another time there may be a descriptor for it.
+      if (this.#retired || isErrno(error, errnos.EMFILE, errnos.ENFILE, errnos.ENOMEM)) throw error;
+      // As a sync that fails.
+      this.dirty = false;
+      this.#dirtySet.delete(this);
+      throw this.#failed.add(this.name, this.path, error);
+    } finally {
+      this.release();
+    }
+    partial.owesBase = false;
   }
 
-  /** All of the content is there: said by the partial object itself. */
-  completed(): void {
-    this.partial = null;
-    this.#isUnsynced = true;
-    this.markWritten();
+  /** The content, and the attributes if they have changed. */
+  async #syncFile(): Promise<void> {
+    const attributes = this.#isUnsynced;
+    await (attributes ? this.#system.fsync(this.fd) : this.#system.fdatasync(this.fd));
+    if (attributes) this.#isUnsynced = false;
   }
 
-  protected override perform(sync: (call: () => Promise<void>) => Promise<void>): Promise<void> {
-    return sync(() => this.#fdatasync());
+  /** The content of these units is durable. */
+  async #settle(partial: Partial, units: readonly Run[]): Promise<void> {
+    if (units.length === 0) return;
+    const errno = partial.settle(units);
+    if (errno !== 0) throw new NativeError('pwrite', errno);
+    await this.#system.fdatasync(this.fd);
+    await partial.settled();
   }
 
   /** What was changed until now is durable. */
@@ -203,9 +211,10 @@ export class Handle extends Syncable {
     if (this.#retired) return;
     this.retain();
     try {
-      const attributes = this.#isUnsynced;
-      await (attributes ? this.#system.fsync(this.fd) : this.#system.fdatasync(this.fd));
-      if (attributes) this.#isUnsynced = false;
+      const { partial } = this;
+      const settling = partial?.toSettle() ?? [];
+      await this.#syncFile();
+      if (partial !== null) await this.#settle(partial, settling);
       // One that runs beside it may have heard of the failure first: who asked for the sync looks at what has failed afterwards.
       if (this.#writingOut.size > 0) await Promise.all(this.#writingOut);
       if (!this.dirty) this.#clean();

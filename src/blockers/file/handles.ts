@@ -19,7 +19,7 @@ import { Handle } from './handle.js';
 import { isSameFile } from './identity.js';
 import { type OpenedFile, Opener, type OpenMode } from './opener.js';
 import { OpeningNow } from './opening-now.js';
-import type { Partials } from './partial/partials.js';
+import { Partials, type PartialsSettings } from './partial/partials.js';
 import type { FileSystem } from './system.js';
 
 /** Room in a hint for slots; also the most files that can be open. */
@@ -30,8 +30,6 @@ const MOST = 8000;
 const OVERFLOW = 64;
 /** How many files are looked at for one to close. */
 const SEARCH = 512;
-/** How often what is partial is completed to be copied, before it is given up. */
-export const ROUNDS = 3;
 const TICK_MS = 50;
 /**
  * Ticks for which a file that is found by its hint needs no check. Hints come from callers that keep what they know of an object while
@@ -86,9 +84,8 @@ export class Handles {
     pithosMigrate: boolean;
     limit: number;
     dirtyFiles?: number;
-    partials: Partials;
+    partials: PartialsSettings;
   }) {
-    this.partials = settings.partials;
     this.#system = settings.system;
     this.directories = new DirtyDirectories(
       settings.system,
@@ -99,6 +96,12 @@ export class Handles {
     this.#dirtyLimit = Math.min(settings.dirtyFiles ?? descriptorLimit() >> 2, MOST);
     this.opener = new Opener(settings, this.directories);
     this.#openingNow = new OpeningNow(settings.system, settings.root);
+    this.partials = new Partials(settings.partials, {
+      opener: this.opener,
+      directories: this.directories,
+      failed: this.failed,
+      retrying: (work) => this.retrying(work),
+    });
   }
 
   get openFiles(): number {
@@ -232,7 +235,7 @@ export class Handles {
       if (handle) {
         handle.held = false;
         // What was opened or looked at before that counts no more.
-        if (this.#forgotten !== forgotten) handle.stale = true;
+        if (this.#forgotten !== forgotten) this.#suspect(handle);
         if (handle.hint === 0 && !handle.stale) handle.hint = this.#nextHint(handle.slot);
       }
       for (const wake of gate.waiters) wake();
@@ -259,7 +262,8 @@ export class Handles {
    */
   async openToReset(name: string, deadline: number): Promise<{ handle: Handle; isNew: boolean }> {
     const present = this.#byName.get(name);
-    if (present?.writable && present.partial === null) return { handle: present, isNew: false };
+    const isOwn = present?.writable && present.partial === null && !this.#isBase(present.fd);
+    if (present && isOwn) return { handle: present, isNew: false };
     checkDeadline(deadline);
     if (present) {
       present.forgetDirty();
@@ -268,36 +272,13 @@ export class Handles {
     for (;;) {
       const file = await this.withDescriptor(() => this.opener.open(name, 'create', deadline));
       const isNew = file.isNew ?? false;
-      if (isNew || !(await this.#isMarked(file.fd))) return { handle: this.adopt(name, file), isNew };
+      if (isNew || !(await this.#isAnothers(file.fd))) return { handle: this.adopt(name, file), isNew };
       // Whoever may still have it goes on with a file that has no name.
+      const base = this.partials.baseOf(file.fd);
       await this.#system.close(file.fd).finally(() => this.descriptorClosed());
       await this.opener.changes.unlink(file.path, deadline);
       this.directories.mark(path.dirname(file.path));
-    }
-  }
-
-  /** Makes an object that was left partial, here or by a process before this one, one like any other. @throws SystemError ENOENT, ETIME, EDEADLK, EIO */
-  async complete(name: string, deadline: number): Promise<void> {
-    const handle = await this.use(name, 'write');
-    try {
-      await handle.complete(deadline);
-    } finally {
-      handle.release();
-    }
-  }
-
-  /** Those of these names whose files are not open. */
-  closedOf(names: readonly string[]): string[] {
-    return names.filter((name) => !this.#byName.has(name));
-  }
-
-  /** Opens the files that a process before this one left partial, so that a sync of these names completes them. */
-  async takeOver(names: readonly string[]): Promise<void> {
-    const left = async (name: string): Promise<void> => {
-      if (await this.partials.isLeft(name)) (await this.use(name, 'write')).release();
-    };
-    for (const outcome of await Promise.allSettled(names.map(left))) {
-      if (outcome.status === 'rejected' && !isErrno(outcome.reason, errnos.ENOENT)) throw outcome.reason;
+      await this.partials.gone(name, base);
     }
   }
 
@@ -307,19 +288,12 @@ export class Handles {
 
   /**
    * Opens the object's file for one use, beside what is kept of it, so that what is read is what the store has now. What is kept is
-   * looked at again when it turns out to be another file. The handle is retained and closes when it is released, but for a copy that is not
-   * complete.
+   * looked at again when it turns out to be another file. The handle is retained and closes when it is released.
    */
   async openApart(name: string): Promise<Handle> {
     let file: OpenedFile;
     try {
-      file = await this.withDescriptor(() => this.opener.open(name, 'read'));
-      if (await this.#isMarked(file.fd)) {
-        await this.#system.close(file.fd).finally(() => this.descriptorClosed());
-        // What is there of it only the one file knows that writes it: that one, if it still is the name's.
-        this.#suspect(this.#byName.get(name));
-        return await this.use(name, 'read');
-      }
+      file = await this.withDescriptor(() => this.#open(name, 'read'));
     } catch (error) {
       this.#suspect(this.#byName.get(name));
       throw error;
@@ -334,6 +308,15 @@ export class Handles {
       kept.release();
     }
     return handle;
+  }
+
+  /** Is a file, of which nobody else knows yet, a partial object's, or one's base? It is closed when that cannot be told. */
+  async #isAnothers(fd: number): Promise<boolean> {
+    return (await this.#isMarked(fd)) || this.#isBase(fd);
+  }
+
+  #isBase(fd: number): boolean {
+    return this.partials.exist && this.#system.links(fd) > 1;
   }
 
   /** Is a file, of which nobody else knows yet, a partial object's? It is closed when that cannot be told. */
@@ -356,6 +339,7 @@ export class Handles {
     if (handle === undefined) return;
     handle.stale = true;
     handle.hint = 0;
+    handle.partial?.forget();
   }
 
   /** Inside exclusive: opens the name anew. The file that is open stays if it is still the name's, else the new one takes its place. */
@@ -411,6 +395,8 @@ export class Handles {
     this.#slots[handle.slot] = handle;
     this.#byName.set(name, handle);
     this.#checked(handle);
+    // What a process left of a partial object is this one's from now on: the next flush makes it durable, or that of the process after this one.
+    if (file.writable && (file.partial?.units.written ?? 0) > 0) file.partial?.takeOver();
     return handle;
   }
 
@@ -457,14 +443,14 @@ export class Handles {
     this.#wakeRoomWaiters();
   }
 
-  /** Makes files durable: these names' or all. @param deadline see Handle.sync @throws SystemError EIO, ETIME */
-  async sync(names: readonly string[] | null, deadline = 0): Promise<void> {
+  /** Makes files durable: these names' or all. @throws SystemError EIO */
+  async sync(names: readonly string[] | null): Promise<void> {
     const pending: Promise<void>[] = [];
-    if (names === null) for (const handle of this.#dirty) pending.push(syncOfAll(handle));
+    if (names === null) for (const handle of this.#dirty) pending.push(handle.sync());
     else {
       for (const name of names) {
         const handle = this.#byName.get(name);
-        if (handle?.needsSync) pending.push(handle.sync(deadline));
+        if (handle?.needsSync) pending.push(handle.sync());
       }
     }
     for (const outcome of await Promise.allSettled(pending)) {
@@ -521,7 +507,9 @@ export class Handles {
   /** False when the handle's file is no longer the object's: then it is dropped. */
   #check(handle: Handle): boolean {
     try {
-      if (this.#system.links(handle.fd) === 0) {
+      const links = this.#system.links(handle.fd);
+      // What is a partial object's base keeps a name when its own is gone.
+      if (links === 0 || (this.partials.exist && !this.#isStillThere(handle))) {
         handle.forgetDirty();
         this.drop(handle);
         return false;
@@ -534,6 +522,13 @@ export class Handles {
     }
     this.#checked(handle);
     return true;
+  }
+
+  /** Is the file at its place still? True where that cannot be told at once. */
+  #isStillThere(handle: Handle): boolean {
+    const calls = this.#system.changesNow;
+    if (!calls) return true;
+    return calls.stat(handle.path)?.ino === calls.fstat(handle.fd).ino;
   }
 
   /** The handle's file is the object's now: it was opened or checked. Starts the clock. */
@@ -553,7 +548,8 @@ export class Handles {
 
   /** Waits until one more descriptor is within the limit, and counts it. */
   async #makeRoom(): Promise<void> {
-    const background = this.#limit + this.#dirtyLimit;
+    // Those of bases are not counted.
+    const background = this.#limit + (this.partials.exist ? this.#dirtyLimit >> 1 : this.#dirtyLimit);
     const most = background + OVERFLOW;
     for (;;) {
       const cached = this.#byName.size + this.#reserved;
@@ -609,7 +605,6 @@ export class Handles {
       this.#hand = (this.#hand + 1) % slots.length;
       const handle = slots[this.#hand];
       if (handle === undefined || !handle.idle || handle.held || handle.evicting) continue;
-      if (handle.partial?.isStuck) continue;
       if (handle.used) handle.used = false;
       else if (!handle.needsSync) return handle;
       else dirty ??= handle;
@@ -628,18 +623,6 @@ export class Handles {
       victim.evicting = false;
     }
     if (victim.idle && !victim.needsSync && !victim.held) this.drop(victim);
-  }
-}
-
-/**
- * The sync of a file when all are synced. A copy that cannot be completed is for whoever flushes it by its name (Driver.flush): nobody may ever
- * do that, and all others are not to suffer.
- */
-async function syncOfAll(handle: Handle): Promise<void> {
-  try {
-    await handle.sync();
-  } catch (error) {
-    if (handle.partial === null) throw error;
   }
 }
 

@@ -10,7 +10,7 @@ import { hashedPath, isPithosName } from './paths.js';
 import type { TempFiles } from './temp.js';
 
 /** What of the object's file counts, read through the driver. */
-export type ContentReader = (name: string, size: number, deadline: number) => Promise<Buffer>;
+export type ContentReader = (name: string, size: number) => Promise<Buffer>;
 
 /** Hashes objects of one store. Durable when it resolves. */
 export class Hasher {
@@ -24,12 +24,12 @@ export class Hasher {
     this.#read = read;
   }
 
-  async hash(name: string, size: number, deadline: number): Promise<string> {
+  async hash(name: string, size: number): Promise<string> {
     const memo = `${name}_hash`;
     checkName(memo);
-    const known = await this.#memo(memo, deadline);
+    const known = await this.#memo(memo);
     if (known !== null) return known;
-    const content = withoutTrailingZeros(await this.#read(name, size, deadline));
+    const content = withoutTrailingZeros(await this.#read(name, size));
     const digest = await sha256(content);
     const stored = await this.#handles.opener.find(digest);
     // Who stored it may be doing so now, or have been killed at it: the memo must not be durable before what it names.
@@ -39,9 +39,9 @@ export class Hasher {
     return digest;
   }
 
-  async #memo(memo: string, deadline: number): Promise<string | null> {
+  async #memo(memo: string): Promise<string | null> {
     try {
-      const text = (await this.#read(memo, 64, deadline)).toString('latin1');
+      const text = (await this.#read(memo, 64)).toString('latin1');
       return isPithosName(text) ? text : null;
     } catch (error) {
       if (isErrno(error, errnos.ENOENT)) return null;

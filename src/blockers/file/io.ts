@@ -136,7 +136,7 @@ export class FileIo {
   /** Reads what is in the cache; false: not all of it was, or that cannot be known. */
   readNow({ fd, partial, writable }: Handle, request: DirectRequest): boolean {
     const { offset, size, address } = request;
-    if (partial !== null && !partial.covers(offset, size)) return false;
+    if (partial !== null && !partial.covers(offset, size)) return partial.readNow(request);
     if (size > DIRECT_LIMIT || !(this.#nowait || this.#memory)) return false;
     // Of a file that may only be read the system may not tell what is in memory.
     if (size >= LEND_LEAST && writable && request.mayLend) {
@@ -184,11 +184,14 @@ export class FileIo {
   }
 
   /** Writes what the cache takes at once; false: it would have to wait, or failed. */
-  writeNow(handle: Handle, { offset, size, address, deadline, meanwhile }: DirectRequest): boolean {
-    if (handle.partial !== null && !handle.partial.covers(offset, size)) return false;
+  writeNow(handle: Handle, request: DirectRequest): boolean {
+    const { offset, size, address, deadline, meanwhile } = request;
     if (meanwhile === true && this.#isLong(size)) return false;
-    if (!this.#isDirect(handle, offset, size)) return false;
-    return this.#writeDirectly(handle, offset, size, address, deadline) === 0;
+    if (handle.partial?.takes(deadline, offset + size) === false) return false;
+    const partial = handle.partial === null || handle.partial.covers(offset, size) ? null : handle.partial;
+    if (partial?.isReadyFor(request) === false || !this.#isDirect(handle, offset, size)) return false;
+    if (this.#writeDirectly(handle, offset, size, address, deadline) !== 0) return false;
+    return partial === null || partial.note(offset, size, deadline) === 0;
   }
 
   /** Is a write no more than a copy to the page cache? */
@@ -288,8 +291,28 @@ export class FileIo {
   }
 
   /** Makes the range a hole, up to the file's end; where the file system has none, writes zeros. */
-  async punch(handle: Handle, offset: number, length: number, deadline = 0): Promise<void> {
-    if (handle.partial !== null) await handle.complete(deadline);
+  punch(handle: Handle, offset: number, length: number, deadline = 0): Promise<void> {
+    return this.#changing(handle, offset, length, deadline, (length) => this.#punch(handle, offset, length, deadline));
+  }
+
+  /** As work, of which a partial object has to know. @param work gets how much of the range there is to change */
+  async #changing(
+    handle: Handle,
+    offset: number,
+    length: number,
+    deadline: number,
+    work: (length: number) => Promise<void>,
+  ): Promise<void> {
+    const { partial } = handle;
+    if (partial === null || partial.covers(offset, length)) {
+      await work(length);
+      return;
+    }
+    const inside = Math.min(length, partial.length - offset);
+    if (inside > 0) await partial.change(offset, inside, deadline, () => work(inside));
+  }
+
+  async #punch(handle: Handle, offset: number, length: number, deadline: number): Promise<void> {
     const mode = libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_KEEP_SIZE;
     if (length === 0 || (await this.#fallocate(handle, mode, offset, length, deadline))) return;
     const { size } = await this.#system.fstat(handle.fd);
@@ -297,8 +320,11 @@ export class FileIo {
   }
 
   /** The range becomes allocated zeros; the file may get longer. */
-  async zeroRange(handle: Handle, offset: number, length: number, deadline = 0): Promise<void> {
-    if (handle.partial !== null) await handle.complete(deadline);
+  zeroRange(handle: Handle, offset: number, length: number, deadline = 0): Promise<void> {
+    return this.#changing(handle, offset, length, deadline, (length) => this.#zero(handle, offset, length, deadline));
+  }
+
+  async #zero(handle: Handle, offset: number, length: number, deadline: number): Promise<void> {
     if (length === 0 || (await this.#fallocate(handle, libc.FALLOC_FL_ZERO_RANGE, offset, length, deadline))) return;
     await this.#writeZeroes(handle, offset, length, deadline);
   }

@@ -4,6 +4,7 @@ import koffi from 'koffi';
 import { errnos } from '../../sys/errno.js';
 import type { Native } from '../../sys/libc.js';
 import * as libc from '../../sys/libc.js';
+import { Mounted } from '../../sys/mounted.js';
 import { isErrno } from '../errors.js';
 import { NativeError, native } from './pool.js';
 import type { FileMarks } from './system.js';
@@ -40,9 +41,11 @@ class KernelMarks implements FileMarks {
     return SUITABLE.has(fs.statfsSync(directory).type);
   }
 
-  bootId(): string {
+  stamp(directory: string): string {
     this.#boot ??= fs.readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
-    return this.#boot;
+    // Without the depth, which is another in another mount namespace.
+    const id = new Mounted(directory).id()?.split('@')[0] ?? null;
+    return id === null ? this.#boot : `${this.#boot}/${id}`;
   }
 
   get(fd: number): Buffer | null {
@@ -75,8 +78,16 @@ class KernelMarks implements FileMarks {
     return true;
   }
 
-  status(fd: number): { readonly size: number } {
+  status(fd: number): { readonly size: number; readonly nlink: number } {
     return fs.fstatSync(fd);
+  }
+
+  at(file: string): Buffer | null {
+    const n = getxattr(file, ATTRIBUTE, this.#value.address, LONGEST);
+    if (n >= 0) return Buffer.from(this.#value.bytes.subarray(0, n));
+    const errno = libc.errno();
+    if (NONE.includes(errno)) return null;
+    throw new NativeError('getxattr', errno);
   }
 
   async of(file: string): Promise<Buffer | null> {

@@ -52,8 +52,11 @@ export interface ImmediateChanges {
 export interface FileMarks {
   /** Can files below this directory be marked and locked, and is what one process has written there for the next to find? @throws the system's error */
   suits(directory: string): boolean;
-  /** Which start of the machine this is: at most 64 ASCII characters. */
-  bootId(): string;
+  /**
+   * What tells of the kernel's memory of files below this directory: another text after each start of the machine, and after each mount where that can be
+   * told; at most 104 ASCII characters. @throws the system's error
+   */
+  stamp(directory: string): string;
   /** The mark of an open file; null: it has none. @throws the system's error */
   get(fd: number): Buffer | null;
   /** Part of the file's attributes: durable with fsync, not with fdatasync. @throws the system's error */
@@ -62,8 +65,10 @@ export interface FileMarks {
   remove(fd: number): void;
   /** Takes the advisory lock (flock) of an open file if nobody has it; closing the file gives it back. @throws the system's error */
   lock(fd: number): boolean;
-  /** Bytes of an open file. @throws the system's error */
-  status(fd: number): { readonly size: number };
+  /** Of an open file: bytes, and how many names it has. @throws the system's error */
+  status(fd: number): { readonly size: number; readonly nlink: number };
+  /** The mark of the file at a path; null: it has none, or does not exist. @throws the system's error */
+  at(file: string): Buffer | null;
   /** On the thread pool: the mark of the file at a path; null: it has none, or does not exist. @throws the system's error */
   of(file: string): Promise<Buffer | null>;
 }

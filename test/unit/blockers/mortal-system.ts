@@ -44,7 +44,7 @@ export class Mortal {
         return (...args: unknown[]) => {
           if (this.#killed) throw killed();
           const result: unknown = value.apply(target, args);
-          if ((name === 'open' || name === 'tryOpen') && result !== -1) this.#descriptors.add(result as number);
+          if (name === 'open') this.#descriptors.add(result as number);
           if (name === 'close') this.#descriptors.delete(args[0] as number);
           return result instanceof Promise ? this.#watch(name, args, result) : result;
         };
@@ -86,7 +86,8 @@ export class Mortal {
 const killed = (): SystemError => new SystemError(errnos.EIO, 'the process was killed');
 
 function deadAnswer(name: string | symbol): unknown {
-  if (name === 'pread' || name === 'preadCached' || name === 'pwrite' || name === 'fdatasyncNow') return -1;
+  if (name === 'pread' || name === 'preadCached' || name === 'pwrite') return -1;
+  if (name === 'fdatasyncNow' || name === 'fallocateNow' || name === 'lend' || name === 'openCached') return -1;
   if (name === 'errno') return errnos.EIO;
   if (name === 'now' || name === 'links') return 0;
   return Promise.reject(killed());

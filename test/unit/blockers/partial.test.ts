@@ -1,368 +1,294 @@
+/** Partial objects as their owner sees them: what is read, written, trimmed and zeroed, and that they end as objects like any other. */
 import fs from 'node:fs';
-import path from 'node:path';
-import { describe, expect, it, onTestFinished, vi } from 'vitest';
-import type { FileDriver } from '../../../src/blockers/file/index.js';
+import { describe, expect, it, vi } from 'vitest';
 import { kernel } from '../../../src/blockers/file/kernel.js';
 import { hashedPath } from '../../../src/blockers/file/paths.js';
-import { NativeError } from '../../../src/blockers/file/pool.js';
 import { runIo } from '../../../src/blockers/object-io.js';
-import { errnos } from '../../../src/sys/errno.js';
-import { Mortal } from './mortal-system.js';
 import {
   aloneWithTheKernel,
+  basesOf,
+  changed,
   changes,
   content,
   copy,
-  copyInTime,
+  copyWhole,
   counts,
+  direct,
+  expectComplete,
+  hintOf,
   isPartial,
-  marks,
-  mortalDriver,
   pattern,
-  prepared,
   SETTINGS,
   SIZE,
   same,
+  statesOf,
   store,
   UNIT,
+  writeInTime,
 } from './partial-rig.js';
 import { fileDriver, read, write } from './support.js';
 
 aloneWithTheKernel();
 
-describe('a copy that is filled later', () => {
-  it('reads as its source and is an ordinary object once it was flushed', async () => {
+const SOURCE = pattern(SIZE, 1);
+
+describe('a copy that is made under a lock', () => {
+  it('has nothing of its own, reads as its source, and is as long; flushes copy nothing', async () => {
     const { root, driver } = await store();
     await copy(driver, 'source', 'target');
-    expect(isPartial(root, 'target')).toBe(true);
-    same(await read(driver, 'target', 0, SIZE + 100), Buffer.concat([pattern(SIZE, 1), Buffer.alloc(100)]));
+    expect(statesOf(root, 'target')).toBe('0'.repeat(24));
+    same(await read(driver, 'target', 0, SIZE + 100), changed(SOURCE, SIZE, Buffer.alloc(100)));
+    same(
+      (await runIo(driver, 'read', { name: 'target', offset: UNIT + 5, length: 2 * UNIT, uncached: true })).data,
+      SOURCE.subarray(UNIT + 5, 3 * UNIT + 5),
+    );
     expect(await driver.info('target')).toMatchObject({ size: SIZE });
+    await driver.flush(null);
+    await runIo(driver, 'flushObject', { name: 'target', offset: 0, length: 0 });
+    expect(statesOf(root, 'target')).toBe('0'.repeat(24));
+    expect(counts(driver)).toEqual({ made: 1, completed: 0 });
+    await driver.close();
+    const next = await fileDriver(root);
+    same(await read(next, 'target', 0, SIZE), SOURCE);
+    expect(await next.info('target')).toMatchObject({ size: SIZE });
+  });
+
+  it('has what was written from the write on, for this start of the machine, and for good from the flush on', async () => {
+    const { root, driver } = await store();
+    await copy(driver, 'source', 'target');
+    await writeInTime(driver, 'target', 3 * UNIT, pattern(2 * UNIT, 2));
+    expect(statesOf(root, 'target')).toBe(`000110000000000000000000`);
     await driver.flush(['target']);
-    expect(isPartial(root, 'target')).toBe(false);
-    same(content(root, 'target'), pattern(SIZE, 1));
-    expect(counts(driver)).toEqual({ owed: 0, begun: 1, completed: 1 });
+    expect(statesOf(root, 'target')).toBe(`000220000000000000000000`);
+    await writeInTime(driver, 'target', 3 * UNIT + 7, pattern(100, 3));
+    await writeInTime(driver, 'target', 8 * UNIT, pattern(UNIT, 3));
+    const { hint } = await writeInTime(driver, 'target', 6 * UNIT, pattern(UNIT, 3));
+    await runIo(driver, 'flushObject', { name: 'target', offset: 0, length: 0, hint });
+    expect(statesOf(root, 'target')).toBe(`000220202000000000000000`);
+    await writeInTime(driver, 'target', 0, pattern(UNIT, 3), { fua: true });
+    expect(statesOf(root, 'target')).toBe(`200220202000000000000000`);
   });
 
-  it('says nothing of the disk when flushes pass it by: the next sync is not waited for because of them', async () => {
-    vi.spyOn(kernel, 'isLocal').mockReturnValue(true);
-    const inPlace = vi.spyOn(kernel as Required<typeof kernel>, 'fdatasyncNow');
+  it('becomes an object like any other with the flush after all of it was written', async () => {
     const { root, driver } = await store();
-    await copyInTime(driver, 'source', 'target');
+    await copy(driver, 'source', 'target');
+    await writeInTime(driver, 'target', 0, pattern(SIZE - 1, 2).subarray(0, 20 * UNIT));
     await driver.flush(null);
-    const { hint } = await write(driver, 'target', 0, Buffer.alloc(10, 1));
-    for (let i = 0; i < 20; i++) {
-      await runIo(driver, 'flushObject', { name: 'target', offset: 0, length: 0, hint, alone: true });
-    }
     expect(isPartial(root, 'target')).toBe(true);
-    const { hint: whole } = await write(driver, 'source', 0, Buffer.alloc(10, 1));
-    await runIo(driver, 'flushObject', { name: 'source', offset: 0, length: 0, hint: whole, alone: true });
-    expect(inPlace).not.toHaveBeenCalled();
-  });
-
-  it.each([
-    ['a unit', 3 * UNIT, UNIT],
-    ['a part of a unit', 3 * UNIT + 700, 512],
-    ['what begins and ends within units', 2 * UNIT + 5, 3 * UNIT + 90],
-    ['its last bytes', SIZE - 10, 10],
-    ['all of it', 0, SIZE],
-    ['what lies behind its end', SIZE + UNIT + 7, 900],
-    ['what goes beyond its end', SIZE - 100, 5000],
-  ])('takes a write of %s, before and after a flush', async (_what, offset, length) => {
-    const { root, driver } = await store();
-    await copy(driver, 'source', 'target');
-    const data = pattern(length, 2);
-    await write(driver, 'target', offset, data);
-    const expected = Buffer.alloc(Math.max(SIZE, offset + length));
-    pattern(SIZE, 1).copy(expected);
-    data.copy(expected, offset);
-    same(await read(driver, 'target', 0, expected.length), expected);
-    await driver.flush(null);
-    same(await read(driver, 'target', 0, expected.length), expected);
-    same(content(root, 'target'), expected);
-  });
-
-  it('keeps the holes of its source, and a length that is no multiple of a unit', async () => {
-    const length = SIZE - 1000;
-    const { root, driver } = await store(Buffer.alloc(0));
-    await driver.truncate('source', length);
-    await write(driver, 'source', 20 * UNIT, pattern(2 * UNIT, 3));
-    await driver.flush(null);
-    await copy(driver, 'source', 'target');
+    await writeInTime(driver, 'target', 20 * UNIT, pattern(4 * UNIT, 3));
     expect(isPartial(root, 'target')).toBe(true);
-    await write(driver, 'target', 5 * UNIT + 1, Buffer.from('x'));
     await driver.flush(null);
-    const expected = Buffer.alloc(length);
-    pattern(2 * UNIT, 3).copy(expected, 20 * UNIT);
-    expected.write('x', 5 * UNIT + 1);
-    same(content(root, 'target'), expected);
-    expect(fs.statSync(hashedPath(root, 'target')).blocks * 512).toBe(3 * UNIT);
+    expectComplete(root, 'target', changed(pattern(SIZE, 2), 20 * UNIT, pattern(4 * UNIT, 3)));
+    expect(basesOf(root)).toEqual([]);
+    expect(counts(driver)).toEqual({ made: 1, completed: 1 });
+    // And may grow.
+    await write(driver, 'target', SIZE, Buffer.from('more'));
+    expect(await driver.info('target')).toMatchObject({ size: SIZE + 4 });
   });
 
-  it('is completed before what needs all of it: trims, zeroes, lengths, copies and hashes of it', async () => {
-    const expected = pattern(SIZE, 1);
-    const cases: [string, (driver: FileDriver) => Promise<unknown>, Buffer][] = [
-      ['trim', (d) => changes(d, 'trim', 'target', 10, 5000), Buffer.from(expected).fill(0, 10, 5010)],
-      ['zeroes', (d) => changes(d, 'writeZeroes', 'target', 10, 5000), Buffer.from(expected).fill(0, 10, 5010)],
-      ['truncate', (d) => d.truncate('target', 5000), expected.subarray(0, 5000)],
-      ['copy', (d) => copy(d, 'target', 'second'), expected],
-      ['hash', (d) => d.hash('target', SIZE), expected],
-    ];
-    for (const [what, work, left] of cases) {
-      const { root, driver } = await store();
-      await copy(driver, 'source', 'target');
-      await work(driver);
-      expect(isPartial(root, 'target'), what).toBe(false);
-      expect(content(root, 'target').equals(left), what).toBe(true);
-      if (what === 'copy') same(await read(driver, 'second', 0, SIZE), expected);
-    }
-  });
-
-  it('is gone, and not filled, when it is deleted, reset or copied onto', async () => {
+  it('lets go of what it was a copy of once it is complete: its descriptor is closed', async () => {
     const { root, driver } = await store();
     await copy(driver, 'source', 'target');
-    await driver.delete('target');
-    await expect(read(driver, 'target', 0, 10)).rejects.toMatchObject({ code: 'ENOENT' });
-    await copy(driver, 'source', 'target');
-    await driver.reset('target', false);
-    expect(content(root, 'target')).toHaveLength(0);
-    await driver.delete('target');
-    await copy(driver, 'source', 'target');
-    await write(driver, 'other', 0, pattern(SIZE, 9));
-    await copy(driver, 'other', 'target');
-    same(await read(driver, 'target', 0, SIZE), pattern(SIZE, 9));
+    await driver.delete('source');
+    await writeInTime(driver, 'target', 0, pattern(SIZE, 2));
+    const gone = () =>
+      fs.readdirSync('/proc/self/fd').filter((fd) => {
+        try {
+          return fs.readlinkSync(`/proc/self/fd/${fd}`).startsWith(root) && fs.fstatSync(Number(fd)).nlink === 0;
+        } catch {
+          return false;
+        }
+      });
     await driver.flush(null);
-    same(content(root, 'target'), pattern(SIZE, 9));
-    expect(counts(driver)).toMatchObject({ owed: 0, begun: 3, completed: 0 });
-  });
-
-  it('is whole where it has to be durable, where its source has little data, and beyond the limit', async () => {
-    const { root, driver } = await store(undefined, { partialLeast: SIZE + 1 });
-    await copy(driver, 'source', 'target');
-    expect(isPartial(root, 'target')).toBe(false);
-    const other = await store(undefined, { partialMost: 2 });
-    await other.driver.copy('source', 'durable', SIZE, { durable: true, exclusive: false });
-    expect(counts(other.driver)).toMatchObject({ begun: 0 });
-    const { copyRange } = kernel;
-    let go = (): void => {};
-    const going = new Promise<void>((resolve) => {
-      go = resolve;
-    });
-    const filled = vi.spyOn(kernel, 'copyRange').mockImplementation(async (...args) => {
-      await going;
-      return copyRange.apply(kernel, args);
-    });
-    await copy(other.driver, 'source', 'a');
-    await copy(other.driver, 'source', 'b');
-    filled.mockRestore();
-    await copy(other.driver, 'source', 'c');
-    expect(['a', 'b', 'c'].map((name) => isPartial(other.root, name))).toEqual([true, true, false]);
-    go();
-  });
-
-  it('is filled unasked when more than half of what may be owed is', async () => {
-    const { driver } = await store(undefined, { partialMost: 4 });
-    for (let i = 0; i < 12; i++) {
-      await copy(driver, 'source', `target-${i}`);
-      await vi.waitFor(() => expect(counts(driver).owed).toBeLessThanOrEqual(2));
-    }
-    expect(counts(driver)).toMatchObject({ begun: 12, completed: 10 });
+    expectComplete(root, 'target', pattern(SIZE, 2));
+    await vi.waitFor(() => expect(gone()).toEqual([]));
   });
 });
 
-it('a queue of many writes to one copy is served, and not within each other', async () => {
+const RANGES: [string, number, number][] = [
+  ['a unit', 3 * UNIT, UNIT],
+  ['some units', 3 * UNIT, 4 * UNIT],
+  ['a part of a unit', 3 * UNIT + 700, 512],
+  ['the beginning of a unit', 3 * UNIT, 512],
+  ['the end of a unit', 4 * UNIT - 512, 512],
+  ['what begins and ends within units', 2 * UNIT + 5, 3 * UNIT + 90],
+  ['two parts of units', 4 * UNIT - 10, 20],
+  ['its first byte', 0, 1],
+  ['its last bytes', SIZE - 10, 10],
+  ['its last unit', SIZE - UNIT, UNIT],
+  ['all of it', 0, SIZE],
+];
+
+describe.each([
+  ['of whole units', SOURCE, SIZE],
+  ['with a short last unit', SOURCE.subarray(0, SIZE - 1000), SIZE - 1000],
+  ['longer than its source', SOURCE.subarray(0, 3 * UNIT + 900), SIZE],
+  ['longer than its source by a part of a unit', SOURCE.subarray(0, SIZE - 1000), SIZE],
+  ['shorter than its source', SOURCE, SIZE - UNIT - 300],
+])('a partial object %s', (_what, source, size) => {
+  const before = Buffer.alloc(size);
+  source.copy(before, 0, 0, size);
+  const ranges = RANGES.map(([what, offset, length]): [string, number, number] =>
+    offset + length > size ? [what, Math.max(0, size - length), Math.min(length, size)] : [what, offset, length],
+  );
+
+  it.each(ranges)('takes a write of %s', async (_range, offset, length) => {
+    const { root, driver } = await store(source);
+    await copy(driver, 'source', 'target', size);
+    const data = pattern(length, 2);
+    const expected = changed(before, offset, data);
+    await writeInTime(driver, 'target', offset, data);
+    expect(isPartial(root, 'target')).toBe(true);
+    same(await read(driver, 'target', 0, size + 50), changed(expected, size, Buffer.alloc(50)));
+    const second = await fileDriver(root);
+    same(await read(second, 'target', 0, size), expected);
+    await driver.flush(null);
+    same(await read(driver, 'target', 0, size), expected);
+    expect(await driver.info('target')).toMatchObject({ size });
+    await driver.truncate('target', size);
+    expectComplete(root, 'target', expected);
+    same(content(root, 'source'), source);
+  });
+
+  it.each(ranges)('takes a trim and zeroes of %s', async (_range, offset, length) => {
+    const { root, driver } = await store(source);
+    const expected = changed(before, offset, Buffer.alloc(length));
+    for (const [name, operation, more] of [
+      ['trimmed', 'trim', {}],
+      ['zeroed', 'writeZeroes', {}],
+      ['cleared', 'writeZeroes', { noHole: false }],
+    ] as const) {
+      await copy(driver, 'source', name, size);
+      await changes(driver, operation, name, offset, length, more);
+      expect(isPartial(root, name)).toBe(true);
+      same(await read(driver, name, 0, size + 9), changed(expected, size, Buffer.alloc(9)));
+      expect(await driver.info(name)).toMatchObject({ size });
+    }
+    await driver.flush(null);
+    for (const name of ['trimmed', 'zeroed', 'cleared']) {
+      same(await read(driver, name, 0, size), expected);
+      await driver.truncate(name, size);
+      expectComplete(root, name, expected);
+    }
+  });
+
+  it('takes writes on the short way where nothing of its source is needed, and reads there', async () => {
+    const { root, driver } = await store(source);
+    await copy(driver, 'source', 'target', size);
+    const hint = await hintOf(driver, 'target');
+    const data = pattern(2 * UNIT, 4);
+    // A part of a unit: the rest has to be copied first.
+    expect(direct(driver, { name: 'target', hint, offset: UNIT + 512, data: Buffer.alloc(512) })).toBeNull();
+    expect(direct(driver, { name: 'target', hint, offset: 2 * UNIT, data })).not.toBeNull();
+    const tail = Math.floor((size - 1) / UNIT) * UNIT;
+    const last = pattern(size - tail, 5);
+    expect(direct(driver, { name: 'target', hint, offset: tail, data: last })).not.toBeNull();
+    const expected = changed(changed(before, 2 * UNIT, data), tail, last);
+    same(direct(driver, { name: 'target', hint, offset: 2 * UNIT, length: UNIT })!, data.subarray(0, UNIT));
+    same(
+      direct(driver, { name: 'target', hint, offset: UNIT + 5, length: UNIT })!,
+      expected.subarray(UNIT + 5, 2 * UNIT + 5),
+    );
+    same(direct(driver, { name: 'target', hint, offset: tail + 3, length: size - tail - 3 })!, last.subarray(3));
+    const all = direct(driver, { name: 'target', hint, offset: 0, length: size });
+    if (all !== null) same(all, expected);
+    expect(direct(driver, { name: 'target', hint, offset: tail, data: Buffer.alloc(2 * UNIT) })).toBeNull();
+    same(await read(driver, 'target', 0, size), expected);
+    const second = await fileDriver(root);
+    same(await read(second, 'target', 0, size), expected);
+    // Who has no deadline may not be alone: it is completed first, also where he finds all there.
+    expect(direct(driver, { name: 'target', hint, offset: 2 * UNIT, data, deadline: 0 })).toBeNull();
+  });
+});
+
+it('a trim of what is there leaves it there; trims past the end change nothing behind it, and zeroes make it longer', async () => {
   const { root, driver } = await store();
+  await copy(driver, 'source', 'target');
+  await writeInTime(driver, 'target', 0, pattern(3 * UNIT, 2));
+  await changes(driver, 'trim', 'target', 0, 3 * UNIT);
+  expect(statesOf(root, 'target')).toBe(`111${'0'.repeat(21)}`);
+  const expected = changed(SOURCE, 0, Buffer.alloc(3 * UNIT));
+  same(await read(driver, 'target', 0, SIZE), expected);
+  await copy(driver, 'source', 'second');
+  await changes(driver, 'trim', 'target', SIZE + 10, 5000);
+  same(await read(driver, 'target', 0, 2 * SIZE), changed(expected, SIZE, Buffer.alloc(SIZE)));
+  await changes(driver, 'trim', 'second', SIZE - 10, 5000);
+  same(await read(driver, 'second', 0, SIZE), changed(SOURCE, SIZE - 10, Buffer.alloc(10)));
+  expect(await driver.info('second')).toMatchObject({ size: SIZE });
+  await copy(driver, 'source', 'third');
+  await changes(driver, 'writeZeroes', 'third', SIZE - 10, 5000);
+  expectComplete(root, 'third', changed(SOURCE, SIZE - 10, Buffer.alloc(5000)));
+});
+
+it('keeps the holes of its source, and has room on the disk for what was written only', async () => {
+  const { root, driver } = await store(Buffer.alloc(0));
+  const length = SIZE - 1000;
+  await driver.truncate('source', length);
+  await write(driver, 'source', 20 * UNIT, pattern(2 * UNIT, 3));
+  await driver.flush(null);
+  await copy(driver, 'source', 'target', length);
+  const expected = changed(Buffer.alloc(length), 20 * UNIT, pattern(2 * UNIT, 3));
+  await writeInTime(driver, 'target', 5 * UNIT + 1, Buffer.from('x'));
+  await driver.flush(null);
+  expected.write('x', 5 * UNIT + 1);
+  // A unit, and the tail.
+  expect(fs.statSync(hashedPath(root, 'target')).blocks * 512).toBe(2 * UNIT);
+  same(await read(driver, 'target', 0, length), expected);
+  await driver.truncate('target', length);
+  expectComplete(root, 'target', expected);
+  expect(fs.statSync(hashedPath(root, 'target')).blocks * 512).toBe(3 * UNIT);
+});
+
+it('is completed by who has no deadline, and by who writes behind its end', async () => {
+  const { root, driver } = await store();
+  const data = pattern(900, 6);
+  const cases: [string, number, (name: string) => Promise<unknown>][] = [
+    ['a', 10, (name) => write(driver, name, 10, data)],
+    ['b', SIZE - 10, (name) => writeInTime(driver, name, SIZE - 10, data)],
+    ['c', SIZE + UNIT, (name) => writeInTime(driver, name, SIZE + UNIT, data)],
+  ];
+  for (const [name, at, work] of cases) {
+    await copy(driver, 'source', name);
+    await writeInTime(driver, name, 5 * UNIT + 1, Buffer.from('before'));
+    await work(name);
+    expectComplete(root, name, changed(changed(SOURCE, 5 * UNIT + 1, Buffer.from('before')), at, data));
+  }
+  await copy(driver, 'source', 'd');
+  await changes(driver, 'trim', 'd', 10, 5000, { deadline: 0 });
+  expectComplete(root, 'd', changed(SOURCE, 10, Buffer.alloc(5000)));
+});
+
+it('a queue of many writes to one object is served, and not within each other', async () => {
+  const { driver } = await store();
   await copy(driver, 'source', 'target');
   vi.spyOn(kernel, 'preadCached').mockReturnValue(-1);
-  const first = write(driver, 'target', 10, Buffer.from('first'));
+  const first = writeInTime(driver, 'target', 10, Buffer.from('first'));
   const data = pattern(UNIT, 3);
-  const more = Array.from({ length: 5_000 }, () => write(driver, 'target', UNIT, data));
+  const more = Array.from({ length: 3_000 }, () => writeInTime(driver, 'target', UNIT, data));
   await Promise.all([first, ...more]);
-  await driver.flush(null);
-  same(content(root, 'target').subarray(UNIT, 2 * UNIT), data);
+  same(await read(driver, 'target', 0, SIZE), changed(changed(SOURCE, 10, Buffer.from('first')), UNIT, data));
 });
 
-it('a machine that does not say which start it is, and one that refuses the mark, copy at once', async () => {
-  const { root, driver } = await store();
-  const refused = vi.spyOn(marks, 'set').mockImplementation(() => {
-    throw new NativeError('fsetxattr', errnos.EINVAL);
-  });
-  await copy(driver, 'source', 'a');
-  refused.mockRestore();
-  same(content(root, 'a'), pattern(SIZE, 1));
-  vi.spyOn(marks, 'bootId').mockImplementation(() => {
-    throw Object.assign(new Error('no such file'), { code: 'ENOENT' });
-  });
-  const second = await fileDriver(root, SETTINGS);
-  await copy(second, 'source', 'b');
-  same(content(root, 'b'), pattern(SIZE, 1));
-});
-
-describe('two processes', () => {
-  it('never both have a partial copy: who comes second is told to wait, and may replace it', async () => {
-    const { root, driver } = await store();
-    await copy(driver, 'source', 'target');
-    const second = await fileDriver(root, SETTINGS);
-    await expect(read(second, 'target', 0, 10)).rejects.toMatchObject({ code: 'EDEADLK' });
-    await expect(write(second, 'target', 0, Buffer.from('x'))).rejects.toMatchObject({ code: 'EDEADLK' });
-    await expect(second.flush(['target'])).rejects.toMatchObject({ code: 'EDEADLK' });
-    await driver.flush(['target']);
-    same(await read(second, 'target', 0, SIZE), pattern(SIZE, 1));
-    await copy(driver, 'source', 'other');
-    await second.reset('other', false);
-    await write(second, 'other', 0, Buffer.from('the second'));
-    await write(driver, 'other', 0, Buffer.from('the first'));
-    await driver.flush(null);
-    expect(content(root, 'other').toString()).toBe('the second');
-  });
-});
-
-describe('a store that others use who know nothing of this', () => {
-  it('is not written by a copy that is completed when one of them has made the object another', async () => {
-    const { root, driver } = await store();
-    await copy(driver, 'source', 'target');
-    const other = new Proxy(kernel, {
-      get: (target, name) => {
-        const value: unknown = name === 'marks' ? undefined : Reflect.get(target, name);
-        return typeof value === 'function' ? value.bind(target) : value;
-      },
-    });
-    const second = await fileDriver(root, { system: other });
-    await second.reset('target', false);
-    await write(second, 'target', 0, Buffer.from('another object'));
-    await second.flush(['target']);
-    await expect(driver.flush(['target'])).rejects.toMatchObject({ code: 'EIO' });
-    await driver.flush(null);
-    await driver.close();
-    expect(content(root, 'target').toString()).toBe('another object');
-  });
-
-  it('and was copied without its attributes has no copy taken for complete', async () => {
-    const root = await prepared();
-    const mortal = new Mortal();
-    await copy(await mortalDriver(root, mortal), 'source', 'target');
-    await mortal.kill();
-    const file = hashedPath(root, 'target');
-    fs.copyFileSync(file, `${file}-`);
-    fs.renameSync(`${file}-`, file);
-    expect(isPartial(root, 'target')).toBe(false);
-    const driver = await fileDriver(root);
-    await expect(driver.flush(['target'])).rejects.toMatchObject({ code: 'EIO' });
-    await expect(read(driver, 'target', 0, 10)).rejects.toMatchObject({ code: 'EIO' });
-    await copy(driver, 'source', 'target');
-    same(await read(driver, 'target', 0, SIZE), pattern(SIZE, 1));
-  });
-});
-
-it('a client that writes what looks like a tail has an object like any other', async () => {
-  const { root, driver } = await store();
+it('says nothing of the disk when flushes pass it by: the next sync is not waited for because of them', async () => {
+  vi.spyOn(kernel, 'isLocal').mockReturnValue(true);
+  const inPlace = vi.spyOn(kernel as Required<typeof kernel>, 'fdatasyncNow');
+  const { driver } = await store();
   await copy(driver, 'source', 'target');
-  const forged = content(root, 'target');
-  forged.fill('0', SIZE + 40, SIZE + 76);
-  await write(driver, 'forged', 0, forged);
-  await driver.close();
-  const second = await fileDriver(root);
-  same(await read(second, 'forged', 0, forged.length), forged);
+  await driver.flush(null);
+  const { hint } = await writeInTime(driver, 'target', 0, Buffer.alloc(10, 1));
+  for (let i = 0; i < 20; i++) {
+    await runIo(driver, 'flushObject', { name: 'target', offset: 0, length: 0, hint, alone: true });
+  }
+  const { hint: whole } = await write(driver, 'any', 0, Buffer.alloc(10, 1));
+  await runIo(driver, 'flushObject', { name: 'any', offset: 0, length: 0, hint: whole, alone: true });
+  expect(inPlace).not.toHaveBeenCalled();
 });
 
-describe('a disk in trouble', () => {
-  it('that cannot read the source keeps nobody from opening other files', async () => {
-    const { driver } = await store(undefined, { fdcache: 4, dirtyFiles: 2 });
-    const broken = vi.spyOn(kernel, 'copyRange').mockRejectedValue(new NativeError('copy_file_range', errnos.EIO));
-    for (const name of ['a', 'b', 'c']) await copy(driver, 'source', name);
-    for (let i = 0; i < 150; i++) await write(driver, `other-${i}`, 0, Buffer.from('x'));
-    broken.mockRestore();
-    await driver.flush(null);
-    for (const name of ['a', 'b', 'c']) same(await read(driver, name, 0, SIZE), pattern(SIZE, 1));
-  });
-
-  it('that is full fails the write, which changes nothing then', async () => {
-    const { root, driver } = await store();
-    await copy(driver, 'source', 'target');
-    const { pwrite } = kernel;
-    const full = vi.spyOn(kernel, 'pwrite').mockImplementation((fd, address, count, offset) => {
-      // The half of it finds room.
-      if (count === UNIT && offset === 8 * UNIT) return pwrite.call(kernel, fd, address, 1000, offset);
-      return -1;
-    });
-    const why = vi.spyOn(kernel, 'errno').mockReturnValue(errnos.ENOSPC);
-    await expect(write(driver, 'target', 8 * UNIT, pattern(UNIT, 6))).rejects.toMatchObject({ code: 'ENOSPC' });
-    full.mockRestore();
-    why.mockRestore();
-    same(await read(driver, 'target', 0, SIZE), pattern(SIZE, 1));
-    await driver.flush(null);
-    same(content(root, 'target'), pattern(SIZE, 1));
-  });
-
-  it('leaves no garbage where the source has a hole', async () => {
-    const { root, driver } = await store(Buffer.alloc(0));
-    await driver.truncate('source', SIZE);
-    await write(driver, 'source', 0, pattern(UNIT, 1));
-    await driver.flush(null);
-    await copy(driver, 'source', 'target');
-    const { pwrite } = kernel;
-    const spy = vi.spyOn(kernel, 'pwrite').mockImplementation((fd, address, count, offset) => {
-      if (offset >= SIZE) return 0;
-      return pwrite.call(kernel, fd, address, count, offset);
-    });
-    await expect(write(driver, 'target', 8 * UNIT, pattern(UNIT, 6))).rejects.toMatchObject({ code: 'EIO' });
-    spy.mockRestore();
-    await driver.flush(null);
-    const expected = Buffer.alloc(SIZE);
-    pattern(UNIT, 1).copy(expected);
-    same(content(root, 'target'), expected);
-  });
-
-  it('that has no room for all of the copy has it refused at once', async () => {
-    const { root, driver } = await store();
-    const full = vi.spyOn(kernel, 'fallocate').mockRejectedValue(new NativeError('fallocate', errnos.ENOSPC));
-    const copying = vi.spyOn(kernel, 'copyRange').mockRejectedValue(new NativeError('copy_file_range', errnos.ENOSPC));
-    onTestFinished(() => copying.mockRestore());
-    onTestFinished(() => full.mockRestore());
-    await expect(copy(driver, 'source', 'target')).rejects.toMatchObject({ code: 'ENOSPC' });
-    expect(fs.existsSync(hashedPath(root, 'target'))).toBe(false);
-    expect(fs.readdirSync(path.join(root, '.archipelago-tmp'))).toEqual([]);
-    expect(counts(driver).owed).toBe(0);
-  });
-
-  it('that cannot read the source fails the flush, as often as it is asked, and loses nothing', async () => {
-    const { root, driver } = await store();
-    await copy(driver, 'source', 'target');
-    await write(driver, 'target', UNIT, pattern(UNIT, 8));
-    const broken = vi.spyOn(kernel, 'copyRange').mockRejectedValue(new NativeError('copy_file_range', errnos.EIO));
-    onTestFinished(() => broken.mockRestore());
-    // Not EIO: nothing is lost.
-    await driver.flush(null);
-    for (let i = 0; i < 2; i++) await expect(driver.flush(['target'])).rejects.toMatchObject({ code: 'ENODATA' });
-    expect(isPartial(root, 'target')).toBe(true);
-    broken.mockRestore();
-    await driver.flush(['target']);
-    const expected = pattern(SIZE, 1);
-    pattern(UNIT, 8).copy(expected, UNIT);
-    same(content(root, 'target'), expected);
-  });
-
-  it('that cannot sync the completed copy has lost it, as any other object', async () => {
-    const { driver } = await store();
-    await copy(driver, 'source', 'target');
-    const { fsync } = kernel;
-    const broken = vi
-      .spyOn(kernel, 'fsync')
-      .mockImplementation((fd) =>
-        fs.fstatSync(fd).isFile() ? Promise.reject(new NativeError('fsync', errnos.EIO)) : fsync.call(kernel, fd),
-      );
-    onTestFinished(() => broken.mockRestore());
-    await expect(driver.flush(['target'])).rejects.toMatchObject({ code: 'EIO' });
-    broken.mockRestore();
-    await expect(driver.flush(['target'])).rejects.toMatchObject({ code: 'EIO' });
-  });
-
-  it('whose file system takes no marks copies at once', async () => {
-    const { root, driver } = await store();
-    const refused = vi.spyOn(marks, 'set').mockImplementation(() => {
-      throw new NativeError('fsetxattr', errnos.EOPNOTSUPP);
-    });
-    onTestFinished(() => refused.mockRestore());
-    await copy(driver, 'source', 'target');
-    same(content(root, 'target'), pattern(SIZE, 1));
-  });
+it('a copy without a deadline is whole, and so is one of what has little data', async () => {
+  const { root, driver } = await store();
+  await copyWhole(driver, 'source', 'target');
+  expectComplete(root, 'target', SOURCE);
+  const other = await fileDriver(root, { ...SETTINGS, partialLeast: SIZE + 1 });
+  await copy(other, 'source', 'second');
+  expectComplete(root, 'second', SOURCE);
 });

@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { beforeEach, describe, expect, it, onTestFinished } from 'vitest';
-import { Mounted } from '../../../src/mapper/provisional/mounted.js';
+import { Mounted } from '../../../src/sys/mounted.js';
 import { temporaryDirectory } from './support.js';
 
 const run = (command: string, ...args: string[]): void => void execFileSync(command, args, { stdio: 'pipe' });

@@ -1,97 +1,113 @@
 /**
- * An object that is a copy of another as far as anybody can read, and whose file gets what is not there of it later: with its next sync, or
- * unit by unit as it is written to. A unit (4 KiB) is there from the moment on when its bit in the file's tail says so; until then whatever
- * the file has in its place counts for nothing, and is read from the source. So a process may be killed at any point: the bits, the
- * content before them and the mark are in the kernel.
+ * An object that is a copy of another as far as anybody can read, and whose file has only what was written since. A unit (4 KiB) is there from the
+ * moment on when its byte in the file's tail says so; until then whatever the file has in its place counts for nothing, and is read from the
+ * base. So a process may be killed at any point: the bytes, and the content before them, are in the kernel.
  *
- * What makes units be there goes one at a time for each object (the queue); reads, and writes to what is there, do not wait. An object
- * never becomes partial again.
+ * The disk may get them in another order. So a byte is 1 first, which counts as long as the kernel remembers what was written before it (the stamp:
+ * this start of the machine, this mount), and 2 after a sync of the content, which counts for good and is synced itself before a flush is answered.
  *
- * Each change of the file has the deadline of who asked for it, and the time is looked at right before each, in the same turn: a lock under
- * which it was asked for may have been taken away meanwhile (docs/consistency.md). What is late ends with ETIME and leaves the object
- * partial, which is right as it is. So nothing that nobody asked for is done to what was made under a lock (isTimed).
+ * One process changes a partial object: who has the volume's lock, by changes with a deadline (docs/consistency.md), which is looked at right before
+ * each, in the same turn. Others read, and ask the tail for what they do not know to be there. What makes units be there goes one at a time for each
+ * object (the queue); reads, and writes to what is there, do not wait.
  */
-import { errnoOf, errnos, messageOf, SystemError } from '../../../sys/errno.js';
+import { errnoOf, errnos, SystemError } from '../../../sys/errno.js';
 import type { Memory } from '../../../sys/libc.js';
+import type { DirectRequest } from '../../../xseg/index.js';
 import type { ObjectIo } from '../../driver.js';
 import { adviceFor, checkDeadline, isLate } from '../../errors.js';
-import type { TimedChanges } from '../changes.js';
 import type { Handle } from '../handle.js';
 import type { FailedWrite, FileIo, FinishedWrite } from '../io.js';
-import type { Limiter } from '../pool.js';
 import type { FileMarks, FileSystem } from '../system.js';
-import { type Filler, Filling, type Source } from './filling.js';
-import { bitOffset, fileLength, UNIT } from './tail.js';
-import type { Units } from './units.js';
+import type { Bases } from './bases.js';
+import type { Ledger } from './ledger.js';
+import {
+  DURABLE,
+  decodeTail,
+  encodeTail,
+  HEAD,
+  STAMP,
+  stateOffset,
+  tailLength,
+  tailOffset,
+  UNIT,
+  WRITTEN,
+} from './tail.js';
+import type { Run, Units } from './units.js';
 
-/** Units filled by one turn in the queue: a write waits for no more. */
-const PIECE = 256;
 /** Longer reads go to the thread pool at once, as those of other files do. */
 const DIRECT_LIMIT = 1 << 20;
-/** So long one that could not be completed is not tried unasked. */
-const FAILING_MS = 1000;
+
+/** The file that units come from. */
+export interface Base {
+  readonly fd: number;
+  /** Bytes; behind them are zeros. */
+  readonly size: number;
+}
 
 /** What the partial objects of a store share. */
 export interface PartialContext {
   readonly system: FileSystem;
   readonly marks: FileMarks;
-  readonly changes: TimedChanges;
   /** Everything is in memory: reads do not block. */
   readonly memory: boolean;
-  /** Room for a unit and a tail, in use within one turn of the event loop only. */
+  /** Room for a unit, and for a tail, in use within one turn of the event loop only. */
   readonly scratch: Memory;
-  readonly filler: Filler;
-  /** Objects that are filled at the same time. */
-  readonly filling: Limiter;
-  /** It is not partial any more: complete, or given up. */
-  ended(partial: Partial, complete: boolean): void;
+  readonly bases: Bases;
+  readonly ledger: Ledger;
+  /** Since when units that are 1 are there; the same as long as the driver is open, which keeps the file system mounted. */
+  readonly stamp: string;
+  /** @param isPatient where there is no descriptor, others are closed for it, which may take a sync */
+  openBase(base: string, isPatient: boolean): Promise<Base>;
+  completed(): void;
 }
 
 export class Partial {
   readonly #context: PartialContext;
   readonly units: Units;
-  /** Where the rest is; null: the source is not there any more. */
-  readonly #source: Source | null;
-  readonly #sourceName: string;
-  /** It was made under a lock: changed only by who has a deadline. */
-  #isTimed: boolean;
-  /** Nothing but zeros is in the file where a unit is not there. */
-  #isClean: boolean;
+  /** Name of the base. */
+  readonly base: string;
+  #open: Base | null;
+  #opening: Promise<Base> | null = null;
+  /** Units that are 1 in the file count. */
+  #isCurrent: boolean;
+  /** Another process may have had the volume's lock since the file's tail was read as a whole. */
+  #mayBeOld = false;
+  #forgotten = 0;
+  /** The name of the base may not be durable. */
+  owesBase: boolean;
   #handle: Handle | null = null;
   #busy = false;
   readonly #waiting: (() => void)[] = [];
   /** The queue's next is being begun. */
   #isStarting = false;
-  #completing: Promise<void> | null = null;
-  /** Of those who wait for that, the latest deadline; 0: none. */
-  #until = 0;
-  /** Reads that may use the source's descriptor across turns. */
-  #readers = 0;
-  #over = false;
-  /** When completing it failed last, by FileSystem.now. */
-  #failedAt = Number.NEGATIVE_INFINITY;
-  #sourceClosed = false;
+  #isDisposed = false;
+  /** Who uses the base's descriptor across turns. */
+  #baseReads = 0;
 
-  /** @param isClean the file has zeros, and no space of its own, where units are not there */
+  /**
+   * @param origin.open the base's file, this object's own from now on, if it is open
+   * @param origin.isNew made just now
+   */
   constructor(
     context: PartialContext,
-    origin: { units: Units; source: Source | null; sourceName: string; isClean: boolean; isTimed: boolean },
+    origin: { units: Units; base: string; open: Base | null; isCurrent: boolean; isNew: boolean },
   ) {
     this.#context = context;
     this.units = origin.units;
-    this.#source = origin.source;
-    this.#sourceName = origin.sourceName;
-    this.#isClean = origin.isClean;
-    this.#isTimed = origin.isTimed;
-  }
-
-  get isTimed(): boolean {
-    return this.#isTimed;
+    this.base = origin.base;
+    this.#open = origin.open;
+    this.#isCurrent = origin.isCurrent;
+    this.owesBase = origin.isNew || origin.units.written > 0;
   }
 
   /** Bytes of the object. */
   get length(): number {
     return this.units.length;
+  }
+
+  /** Is this descriptor its base's, which it closes itself? */
+  has(fd: number): boolean {
+    return this.#open?.fd === fd;
   }
 
   /** The open file that it is of; called once. */
@@ -109,127 +125,276 @@ export class Partial {
     return this.units.covers(offset, length);
   }
 
+  /**
+   * May it be changed so, as it is? Else it is to be completed before (Copying.complete): behind its content is the tail, and who has no deadline
+   * may not be alone.
+   * @param end bytes
+   */
+  takes(deadline: number, end: number): boolean {
+    return (deadline !== 0 || this.isComplete) && end <= this.length;
+  }
+
+  // Reading.
+
   read(io: ObjectIo): void {
-    const { system, memory } = this.#context;
-    const { offset, length, address } = io;
+    const { address, offset, length, bytes } = io;
+    const clear = (from: number, to: number): void => void bytes.fill(0, from, to);
+    if (length <= DIRECT_LIMIT && this.#readNow(address, offset, length, io.deadline, clear)) io.complete(0);
+    else void this.#readLater(io);
+  }
+
+  /** As FileIo.readNow. */
+  readNow({ address, offset, size, deadline }: DirectRequest): boolean {
+    return size <= DIRECT_LIMIT && offset + size <= this.length && this.#readNow(address, offset, size, deadline, null);
+  }
+
+  /** Fills memory with what is cached. @param clear makes a part of it zeros @returns false: something has to be waited for, or is wrong */
+  #readNow(
+    address: number,
+    offset: number,
+    length: number,
+    deadline: number,
+    clear: ((from: number, to: number) => void) | null,
+  ): boolean {
     const most = Math.max(0, Math.min(length, this.length - offset));
+    if (most > 0 && !this.#refreshNow(this.units.touched(offset, offset + most), deadline)) return false;
     for (let done = 0; done < most; ) {
-      const { fd, end } = this.#at(offset + done);
-      if (fd === null) {
-        io.complete(errnos.EIO, this.#missing().message);
-        return;
+      const at = offset + done;
+      const count = Math.min(this.units.runEnd(at), offset + most) - at;
+      if (this.units.has(Math.floor(at / UNIT))) {
+        if (!this.#pread(this.#file.fd, address + done, count, at)) return false;
+      } else {
+        const base = this.#open;
+        if (base === null) return false;
+        const inBase = Math.min(Math.max(base.size - at, 0), count);
+        if (inBase < count && clear === null) return false;
+        if (inBase > 0 && !this.#pread(base.fd, address + done, inBase, at)) return false;
+        clear?.(done + inBase, done + count);
       }
-      const count = Math.min(most, end - offset) - done;
-      const n =
-        length > DIRECT_LIMIT
-          ? -1
-          : memory
-            ? system.pread(fd, address + done, count, offset + done)
-            : system.preadCached(fd, address + done, count, offset + done);
-      if (n <= 0) {
-        // Whatever it is: a thread of the pool can wait, and says what is wrong.
-        void this.#readLater(io, done, most);
-        return;
-      }
+      done += count;
+    }
+    if (most < length) {
+      if (clear === null) return false;
+      clear(most, length);
+    }
+    return true;
+  }
+
+  /** False: not all of it was in memory. */
+  #pread(fd: number, address: number, count: number, offset: number): boolean {
+    const { system, memory } = this.#context;
+    for (let done = 0; done < count; ) {
+      const n = memory
+        ? system.pread(fd, address + done, count - done, offset + done)
+        : system.preadCached(fd, address + done, count - done, offset + done);
+      if (n <= 0) return false;
       done += n;
     }
-    if (most < length) io.bytes.fill(0, most, length);
+    return true;
+  }
+
+  async #readLater(io: ObjectIo): Promise<void> {
+    try {
+      await this.readTo(io.bytes.subarray(0, io.length), io.offset, io.deadline);
+    } catch (error) {
+      io.complete(errnoOf(error), error instanceof SystemError ? error.message : undefined);
+      return;
+    }
     io.complete(0);
   }
 
-  async #readLater(io: ObjectIo, from: number, most: number): Promise<void> {
-    const { system } = this.#context;
-    const { bytes, offset, length } = io;
+  /** Fills memory with the content from `offset` on, and zeros behind it. @param deadline of who asks: see #knows @throws the system's error */
+  async readTo(bytes: Uint8Array, offset: number, deadline = 0): Promise<void> {
     const handle = this.#file;
     handle.retain();
-    this.#readers++;
-    let failure: unknown = null;
     try {
-      for (let done = from; done < most; ) {
+      const most = Math.max(0, Math.min(bytes.length, this.length - offset));
+      if (most > 0) await this.#refresh(this.units.touched(offset, offset + most), deadline);
+      for (let done = 0; done < most; ) {
         const at = offset + done;
-        const { fd, end } = this.#at(at);
-        if (fd === null) throw this.#missing();
-        const count = Math.min(most, end - offset) - done;
-        const n = await new Promise<number>((resolve, reject) => {
-          system.read(fd, bytes, done, count, at, (error, n) => (error ? reject(error) : resolve(n)));
-        });
-        if (n === 0)
-          throw new SystemError(errnos.EIO, `object ${handle.name}: what it is to be filled from ends at ${at}`);
-        done += n;
+        const count = Math.min(this.units.runEnd(at), offset + most) - at;
+        const part = bytes.subarray(done, done + count);
+        if (this.units.has(Math.floor(at / UNIT))) await this.#readFrom(handle.fd, part, at);
+        // What was written meanwhile, so that nobody needed the base any more, is read there.
+        else if (!(await this.#readBase(part, at))) continue;
+        done += count;
       }
-      bytes.fill(0, most, length);
-    } catch (error) {
-      failure = error;
+      bytes.fill(0, most);
+    } finally {
+      handle.release();
     }
-    this.#readers--;
-    this.#closeSource();
-    handle.release();
-    if (failure === null) io.complete(0);
-    else io.complete(errnoOf(failure), failure instanceof SystemError ? failure.message : undefined);
   }
 
-  /** Where byte `at` is read, and the end of what is read there; null: nowhere. */
-  #at(at: number): { fd: number | null; end: number } {
-    const fd = this.units.has(Math.floor(at / UNIT)) ? this.#file.fd : (this.#source?.fd ?? null);
-    return { fd, end: this.units.runEnd(at) };
+  /** @returns false: it is not needed any more */
+  async #readBase(bytes: Uint8Array, offset: number): Promise<boolean> {
+    this.#baseReads++;
+    try {
+      const base = await this.#openNeeded();
+      if (base === null) return false;
+      const inBase = Math.min(Math.max(base.size - offset, 0), bytes.length);
+      await this.#readFrom(base.fd, bytes.subarray(0, inBase), offset);
+      bytes.fill(0, inBase);
+      return true;
+    } finally {
+      this.#baseReads--;
+      this.#letGo();
+    }
   }
 
-  #missing(): SystemError {
-    return new SystemError(
-      errnos.EIO,
-      `object ${this.#file.name}: object ${this.#sourceName}, of which it is a copy that was never completed, is missing`,
+  /** Fills memory. @throws the system's error; EIO when the file ends before */
+  async #readFrom(fd: number, bytes: Uint8Array, offset: number): Promise<void> {
+    for (let done = 0; done < bytes.length; ) {
+      const n = await this.#readSome(fd, bytes, done, offset + done);
+      if (n === 0) throw new SystemError(errnos.EIO, `object ${this.#file.name}: its file ends at ${offset + done}`);
+      done += n;
+    }
+  }
+
+  #readSome(fd: number, bytes: Uint8Array, start: number, offset: number): Promise<number> {
+    return new Promise<number>((resolve, reject) => {
+      this.#context.system.read(fd, bytes, start, bytes.length - start, offset, (error, n) =>
+        error ? reject(error) : resolve(n),
+      );
+    });
+  }
+
+  /** null: nobody needs it any more, since all is there by now. @throws SystemError EIO: it is missing; the system's error */
+  async #openNeeded(isPatient = true): Promise<Base | null> {
+    try {
+      return await this.openBase(isPatient);
+    } catch (error) {
+      await this.#refreshUnits({ first: 0, end: this.units.count });
+      if (this.units.absent === 0) return null;
+      throw error;
+    }
+  }
+
+  /** The base's file. @throws SystemError EIO: it is missing; the system's error */
+  async openBase(isPatient = true): Promise<Base> {
+    if (this.#open !== null) return this.#open;
+    this.#opening ??= this.#context.openBase(this.base, isPatient).finally(() => {
+      this.#opening = null;
+    });
+    const base = await this.#opening;
+    // Who waited with this one has taken it, or the file was closed meanwhile: both hold the handle, so it was not.
+    this.#open ??= base;
+    return this.#open;
+  }
+
+  // What the file says by now: another process may have written units, or all of it.
+
+  /** Is it known what the file says? Who asks under the volume's lock is the only one who writes; since he got it, the tail was read. */
+  #knows(deadline: number): boolean {
+    return deadline !== 0 && !this.#mayBeOld && !isLate(deadline);
+  }
+
+  /** The volume's lock may have been another process's. */
+  forget(): void {
+    this.#mayBeOld = true;
+    this.#forgotten++;
+  }
+
+  /** False: that is not in memory. */
+  #refreshNow({ first, end }: Run, deadline: number): boolean {
+    if (this.units.absent === 0 || this.#knows(deadline) || this.#hasAll(first, end)) return true;
+    // The whole of it, once.
+    if (deadline !== 0 && this.#mayBeOld) return false;
+    const { scratch } = this.#context;
+    const { fd } = this.#file;
+    if (!this.#isCurrent) {
+      if (!this.#preadAll(fd, scratch.address, HEAD, tailOffset(this.length))) return false;
+      if (!this.#sawHead(scratch.bytes.subarray(0, HEAD))) return true;
+    }
+    const count = end - first;
+    if (!this.#preadAll(fd, scratch.address, count, stateOffset(this.length, first))) return false;
+    const states = scratch.bytes.subarray(0, count);
+    // Whoever reads them again says what is wrong.
+    if (states.some((state) => state > DURABLE)) return false;
+    this.units.merge(first, states);
+    return true;
+  }
+
+  #hasAll(first: number, end: number): boolean {
+    for (let unit = first; unit < end; unit++) if (!this.units.has(unit)) return false;
+    return true;
+  }
+
+  /** By one call. False: not all of it is in memory, or there. */
+  #preadAll(fd: number, address: number, count: number, offset: number): boolean {
+    const { system, memory } = this.#context;
+    const n = memory ? system.pread(fd, address, count, offset) : system.preadCached(fd, address, count, offset);
+    return n === count;
+  }
+
+  async #refresh({ first, end }: Run, deadline: number): Promise<void> {
+    if (this.units.absent === 0 || this.#knows(deadline)) return;
+    if (deadline !== 0 && this.#mayBeOld) {
+      const forgotten = this.#forgotten;
+      const { written } = this.units;
+      await this.#refreshUnits({ first: 0, end: this.units.count });
+      if (this.units.written > written && this.#file.writable) this.takeOver();
+      // What is forgotten while it is read is read again.
+      if (this.#forgotten === forgotten) this.#mayBeOld = false;
+    } else if (!this.#hasAll(first, end)) await this.#refreshUnits({ first, end });
+  }
+
+  async #refreshUnits({ first, end }: Run): Promise<void> {
+    const { fd } = this.#file;
+    if (!this.#isCurrent && !this.#sawHead(await this.#readAll(fd, HEAD, tailOffset(this.length)))) return;
+    this.#sawStates(first, await this.#readAll(fd, end - first, stateOffset(this.length, first)), end - first);
+  }
+
+  /** As many bytes as there are. */
+  async #readAll(fd: number, count: number, offset: number): Promise<Uint8Array> {
+    const bytes = new Uint8Array(count);
+    let done = 0;
+    for (let n = -1; n !== 0 && done < count; done += n) n = await this.#readSome(fd, bytes, done, offset + done);
+    return bytes.subarray(0, done);
+  }
+
+  /** @returns whether the states of units are worth looking at: somebody has written some since the file was opened here @throws SystemError EIO */
+  #sawHead(head: Uint8Array): boolean {
+    if (head.length !== HEAD) throw this.#unreadable();
+    const { stamp } = this.#context;
+    const text = Buffer.from(head.buffer, head.byteOffset, head.length).toString(
+      'latin1',
+      STAMP,
+      STAMP + stamp.length + 1,
     );
+    this.#isCurrent = text === `${stamp}\0`;
+    return this.#isCurrent;
   }
+
+  /** @throws SystemError EIO: there are fewer, or they are none */
+  #sawStates(first: number, states: Uint8Array, expected: number): void {
+    if (states.length < expected || states.some((state) => state > DURABLE)) throw this.#unreadable();
+    this.units.merge(first, states);
+  }
+
+  #unreadable(): SystemError {
+    return new SystemError(errnos.EIO, `object ${this.#file.name}: it cannot be read what is there of it`);
+  }
+
+  // Changing. All of it with a deadline (takes).
 
   /** As FileIo.write of a range that is not covered. */
   write(fileIo: FileIo, io: ObjectIo, finish: FinishedWrite): void {
-    const handle = this.#file;
-    handle.retain();
-    if (io.deadline !== 0) this.#isTimed = true;
-    if (io.offset + io.length > this.length) void this.#writePast(fileIo, io, finish);
-    else this.#enqueue(() => this.#beginWrite(fileIo, io, finish));
+    this.#file.retain();
+    this.#enqueue(() => this.#beginWrite(fileIo, io, finish));
   }
 
-  /** Behind the content is the tail: no writes there before it has gone. */
-  async #writePast(fileIo: FileIo, io: ObjectIo, finish: FinishedWrite): Promise<void> {
-    const handle = this.#file;
-    try {
-      await this.complete(io.deadline);
-    } catch (error) {
-      io.complete(errnoOf(error), messageOf(error));
-      handle.release();
-      return;
-    }
-    fileIo.write(handle, io, finish);
-    handle.release();
-  }
-
-  /** Has the queue and a reference to the file, and lets both go. */
   #beginWrite(fileIo: FileIo, io: ObjectIo, finish: FinishedWrite): void {
-    const handle = this.#file;
-    const { offset, length } = io;
+    const { offset, length, deadline } = io;
     const end = offset + length;
-    if (this.#over || this.covers(offset, length)) {
-      try {
-        fileIo.write(handle, io, finish);
-      } finally {
-        this.#endWrite();
-      }
-      return;
-    }
-    for (const unit of this.units.cut(offset, end)) {
-      if (this.#fillNow(unit, io.deadline)) continue;
-      void this.#writeLater(fileIo, io, finish);
-      return;
-    }
-    this.#store(fileIo, io, finish);
+    let isReady = this.#isCurrent && this.#refreshNow(this.units.touched(offset, end), deadline);
+    for (const unit of isReady ? this.units.cut(offset, end) : []) isReady = isReady && this.#fillNow(unit, deadline);
+    if (isReady) this.#store(fileIo, io, finish);
+    else void this.#writeLater(fileIo, io, finish);
   }
 
-  /** Fills what is cut, waiting for the disk, and writes. */
   async #writeLater(fileIo: FileIo, io: ObjectIo, finish: FinishedWrite): Promise<void> {
     try {
-      const { offset, length, deadline } = io;
-      for (const unit of this.units.cut(offset, offset + length)) await this.#fill(unit, unit + 1, () => deadline);
+      await this.#prepare(io.offset, io.length, io.deadline);
     } catch (error) {
       try {
         io.complete(errnoOf(error), error instanceof SystemError ? error.message : undefined);
@@ -242,24 +407,21 @@ export class Partial {
   }
 
   #store(fileIo: FileIo, io: ObjectIo, finish: FinishedWrite): void {
-    const first = Math.floor(io.offset / UNIT);
-    const end = Math.ceil((io.offset + io.length) / UNIT);
+    const failed: FailedWrite = (refused, errno) => {
+      try {
+        refused.complete(errno);
+      } finally {
+        this.#endWrite();
+      }
+    };
     const stored: FinishedWrite = (handle, written) => {
-      const errno = this.#note(first, end, written.deadline);
+      const errno = this.note(written.offset, written.length, written.deadline);
       if (errno !== 0) {
         failed(written, errno);
         return;
       }
       try {
         finish(handle, written);
-      } finally {
-        this.#endWrite();
-      }
-    };
-    const failed: FailedWrite = (refused, errno) => {
-      this.#isClean = false;
-      try {
-        refused.complete(errno);
       } finally {
         this.#endWrite();
       }
@@ -272,176 +434,204 @@ export class Partial {
     this.#file.release();
   }
 
+  /** May these bytes be written to the file now, and noted in the same turn, with nothing else to be done before? */
+  isReadyFor({ offset, size, deadline }: Pick<DirectRequest, 'offset' | 'size' | 'deadline'>): boolean {
+    const end = offset + size;
+    return (
+      !this.#busy &&
+      this.#waiting.length === 0 &&
+      this.#isCurrent &&
+      this.takes(deadline, end) &&
+      this.#refreshNow(this.units.touched(offset, end), deadline) &&
+      this.units.cut(offset, end).length === 0
+    );
+  }
+
+  /**
+   * Changes a range of the content in another way than by writing it.
+   * @param length bytes, at least one, within the content
+   * @param work makes the change in the file; until it is over nothing else makes units be there
+   * @throws ETIME, the system's error, that of the work
+   */
+  async change(offset: number, length: number, deadline: number, work: () => Promise<void>): Promise<void> {
+    const handle = this.#file;
+    handle.retain();
+    await new Promise<void>((resolve) => this.#enqueue(resolve));
+    try {
+      await this.#prepare(offset, length, deadline);
+      await work();
+      const errno = this.note(offset, length, deadline);
+      if (errno === errnos.ETIME) throw new SystemError(errno, adviceFor(errno));
+      if (errno !== 0) throw new SystemError(errno, `object ${handle.name}: it cannot be noted what is there of it`);
+    } finally {
+      this.#endWrite();
+    }
+  }
+
+  /** Has all that a change of this range needs there. */
+  async #prepare(offset: number, length: number, deadline: number): Promise<void> {
+    if (!this.#isCurrent) await this.#claim(deadline);
+    await this.#refresh(this.units.touched(offset, offset + length), deadline);
+    for (const unit of this.units.cut(offset, offset + length)) await this.#fill(unit, deadline);
+  }
+
+  /** Units that are 1 in the file by an earlier stamp are not there; from now on those that are 1 are. */
+  async #claim(deadline: number): Promise<void> {
+    const { system, scratch, stamp } = this.#context;
+    const { fd, name } = this.#file;
+    const bytes = Buffer.from(await this.#readAll(fd, tailLength(this.length), tailOffset(this.length)));
+    const tail = decodeTail(bytes, this.length);
+    if (tail === null) throw this.#unreadable();
+    const isCurrent = tail.stamp === stamp;
+    const { written } = this.units;
+    this.units.merge(0, isCurrent ? tail.states : tail.states.map((state) => (state === DURABLE ? state : 0)));
+    if (!isCurrent) {
+      const claimed = encodeTail({ ...tail, stamp, states: this.units.states });
+      checkDeadline(deadline);
+      scratch.bytes.set(claimed);
+      this.#file.markWritten();
+      const n = system.pwrite(fd, scratch.address, claimed.length, tailOffset(this.length));
+      if (n !== claimed.length)
+        throw new SystemError(n < 0 ? system.errno() : errnos.ENOSPC, `object ${name}: its tail`);
+    }
+    if (this.units.written > written) this.takeOver();
+    this.#isCurrent = true;
+  }
+
   /** Fills one unit with what is in memory; false: it has to be waited for, or went wrong. */
   #fillNow(unit: number, deadline: number): boolean {
-    const { system, scratch, memory } = this.#context;
-    if (this.#source === null) return false;
-    const { fd } = this.#source;
-    const length = this.units.lengthOf(unit);
+    const base = this.#open;
+    const { scratch } = this.#context;
     const at = unit * UNIT;
-    const n = memory
-      ? system.pread(fd, scratch.address, length, at)
-      : system.preadCached(fd, scratch.address, length, at);
-    if (n !== length || isLate(deadline)) return false;
-    this.#file.markWritten();
-    if (system.pwrite(this.#file.fd, scratch.address, length, at) !== length) {
-      this.#isClean = false;
-      return false;
-    }
-    return this.#note(unit, unit + 1, deadline) === 0;
+    const length = this.units.lengthOf(unit);
+    if (base === null || base.size < at + length) return false;
+    if (!this.#pread(base.fd, scratch.address, length, at)) return false;
+    return this.#putUnit(unit, deadline) === 0;
   }
 
-  /** Fills units that are not there. @throws ETIME; the system's error; EIO when the source is missing or too short */
-  async #fill(first: number, end: number, deadline: () => number): Promise<void> {
-    if (this.#source === null) throw this.#missing();
-    const clean = this.#isClean;
-    // Until it is over, what is there is neither.
-    this.#isClean = false;
-    this.#file.markWritten();
-    try {
-      const filling = new Filling(this.#context.filler, this.#source, this.#file, deadline);
-      await filling.run(first * UNIT, Math.min(end * UNIT, this.length), clean);
-    } catch (error) {
-      // EIO of a flush says that something is lost. Here nothing is: it may be read the next time.
-      if (errnoOf(error) !== errnos.EIO) throw error;
-      const why = `its source ${this.#sourceName} cannot be read: ${messageOf(error)}`;
-      throw new SystemError(errnos.ENODATA, `object ${this.#file.name}: ${why}`, { cause: error });
-    }
-    this.#isClean = clean;
-    const errno = this.#note(first, end, deadline());
+  async #fill(unit: number, deadline: number): Promise<void> {
+    const bytes = new Uint8Array(this.units.lengthOf(unit));
+    if (!(await this.#readBase(bytes, unit * UNIT))) return;
+    this.#context.scratch.bytes.set(bytes);
+    const errno = this.#putUnit(unit, deadline);
     if (errno === errnos.ETIME) throw new SystemError(errno, adviceFor(errno));
-    if (errno !== 0) throw new SystemError(errno, `object ${this.#file.name}: it cannot be noted what is there of it`);
+    if (errno !== 0) throw new SystemError(errno, `object ${this.#file.name}: a part of it cannot be copied`);
   }
 
-  /** These units are there from now on, also for a process after this one. @returns 0 or a positive errno */
-  #note(first: number, end: number, deadline: number): number {
+  /** Writes a unit from scratch, and notes it. @returns 0 or a positive errno */
+  #putUnit(unit: number, deadline: number): number {
     const { system, scratch } = this.#context;
+    const length = this.units.lengthOf(unit);
     if (isLate(deadline)) return errnos.ETIME;
-    const bytes = this.units.with(first, end);
-    scratch.bytes.set(bytes);
+    this.#file.markWritten();
+    const n = system.pwrite(this.#file.fd, scratch.address, length, unit * UNIT);
+    if (n !== length) return n < 0 ? system.errno() : errnos.ENOSPC;
+    return this.note(unit * UNIT, length, deadline);
+  }
+
+  /** What this range touches is there from now on, also for a process after this one. @returns 0 or a positive errno */
+  note(offset: number, length: number, deadline: number): number {
+    for (const run of this.units.absentIn(this.units.touched(offset, offset + length))) {
+      const errno =
+        this.#context.ledger.add(this.#file.name) || (isLate(deadline) ? errnos.ETIME : this.#write(run, WRITTEN));
+      if (errno !== 0) return errno;
+    }
+    return 0;
+  }
+
+  /** Writes the states of units, which are lower. @returns 0 or a positive errno */
+  #write(run: Run, state: number): number {
+    // Of what is for good the sync that makes it so is under way.
+    if (state === WRITTEN) this.#file.markWritten();
+    const errno = this.#fillTail(state, run.end - run.first, stateOffset(this.length, run.first));
+    if (errno === 0) this.units.mark(run, state);
+    return errno;
+  }
+
+  /** Writes so many bytes of one value. @returns 0 or a positive errno */
+  #fillTail(value: number, count: number, offset: number): number {
+    const { system, scratch } = this.#context;
+    scratch.bytes.fill(value, 0, count);
     for (;;) {
-      const n = system.pwrite(this.#file.fd, scratch.address, bytes.length, bitOffset(this.length, first));
-      if (n === bytes.length) break;
+      const n = system.pwrite(this.#file.fd, scratch.address, count, offset);
+      if (n === count) return 0;
       if (n >= 0) return errnos.EIO;
       const errno = system.errno();
       if (errno !== errnos.EINTR) return errno;
     }
-    this.units.add(first, end);
+  }
+
+  // Making it durable.
+
+  /**
+   * The base's name is durable, and so is that the file has it: a file system without a journal may have a directory's entries on the disk, and not how many a file has.
+   * @throws the system's error
+   */
+  async syncBase(): Promise<void> {
+    this.#baseReads++;
+    try {
+      await this.#context.bases.sync();
+      const base = await this.#openNeeded(false);
+      if (base !== null) await this.#context.system.fsync(base.fd);
+    } finally {
+      this.#baseReads--;
+      this.#letGo();
+    }
+  }
+
+  /** What a sync that begins now is of: the units that it makes be there for good. */
+  toSettle(): Run[] {
+    return this.units.writtenRuns();
+  }
+
+  /** The content of these units is durable; so are they with the next sync. @returns 0 or a positive errno */
+  settle(runs: readonly Run[]): number {
+    for (const run of runs) {
+      const errno = this.#write(run, DURABLE);
+      if (errno !== 0) return errno;
+    }
     return 0;
   }
 
-  /**
-   * Makes it an object like any other. Callers share one run; the file is to be synced with its attributes then.
-   * @param deadline see ObjectIo.deadline; callers at the same time have the latest of theirs
-   * @throws ETIME, the system's error: it stays partial, and loses nothing; EIO when the source cannot be read
-   */
-  async complete(deadline: number): Promise<void> {
-    while (!this.#over) {
-      try {
-        await this.#completeUntil(deadline);
-        return;
-      } catch (error) {
-        // It may have ended by the deadline of who began it, just before this one came.
-        if (!(error instanceof SystemError) || error.errno !== errnos.ETIME || isLate(deadline)) throw error;
-      }
-    }
+  /** What was settled is durable. */
+  async settled(): Promise<void> {
+    const { bases, completed, ledger } = this.#context;
+    if (this.units.written > 0) return;
+    ledger.remove(this.#file.name);
+    if (this.units.absent > 0) return;
+    completed();
+    this.#letGo();
+    await bases.remove(this.base);
   }
 
-  #completeUntil(deadline: number): Promise<void> {
-    const isRunning = this.#completing !== null;
-    this.#until =
-      deadline === 0 || (isRunning && this.#until === 0) ? 0 : Math.max(deadline, isRunning ? this.#until : 0);
-    this.#completing ??= this.#complete()
-      .catch((error: unknown) => {
-        this.#failedAt = this.#context.system.now();
-        throw error;
-      })
-      .finally(() => {
-        this.#completing = null;
-      });
-    return this.#completing;
+  /** A process left units that are there, and not for good: they are in this one's ledger from now on. Should that fail, they are in that one's still. */
+  takeOver(): void {
+    this.#context.bases.suspect();
+    this.#context.ledger.add(this.#file.name);
+    this.owesBase = true;
+    this.#file.markDirty();
   }
 
-  /** Nobody may complete it unasked now, or it was in vain a moment ago. */
-  get isStuck(): boolean {
-    return this.#isTimed || this.#context.system.now() - this.#failedAt < FAILING_MS;
-  }
-
-  get isAttached(): boolean {
-    return this.#handle !== null;
-  }
-
-  /**
-   * A process that knows nothing of partial objects may have made this file another object: whatever comes now would be written into that.
-   * @throws SystemError EIO
-   */
-  async #checkOwn(): Promise<void> {
-    const handle = this.#file;
-    const { size } = await this.#context.system.fstat(handle.fd);
-    // Before the tail goes, and right after, when the mark is what is left to take away.
-    if (size === fileLength(this.length) || (size === this.length && this.units.missing === 0)) return;
-    throw new SystemError(
-      errnos.EIO,
-      `object ${handle.name}: somebody else has changed this copy before it was completed`,
-    );
-  }
-
-  async #complete(): Promise<void> {
-    const handle = this.#file;
-    handle.retain();
-    try {
-      await this.#context.filling.run(async () => {
-        for (let next = 0; !this.#over; ) {
-          await this.#enter();
-          try {
-            await this.#checkOwn();
-            const missing = this.units.nextMissing(next, PIECE);
-            if (missing === null) await this.#end();
-            else {
-              await this.#fill(missing.first, missing.end, () => this.#until);
-              next = missing.end;
-            }
-          } finally {
-            this.#leave();
-          }
-        }
-      });
-    } finally {
-      handle.release();
-    }
-  }
-
-  /** Everything is there: the tail and the mark go. Whoever finds the mark at a file without its tail knows that. */
-  async #end(): Promise<void> {
-    const { changes, marks } = this.#context;
-    const handle = this.#file;
-    await changes.ftruncate(handle.fd, this.length, this.#until);
-    checkDeadline(this.#until);
-    marks.remove(handle.fd);
-    this.#over = true;
-    handle.completed();
-    this.#closeSource();
-    this.#context.ended(this, true);
+  /** All of it is there for good: what it is a copy of is needed by nobody. */
+  get isComplete(): boolean {
+    return this.units.absent === 0 && this.units.written === 0;
   }
 
   /** Nobody uses the file any more. */
   dispose(): void {
-    if (this.#over) return;
-    this.#over = true;
-    this.#closeSource();
-    this.#context.ended(this, false);
+    this.#isDisposed = true;
+    this.#letGo();
   }
 
-  #closeSource(): void {
-    if (!this.#over || this.#readers > 0 || this.#sourceClosed || this.#source === null) return;
-    this.#sourceClosed = true;
-    this.#context.system.close(this.#source.fd).catch(() => {});
+  /** Closes the base once nobody needs it: else its blocks are taken for as long as this object is open. */
+  #letGo(): void {
+    const base = this.#open;
+    if (base === null || this.#baseReads > 0 || !(this.#isDisposed || this.isComplete)) return;
+    this.#open = null;
+    this.#context.system.close(base.fd).catch(() => {});
   }
 
-  /** Waits for its turn in the queue. */
-  #enter(): Promise<void> {
-    return new Promise<void>((resolve) => this.#enqueue(resolve));
-  }
+  // The queue.
 
   /** Begins work when it has its turn; the work ends with #leave, in the same turn of the event loop or later. */
   #enqueue(work: () => void): void {

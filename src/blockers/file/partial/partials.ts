@@ -1,132 +1,205 @@
 /**
  * The partial objects of a store: which copies become one, and what is found partial on the disk. The file of a partial object is marked by
- * an attribute, has a tail (tail.ts), and is locked (flock) by the process that has it: a mark without a lock was left by one that
- * was killed, and whoever opens the object goes on with it.
+ * an attribute and has a tail (tail.ts); the store has a directory for what they are copies of (bases.ts), which also says that it may have any.
  */
 import fs from 'node:fs';
-import { errnos, SystemError } from '../../../sys/errno.js';
+import path from 'node:path';
+import { errnos, messageOf, SystemError } from '../../../sys/errno.js';
 import * as libc from '../../../sys/libc.js';
 import { isErrno } from '../../errors.js';
-import { TimedChanges } from '../changes.js';
-import { readFully, sharesNothing } from '../copy.js';
-import type { OpenedFile } from '../opener.js';
+import { copyByHand, copyContent, readFully, sharesNothing } from '../copy.js';
+import type { DirtyDirectories, FailedObjects } from '../durability.js';
+import type { OpenedFile, Opener } from '../opener.js';
 import { candidatePaths } from '../paths.js';
-import { Limiter, poolThreads } from '../pool.js';
-import type { FileStatus, FileSystem } from '../system.js';
-import { PIECE, type Source } from './filling.js';
-import { Partial, type PartialContext } from './partial.js';
+import { NativeError } from '../pool.js';
+import type { FileMarks, FileStatus, FileSystem } from '../system.js';
+import type { TempFiles } from '../temp.js';
+import { Bases } from './bases.js';
+import { Ledger } from './ledger.js';
+import { type Base, Partial, type PartialContext } from './partial.js';
 import {
-  bitmapLength,
-  bootOf,
-  contentOf,
+  canBePartial,
+  DURABLE,
   decodeMark,
   decodeTail,
   encodeMark,
   encodeTail,
   fileLength,
   hasOddLength,
+  isTail,
   LONGEST,
-  type Mark,
-  type Origin,
+  stateOffset,
+  type Tail,
+  tailLength,
+  tailOf,
   tailOffset,
   UNIT,
+  unitsOf,
+  WRITTEN,
 } from './tail.js';
 import { Units } from './units.js';
 
-/** Most partial objects: what a flush may have to wait for, 256 MiB of the usual size. Beyond them copies are whole, which holds writers back. */
-const MOST = 64;
 /** A source with less data is copied at once: bytes. */
 const LEAST_DATA = 128 * 1024;
-/** So long, and so often, a lock that somebody else has is asked for: ms. */
-const LOCK_MS = 500;
-const LOCK_PAUSE_MS = 3;
-/** Objects filled at the same time. */
-const FILLED_AT_ONCE = Math.max(2, poolThreads >> 2);
+/** Of a source that is partial itself so much is copied at once, as a part of the content; the whole of it where there is more. */
+const MOST_COPIED = 1 / 4;
+const DIGITS = /^[0-9a-f]{2}$/;
+
+/** Whether copies may be partial: `auto` in a store that was new to this version, or had any before. */
+export type MakesPartials = boolean | 'auto';
 
 export interface PartialsSettings {
-  readonly system: FileSystem;
   /** The store's directory. */
   readonly root: string;
-  /** Copies may be partial. What was left partial is completed in any case. */
-  readonly makes: boolean;
+  readonly makes: MakesPartials;
   /** Bytes of data below which a source is copied at once. */
   readonly leastData?: number;
-  readonly most?: number;
+}
+
+/** What the open files of the store share with them. */
+export interface PartialsOf {
+  readonly opener: Opener;
+  readonly directories: DirtyDirectories;
+  readonly failed: FailedObjects;
+  /** Runs work that opens a file, and again when descriptors have run out and some could be closed. */
+  retrying<T>(work: () => Promise<T>): Promise<T>;
+}
+
+/** An open source of a copy, and where it is. */
+export interface CopySource {
+  readonly fd: number;
+  readonly path: string;
+}
+
+/** What of a partial object is on the disk. */
+interface Stored {
+  readonly tail: Tail;
+  /** The units that are there, and not for good, are there by now. */
+  readonly isCurrent: boolean;
+}
+
+/** Nobody can tell what is there of an object. */
+class Unreadable extends SystemError {
+  constructor(why: string) {
+    super(errnos.EIO, why);
+  }
 }
 
 export class Partials {
   readonly #system: FileSystem;
   readonly #root: string;
+  readonly #opener: Opener;
+  readonly #bases: Bases;
+  readonly #failed: FailedObjects;
   readonly #leastData: number;
-  readonly #most: number;
-  #makes: boolean;
-  /** null: no file of this store can be marked. */
+  readonly #retrying: <T>(work: () => Promise<T>) => Promise<T>;
+  readonly #asked: MakesPartials;
+  /** New copies may be partial. */
+  #makes = false;
+  /** null: the store has no partial objects. */
   #context: PartialContext | null = null;
-  /** Which start of the machine this is. */
-  #boot = '';
-  /** The oldest first. */
-  readonly #owed = new Set<Partial>();
-  #begun = 0;
+  #made = 0;
   #completed = 0;
+  #sweeping: Promise<void> | null = null;
 
-  constructor(settings: PartialsSettings) {
-    this.#system = settings.system;
+  constructor(settings: PartialsSettings, { opener, directories, failed, retrying }: PartialsOf) {
+    this.#failed = failed;
+    this.#system = opener.system;
     this.#root = settings.root;
-    this.#makes = settings.makes;
+    this.#opener = opener;
+    this.#asked = settings.makes;
     this.#leastData = settings.leastData ?? LEAST_DATA;
-    this.#most = settings.most ?? MOST;
+    this.#retrying = retrying;
+    this.#bases = new Bases(settings.root, opener, directories);
   }
 
-  /** Looks at what the store's file system can do. */
-  open(): void {
+  /**
+   * Looks at what the store has and its file system can do.
+   * @throws SystemError EOPNOTSUPP for a store that has partial objects where they cannot be read; the system's error
+   */
+  async open(temp: TempFiles): Promise<void> {
     const { marks } = this.#system;
-    if (!marks?.suits(this.#root)) return;
-    try {
-      this.#boot = marks.bootId();
-    } catch {
-      // Without it nobody knows whether what is found was left by a process of this start of the machine.
-      return;
+    const why = this.#unsuitable();
+    const isPrepared = await this.#bases.exist();
+    if (marks === undefined || why !== null) {
+      if (!isPrepared || !(await this.#bases.areAny())) return;
+      throw new SystemError(
+        errnos.EOPNOTSUPP,
+        `the store ${this.#root} has copies that are not complete (${this.#bases.path('')}), and ${why}: use it where it was made`,
+      );
     }
-    const memory = this.#system.isMemory(this.#root);
-    const scratch = libc.allocateMemory(PIECE);
-    this.#context = {
+    const isWanted = this.#asked === 'auto' ? isPrepared || (await this.#isNew()) : this.#asked;
+    const canUse = isPrepared || (isWanted && (await this.#prepare()));
+    // In any case: another process may make the first of them.
+    const ledger = new Ledger(this.#root, marks.stamp(this.#root), this.#opener, marks, temp);
+    this.#context = this.#contextOf(marks, ledger);
+    if (!canUse) return;
+    await this.#bases.start();
+    await ledger.open();
+    this.#makes = isWanted;
+    this.#sweeping = this.#sweep().catch(() => {});
+  }
+
+  /** False: a store that cannot be written, or a file system that has no room. */
+  async #prepare(): Promise<boolean> {
+    try {
+      await this.#bases.make();
+      return true;
+    } catch (error) {
+      if (isErrno(error, errnos.EROFS, errnos.EACCES, errnos.EPERM, errnos.ENOSPC, errnos.EDQUOT)) return false;
+      throw error;
+    }
+  }
+
+  #contextOf(marks: FileMarks, ledger: Ledger): PartialContext {
+    return {
       system: this.#system,
       marks,
-      changes: new TimedChanges(this.#system, this.#root),
-      memory,
-      scratch,
-      filler: { system: this.#system, memory, scratch, heldBack: 0 },
-      filling: new Limiter(FILLED_AT_ONCE),
-      ended: (partial, complete) => {
-        if (this.#owed.delete(partial) && complete) this.#completed++;
-      },
+      memory: this.#system.isMemory(this.#root),
+      scratch: libc.allocateMemory(Math.max(UNIT, tailLength(LONGEST))),
+      bases: this.#bases,
+      ledger,
+      stamp: marks.stamp(this.#root),
+      openBase: (base, isPatient) => this.#openBase(base, isPatient),
+      completed: () => void this.#completed++,
     };
   }
 
-  close(): void {
-    if (this.#context) libc.freeMemory(this.#context.scratch);
+  /** What keeps objects of this store from being partial; null: nothing. */
+  #unsuitable(): string | null {
+    const { marks } = this.#system;
+    try {
+      if (!marks?.suits(this.#root)) return 'this file system cannot hold them';
+      marks.stamp(this.#root);
+      return null;
+    } catch (error) {
+      return `it cannot be told which start of the machine this is (${messageOf(error)})`;
+    }
+  }
+
+  /** Has nobody put an object here? */
+  async #isNew(): Promise<boolean> {
+    return !(await this.#system.readdir(this.#root)).some((entry) => DIGITS.test(entry));
+  }
+
+  async close(): Promise<void> {
+    const context = this.#context;
     this.#context = null;
+    this.#makes = false;
+    await this.#sweeping;
+    await this.#bases.close();
+    if (context === null) return;
+    await context.ledger.close();
+    libc.freeMemory(context.scratch);
   }
 
   status(): object {
-    return { owed: this.#owed.size, begun: this.#begun, completed: this.#completed };
+    return { made: this.#made, completed: this.#completed };
   }
 
-  /** Is the open file one of a partial object? */
-  isMarked(fd: number): boolean {
-    return this.#context?.marks.get(fd) != null;
-  }
-
-  /** Is a partial object's file at one of these paths? */
-  async isLeft(name: string): Promise<boolean> {
-    if (!this.#context) return false;
-    for (const file of candidatePaths(this.#root, name)) {
-      if ((await this.#context.marks.of(file)) !== null) return true;
-      const { size } = await this.#system.stat(file).catch(() => ({ size: 0 }));
-      // Opening it looks at what is behind it.
-      if (hasOddLength(size)) return true;
-    }
-    return false;
+  /** Has the store partial objects, or may it have any? */
+  get exist(): boolean {
+    return this.#context !== null;
   }
 
   /** Bytes of the content of the file at a path with this status. */
@@ -135,190 +208,337 @@ export class Partials {
     const mark = await this.#context.marks.of(file);
     // Completed meanwhile, or just a length.
     if (mark === null) return (await this.#system.stat(file)).size;
-    const length = decodeMark(mark)?.length;
-    return length !== undefined && size === fileLength(length) ? length : size;
+    const length = decodeMark(mark);
+    return length !== null && size === fileLength(length) ? length : size;
+  }
+
+  /** Is the object at this path one of which a part may have to be read elsewhere? At once. */
+  isMarkedAt(file: string): boolean {
+    return this.#context !== null && this.#context.marks.at(file) !== null;
+  }
+
+  /** The name of the base of an open file's object; null: it is not partial, or nobody can tell. At once, as far as what it reads is in memory. */
+  baseOf(fd: number): string | null {
+    const { marks, scratch } = this.#context ?? {};
+    const mark = marks?.get(fd) ?? null;
+    const length = mark === null ? null : decodeMark(mark);
+    if (length === null || scratch === undefined) return null;
+    const n = this.#system.pread(fd, scratch.address, tailLength(length), tailOffset(length));
+    return decodeTail(Buffer.from(scratch.bytes.subarray(0, Math.max(0, n))), length)?.base ?? null;
+  }
+
+  /** Is the open file marked as a partial object's? */
+  isMarked(fd: number): boolean {
+    return this.#context?.marks.get(fd) != null;
+  }
+
+  /** The name of the base of the object at a path; null: it is not partial, or not there. @throws the system's error */
+  async baseAt(file: string): Promise<string | null> {
+    try {
+      if (!this.isMarkedAt(file)) return null;
+    } catch (error) {
+      // Whoever may not read it may delete it all the same.
+      if (isErrno(error, errnos.EACCES, errnos.EPERM)) return null;
+      throw error;
+    }
+    const fd = await this.#retrying(() => this.#system.open(file, fs.constants.O_RDONLY, 0));
+    try {
+      return this.baseOf(fd);
+    } finally {
+      await this.#system.close(fd);
+    }
+  }
+
+  /** What a partial object was has ended for good: it was deleted, replaced or completed. @param base its base's name, if it had one */
+  async gone(name: string, base: string | null): Promise<void> {
+    this.#context?.ledger.remove(name);
+    if (base !== null) await this.#bases.remove(base);
   }
 
   /**
    * Makes a new, empty file the partial copy of an open source, if that is worth it and possible.
    * @param to nobody else's
-   * @param from descriptor of the source; the partial object's own when it becomes one
+   * @param source its descriptor is the partial object's own when it becomes the base's
+   * @param target the object that the file is going to be
    * @param size most bytes to copy
-   * @param isTimed who asks has a deadline
+   * @param deadline of the copy: see ObjectIo.deadline; without one it is whole
    * @returns null: the file is empty as before
    * @throws the system's error
    */
-  async begin(to: number, from: number, source: string, size: number, isTimed: boolean): Promise<Partial | null> {
+  async begin(to: number, source: CopySource, target: string, size: number, deadline: number): Promise<Partial | null> {
     const context = this.#context;
-    if (!context || !this.#makes) return null;
-    if (this.#owed.size * 2 >= this.#most) this.#completeOldest();
-    if (this.#owed.size >= this.#most) return null;
-    const stats = await this.#system.fstat(from);
-    const length = Math.min(size, stats.size);
-    const data = stats.blocks * 512;
-    if (length === 0 || length > LONGEST || data < this.#leastData) return null;
-    // Where extents can be shared a copy costs next to nothing.
-    if (!sharesNothing(stats.dev)) return null;
-    const origin = { source, inode: stats.ino, made: stats.birthtimeMs, length, boot: this.#boot };
-    const isReserved = await this.#reserve(context, to, length);
-    if (isReserved === null || !(await this.#mark(context, to, encodeTail(origin), { length, isTimed }))) {
+    if (!context || !this.#makes || deadline === 0 || !canBePartial(size)) return null;
+    const stored = await this.#storedOf(context, source.fd);
+    if (stored === null) {
+      const calls = this.#opener.changes.immediate(deadline);
+      const stats = calls?.fstat(source.fd) ?? (await this.#system.fstat(source.fd));
+      // Where extents can be shared a copy costs next to nothing.
+      if (stats.blocks * 512 < this.#leastData || !sharesNothing(stats.dev)) return null;
+      const open = { fd: source.fd, size: stats.size };
+      return await this.#start(to, source.path, target, new Units(size, new Uint8Array(unitsOf(size))), open, deadline);
+    }
+    const { tail } = stored;
+    const units = new Units(tail.length, tail.states);
+    if (size !== tail.length || (units.count - units.absent) / units.count > MOST_COPIED) return null;
+    const copied = units.states.map((state) => (state === 0 ? 0 : WRITTEN));
+    // What is copied is there at once, and not for good.
+    if (units.absent < units.count && context.ledger.add(target) !== 0) return null;
+    let partial: Partial | null = null;
+    try {
+      await this.#copyThere(source.fd, to, units);
+      partial = await this.#start(to, this.#bases.path(tail.base), target, new Units(size, copied), null, deadline);
+      return partial;
+    } finally {
+      if (partial === null) context.ledger.remove(target);
+    }
+  }
+
+  /** Makes a file, in which the units are that are there, partial. */
+  async #start(
+    to: number,
+    file: string,
+    target: string,
+    units: Units,
+    open: Base | null,
+    deadline: number,
+  ): Promise<Partial | null> {
+    const context = this.#context;
+    const base = this.#bases.newName(target);
+    if (!context || base === null) return null;
+    try {
+      await this.#bases.link(file, base, deadline);
+      // The name may have become another file's since the source was opened.
+      if (open !== null && !(await this.#isSame(open.fd, this.#bases.path(base), deadline)))
+        throw new SystemError(errnos.EAGAIN, `object ${target}: what it is a copy of was replaced meanwhile`);
+      const { length, states } = units;
+      await this.#opener.changes.ftruncate(to, fileLength(length), deadline);
+      this.#put(context, to, encodeTail({ base, length, stamp: context.stamp, states }), length);
+    } catch (error) {
+      await this.#bases.remove(base);
+      // tmpfs has attributes of users since Linux 6.6 only.
+      if (isErrno(error, errnos.EOPNOTSUPP)) this.#makes = false;
+      const isPossible = isErrno(error, errnos.EOPNOTSUPP, errnos.EPERM, errnos.EACCES, errnos.EMLINK, errnos.ENOENT);
+      if (!isPossible) throw error;
       await this.#system.ftruncate(to, 0);
       return null;
     }
-    const partial = new Partial(context, {
-      units: new Units(length, new Uint8Array(bitmapLength(length))),
-      source: { fd: from, isDense: data >= stats.size },
-      sourceName: source,
-      isClean: !isReserved,
-      isTimed,
-    });
-    this.#begun++;
-    this.#owed.add(partial);
-    return partial;
+    this.#made++;
+    return new Partial(context, { units, base, open, isCurrent: true, isNew: true });
   }
 
-  /** Space for all of it, so that filling it finds the disk no fuller than copying it does. @returns whether it has; null: there is none */
-  async #reserve({ memory }: PartialContext, fd: number, length: number): Promise<boolean | null> {
-    await this.#system.ftruncate(fd, fileLength(length));
-    if (memory) return false;
-    try {
-      await this.#system.fallocate(fd, libc.FALLOC_FL_KEEP_SIZE, 0, fileLength(length));
-      return true;
-    } catch (error) {
-      if (isErrno(error, errnos.EOPNOTSUPP, errnos.ENOSYS)) return false;
-      if (isErrno(error, errnos.ENOSPC, errnos.EDQUOT)) return null;
-      throw error;
+  #put({ marks, scratch }: PartialContext, to: number, tail: Buffer, length: number): void {
+    scratch.bytes.set(tail);
+    const n = this.#system.pwrite(to, scratch.address, tail.length, tailOffset(length));
+    if (n !== tail.length) throw new SystemError(n < 0 ? this.#system.errno() : errnos.ENOSPC, 'cannot write its tail');
+    marks.set(to, encodeMark(length));
+  }
+
+  async #isSame(fd: number, file: string, deadline: number): Promise<boolean> {
+    const calls = this.#opener.changes.immediate(deadline);
+    const [a, b] = calls
+      ? [calls.fstat(fd), calls.stat(file)]
+      : [await this.#system.fstat(fd), await this.#system.stat(file)];
+    return b !== null && a.ino === b.ino && a.dev === b.dev;
+  }
+
+  /**
+   * Copies the content of an open partial object to an empty file, if it is one.
+   * @param most bytes
+   * @returns false: it is an object like any other
+   */
+  async copyWhole(from: number, to: number, most: number): Promise<boolean> {
+    const stored = this.#context && (await this.#storedOf(this.#context, from));
+    if (!stored) return false;
+    const { base, length: whole, states } = stored.tail;
+    const units = new Units(whole, states);
+    const length = Math.min(most, whole);
+    if (units.absent > 0) {
+      const { fd } = await this.#openBase(base);
+      try {
+        await copyContent(this.#system, fd, to, length);
+      } finally {
+        await this.#system.close(fd);
+      }
     }
+    await this.#system.ftruncate(to, length);
+    await this.#copyThere(from, to, units, length);
+    return true;
   }
 
-  /** False when the file system takes no mark, or nothing more: whatever it is, a whole copy may be possible. @throws EIO */
-  async #mark(context: PartialContext, fd: number, tail: Buffer, mark: Mark): Promise<boolean> {
-    try {
-      context.scratch.bytes.set(tail);
-      if (this.#system.pwrite(fd, context.scratch.address, tail.length, tailOffset(mark.length)) !== tail.length)
-        return false;
-      if (!context.marks.lock(fd)) return false;
-      context.marks.set(fd, encodeMark(mark));
-      return true;
-    } catch (error) {
-      if (isErrno(error, errnos.EIO)) throw error;
-      if (isErrno(error, errnos.EOPNOTSUPP, errnos.EPERM, errnos.EACCES)) this.#makes = false;
-      return false;
-    }
-  }
-
-  #completeOldest(): void {
-    for (const partial of this.#owed) {
-      if (partial.isStuck || !partial.isAttached) continue;
-      // What goes wrong there, the flush of that object says.
-      partial.complete(0).catch(() => {});
-      return;
+  /** Copies the units that are there. @param length of the copy, bytes */
+  async #copyThere(from: number, to: number, units: Units, length = units.length): Promise<void> {
+    for (let at = 0; at < length; ) {
+      const end = Math.min(units.runEnd(at), length);
+      if (units.has(at / UNIT)) await copyByHand(this.#system, from, to, at, end);
+      at = end;
     }
   }
 
   /**
-   * Looks whether a file that was opened is one of a partial object, and takes that over if nobody has it.
-   * @returns the file, with what there is to know of it; @throws after closing it: EDEADLK when another process has it; EIO when it is of an
-   *   earlier start of the machine, or cannot be understood; the system's error
+   * Looks whether a file that was opened is one of a partial object.
+   * @returns the file, with what there is to know of it; @throws after closing it: EIO when it cannot be understood; the system's error
    */
   async inspect(name: string, file: OpenedFile): Promise<OpenedFile> {
     const context = this.#context;
     if (!context) return file;
     try {
-      if (this.isMarked(file.fd)) return await this.#takeOver(context, name, file);
-      const { size } = context.marks.status(file.fd);
-      if (hasOddLength(size)) await this.#checkPlain(name, file.fd, size);
-      return file;
+      const stored = await this.#storedOf(context, file.fd, name);
+      if (stored === null) return file;
+      const { tail, isCurrent } = stored;
+      // Another process may have made the first one of the store since it was opened here.
+      if (!context.ledger.isOpen) await context.ledger.open();
+      const units = new Units(tail.length, tail.states);
+      const partial = new Partial(context, { units, base: tail.base, open: null, isCurrent, isNew: false });
+      return { ...file, partial };
     } catch (error) {
       await this.#system.close(file.fd).catch(() => {});
       throw error;
     }
   }
 
-  async #takeOver(context: PartialContext, name: string, file: OpenedFile): Promise<OpenedFile> {
-    const { fd } = file;
-    for (const until = this.#system.now() + LOCK_MS; !context.marks.lock(fd); ) {
-      // A descriptor of it may be about to be closed.
-      if (this.#system.now() < until) {
-        await new Promise((resolve) => setTimeout(resolve, LOCK_PAUSE_MS));
-        continue;
-      }
-      throw new SystemError(
-        // Not EBUSY, by which those above mean the lock of a volume.
-        errnos.EDEADLK,
-        `object ${name}: another process has not completed this copy yet: ask again when it has, or has ended`,
-      );
-    }
-    // Once more: who had it may have completed it just before.
+  /** null: it is an object like any other. @throws SystemError EIO */
+  async #storedOf(context: PartialContext, fd: number, name = ''): Promise<Stored | null> {
     const mark = context.marks.get(fd);
-    if (mark === null) return file;
-    const known = decodeMark(mark);
-    const { size } = await this.#system.fstat(fd);
-    if (known !== null && size !== fileLength(known.length)) {
-      // It had been completed, but for the mark: that goes when it is completed again.
-      const units = new Units(size, new Uint8Array(bitmapLength(size)).fill(0xff));
-      const partial = new Partial(context, {
-        units,
-        source: null,
-        sourceName: '',
-        isClean: false,
-        isTimed: known.isTimed,
-      });
-      return { ...file, partial };
+    if (mark === null) {
+      await this.#checkPlain(context, name, fd);
+      return null;
     }
-    const tail = known === null ? null : decodeTail(await this.#readTail(fd, known.length), known.length);
-    if (known === null || tail === null || tail.origin.boot !== this.#boot) {
-      const why = tail === null ? 'its state cannot be read' : 'the machine was started anew since';
-      throw new SystemError(errnos.EIO, `object ${name}: it is a copy that was never completed, and ${why}`);
-    }
-    const partial = new Partial(context, {
-      units: new Units(tail.origin.length, tail.bits),
-      source: await this.#openSource(tail.origin),
-      sourceName: tail.origin.source,
-      // What was written last may be there without being noted.
-      isClean: false,
-      isTimed: known.isTimed,
-    });
-    this.#owed.add(partial);
-    return { ...file, partial };
+    const length = decodeMark(mark);
+    const tail = length === null ? null : decodeTail(await this.#readTail(fd, length), length);
+    if (tail === null) throw this.#unreadable(name);
+    const isCurrent = tail.stamp === context.stamp;
+    if (!isCurrent) for (const [i, state] of tail.states.entries()) if (state !== DURABLE) tail.states[i] = 0;
+    return { tail, isCurrent };
   }
 
-  /**
-   * A file that was copied without its attributes would read as zeros where it is not complete. Only one of this start of the machine can be
-   * noted still; and whatever a client writes does not look like one, since it does not know which start that is.
-   * @throws SystemError EIO
-   */
-  async #checkPlain(name: string, fd: number, size: number): Promise<void> {
-    const length = contentOf(size);
-    const boot = length === null ? null : bootOf(await this.#readTail(fd, length));
-    if (boot === null || boot !== this.#boot) return;
-    throw new SystemError(
-      errnos.EIO,
-      `object ${name}: it is a copy that was never completed, and its file has lost its attributes: copy the store with them (cp -a, rsync -X, tar --xattrs)`,
+  #unreadable(name: string): SystemError {
+    return new Unreadable(
+      `object ${name}: it is a copy that is not complete, and its state cannot be read: start the version that made it and stop it in order`,
+    );
+  }
+
+  /** A file that was copied without its attributes would read as zeros where it is not complete. @throws SystemError EIO */
+  async #checkPlain(context: PartialContext, name: string, fd: number): Promise<void> {
+    const { size } = context.marks.status(fd);
+    const offset = hasOddLength(size) ? tailOf(size) : null;
+    if (offset === null || !isTail(await this.#readTail(fd, offset))) return;
+    throw new Unreadable(
+      `object ${name}: it is a copy that is not complete, and its file has lost its attributes: copy the store with them (cp -a, rsync -aHX, tar --xattrs)`,
     );
   }
 
   async #readTail(fd: number, length: number): Promise<Buffer> {
-    return await readFully(this.#system, fd, fileLength(length) - tailOffset(length), tailOffset(length));
+    return await readFully(this.#system, fd, tailLength(length), tailOffset(length));
   }
 
-  /** null: it is not there, or another file is in its place. */
-  async #openSource({ source, inode, made }: Origin): Promise<Source | null> {
-    for (const file of candidatePaths(this.#root, source)) {
-      let fd: number;
-      try {
-        fd = await this.#system.open(file, fs.constants.O_RDONLY, 0);
-      } catch (error) {
-        if (isErrno(error, errnos.ENOENT)) continue;
-        throw error;
-      }
-      const { ino, size, blocks, birthtimeMs } = await this.#system.fstat(fd).catch(async (error) => {
-        await this.#system.close(fd).catch(() => {});
+  async #openBase(base: string, isPatient = true): Promise<Base> {
+    const open = (): Promise<number> => this.#bases.open(base);
+    const fd = await (isPatient ? this.#retrying(open) : open()).catch((error: unknown) => {
+      if (!isErrno(error, errnos.ENOENT)) throw error;
+      const what = `${this.#bases.path(base)}, which an object of the store is a copy of, is missing`;
+      throw new SystemError(errnos.EIO, what, { cause: error });
+    });
+    try {
+      return { fd, size: (await this.#system.fstat(fd)).size };
+    } catch (error) {
+      await this.#system.close(fd).catch(() => {});
+      throw error;
+    }
+  }
+
+  /**
+   * Makes durable what processes acknowledged that were killed.
+   * @throws the system's error: it can be tried again
+   */
+  async settleLeft(): Promise<void> {
+    const context = this.#context;
+    if (!context) return;
+    const left = await context.ledger.left();
+    if (left.some(({ names }) => names.length > 0)) {
+      this.#bases.suspect();
+      await this.#bases.sync();
+    }
+    for (const ledger of left) {
+      for (const name of ledger.names)
+        for (const file of candidatePaths(this.#root, name)) await this.#settle(context, file);
+      await context.ledger.drop(ledger);
+    }
+  }
+
+  async #settle(context: PartialContext, file: string): Promise<void> {
+    let fd: number;
+    try {
+      fd = await this.#retrying(() => this.#system.open(file, fs.constants.O_RDWR, 0));
+    } catch (error) {
+      // Not there any more, not a name, or another user's: not this one's either.
+      const isNobodys = [
+        errnos.ENOENT,
+        errnos.ENOTDIR,
+        errnos.ENAMETOOLONG,
+        errnos.EINVAL,
+        errnos.EACCES,
+        errnos.EPERM,
+      ];
+      if (isErrno(error, ...isNobodys)) return;
+      throw error;
+    }
+    try {
+      const stored = await this.#storedOf(context, fd, path.basename(file)).catch((error: unknown) => {
+        // Whoever reads it hears of it; what others have acknowledged does not hang on it.
+        if (error instanceof Unreadable) return null;
         throw error;
       });
-      if (ino === inode && birthtimeMs === made) return { fd, isDense: blocks * 512 >= size };
-      await this.#system.close(fd).catch(() => {});
+      if (stored === null || !stored.isCurrent) return;
+      await this.#makeDurable(context, fd, stored.tail).catch((error: unknown) => {
+        // The kernel tells of it once; others' objects have no part in it.
+        this.#failed.add(path.basename(file), file, error);
+      });
+    } finally {
+      await this.#system.close(fd);
     }
-    return null;
+  }
+
+  async #makeDurable(context: PartialContext, fd: number, { length, states }: Tail): Promise<void> {
+    // With its attributes: it may have been made just before.
+    await this.#system.fsync(fd);
+    for (const { first, end } of new Units(length, states).writtenRuns()) {
+      context.scratch.bytes.fill(DURABLE, 0, end - first);
+      const n = this.#system.pwrite(fd, context.scratch.address, end - first, stateOffset(length, first));
+      if (n !== end - first) throw new NativeError('pwrite', n < 0 ? this.#system.errno() : errnos.EIO);
+    }
+    await this.#system.fdatasync(fd);
+  }
+
+  /** Names of bases that nobody needs, which a process left that ended between two changes. */
+  async #sweep(): Promise<void> {
+    await this.#bases.sweep(async (object, base) => {
+      for (const file of candidatePaths(this.#root, object)) if (await this.#mayNeed(file, base)) return true;
+      return false;
+    });
+  }
+
+  /** May the object at a path need this base? False only where that is known. */
+  async #mayNeed(file: string, base: string): Promise<boolean> {
+    let fd: number;
+    try {
+      fd = await this.#retrying(() => this.#system.open(file, fs.constants.O_RDONLY, 0));
+    } catch (error) {
+      if (isErrno(error, errnos.ENOENT)) return false;
+      throw error;
+    }
+    try {
+      if (this.#context === null) throw new SystemError(errnos.EBADF, 'the store is closed');
+      const stored = await this.#storedOf(this.#context, fd);
+      if (stored === null || stored.tail.base !== base) return false;
+      if (stored.tail.states.some((state) => state !== DURABLE)) return true;
+      // Who wrote them may not have synced them yet.
+      await this.#system.fdatasync(fd);
+      return false;
+    } catch (error) {
+      if (error instanceof Unreadable) return true;
+      throw error;
+    } finally {
+      await this.#system.close(fd);
+    }
   }
 }

@@ -1,39 +1,69 @@
 /** Which units of a partial object are there. */
-import { UNIT, unitsOf } from './tail.js';
+import { ABSENT, DURABLE, UNIT, unitsOf, WRITTEN } from './tail.js';
+
+/** Units from `first` to before `end`. */
+export interface Run {
+  readonly first: number;
+  readonly end: number;
+}
 
 export class Units {
-  readonly bits: Uint8Array;
+  /** A byte for each, as in the tail. */
+  readonly states: Uint8Array;
   /** Bytes of the content. */
   readonly length: number;
   readonly count: number;
-  #missing = 0;
+  #absent = 0;
+  #written = 0;
 
-  /** @param bits as they are stored; kept */
-  constructor(length: number, bits: Uint8Array) {
+  /** @param states as they are stored; kept */
+  constructor(length: number, states: Uint8Array) {
     this.length = length;
     this.count = unitsOf(length);
-    this.bits = bits;
-    for (let unit = 0; unit < this.count; unit++) if (!this.has(unit)) this.#missing++;
+    this.states = states;
+    for (const state of states) this.#count(state, 1);
+  }
+
+  #count(state: number, by: number): void {
+    if (state === ABSENT) this.#absent += by;
+    else if (state === WRITTEN) this.#written += by;
+  }
+
+  #set(unit: number, state: number): void {
+    this.#count(this.states[unit], -1);
+    this.states[unit] = state;
+    this.#count(state, 1);
   }
 
   /** Units that are not there. */
-  get missing(): number {
-    return this.#missing;
+  get absent(): number {
+    return this.#absent;
+  }
+
+  /** Units that are there, but not for good. */
+  get written(): number {
+    return this.#written;
   }
 
   has(unit: number): boolean {
-    return (this.bits[unit >> 3] & (1 << (unit & 7))) !== 0;
+    return this.states[unit] !== ABSENT;
+  }
+
+  /** The units that [offset, end), at least a byte, touches. */
+  touched(offset: number, end: number): Run {
+    return { first: Math.floor(offset / UNIT), end: Math.ceil(end / UNIT) };
   }
 
   /** Is all of this range of the content there? */
   covers(offset: number, length: number): boolean {
     const end = offset + length;
     if (end > this.length) return false;
+    if (this.#absent === 0) return true;
     for (let unit = Math.floor(offset / UNIT); unit * UNIT < end; unit++) if (!this.has(unit)) return false;
     return true;
   }
 
-  /** The units that are not there and of which a write to [offset, end), at least a byte, covers a part only. */
+  /** The units that are not there and of which a change of [offset, end), at least a byte, covers a part only. */
   cut(offset: number, end: number): number[] {
     const first = Math.floor(offset / UNIT);
     const last = Math.floor((end - 1) / UNIT);
@@ -46,21 +76,45 @@ export class Units {
     return cut;
   }
 
-  /** These are there. */
-  add(first: number, end: number): void {
-    for (let unit = first; unit < end; unit++) {
-      if (this.has(unit)) continue;
-      this.bits[unit >> 3] |= 1 << (unit & 7);
-      this.#missing--;
-    }
+  /** What says the same of the units from `first` on as `states` does, or more, says that now: units are there once they were there. */
+  merge(first: number, states: Uint8Array): void {
+    for (let i = 0; i < states.length; i++) if (states[i] > this.states[first + i]) this.#set(first + i, states[i]);
   }
 
-  /** The bytes of the bitmap that [first, end) are in, as they are once these are there. */
-  with(first: number, end: number): Uint8Array {
-    const from = first >> 3;
-    const bytes = this.bits.slice(from, ((end - 1) >> 3) + 1);
-    for (let unit = first; unit < end; unit++) bytes[(unit >> 3) - from] |= 1 << (unit & 7);
-    return bytes;
+  /** Those of these units that are not there, in runs. */
+  absentIn({ first, end }: Run): Run[] {
+    return this.#runs(
+      first,
+      end,
+      (unit) => !this.has(unit),
+      () => false,
+    );
+  }
+
+  /** Runs that begin and end with units that are WRITTEN, and have none in between that is absent. */
+  writtenRuns(): Run[] {
+    if (this.#written === 0) return [];
+    const isWritten = (unit: number): boolean => this.states[unit] === WRITTEN;
+    return this.#runs(0, this.count, isWritten, (unit) => this.states[unit] === DURABLE);
+  }
+
+  /** Runs of units of [first, end) that are wanted; units between two of them that may be in a run as well do not end it. */
+  #runs(first: number, end: number, isWanted: (unit: number) => boolean, mayBeIn: (unit: number) => boolean): Run[] {
+    const runs: Run[] = [];
+    for (let unit = first; unit < end; unit++) {
+      if (!isWanted(unit)) continue;
+      let after = unit + 1;
+      for (let next = after; next < end && (isWanted(next) || mayBeIn(next)); next++)
+        if (isWanted(next)) after = next + 1;
+      runs.push({ first: unit, end: after });
+      unit = after;
+    }
+    return runs;
+  }
+
+  /** These are in this state from now on. */
+  mark({ first, end }: Run, state: number): void {
+    for (let unit = first; unit < end; unit++) if (this.states[unit] < state) this.#set(unit, state);
   }
 
   /** End, in bytes, of what from `offset` on is alike: there, or not. At most the content's. */
@@ -69,17 +123,6 @@ export class Units {
     const there = this.has(unit);
     while (++unit < this.count && this.has(unit) === there);
     return Math.min(unit * UNIT, this.length);
-  }
-
-  /** The next units that are not there, `most` at most, as [first, end); null: none. */
-  nextMissing(from: number, most: number): { first: number; end: number } | null {
-    if (this.#missing === 0) return null;
-    let first = from;
-    while (first < this.count && this.has(first)) first++;
-    if (first === this.count) return null;
-    let end = first + 1;
-    while (end < this.count && end - first < most && !this.has(end)) end++;
-    return { first, end };
   }
 
   /** Bytes of unit `unit`: the last may be shorter. */

@@ -10,7 +10,7 @@
  */
 import fs from 'node:fs';
 import path from 'node:path';
-import { Status, StatusWord } from '../../sys/status.js';
+import { Status, StatusWord } from './status.js';
 
 const TYPES = ['ext4', 'xfs', 'f2fs'];
 
