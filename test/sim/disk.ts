@@ -144,6 +144,10 @@ export class Disk {
     file.truncate(++this.#seq, size);
   }
 
+  mark(file: FileInode, mark: Buffer | null): void {
+    file.setMark(++this.#seq, mark);
+  }
+
   /** The names in a directory as they were at `seq` are on the disk, and with them what had to come before. */
   syncDirectory(directory: DirectoryInode, seq: number): void {
     this.#persist(
@@ -157,7 +161,7 @@ export class Disk {
     this.#persist(
       (operation) => operation.seq <= seq && operation.changes.some(({ directory }) => below.has(directory)),
     );
-    for (const inode of below) if (!inode.directory) inode.sync(seq);
+    for (const inode of below) if (!inode.directory) inode.sync(seq, true);
   }
 
   #persist(wanted: (operation: EntryOperation) => boolean): void {

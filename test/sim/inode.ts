@@ -23,6 +23,11 @@ interface SizeVersion {
   readonly size: number;
 }
 
+interface MarkVersion {
+  readonly seq: number;
+  readonly mark: Buffer | null;
+}
+
 /** How much a cut takes: everything that was not synced, nothing, or each thing by chance. */
 export type Loss = 'all' | 'none' | 'some';
 
@@ -37,14 +42,20 @@ export class FileInode {
   #baseSize = 0;
   readonly #versions = new Map<number, PageVersion[]>();
   #sizes: SizeVersion[] = [];
+  /** The mark of its attributes. */
+  mark: Buffer | null = null;
+  #baseMark: Buffer | null = null;
+  #marks: MarkVersion[] = [];
 
   constructor(id: number) {
     this.id = id;
   }
 
   /** A file that is on the disk as it is. */
-  static stored(id: number, pages: Iterable<[number, Buffer]>, size: number): FileInode {
+  static stored(id: number, pages: Iterable<[number, Buffer]>, size: number, mark: Buffer | null): FileInode {
     const file = new FileInode(id);
+    file.mark = mark;
+    file.#baseMark = mark;
     for (const [index, page] of pages) {
       file.#pages.set(index, page);
       file.#basePages.set(index, page);
@@ -64,6 +75,9 @@ export class FileInode {
     for (const [index, page] of this.#basePages) copy.#basePages.set(index, page);
     for (const [index, versions] of this.#versions) copy.#versions.set(index, [...versions]);
     copy.#sizes = [...this.#sizes];
+    copy.mark = this.mark;
+    copy.#baseMark = this.#baseMark;
+    copy.#marks = [...this.#marks];
     return copy;
   }
 
@@ -147,8 +161,15 @@ export class FileInode {
     }
   }
 
-  /** Everything up to `seq` is on the disk. */
-  sync(seq: number): void {
+  setMark(seq: number, mark: Buffer | null): void {
+    this.mark = mark;
+    this.#marks.push({ seq, mark });
+  }
+
+  /** Everything up to `seq` is on the disk. @param attributes the mark, too */
+  sync(seq: number, attributes = false): void {
+    while (attributes && this.#marks.length > 0 && this.#marks[0].seq <= seq)
+      this.#baseMark = this.#marks.shift()!.mark;
     for (const [index, versions] of this.#versions) {
       let last = -1;
       while (last + 1 < versions.length && versions[last + 1].seq <= seq) last++;
@@ -189,7 +210,8 @@ export class FileInode {
       if (length <= 0) pages.delete(index);
       else if (length < PAGE) pages.set(index, Buffer.from(page).fill(0, length));
     }
-    return FileInode.stored(this.id, pages, size);
+    const marks = choose(this.#marks.length);
+    return FileInode.stored(this.id, pages, size, marks === 0 ? this.#baseMark : this.#marks[marks - 1].mark);
   }
 }
 

@@ -26,6 +26,8 @@ export interface NodeSettings {
   /** Files that each store keeps open. */
   readonly fdcache: number;
   readonly writeThrough: boolean;
+  /** Copies are partial. */
+  readonly partials: boolean;
   /** Breaks a driver on purpose, before it is used. */
   readonly sabotage?: (driver: Driver, store: 'blocks' | 'maps') => void;
 }
@@ -97,10 +99,10 @@ export class Node extends VolumeClient {
     ];
     const blockers: Blocker[] = [];
     for (const { root, number, name } of stores) {
-      const { fdcache } = settings;
+      const { fdcache, partials } = settings;
       // Modes that need no chmod, whatever the mask of this process: files are then made on the driver's own thread, if at all.
       const files = { root, uniqueStr: `sim_${number}`, fdcache, dirtyFiles: fdcache, umask: 0o777 };
-      const driver = new FileDriver({ ...files, system });
+      const driver = new FileDriver({ ...files, partialCopies: partials, partialLeast: 0, system });
       settings.sabotage?.(driver, root === MAPS_ROOT ? 'maps' : 'blocks');
       await driver.open();
       const blocker = new Blocker({ port: segment.bind(number, { name }), driver, nrOps: 64, log });

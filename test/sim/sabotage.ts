@@ -3,6 +3,8 @@ import type { Driver, ObjectIo } from '../../src/blockers/driver.js';
 import { DirtyDirectories, FailedObjects } from '../../src/blockers/file/durability.js';
 import type { Handle } from '../../src/blockers/file/handle.js';
 import { FileIo } from '../../src/blockers/file/io.js';
+import { Partial } from '../../src/blockers/file/partial/partial.js';
+import { Units } from '../../src/blockers/file/partial/units.js';
 import { DirectTransfer } from '../../src/composer/direct.js';
 import { Commits } from '../../src/mapper/provisional/commits.js';
 import { Notes } from '../../src/mapper/provisional/notes.js';
@@ -16,7 +18,7 @@ import { type CallName, type Fault, WRITE_OUT } from './system.js';
 
 type Break = Pick<
   SimulationOptions,
-  'fault' | 'sabotage' | 'notes' | 'patch' | 'local' | 'flushes' | 'trims' | 'fails'
+  'fault' | 'sabotage' | 'notes' | 'partials' | 'patch' | 'local' | 'flushes' | 'trims' | 'fails'
 >;
 
 const MAP_DATA = /_[0-9a-f]{16}$/;
@@ -195,6 +197,37 @@ export const breaks: Record<string, Break> = {
           return done;
         },
     ),
+  },
+  'what is there of a partial object is not made durable': {
+    partials: true,
+    patch: patched(Partial.prototype, 'settle', () => () => 0),
+  },
+  'what is there of a partial object is said to be so for good when it is written': {
+    partials: true,
+    patch: patched(
+      Partial.prototype,
+      'note',
+      (note) =>
+        function (this: Partial, ...what) {
+          return note.apply(this, what) || this.settle(this.toSettle());
+        },
+    ),
+  },
+  'what is there of a partial object counts after a power cut though it was not synced': {
+    partials: true,
+    fault: (call) => call === 'stamp',
+  },
+  'bases of partial objects are not synced': {
+    partials: true,
+    fault: (call, file) => call === 'fsync' && file.startsWith('/blocks/.archipelago-bases'),
+  },
+  'a partial object is synced without its attributes': {
+    partials: true,
+    fault: (call) => call === 'attributes',
+  },
+  'a write to a part of what is not there is not completed': {
+    partials: true,
+    patch: patched(Units.prototype, 'cut', () => () => []),
   },
   'a write with FUA is not durable': on('blocks', (driver) => {
     const write = driver.write.bind(driver);

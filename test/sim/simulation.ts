@@ -43,6 +43,8 @@ export interface SimulationOptions {
   readonly trims?: boolean;
   /** Whether the disk of blocks fails; default: in few runs. */
   readonly fails?: boolean;
+  /** Copies are partial; default: in most runs. */
+  readonly partials?: boolean;
   /** Breaks code on purpose, until what it returns is called. */
   readonly patch?: () => () => void;
   /** Only this cut of the first life, to look at it. */
@@ -100,6 +102,7 @@ interface World {
   readonly parallel: number;
   readonly noted: boolean;
   readonly shares: boolean;
+  readonly pieces: boolean;
   readonly callMs: number;
   /** One process, and a disk of its machine. */
   readonly local: boolean;
@@ -128,7 +131,7 @@ class Simulation {
     const unit = random.pick([512, 512, 4096]);
     const parallel = random.pick([1, 2, 4, 6]);
     const flushes = options.flushes ?? random.chance(0.3);
-    this.#world = {
+    const world = {
       unit,
       blockSizes: random.pick([unit < 4096 ? [1024] : [4096], [4096], [4096, 8192], [8192]]),
       settings: {
@@ -140,11 +143,19 @@ class Simulation {
       noted: options.notes === undefined ? random.chance(0.85) : options.notes !== 'never',
       callMs: random.pick(CALL_MS),
       shares: random.chance(0.4),
+      pieces: false,
       local: options.local ?? random.chance(0.7),
       flushes,
       fails: options.fails ?? random.chance(0.05),
       trims: options.trims ?? options.seed % 12 === 11,
     };
+    // Chosen last, so that all else of a seed's life does not depend on it.
+    const some = random.chance(0.8);
+    const partials = options.partials ?? some;
+    this.#world = { ...world, settings: { ...world.settings, partials } };
+    // Copies of a part of a block, again and again.
+    if (options.partials ?? (partials && random.chance(0.5)))
+      this.#world = { ...this.#world, pieces: true, blockSizes: random.pick([[8192], [16384], [16384]]) };
   }
 
   async run(): Promise<SimulationReport> {
@@ -153,7 +164,7 @@ class Simulation {
     let index = -1;
     try {
       const { disk, model } = this.#blank();
-      const { seed, cuts, only, operations = this.#world.flushes ? 100 : 50 } = this.#options;
+      const { seed, cuts, only, operations = this.#world.flushes || this.#world.pieces ? 100 : 50 } = this.#options;
       const machine = { notes: this.#world.noted ? new SimulatedNotes() : null, boot: 1 };
       const first = { index, disk, model, acknowledged: null, machine };
       const taken = await this.#life(first, seed, { operations, cuts, window: 0 });
@@ -261,9 +272,16 @@ class Simulation {
     };
     // A failing disk is replaced by a sound one.
     const kind = { local, fails: fails && !plan.recovers ? BLOCKS_ROOT : null };
-    const system: SimulatedSystem = new SimulatedSystem(disk, new Random(mix(seed, 3)), this.#time, hooks, kind);
+    const system: SimulatedSystem = new SimulatedSystem(
+      disk,
+      new Random(mix(seed, 3)),
+      this.#time,
+      hooks,
+      kind,
+      `boot ${boot}`,
+    );
     if (notes) notes.changed = () => system.changedApart('note');
-    const { settings, blockSizes, parallel, shares, flushes, trims } = this.#world;
+    const { settings, blockSizes, parallel, shares, pieces, flushes, trims } = this.#world;
     const node = await this.#drive(system, Node.start(system, settings, notes, `boot ${boot}`));
     const live = async (): Promise<void> => {
       if (plan.recovers) {
@@ -276,6 +294,7 @@ class Simulation {
         blockSizes,
         parallel,
         shares,
+        pieces,
         flushes,
         trims,
         direct: local,

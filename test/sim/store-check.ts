@@ -1,4 +1,7 @@
 /** What must hold of maps and objects after any cut, looked at on the disk itself. */
+
+import { BASES_DIRECTORY } from '../../src/blockers/file/partial/bases.js';
+import { DURABLE, decodeMark, decodeTail, tailLength, tailOffset } from '../../src/blockers/file/partial/tail.js';
 import { hashedPath } from '../../src/blockers/file/paths.js';
 import { MapStore, noV0 } from '../../src/mapper/map-store.js';
 import { mayBeHeader } from '../../src/mapper/names.js';
@@ -10,13 +13,26 @@ import { type Model, Violation } from './model.js';
 import { BLOCKS_ROOT, MAPS_ROOT } from './node.js';
 
 /** Objects of a store as they are on the disk. */
-function reader(disk: Disk, root: string): Pick<ObjectClient, 'read' | 'info'> {
+function reader(disk: Disk, root: string): Pick<ObjectClient, 'read' | 'info'> & { checkBase(name: string): void } {
   const find = (name: string): FileInode => {
     const inode = disk.find(hashedPath(root, name));
     if (!(inode instanceof FileInode)) throw new Violation(`${name} is a directory`);
     return inode;
   };
   return {
+    checkBase: (name) => {
+      const file = find(name);
+      if (file.mark === null) return;
+      const length = decodeMark(file.mark) ?? 0;
+      if (file.size === length) return;
+      const bytes = Buffer.alloc(tailLength(length));
+      file.read(bytes, tailOffset(length));
+      const tail = decodeTail(bytes, length);
+      if (tail === null) throw new Violation(`${name} is partial, and its tail is none`);
+      if (tail.states.every((state) => state === DURABLE) || disk.exists(`${root}/${BASES_DIRECTORY}/${tail.base}`))
+        return;
+      throw new Violation(`${name} is partial, and its base is missing`);
+    },
     read: async (name, offset, length) => {
       const out = Buffer.alloc(length);
       find(name).read(out, offset);
@@ -35,7 +51,7 @@ function reader(disk: Disk, root: string): Pick<ObjectClient, 'read' | 'info'> {
  * @throws Violation
  */
 export async function checkStore(disk: Disk, model: Model): Promise<void> {
-  const store = new MapStore(reader(disk, MAPS_ROOT) as ObjectClient);
+  const store = new MapStore(reader(disk, MAPS_ROOT) as Partial<ObjectClient> as ObjectClient);
   const blocks = reader(disk, BLOCKS_ROOT);
   const removing = new Set([...model.changes].map((change) => (change.kind === 'remove' ? change.name : '')));
   const writers = new Map<string, string>();
@@ -58,6 +74,7 @@ export async function checkStore(disk: Disk, model: Model): Promise<void> {
         writers.set(object, name);
       }
       await blocks.info(object).catch(() => Promise.reject(new Violation(`${object} of ${name} is missing`)));
+      blocks.checkBase(object);
     }
   }
   for (const [object, writer] of writers) {

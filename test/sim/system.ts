@@ -4,7 +4,13 @@
  * also the calls that the driver makes on its own thread. A disk that fails loses what it was to write, and tells that once: whoever asks.
  */
 import fs from 'node:fs';
-import type { FileStatus, FileSystem, ImmediateChanges, Transferred } from '../../src/blockers/file/system.js';
+import type {
+  FileMarks,
+  FileStatus,
+  FileSystem,
+  ImmediateChanges,
+  Transferred,
+} from '../../src/blockers/file/system.js';
 import { errnoOf, errnos } from '../../src/sys/errno.js';
 import * as libc from '../../src/sys/libc.js';
 import { type Disk, fail, type Inode } from './disk.js';
@@ -21,20 +27,25 @@ const bounce = libc.allocateMemory(BOUNCE);
 
 let nextDevice = 1;
 
-export type CallName = Exclude<
-  keyof FileSystem,
-  | 'errno'
-  | 'pread'
-  | 'preadCached'
-  | 'links'
-  | 'now'
-  | 'isMemory'
-  | 'isLocal'
-  | 'changesNow'
-  | 'readdirNow'
-  | 'peek'
-  | 'peekSize'
->;
+export type CallName =
+  // What of an fsync is not of an fdatasync.
+  | 'attributes'
+  // What tells that the kernel's memory is another.
+  | 'stamp'
+  | Exclude<
+      keyof FileSystem,
+      | 'errno'
+      | 'pread'
+      | 'preadCached'
+      | 'links'
+      | 'now'
+      | 'isMemory'
+      | 'isLocal'
+      | 'changesNow'
+      | 'readdirNow'
+      | 'peek'
+      | 'peekSize'
+    >;
 
 /** Calls that change what a cut leaves though they change nothing that can be read. */
 const SYNCS = new Set<CallName>(['fdatasync', 'fdatasyncNow', 'fsync', 'syncfs']);
@@ -80,6 +91,9 @@ export class SimulatedSystem implements FileSystem {
   readonly #time: VirtualTime;
   readonly #hooks: SystemHooks;
   readonly #kind: DiskKind;
+  /** Files that are locked, each by a descriptor. */
+  readonly #locks = new Map<Inode, number>();
+  readonly #boot: string;
   readonly #descriptors = new Map<number, { inode: Inode; file: string }>();
   /** What the driver finds out about a device it keeps: no two lives may share that. */
   readonly #device = nextDevice++;
@@ -91,7 +105,9 @@ export class SimulatedSystem implements FileSystem {
   /** The disk has lost something. */
   failed = false;
 
-  constructor(disk: Disk, random: Random, time: VirtualTime, hooks: SystemHooks, kind = SOUND) {
+  /** @param boot which start of the machine this is */
+  constructor(disk: Disk, random: Random, time: VirtualTime, hooks: SystemHooks, kind = SOUND, boot = '') {
+    this.#boot = boot;
     this.disk = disk;
     this.#kind = kind;
     this.#random = random;
@@ -282,9 +298,9 @@ export class SimulatedSystem implements FileSystem {
     throw fail(errnos.EIO, what);
   }
 
-  #sync(fd: number, seq: number): void {
+  #sync(fd: number, seq: number, attributes = false): void {
     this.#mayFail(fd, 'fdatasync', FAILED_SYNCS);
-    this.#file(fd).sync(seq);
+    this.#file(fd).sync(seq, attributes);
   }
 
   links(fd: number): number {
@@ -337,7 +353,11 @@ export class SimulatedSystem implements FileSystem {
   }
 
   close(fd: number): Promise<void> {
-    return this.#later('close', this.#of(fd).file, () => void this.#descriptors.delete(fd));
+    return this.#later('close', this.#of(fd).file, () => {
+      const { inode } = this.#of(fd);
+      if (this.#locks.get(inode) === fd) this.#locks.delete(inode);
+      this.#descriptors.delete(fd);
+    });
   }
 
   fstat(fd: number): Promise<FileStatus> {
@@ -358,6 +378,8 @@ export class SimulatedSystem implements FileSystem {
 
   #allocate(fd: number, mode: number, offset: number, length: number): void {
     const file = this.#file(fd);
+    // Space alone changes nothing.
+    if (mode === libc.FALLOC_FL_KEEP_SIZE) return;
     if ((mode & libc.FALLOC_FL_KEEP_SIZE) === 0 && offset + length > file.size)
       this.disk.truncate(file, offset + length);
     this.disk.zero(file, offset, length);
@@ -374,9 +396,11 @@ export class SimulatedSystem implements FileSystem {
 
   fsync(fd: number): Promise<void> {
     const { seq } = this.disk;
-    return this.#change('fsync', this.#of(fd).file, () => {
+    const { file } = this.#of(fd);
+    const attributes = !this.#hooks.fault?.('attributes', file);
+    return this.#change('fsync', file, () => {
       const { inode } = this.#of(fd);
-      if (inode instanceof FileInode) inode.sync(seq);
+      if (inode instanceof FileInode) this.#sync(fd, seq, attributes);
       else this.disk.syncDirectory(inode, seq);
     });
   }
@@ -393,6 +417,38 @@ export class SimulatedSystem implements FileSystem {
       if (inode.directory) this.disk.syncAll(inode, written);
       this.#writtenBySyncfs = Math.max(this.#writtenBySyncfs, seq);
     });
+  }
+
+  readonly marks: FileMarks = {
+    suits: () => true,
+    stamp: () => (this.#hooks.fault?.('stamp', '') ? 'always' : this.#boot),
+    get: (fd) => this.#file(fd).mark,
+    set: (fd, mark) => this.#mark(fd, Buffer.from(mark)),
+    remove: (fd) => {
+      if (this.#file(fd).mark !== null) this.#mark(fd, null);
+    },
+    lock: (fd) => {
+      const { inode } = this.#of(fd);
+      const holder = this.#locks.get(inode) ?? fd;
+      if (holder === fd) this.#locks.set(inode, fd);
+      return holder === fd;
+    },
+    at: (file) => {
+      const inode = this.#lookUp(file);
+      return inode instanceof FileInode ? inode.mark : null;
+    },
+    status: (fd) => ({ size: this.#file(fd).size, nlink: this.#file(fd).nlink }),
+    of: (file) =>
+      this.#later('marks', file, () => {
+        const inode = this.disk.exists(file) ? this.disk.find(file) : null;
+        return inode instanceof FileInode ? inode.mark : null;
+      }).catch(() => null),
+  };
+
+  #mark(fd: number, mark: Buffer | null): void {
+    this.disk.mark(this.#file(fd), mark);
+    this.#hooks.trace(`mark ${plain(this.#of(fd).file)} ${mark !== null}`);
+    this.#hooks.changed('marks');
   }
 
   fchmod(fd: number): Promise<void> {
@@ -448,7 +504,9 @@ export class SimulatedSystem implements FileSystem {
   }
 
   copyRange(from: number, to: number, offset: number, count: number): Promise<number> {
-    return this.#later('copyRange', this.#of(to).file, () => {
+    const { file } = this.#of(to);
+    if (this.#hooks.fault?.('copyRange', file)) return this.#later('copyRange', file, () => count);
+    return this.#later('copyRange', file, () => {
       const bytes = Buffer.alloc(this.#part(count));
       const n = this.#file(from).read(bytes, offset);
       if (n > 0) this.disk.write(this.#file(to), bytes.subarray(0, n), offset);
@@ -458,7 +516,8 @@ export class SimulatedSystem implements FileSystem {
 }
 
 /** A path without what differs from run to run. */
-const plain = (file: string): string => file.replace(/(\.archipelago-tmp)\/.*/, '$1').replace(/^.*\//, '');
+const plain = (file: string): string =>
+  file.replace(/(\.archipelago-(tmp|bases|ledgers))\/.*/, '$1').replace(/^.*\//, '');
 
 function status(inode: Inode, dev: number): FileStatus {
   const { nlink, id } = inode;

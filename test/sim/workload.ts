@@ -16,6 +16,8 @@ export interface WorkloadSettings {
   readonly parallel: number;
   /** Mostly writes to volumes of which snapshots are made all the time. */
   readonly shares: boolean;
+  /** Mostly small writes to what is shared with a snapshot. */
+  readonly pieces: boolean;
   /** Mostly small changes and flushes of what was changed last. */
   readonly flushes: boolean;
   /** Mostly whole blocks that are written and made zero in turn. */
@@ -92,6 +94,7 @@ export class Workload {
     const volumes = [...this.#model.volumes.values()];
     const dice = random.below(100);
     if (volumes.length === 0) return this.#create();
+    if (this.#settings.pieces && random.chance(0.95)) return this.#piece(volumes);
     if (this.#settings.shares && random.chance(0.6)) return this.#share(volumes);
     if (this.#settings.flushes && random.chance(0.85)) return this.#flushing(volumes);
     if (this.#settings.trims && random.chance(0.8)) return this.#trimming(volumes);
@@ -123,6 +126,26 @@ export class Workload {
     const snapshots = volumes.filter((one) => one.readOnly && !one.frozen);
     if (snapshots.length > 0 && volumes.length >= MOST_VOLUMES) return this.#remove(random.pick(snapshots));
     return this.#snapshot(volume);
+  }
+
+  /** Small changes all over the blocks of a volume that shares them with a snapshot, and flushes: most blocks are partial for long. */
+  #piece(volumes: readonly VolumeModel[]): Operation | null {
+    const random = this.#random;
+    const writable = volumes.filter((one) => !one.readOnly && !one.changing && one.cells.length > 0);
+    const snapshots = volumes.filter((one) => one.readOnly && !one.frozen);
+    if (writable.length === 0) return this.#create();
+    const [volume] = writable;
+    if (snapshots.length === 0 || random.chance(0.08)) {
+      if (snapshots.length > 1 && random.chance(0.5)) return this.#remove(random.pick(snapshots));
+      // Something for it to share.
+      const all = { first: 0, count: volume.cells.length };
+      return random.chance(0.5) ? this.#data(volume, 0, all) : this.#snapshot(volume);
+    }
+    if (random.chance(0.15)) return this.#use(volume, 'flush', () => this.#flush(volume));
+    if (random.chance(0.1)) return this.#whole(volume, 'read', () => this.#read(volume));
+    const first = random.below(volume.cells.length);
+    const count = Math.min(1 + random.below(2), volume.cells.length - first);
+    return this.#data(volume, random.below(random.chance(0.8) ? 26 : 48), { first, count });
   }
 
   /** One small change, mostly in the block of the last one, and a flush of it: only after some that were quick is one waited for in place. */

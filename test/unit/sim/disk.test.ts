@@ -47,6 +47,22 @@ describe('what is not synced', () => {
     expect(outcomes(disk, '/f')).toEqual(new Set(['b', 'c']));
   });
 
+  it('of a mark is each that the file had since; an fdatasync does not sync it', () => {
+    const { disk, file } = withFile('a');
+    const marks = (): Set<string | undefined> =>
+      new Set(
+        Array.from({ length: 100 }, (_, seed) => (disk.cut(seed, false).find('/f') as FileInode).mark?.toString()),
+      );
+    disk.mark(file, Buffer.from('first'));
+    disk.mark(file, Buffer.from('second'));
+    file.sync(disk.seq);
+    expect(marks()).toEqual(new Set([undefined, 'first', 'second']));
+    file.sync(disk.seq, true);
+    expect(marks()).toEqual(new Set(['second']));
+    disk.mark(file, null);
+    expect(marks()).toEqual(new Set(['second', undefined]));
+  });
+
   it('tears between sectors, where sectors are small', () => {
     const { disk, file } = withFile('a');
     disk.write(file, page('b'), 0);
