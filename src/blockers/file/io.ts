@@ -224,6 +224,8 @@ export class FileIo {
   #writeByThread(handle: Handle, io: ObjectIo, finish: FinishedWrite, failed: FailedWrite): void {
     const { address, length, offset, deadline } = io;
     handle.retain();
+    // From now on a trim has something to wait for.
+    handle.unwritten = true;
     this.#system.longWrites?.write(handle.fd, address, length, offset, deadline, (errno, took) => {
       this.#learn(took);
       handle.markWritten();

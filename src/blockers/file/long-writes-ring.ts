@@ -8,6 +8,20 @@ export const SLOTS = 64;
 /** Numbers of a write. */
 const FIELDS = 5;
 
+/** To be raised with each change of what is shared: the thread's script may be of a version that was installed under the running process. */
+const LAYOUT = 1;
+
+/** What the thread is given. */
+export interface RingData {
+  readonly shared: SharedArrayBuffer;
+  readonly layout: number;
+}
+
+export const dataOf = ({ shared }: Ring): RingData => ({ shared, layout: LAYOUT });
+
+/** null: it is of another version. */
+export const ringOf = ({ shared, layout }: RingData): Ring | null => (layout === LAYOUT ? new Ring(shared) : null);
+
 /** Words of the control array. */
 export const Control = {
   /** Writes that were given to the thread. */

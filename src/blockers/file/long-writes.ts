@@ -9,7 +9,7 @@ import fs from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { errnos } from '../../sys/errno.js';
-import { Control, Ring } from './long-writes-ring.js';
+import { Control, dataOf, Ring } from './long-writes-ring.js';
 import type { LongWriter, Written } from './system.js';
 
 /** Writes that wait for the thread: with more it is the slower one, and the event loop does its part. */
@@ -61,7 +61,11 @@ export class LongWrites implements LongWriter {
   #start(): void {
     this.#state = fs.existsSync(this.#script) ? 'starting' : 'gone';
     if (this.#state === 'gone') return;
-    const worker = new Worker(this.#script, { workerData: this.#ring.shared, resourceLimits: HEAP });
+    const worker = this.#newWorker();
+    if (worker === null) {
+      this.#state = 'gone';
+      return;
+    }
     this.#worker = worker;
     worker.unref();
     worker.on('message', (what) => {
@@ -71,6 +75,15 @@ export class LongWrites implements LongWriter {
     // Without a thread all goes on by the event loop.
     worker.on('error', () => this.#end());
     worker.on('exit', () => this.#end());
+  }
+
+  /** null: the system gives the process no thread more. */
+  #newWorker(): Worker | null {
+    try {
+      return new Worker(this.#script, { workerData: dataOf(this.#ring), resourceLimits: HEAP });
+    } catch {
+      return null;
+    }
   }
 
   #look(): void {

@@ -123,7 +123,7 @@ describe('the thread', () => {
       path.join(compiled, 'mortal.js'),
       `import { parentPort, workerData } from 'node:worker_threads';
        import { Control, Ring } from './blockers/file/long-writes-ring.js';
-       const { control } = new Ring(workerData);
+       const { control } = new Ring(workerData.shared);
        parentPort.postMessage('ready');
        Atomics.store(control, Control.ASLEEP, 1);
        Atomics.wait(control, Control.GIVEN, 0);
