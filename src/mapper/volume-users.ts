@@ -44,7 +44,11 @@ export class VolumeUsers {
     for (const number of this.#endpoints) {
       const owner = segment.portOwner(number);
       const before = this.#own.get(number);
-      if (owner === null) continue;
+      if (owner === null) {
+        // Its port was cleaned up before this look: its clients come back.
+        replaced = this.#own.delete(number) || replaced;
+        continue;
+      }
       replaced ||= before !== undefined && !isSame(owner, before);
       this.#own.set(number, owner);
     }

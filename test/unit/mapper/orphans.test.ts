@@ -162,9 +162,13 @@ describe('endpoints', () => {
     expect(users.look().replaced).toBe(false);
     own(ENDPOINT, 8, true, 'nbd');
     expect(users.look().replaced).toBe(true);
+    // Killed, and its port cleaned up between two looks.
     owners.delete(ENDPOINT);
+    expect(users.look().replaced).toBe(true);
     expect(users.look().replaced).toBe(false);
     own(ENDPOINT, 9, true, 'nbd');
+    expect(users.look().replaced).toBe(false);
+    own(ENDPOINT, 10, true, 'nbd');
     expect(users.look().replaced).toBe(true);
   });
 });
