@@ -39,8 +39,9 @@ export class Beginnings {
     if (!system.peek || offset !== 0 || length > MOST || isPithosName(name)) return false;
     if (!(await this.#pace.allows())) return false;
     const file = hashedPath(this.#root, name);
+    // Before and afterwards: another file may take its place meanwhile.
+    if (this.#isPartial(file)) return false;
     const bytes = this.#pace.look(() => system.peek?.(file, length) ?? null);
-    // Asked afterwards: what is complete stays so.
     if (bytes === null || this.#isPartial(file)) return false;
     io.bytes.set(bytes);
     io.bytes.fill(0, bytes.length, length);

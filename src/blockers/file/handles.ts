@@ -20,6 +20,7 @@ import { isSameFile } from './identity.js';
 import { type OpenedFile, Opener, type OpenMode } from './opener.js';
 import { OpeningNow } from './opening-now.js';
 import { Partials, type PartialsSettings } from './partial/partials.js';
+import { isPithosName } from './paths.js';
 import type { FileSystem } from './system.js';
 
 /** Room in a hint for slots; also the most files that can be open. */
@@ -527,7 +528,8 @@ export class Handles {
   /** Is the file at its place still? True where that cannot be told at once. */
   #isStillThere(handle: Handle): boolean {
     const calls = this.#system.changesNow;
-    if (!calls) return true;
+    // One at an old path may be moved while it is open: whoever drops it looks whether it has another name.
+    if (!calls || isPithosName(handle.name)) return true;
     return calls.stat(handle.path)?.ino === calls.fstat(handle.fd).ino;
   }
 

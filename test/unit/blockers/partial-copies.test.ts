@@ -56,6 +56,25 @@ it('a copy of one with few units of its own is partial again, on the same file, 
   expect(basesOf(root)).toEqual([]);
 });
 
+it('a copy of one that has all of its units is partial on that one, whose tail is no content', async () => {
+  const { root, driver } = await store();
+  await copy(driver, 'source', 'first', SIZE - 1000);
+  const expected = pattern(SIZE - 1000, 2);
+  await writeInTime(driver, 'first', 0, expected);
+  await copy(driver, 'first', 'second');
+  await writeInTime(driver, 'second', 3 * UNIT + 5, pattern(100, 3));
+  const all = changed(changed(Buffer.alloc(SIZE), 0, expected), 3 * UNIT + 5, pattern(100, 3));
+  expect(statesOf(root, 'second')).toMatch(/^0001/);
+  same(await read(driver, 'second', 0, SIZE), all);
+  await driver.flush(null);
+  await driver.delete('first');
+  await driver.close();
+  const next = await fileDriver(root);
+  same(await read(next, 'second', 0, SIZE), all);
+  await next.truncate('second', SIZE);
+  same(content(root, 'second'), all);
+});
+
 it('a copy of one with many units of its own is whole', async () => {
   const { root, driver } = await store();
   await copy(driver, 'source', 'first');

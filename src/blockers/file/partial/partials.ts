@@ -269,16 +269,17 @@ export class Partials {
     const context = this.#context;
     if (!context || !this.#makes || deadline === 0 || !canBePartial(size)) return null;
     const stored = await this.#storedOf(context, source.fd);
-    if (stored === null) {
+    const units = stored && new Units(stored.tail.length, stored.tail.states);
+    // One that needs no base itself can be one.
+    if (stored === null || units === null || units.absent === 0) {
       const calls = this.#opener.changes.immediate(deadline);
       const stats = calls?.fstat(source.fd) ?? (await this.#system.fstat(source.fd));
       // Where extents can be shared a copy costs next to nothing.
       if (stats.blocks * 512 < this.#leastData || !sharesNothing(stats.dev)) return null;
-      const open = { fd: source.fd, size: stats.size };
+      const open = { fd: source.fd, size: stored?.tail.length ?? stats.size };
       return await this.#start(to, source.path, target, new Units(size, new Uint8Array(unitsOf(size))), open, deadline);
     }
     const { tail } = stored;
-    const units = new Units(tail.length, tail.states);
     if (size !== tail.length || (units.count - units.absent) / units.count > MOST_COPIED) return null;
     const copied = units.states.map((state) => (state === 0 ? 0 : WRITTEN));
     // What is copied is there at once, and not for good.
@@ -439,7 +440,10 @@ export class Partials {
       throw new SystemError(errnos.EIO, what, { cause: error });
     });
     try {
-      return { fd, size: (await this.#system.fstat(fd)).size };
+      const { size } = await this.#system.fstat(fd);
+      // One that was partial once has its tail still.
+      const mark = this.#context?.marks.get(fd) ?? null;
+      return { fd, size: Math.min(size, (mark && decodeMark(mark)) ?? size) };
     } catch (error) {
       await this.#system.close(fd).catch(() => {});
       throw error;
