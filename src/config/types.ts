@@ -37,7 +37,7 @@ export interface FileBlockerSettings extends CommonRoleSettings {
   readonly direct: boolean;
   /** Look for objects under the old Pithos paths too. */
   readonly pithosMigrate: boolean;
-  /** Copies that need not be durable are filled later. */
+  /** Copies that are made under a lock may be partial. */
   readonly partialCopies: boolean | 'auto';
   /** The owner string of this blocker's locks. */
   readonly uniqueStr: string;

@@ -358,7 +358,7 @@ describe('an object that the disk did not take', () => {
 it('an object is not taken for lost where the look at the lock that its flush needs fails', async () => {
   await write(2, 7);
   await write(5, 8);
-  // As the flush of copies that are filled later: too late for the lock as it was known.
+  // Too late for the lock as it was known.
   node.blocks.before = (operation) => {
     if (operation === 'flush') throw new SystemError(errnos.ETIME, 'too late');
   };

@@ -8,7 +8,7 @@
  *
  * One process changes a partial object: who has the volume's lock, by changes with a deadline (docs/consistency.md), which is looked at right before
  * each, in the same turn. Others read, and ask the tail for what they do not know to be there. What makes units be there goes one at a time for each
- * object (the queue); reads, and writes to what is there, do not wait.
+ * object (turns.ts); reads, and writes to what is there, do not wait.
  */
 import { errnoOf, errnos, SystemError } from '../../../sys/errno.js';
 import type { Memory } from '../../../sys/libc.js';
@@ -18,6 +18,7 @@ import { adviceFor, checkDeadline, isLate } from '../../errors.js';
 import type { Handle } from '../handle.js';
 import type { FailedWrite, FileIo, FinishedWrite } from '../io.js';
 import type { FileMarks, FileSystem } from '../system.js';
+import { type Base, BaseFile } from './base-file.js';
 import type { Bases } from './bases.js';
 import type { Ledger } from './ledger.js';
 import {
@@ -32,17 +33,11 @@ import {
   UNIT,
   WRITTEN,
 } from './tail.js';
+import { Turns } from './turns.js';
 import type { Run, Units } from './units.js';
 
 /** Longer reads go to the thread pool at once, as those of other files do. */
 const DIRECT_LIMIT = 1 << 20;
-
-/** The file that units come from. */
-export interface Base {
-  readonly fd: number;
-  /** Bytes; behind them are zeros. */
-  readonly size: number;
-}
 
 /** What the partial objects of a store share. */
 export interface PartialContext {
@@ -66,8 +61,7 @@ export class Partial {
   readonly units: Units;
   /** Name of the base. */
   readonly base: string;
-  #open: Base | null;
-  #opening: Promise<Base> | null = null;
+  readonly #baseFile: BaseFile;
   /** Units that are 1 in the file count. */
   #isCurrent: boolean;
   /** Another process may have had the volume's lock since the file's tail was read as a whole. */
@@ -76,13 +70,8 @@ export class Partial {
   /** The name of the base may not be durable. */
   owesBase: boolean;
   #handle: Handle | null = null;
-  #busy = false;
-  readonly #waiting: (() => void)[] = [];
-  /** The queue's next is being begun. */
-  #isStarting = false;
-  #isDisposed = false;
-  /** Who uses the base's descriptor across turns. */
-  #baseReads = 0;
+  /** What makes units be there. */
+  readonly #turns = new Turns();
 
   /**
    * @param origin.open the base's file, this object's own from now on, if it is open
@@ -95,7 +84,12 @@ export class Partial {
     this.#context = context;
     this.units = origin.units;
     this.base = origin.base;
-    this.#open = origin.open;
+    const { system } = context;
+    this.#baseFile = new BaseFile(
+      origin.open,
+      (isPatient) => context.openBase(origin.base, isPatient),
+      (fd) => system.close(fd),
+    );
     this.#isCurrent = origin.isCurrent;
     this.owesBase = origin.isNew || origin.units.written > 0;
   }
@@ -107,7 +101,7 @@ export class Partial {
 
   /** Is this descriptor its base's, which it closes itself? */
   has(fd: number): boolean {
-    return this.#open?.fd === fd;
+    return this.#baseFile.now?.fd === fd;
   }
 
   /** The open file that it is of; called once. */
@@ -164,7 +158,7 @@ export class Partial {
       if (this.units.has(Math.floor(at / UNIT))) {
         if (!this.#pread(this.#file.fd, address + done, count, at)) return false;
       } else {
-        const base = this.#open;
+        const base = this.#baseFile.now;
         if (base === null) return false;
         const inBase = Math.min(Math.max(base.size - at, 0), count);
         if (inBase < count && clear === null) return false;
@@ -227,18 +221,18 @@ export class Partial {
 
   /** @returns false: it is not needed any more */
   async #readBase(bytes: Uint8Array, offset: number): Promise<boolean> {
-    this.#baseReads++;
-    try {
-      const base = await this.#openNeeded();
-      if (base === null) return false;
-      const inBase = Math.min(Math.max(base.size - offset, 0), bytes.length);
-      await this.#readFrom(base.fd, bytes.subarray(0, inBase), offset);
-      bytes.fill(0, inBase);
-      return true;
-    } finally {
-      this.#baseReads--;
-      this.#letGo();
-    }
+    return await this.#baseFile.use(
+      async ({ fd, size }) => {
+        const inBase = Math.min(Math.max(size - offset, 0), bytes.length);
+        await this.#readFrom(fd, bytes.subarray(0, inBase), offset);
+        bytes.fill(0, inBase);
+        return true;
+      },
+      async (error) => {
+        await this.#checkComplete(error);
+        return false;
+      },
+    );
   }
 
   /** Fills memory. @throws the system's error; EIO when the file ends before */
@@ -258,27 +252,10 @@ export class Partial {
     });
   }
 
-  /** null: nobody needs it any more, since all is there by now. @throws SystemError EIO: it is missing; the system's error */
-  async #openNeeded(isPatient = true): Promise<Base | null> {
-    try {
-      return await this.openBase(isPatient);
-    } catch (error) {
-      await this.#refreshUnits({ first: 0, end: this.units.count });
-      if (this.units.absent === 0) return null;
-      throw error;
-    }
-  }
-
-  /** The base's file. @throws SystemError EIO: it is missing; the system's error */
-  async openBase(isPatient = true): Promise<Base> {
-    if (this.#open !== null) return this.#open;
-    this.#opening ??= this.#context.openBase(this.base, isPatient).finally(() => {
-      this.#opening = null;
-    });
-    const base = await this.#opening;
-    // Who waited with this one has taken it, or the file was closed meanwhile: both hold the handle, so it was not.
-    this.#open ??= base;
-    return this.#open;
+  /** The base cannot be opened: maybe since nobody needs it any more. @throws that error, if somebody does */
+  async #checkComplete(error: unknown): Promise<void> {
+    await this.#refreshUnits({ first: 0, end: this.units.count });
+    if (this.units.absent > 0) throw error;
   }
 
   // What the file says by now: another process may have written units, or all of it.
@@ -380,7 +357,7 @@ export class Partial {
   /** As FileIo.write of a range that is not covered. */
   write(fileIo: FileIo, io: ObjectIo, finish: FinishedWrite): void {
     this.#file.retain();
-    this.#enqueue(() => this.#beginWrite(fileIo, io, finish));
+    this.#turns.enter(() => this.#beginWrite(fileIo, io, finish));
   }
 
   #beginWrite(fileIo: FileIo, io: ObjectIo, finish: FinishedWrite): void {
@@ -430,7 +407,7 @@ export class Partial {
   }
 
   #endWrite(): void {
-    this.#leave();
+    this.#turns.leave();
     this.#file.release();
   }
 
@@ -438,8 +415,7 @@ export class Partial {
   isReadyFor({ offset, size, deadline }: Pick<DirectRequest, 'offset' | 'size' | 'deadline'>): boolean {
     const end = offset + size;
     return (
-      !this.#busy &&
-      this.#waiting.length === 0 &&
+      this.#turns.isIdle &&
       this.#isCurrent &&
       this.takes(deadline, end) &&
       this.#refreshNow(this.units.touched(offset, end), deadline) &&
@@ -456,7 +432,7 @@ export class Partial {
   async change(offset: number, length: number, deadline: number, work: () => Promise<void>): Promise<void> {
     const handle = this.#file;
     handle.retain();
-    await new Promise<void>((resolve) => this.#enqueue(resolve));
+    await new Promise<void>((resolve) => this.#turns.enter(resolve));
     try {
       await this.#prepare(offset, length, deadline);
       await work();
@@ -500,7 +476,7 @@ export class Partial {
 
   /** Fills one unit with what is in memory; false: it has to be waited for, or went wrong. */
   #fillNow(unit: number, deadline: number): boolean {
-    const base = this.#open;
+    const base = this.#baseFile.now;
     const { scratch } = this.#context;
     const at = unit * UNIT;
     const length = this.units.lengthOf(unit);
@@ -568,15 +544,13 @@ export class Partial {
    * @throws the system's error
    */
   async syncBase(): Promise<void> {
-    this.#baseReads++;
-    try {
-      await this.#context.bases.sync();
-      const base = await this.#openNeeded(false);
-      if (base !== null) await this.#context.system.fsync(base.fd);
-    } finally {
-      this.#baseReads--;
-      this.#letGo();
-    }
+    const { bases, system } = this.#context;
+    await bases.sync();
+    await this.#baseFile.use(
+      ({ fd }) => system.fsync(fd),
+      (error) => this.#checkComplete(error),
+      false,
+    );
   }
 
   /** What a sync that begins now is of: the units that it makes be there for good. */
@@ -600,7 +574,7 @@ export class Partial {
     ledger.remove(this.#file.name);
     if (this.units.absent > 0) return;
     completed();
-    this.#letGo();
+    this.#baseFile.done();
     await bases.remove(this.base);
   }
 
@@ -619,44 +593,6 @@ export class Partial {
 
   /** Nobody uses the file any more. */
   dispose(): void {
-    this.#isDisposed = true;
-    this.#letGo();
-  }
-
-  /** Closes the base once nobody needs it: else its blocks are taken for as long as this object is open. */
-  #letGo(): void {
-    const base = this.#open;
-    if (base === null || this.#baseReads > 0 || !(this.#isDisposed || this.isComplete)) return;
-    this.#open = null;
-    this.#context.system.close(base.fd).catch(() => {});
-  }
-
-  // The queue.
-
-  /** Begins work when it has its turn; the work ends with #leave, in the same turn of the event loop or later. */
-  #enqueue(work: () => void): void {
-    this.#waiting.push(work);
-    this.#startNext();
-  }
-
-  #leave(): void {
-    this.#busy = false;
-    this.#startNext();
-  }
-
-  /** A loop, since what begins may end at once: each would begin the next within itself. */
-  #startNext(): void {
-    if (this.#isStarting) return;
-    this.#isStarting = true;
-    try {
-      while (!this.#busy && this.#waiting.length > 0) {
-        this.#busy = true;
-        this.#waiting.shift()?.();
-      }
-    } finally {
-      this.#isStarting = false;
-      // Only after an exception: what waits is not to wait for somebody who never comes.
-      if (!this.#busy && this.#waiting.length > 0) setImmediate(() => this.#startNext());
-    }
+    this.#baseFile.done();
   }
 }

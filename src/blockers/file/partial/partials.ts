@@ -3,35 +3,29 @@
  * an attribute and has a tail (tail.ts); the store has a directory for what they are copies of (bases.ts), which also says that it may have any.
  */
 import fs from 'node:fs';
-import path from 'node:path';
 import { errnos, messageOf, SystemError } from '../../../sys/errno.js';
 import * as libc from '../../../sys/libc.js';
 import { isErrno } from '../../errors.js';
-import { copyByHand, copyContent, readFully, sharesNothing } from '../copy.js';
+import { copyByHand, copyContent, sharesNothing } from '../copy.js';
 import type { DirtyDirectories, FailedObjects } from '../durability.js';
 import type { OpenedFile, Opener } from '../opener.js';
-import { candidatePaths } from '../paths.js';
-import { NativeError } from '../pool.js';
 import type { FileMarks, FileStatus, FileSystem } from '../system.js';
 import type { TempFiles } from '../temp.js';
+import type { Base } from './base-file.js';
 import { Bases } from './bases.js';
 import { Ledger } from './ledger.js';
-import { type Base, Partial, type PartialContext } from './partial.js';
+import { Left } from './left.js';
+import { Partial, type PartialContext } from './partial.js';
+import { storedOf } from './stored.js';
 import {
   canBePartial,
-  DURABLE,
   decodeMark,
   decodeTail,
   encodeMark,
   encodeTail,
   fileLength,
-  hasOddLength,
-  isTail,
   LONGEST,
-  stateOffset,
-  type Tail,
   tailLength,
-  tailOf,
   tailOffset,
   UNIT,
   unitsOf,
@@ -71,26 +65,13 @@ export interface CopySource {
   readonly path: string;
 }
 
-/** What of a partial object is on the disk. */
-interface Stored {
-  readonly tail: Tail;
-  /** The units that are there, and not for good, are there by now. */
-  readonly isCurrent: boolean;
-}
-
-/** Nobody can tell what is there of an object. */
-class Unreadable extends SystemError {
-  constructor(why: string) {
-    super(errnos.EIO, why);
-  }
-}
-
 export class Partials {
   readonly #system: FileSystem;
   readonly #root: string;
   readonly #opener: Opener;
   readonly #bases: Bases;
-  readonly #failed: FailedObjects;
+  readonly #of: PartialsOf;
+  #left: Left | null = null;
   readonly #leastData: number;
   readonly #retrying: <T>(work: () => Promise<T>) => Promise<T>;
   readonly #asked: MakesPartials;
@@ -102,8 +83,9 @@ export class Partials {
   #completed = 0;
   #sweeping: Promise<void> | null = null;
 
-  constructor(settings: PartialsSettings, { opener, directories, failed, retrying }: PartialsOf) {
-    this.#failed = failed;
+  constructor(settings: PartialsSettings, of: PartialsOf) {
+    const { opener, directories, retrying } = of;
+    this.#of = of;
     this.#system = opener.system;
     this.#root = settings.root;
     this.#opener = opener;
@@ -132,12 +114,14 @@ export class Partials {
     const canUse = isPrepared || (isWanted && (await this.#prepare()));
     // In any case: another process may make the first of them.
     const ledger = new Ledger(this.#root, marks.stamp(this.#root), this.#opener, marks, temp);
-    this.#context = this.#contextOf(marks, ledger);
+    const context = this.#contextOf(marks, ledger);
+    this.#context = context;
+    this.#left = new Left(this.#root, context, this.#of);
     if (!canUse) return;
     await this.#bases.start();
     await ledger.open();
     this.#makes = isWanted;
-    this.#sweeping = this.#sweep().catch(() => {});
+    this.#sweeping = this.#left.sweep().catch(() => {});
   }
 
   /** False: a store that cannot be written, or a file system that has no room. */
@@ -186,6 +170,7 @@ export class Partials {
     const context = this.#context;
     this.#context = null;
     this.#makes = false;
+    this.#left?.close();
     await this.#sweeping;
     await this.#bases.close();
     if (context === null) return;
@@ -268,7 +253,7 @@ export class Partials {
   async begin(to: number, source: CopySource, target: string, size: number, deadline: number): Promise<Partial | null> {
     const context = this.#context;
     if (!context || !this.#makes || deadline === 0 || !canBePartial(size)) return null;
-    const stored = await this.#storedOf(context, source.fd);
+    const stored = await storedOf(context, source.fd);
     const units = stored && new Units(stored.tail.length, stored.tail.states);
     // One that needs no base itself can be one.
     if (stored === null || units === null || units.absent === 0) {
@@ -348,7 +333,7 @@ export class Partials {
    * @returns false: it is an object like any other
    */
   async copyWhole(from: number, to: number, most: number): Promise<boolean> {
-    const stored = this.#context && (await this.#storedOf(this.#context, from));
+    const stored = this.#context && (await storedOf(this.#context, from));
     if (!stored) return false;
     const { base, length: whole, states } = stored.tail;
     const units = new Units(whole, states);
@@ -383,7 +368,7 @@ export class Partials {
     const context = this.#context;
     if (!context) return file;
     try {
-      const stored = await this.#storedOf(context, file.fd, name);
+      const stored = await storedOf(context, file.fd, name);
       if (stored === null) return file;
       const { tail, isCurrent } = stored;
       // Another process may have made the first one of the store since it was opened here.
@@ -397,39 +382,9 @@ export class Partials {
     }
   }
 
-  /** null: it is an object like any other. @throws SystemError EIO */
-  async #storedOf(context: PartialContext, fd: number, name = ''): Promise<Stored | null> {
-    const mark = context.marks.get(fd);
-    if (mark === null) {
-      await this.#checkPlain(context, name, fd);
-      return null;
-    }
-    const length = decodeMark(mark);
-    const tail = length === null ? null : decodeTail(await this.#readTail(fd, length), length);
-    if (tail === null) throw this.#unreadable(name);
-    const isCurrent = tail.stamp === context.stamp;
-    if (!isCurrent) for (const [i, state] of tail.states.entries()) if (state !== DURABLE) tail.states[i] = 0;
-    return { tail, isCurrent };
-  }
-
-  #unreadable(name: string): SystemError {
-    return new Unreadable(
-      `object ${name}: it is a copy that is not complete, and its state cannot be read: start the version that made it and stop it in order`,
-    );
-  }
-
-  /** A file that was copied without its attributes would read as zeros where it is not complete. @throws SystemError EIO */
-  async #checkPlain(context: PartialContext, name: string, fd: number): Promise<void> {
-    const { size } = context.marks.status(fd);
-    const offset = hasOddLength(size) ? tailOf(size) : null;
-    if (offset === null || !isTail(await this.#readTail(fd, offset))) return;
-    throw new Unreadable(
-      `object ${name}: it is a copy that is not complete, and its file has lost its attributes: copy the store with them (cp -a, rsync -aHX, tar --xattrs)`,
-    );
-  }
-
-  async #readTail(fd: number, length: number): Promise<Buffer> {
-    return await readFully(this.#system, fd, tailLength(length), tailOffset(length));
+  /** Makes durable what processes acknowledged that were killed. @throws the system's error: it can be tried again */
+  async settleLeft(): Promise<void> {
+    await this.#left?.settle();
   }
 
   async #openBase(base: string, isPatient = true): Promise<Base> {
@@ -447,102 +402,6 @@ export class Partials {
     } catch (error) {
       await this.#system.close(fd).catch(() => {});
       throw error;
-    }
-  }
-
-  /**
-   * Makes durable what processes acknowledged that were killed.
-   * @throws the system's error: it can be tried again
-   */
-  async settleLeft(): Promise<void> {
-    const context = this.#context;
-    if (!context) return;
-    const left = await context.ledger.left();
-    if (left.some(({ names }) => names.length > 0)) {
-      this.#bases.suspect();
-      await this.#bases.sync();
-    }
-    for (const ledger of left) {
-      for (const name of ledger.names)
-        for (const file of candidatePaths(this.#root, name)) await this.#settle(context, file);
-      await context.ledger.drop(ledger);
-    }
-  }
-
-  async #settle(context: PartialContext, file: string): Promise<void> {
-    let fd: number;
-    try {
-      fd = await this.#retrying(() => this.#system.open(file, fs.constants.O_RDWR, 0));
-    } catch (error) {
-      // Not there any more, not a name, or another user's: not this one's either.
-      const isNobodys = [
-        errnos.ENOENT,
-        errnos.ENOTDIR,
-        errnos.ENAMETOOLONG,
-        errnos.EINVAL,
-        errnos.EACCES,
-        errnos.EPERM,
-      ];
-      if (isErrno(error, ...isNobodys)) return;
-      throw error;
-    }
-    try {
-      const stored = await this.#storedOf(context, fd, path.basename(file)).catch((error: unknown) => {
-        // Whoever reads it hears of it; what others have acknowledged does not hang on it.
-        if (error instanceof Unreadable) return null;
-        throw error;
-      });
-      if (stored === null || !stored.isCurrent) return;
-      await this.#makeDurable(context, fd, stored.tail).catch((error: unknown) => {
-        // The kernel tells of it once; others' objects have no part in it.
-        this.#failed.add(path.basename(file), file, error);
-      });
-    } finally {
-      await this.#system.close(fd);
-    }
-  }
-
-  async #makeDurable(context: PartialContext, fd: number, { length, states }: Tail): Promise<void> {
-    // With its attributes: it may have been made just before.
-    await this.#system.fsync(fd);
-    for (const { first, end } of new Units(length, states).writtenRuns()) {
-      context.scratch.bytes.fill(DURABLE, 0, end - first);
-      const n = this.#system.pwrite(fd, context.scratch.address, end - first, stateOffset(length, first));
-      if (n !== end - first) throw new NativeError('pwrite', n < 0 ? this.#system.errno() : errnos.EIO);
-    }
-    await this.#system.fdatasync(fd);
-  }
-
-  /** Names of bases that nobody needs, which a process left that ended between two changes. */
-  async #sweep(): Promise<void> {
-    await this.#bases.sweep(async (object, base) => {
-      for (const file of candidatePaths(this.#root, object)) if (await this.#mayNeed(file, base)) return true;
-      return false;
-    });
-  }
-
-  /** May the object at a path need this base? False only where that is known. */
-  async #mayNeed(file: string, base: string): Promise<boolean> {
-    let fd: number;
-    try {
-      fd = await this.#retrying(() => this.#system.open(file, fs.constants.O_RDONLY, 0));
-    } catch (error) {
-      if (isErrno(error, errnos.ENOENT)) return false;
-      throw error;
-    }
-    try {
-      if (this.#context === null) throw new SystemError(errnos.EBADF, 'the store is closed');
-      const stored = await this.#storedOf(this.#context, fd);
-      if (stored === null || stored.tail.base !== base) return false;
-      if (stored.tail.states.some((state) => state !== DURABLE)) return true;
-      // Who wrote them may not have synced them yet.
-      await this.#system.fdatasync(fd);
-      return false;
-    } catch (error) {
-      if (error instanceof Unreadable) return true;
-      throw error;
-    } finally {
-      await this.#system.close(fd);
     }
   }
 }
