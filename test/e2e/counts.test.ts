@@ -290,7 +290,10 @@ interface Counted {
 
 describe.runIf(programs('strace') && (await canTrace()))('what a request costs', () => {
   // The poller asks again and again, as often as the machine has time for.
-  const rig = useNode({ placement: 'default', settings: { nbd: { busy_poll_us: 0 } } });
+  const rig = useNode({
+    placement: 'default',
+    settings: { nbd: { busy_poll_us: 0 }, blockerb: { partial_copies: 'auto' } },
+  });
   const table: string[] = [];
   let clients: Clients;
   let segment: Segment;

@@ -63,7 +63,8 @@ export class Copying {
         made.partial?.dispose();
         await this.#system.close(made.fd).finally(() => handles.descriptorClosed());
         await this.#temp.remove(made.path);
-        if (made.partial) await handles.partials.gone(target, made.partial.base);
+        // Too late: what is left of it a later process removes.
+        if (made.partial && !isErrno(error, errnos.ETIME)) await handles.partials.gone(target, made.partial.base);
       }
       throw error;
     }

@@ -2,11 +2,13 @@
 import { createHash } from 'node:crypto';
 import { lstatSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
+import { kernel } from '../../../src/blockers/file/kernel.js';
+import { DURABLE, decodeMark, HEAD, tailOffset, WRITTEN } from '../../../src/blockers/file/partial/tail.js';
 import { objectPath } from './store.js';
 import { FileStore, type Store } from './stores.js';
 
 /** What nodes tell each other, and what has no name yet, lies in files of its own, which are no part of any volume. */
-const APART: readonly string[] = ['.archipelago-mail', '.archipelago-tmp'];
+const APART: readonly string[] = ['.archipelago-mail', '.archipelago-tmp', '.archipelago-ledgers'];
 
 export interface Tree {
   /** `size mtime ctime hash` of each file and directory by its path (directories have no hash); `size version` of each object on RADOS. */
@@ -49,15 +51,33 @@ function fingerprintFiles(directory: string, except: ReadonlySet<string>): Tree 
     const stat = lstatSync(file, { bigint: true });
     // The top directory changes when those come into being.
     if (!top && !except.has(file)) {
-      const hash = stat.isFile() ? createHash('sha256').update(readFileSync(file)).digest('hex') : '-';
-      entries.set(file, `${stat.isFile() ? stat.size : '-'} ${stat.mtimeNs} ${stat.ctimeNs} ${hash}`);
-      if (stat.ctimeNs > changed.ctime) changed = { path: file, ctime: stat.ctimeNs };
+      const partial = stat.isFile() ? partialContent(file) : null;
+      const hash = stat.isFile()
+        ? createHash('sha256')
+            .update(partial ?? readFileSync(file))
+            .digest('hex')
+        : '-';
+      // A sync that was under way says what it made durable, in its own time.
+      const times = partial === null ? `${stat.mtimeNs} ${stat.ctimeNs}` : 'partial';
+      entries.set(file, `${stat.isFile() ? stat.size : '-'} ${times} ${hash}`);
+      if (partial === null && stat.ctimeNs > changed.ctime) changed = { path: file, ctime: stat.ctimeNs };
     }
     if (!stat.isDirectory()) return;
     for (const name of readdirSync(file)) if (!APART.includes(name)) visit(path.join(file, name), false);
   };
   visit(directory, true);
   return { entries, changed };
+}
+
+/** A partial object's file, in which what is there for good and what is there otherwise are alike; null: it is none. */
+function partialContent(file: string): Buffer | null {
+  const mark = kernel.marks?.at(file) ?? null;
+  const length = mark && decodeMark(mark);
+  if (!length) return null;
+  const bytes = readFileSync(file);
+  const states = bytes.subarray(tailOffset(length) + HEAD);
+  for (const [i, state] of states.entries()) if (state === DURABLE) states[i] = WRITTEN;
+  return bytes;
 }
 
 /** What is different, one line each; empty: nothing. */

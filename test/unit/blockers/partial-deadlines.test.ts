@@ -149,7 +149,7 @@ describe.each(CASES)('%s', (_what, work) => {
   );
 });
 
-it('a copy whose deadline passes in the middle leaves no object', async () => {
+it('a copy whose deadline passes in the middle leaves no object, and of its base no more than a name', async () => {
   for (let last = 1; ; last++) {
     const { root, driver } = await store();
     const deadline = soon();
@@ -164,8 +164,10 @@ it('a copy whose deadline passes in the middle leaves no object', async () => {
     for (const call of ['syncfs', 'fsync', 'fdatasync'] as const) vi.spyOn(kernel, call).mockResolvedValue();
     if (frozen === null) break;
     expect(stateOf(root, 'target')).toEqual(frozen);
-    if (outcome === 'ETIME') expect([fs.existsSync(hashedPath(root, 'target')), basesOf(root)]).toEqual([false, []]);
-    else same(await read(driver, 'target', 0, SIZE), SOURCE);
+    if (outcome === 'ETIME') {
+      expect(fs.existsSync(hashedPath(root, 'target'))).toBe(false);
+      expect(basesOf(root).length).toBeLessThan(2);
+    } else same(await read(driver, 'target', 0, SIZE), SOURCE);
     expect(last).toBeLessThan(20);
   }
 });

@@ -508,6 +508,7 @@ export class Partial {
   /** What this range touches is there from now on, also for a process after this one. @returns 0 or a positive errno */
   note(offset: number, length: number, deadline: number): number {
     for (const run of this.units.absentIn(this.units.touched(offset, offset + length))) {
+      if (isLate(deadline)) return errnos.ETIME;
       const errno =
         this.#context.ledger.add(this.#file.name) || (isLate(deadline) ? errnos.ETIME : this.#write(run, WRITTEN));
       if (errno !== 0) return errno;

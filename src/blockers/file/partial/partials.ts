@@ -300,7 +300,8 @@ export class Partials {
       await this.#opener.changes.ftruncate(to, fileLength(length), deadline);
       this.#put(context, to, encodeTail({ base, length, stamp: context.stamp, states }), length);
     } catch (error) {
-      await this.#bases.remove(base);
+      // Too late: what is left of it a later process removes.
+      if (!isErrno(error, errnos.ETIME)) await this.#bases.remove(base);
       // tmpfs has attributes of users since Linux 6.6 only.
       if (isErrno(error, errnos.EOPNOTSUPP)) this.#makes = false;
       const isPossible = isErrno(error, errnos.EOPNOTSUPP, errnos.EPERM, errnos.EACCES, errnos.EMLINK, errnos.ENOENT);
