@@ -39,14 +39,22 @@ export interface NodeOptions {
   readonly settings?: Readonly<Record<string, Readonly<Record<string, string | number>>>>;
 }
 
+/** Below those that the kernel gives to connections (ip_local_port_range): it would give one away before a test listens on it. */
+const FIRST_PORT = 15_000;
+const PORTS = 17_000;
+
 /** A TCP port of 127.0.0.1 that nobody listens on. */
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = net.createServer().once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const { port } = server.address() as net.AddressInfo;
-      server.close(() => resolve(port));
-    });
+export async function freePort(): Promise<number> {
+  for (;;) {
+    const port = FIRST_PORT + Math.floor(Math.random() * PORTS);
+    if (await isFree(port)) return port;
+  }
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const server = net.createServer().once('error', () => resolve(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
   });
 }
 
