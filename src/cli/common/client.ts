@@ -43,7 +43,9 @@ const LOOKS: ReadonlySet<number> = new Set([Op.PING, Op.STATUS, Op.STAT, Op.LIST
  * of it (requests/once.ts), finishes it, and answers.
  */
 const CHANGES: ReadonlySet<number> = new Set([Op.CREATE, Op.CLONE, Op.SNAPSHOT, Op.TRUNCATE, Op.RENAME, Op.DELETE]);
-/** How long a change waits for the successor of a peer that died: more than a role that keeps dying is left alone, and the start of one. */
+/** What waits for the successor of a peer that died with it: changes, and the looks of commands that make them, as rename's at what is mapped. */
+const LASTING: ReadonlySet<number> = new Set([...CHANGES, Op.STAT, Op.LIST, Op.LOCKINFO, Op.SHOWMAPPED]);
+/** How long: more than a role that keeps dying is left alone, and the start of one. */
 const SUCCESSOR_MS = 30_000;
 
 /** A port of its own on the segment. */
@@ -169,7 +171,7 @@ export class NodeClient {
       }
       await this.join();
     }
-    const hopes = CHANGES.has(request.op) ? this.#hopes : undefined;
+    const hopes = LASTING.has(request.op) ? this.#hopes : undefined;
     return this.#needJoined().port.call(this.#require(peer).port, request, { hopes });
   }
 
