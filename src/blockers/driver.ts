@@ -153,9 +153,8 @@ export interface Driver extends LockService {
 
   /**
    * Makes every acknowledged change durable (of these objects, or of all when names is null), directory entries too; also what an
-   * earlier process acknowledged before it was killed. Of copies that need not be durable, and were made with a deadline, that holds for
-   * the names that are given with a deadline: whoever had one made flushes it so before its name is stored anywhere.
-   * @param deadline until when such copies may be changed (ETIME; what is done of them stays); all else becomes durable whatever the time
+   * earlier process acknowledged before it was killed.
+   * @param deadline of who asks; no driver needs it, as nothing but what is acknowledged already becomes durable
    */
   flush(names: readonly string[] | null, deadline?: number): Promise<void>;
   /** As flush of this one object, as a hot operation; flush is used where this is missing. */
@@ -172,6 +171,7 @@ export interface Driver extends LockService {
   /**
    * Makes `target` exactly a copy of `source`, at most `size` bytes, replacing what target was. Sparse stays sparse.
    * @param durable content and directory entry survive a power cut once it resolves
+   * @param deadline with one, the source is not to be changed in place afterwards: the copy may read it for as long as it lives
    * @throws ENOENT when the source is missing: never a target of zeros; EEXIST with `exclusive` when target exists
    */
   copy(

@@ -424,9 +424,6 @@ export class SimulatedSystem implements FileSystem {
     stamp: () => (this.#hooks.fault?.('stamp', '') ? 'always' : this.#boot),
     get: (fd) => this.#file(fd).mark,
     set: (fd, mark) => this.#mark(fd, Buffer.from(mark)),
-    remove: (fd) => {
-      if (this.#file(fd).mark !== null) this.#mark(fd, null);
-    },
     lock: (fd) => {
       const { inode } = this.#of(fd);
       const holder = this.#locks.get(inode) ?? fd;
@@ -437,7 +434,7 @@ export class SimulatedSystem implements FileSystem {
       const inode = this.#lookUp(file);
       return inode instanceof FileInode ? inode.mark : null;
     },
-    status: (fd) => ({ size: this.#file(fd).size, nlink: this.#file(fd).nlink }),
+    status: (fd) => ({ size: this.#file(fd).size }),
     of: (file) =>
       this.#later('marks', file, () => {
         const inode = this.disk.exists(file) ? this.disk.find(file) : null;

@@ -27,7 +27,6 @@ const getxattr = bind<[path: string, name: string, value: number, size: number],
 const fsetxattr = bind<[fd: number, name: string, value: number, size: number, flags: number], number>(
   'int fsetxattr(int fd, const char *name, uintptr_t value, size_t size, int flags)',
 );
-const fremovexattr = bind<[fd: number, name: string], number>('int fremovexattr(int fd, const char *name)');
 
 /** What says that a file has no mark, as it has no attributes or is not there. */
 const NONE = [errnos.ENODATA, errnos.EOPNOTSUPP, errnos.ENOENT, errnos.ENOTDIR];
@@ -63,12 +62,6 @@ class KernelMarks implements FileMarks {
     }
   }
 
-  remove(fd: number): void {
-    if (fremovexattr(fd, ATTRIBUTE) === 0) return;
-    const errno = libc.errno();
-    if (!NONE.includes(errno)) throw new NativeError('fremovexattr', errno);
-  }
-
   lock(fd: number): boolean {
     while (libc.flock(fd, libc.LOCK_EX | libc.LOCK_NB) !== 0) {
       const errno = libc.errno();
@@ -78,7 +71,7 @@ class KernelMarks implements FileMarks {
     return true;
   }
 
-  status(fd: number): { readonly size: number; readonly nlink: number } {
+  status(fd: number): { readonly size: number } {
     return fs.fstatSync(fd);
   }
 

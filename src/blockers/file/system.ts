@@ -46,7 +46,7 @@ export interface ImmediateChanges {
 }
 
 /**
- * Marks of files that are not complete (partial/): a user attribute of the file, which outlives every process and goes where the file goes. At
+ * Marks of partial objects' files (partial/): a user attribute of the file, which outlives every process and goes where the file goes. At
  * once, on this thread, but for `of`.
  */
 export interface FileMarks {
@@ -61,12 +61,10 @@ export interface FileMarks {
   get(fd: number): Buffer | null;
   /** Part of the file's attributes: durable with fsync, not with fdatasync. @throws the system's error */
   set(fd: number, mark: Uint8Array): void;
-  /** Takes the mark away, if there is one. @throws the system's error */
-  remove(fd: number): void;
   /** Takes the advisory lock (flock) of an open file if nobody has it; closing the file gives it back. @throws the system's error */
   lock(fd: number): boolean;
-  /** Of an open file: bytes, and how many names it has. @throws the system's error */
-  status(fd: number): { readonly size: number; readonly nlink: number };
+  /** Bytes of an open file. @throws the system's error */
+  status(fd: number): { readonly size: number };
   /** The mark of the file at a path; null: it has none, or does not exist. @throws the system's error */
   at(file: string): Buffer | null;
   /** On the thread pool: the mark of the file at a path; null: it has none, or does not exist. @throws the system's error */
