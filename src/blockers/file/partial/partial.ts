@@ -11,28 +11,17 @@
  * object (turns.ts); reads, and writes to what is there, do not wait.
  */
 import { errnoOf, errnos, SystemError } from '../../../sys/errno.js';
-import type { Memory } from '../../../sys/libc.js';
 import type { DirectRequest } from '../../../xseg/index.js';
 import type { ObjectIo } from '../../driver.js';
-import { adviceFor, checkDeadline, isLate } from '../../errors.js';
+import { adviceFor, isLate } from '../../errors.js';
 import type { Handle } from '../handle.js';
 import type { FailedWrite, FileIo, FinishedWrite } from '../io.js';
-import type { FileMarks, FileSystem } from '../system.js';
+import type { FileMarks } from '../system.js';
 import { type Base, BaseFile } from './base-file.js';
 import type { Bases } from './bases.js';
+import { FileTail, type TailContext } from './file-tail.js';
 import type { Ledger } from './ledger.js';
-import {
-  DURABLE,
-  decodeTail,
-  encodeTail,
-  HEAD,
-  STAMP,
-  stateOffset,
-  tailLength,
-  tailOffset,
-  UNIT,
-  WRITTEN,
-} from './tail.js';
+import { DURABLE, UNIT, WRITTEN } from './tail.js';
 import { Turns } from './turns.js';
 import type { Run, Units } from './units.js';
 
@@ -40,17 +29,10 @@ import type { Run, Units } from './units.js';
 const DIRECT_LIMIT = 1 << 20;
 
 /** What the partial objects of a store share. */
-export interface PartialContext {
-  readonly system: FileSystem;
+export interface PartialContext extends TailContext {
   readonly marks: FileMarks;
-  /** Everything is in memory: reads do not block. */
-  readonly memory: boolean;
-  /** Room for a unit, and for a tail, in use within one turn of the event loop only. */
-  readonly scratch: Memory;
   readonly bases: Bases;
   readonly ledger: Ledger;
-  /** Since when units that are 1 are there; the same as long as the driver is open, which keeps the file system mounted. */
-  readonly stamp: string;
   /** @param isPatient where there is no descriptor, others are closed for it, which may take a sync */
   openBase(base: string, isPatient: boolean): Promise<Base>;
   completed(): void;
@@ -62,14 +44,11 @@ export class Partial {
   /** Name of the base. */
   readonly base: string;
   readonly #baseFile: BaseFile;
-  /** Units that are 1 in the file count. */
-  #isCurrent: boolean;
-  /** Another process may have had the volume's lock since the file's tail was read as a whole. */
-  #mayBeOld = false;
-  #forgotten = 0;
+  /** Were units that are 1 in the file there when it was opened? */
+  readonly #isCurrent: boolean;
   /** The name of the base may not be durable. */
   owesBase: boolean;
-  #handle: Handle | null = null;
+  #open: { readonly handle: Handle; readonly tail: FileTail } | null = null;
   /** What makes units be there. */
   readonly #turns = new Turns();
 
@@ -106,12 +85,27 @@ export class Partial {
 
   /** The open file that it is of; called once. */
   attach(handle: Handle): void {
-    this.#handle = handle;
+    const takeOver = (): void => this.takeOver();
+    const tail = new FileTail(this.#context, this.units, handle, { isCurrent: this.#isCurrent, takeOver });
+    this.#open = { handle, tail };
+  }
+
+  get #needOpen(): { readonly handle: Handle; readonly tail: FileTail } {
+    if (this.#open === null) throw new Error('a partial object has no file yet');
+    return this.#open;
   }
 
   get #file(): Handle {
-    if (this.#handle === null) throw new Error('a partial object has no file yet');
-    return this.#handle;
+    return this.#needOpen.handle;
+  }
+
+  get #tail(): FileTail {
+    return this.#needOpen.tail;
+  }
+
+  /** The volume's lock may have been another process's. */
+  forget(): void {
+    this.#tail.forget();
   }
 
   /** Can this range be read and written as in any other file? */
@@ -151,7 +145,7 @@ export class Partial {
     clear: ((from: number, to: number) => void) | null,
   ): boolean {
     const most = Math.max(0, Math.min(length, this.length - offset));
-    if (most > 0 && !this.#refreshNow(this.units.touched(offset, offset + most), deadline)) return false;
+    if (most > 0 && !this.#tail.refreshNow(this.units.touched(offset, offset + most), deadline)) return false;
     for (let done = 0; done < most; ) {
       const at = offset + done;
       const count = Math.min(this.units.runEnd(at), offset + most) - at;
@@ -203,7 +197,7 @@ export class Partial {
     handle.retain();
     try {
       const most = Math.max(0, Math.min(bytes.length, this.length - offset));
-      if (most > 0) await this.#refresh(this.units.touched(offset, offset + most), deadline);
+      if (most > 0) await this.#tail.refresh(this.units.touched(offset, offset + most), deadline);
       for (let done = 0; done < most; ) {
         const at = offset + done;
         const count = Math.min(this.units.runEnd(at), offset + most) - at;
@@ -254,102 +248,8 @@ export class Partial {
 
   /** The base cannot be opened: maybe since nobody needs it any more. @throws that error, if somebody does */
   async #checkComplete(error: unknown): Promise<void> {
-    await this.#refreshUnits({ first: 0, end: this.units.count });
+    await this.#tail.refreshAll();
     if (this.units.absent > 0) throw error;
-  }
-
-  // What the file says by now: another process may have written units, or all of it.
-
-  /** Is it known what the file says? Who asks under the volume's lock is the only one who writes; since he got it, the tail was read. */
-  #knows(deadline: number): boolean {
-    return deadline !== 0 && !this.#mayBeOld && !isLate(deadline);
-  }
-
-  /** The volume's lock may have been another process's. */
-  forget(): void {
-    this.#mayBeOld = true;
-    this.#forgotten++;
-  }
-
-  /** False: that is not in memory. */
-  #refreshNow({ first, end }: Run, deadline: number): boolean {
-    if (this.units.absent === 0 || this.#knows(deadline) || this.#hasAll(first, end)) return true;
-    // The whole of it, once.
-    if (deadline !== 0 && this.#mayBeOld) return false;
-    const { scratch } = this.#context;
-    const { fd } = this.#file;
-    if (!this.#isCurrent) {
-      if (!this.#preadAll(fd, scratch.address, HEAD, tailOffset(this.length))) return false;
-      if (!this.#sawHead(scratch.bytes.subarray(0, HEAD))) return true;
-    }
-    const count = end - first;
-    if (!this.#preadAll(fd, scratch.address, count, stateOffset(this.length, first))) return false;
-    const states = scratch.bytes.subarray(0, count);
-    // Whoever reads them again says what is wrong.
-    if (states.some((state) => state > DURABLE)) return false;
-    this.units.merge(first, states);
-    return true;
-  }
-
-  #hasAll(first: number, end: number): boolean {
-    for (let unit = first; unit < end; unit++) if (!this.units.has(unit)) return false;
-    return true;
-  }
-
-  /** By one call. False: not all of it is in memory, or there. */
-  #preadAll(fd: number, address: number, count: number, offset: number): boolean {
-    const { system, memory } = this.#context;
-    const n = memory ? system.pread(fd, address, count, offset) : system.preadCached(fd, address, count, offset);
-    return n === count;
-  }
-
-  async #refresh({ first, end }: Run, deadline: number): Promise<void> {
-    if (this.units.absent === 0 || this.#knows(deadline)) return;
-    if (deadline !== 0 && this.#mayBeOld) {
-      const forgotten = this.#forgotten;
-      const { written } = this.units;
-      await this.#refreshUnits({ first: 0, end: this.units.count });
-      if (this.units.written > written && this.#file.writable) this.takeOver();
-      // What is forgotten while it is read is read again.
-      if (this.#forgotten === forgotten) this.#mayBeOld = false;
-    } else if (!this.#hasAll(first, end)) await this.#refreshUnits({ first, end });
-  }
-
-  async #refreshUnits({ first, end }: Run): Promise<void> {
-    const { fd } = this.#file;
-    if (!this.#isCurrent && !this.#sawHead(await this.#readAll(fd, HEAD, tailOffset(this.length)))) return;
-    this.#sawStates(first, await this.#readAll(fd, end - first, stateOffset(this.length, first)), end - first);
-  }
-
-  /** As many bytes as there are. */
-  async #readAll(fd: number, count: number, offset: number): Promise<Uint8Array> {
-    const bytes = new Uint8Array(count);
-    let done = 0;
-    for (let n = -1; n !== 0 && done < count; done += n) n = await this.#readSome(fd, bytes, done, offset + done);
-    return bytes.subarray(0, done);
-  }
-
-  /** @returns whether the states of units are worth looking at: somebody has written some since the file was opened here @throws SystemError EIO */
-  #sawHead(head: Uint8Array): boolean {
-    if (head.length !== HEAD) throw this.#unreadable();
-    const { stamp } = this.#context;
-    const text = Buffer.from(head.buffer, head.byteOffset, head.length).toString(
-      'latin1',
-      STAMP,
-      STAMP + stamp.length + 1,
-    );
-    this.#isCurrent = text === `${stamp}\0`;
-    return this.#isCurrent;
-  }
-
-  /** @throws SystemError EIO: there are fewer, or they are none */
-  #sawStates(first: number, states: Uint8Array, expected: number): void {
-    if (states.length < expected || states.some((state) => state > DURABLE)) throw this.#unreadable();
-    this.units.merge(first, states);
-  }
-
-  #unreadable(): SystemError {
-    return new SystemError(errnos.EIO, `object ${this.#file.name}: it cannot be read what is there of it`);
   }
 
   // Changing. All of it with a deadline (takes).
@@ -363,7 +263,7 @@ export class Partial {
   #beginWrite(fileIo: FileIo, io: ObjectIo, finish: FinishedWrite): void {
     const { offset, length, deadline } = io;
     const end = offset + length;
-    let isReady = this.#isCurrent && this.#refreshNow(this.units.touched(offset, end), deadline);
+    let isReady = this.#tail.isCurrent && this.#tail.refreshNow(this.units.touched(offset, end), deadline);
     for (const unit of isReady ? this.units.cut(offset, end) : []) isReady = isReady && this.#fillNow(unit, deadline);
     if (isReady) this.#store(fileIo, io, finish);
     else void this.#writeLater(fileIo, io, finish);
@@ -416,9 +316,9 @@ export class Partial {
     const end = offset + size;
     return (
       this.#turns.isIdle &&
-      this.#isCurrent &&
+      this.#tail.isCurrent &&
       this.takes(deadline, end) &&
-      this.#refreshNow(this.units.touched(offset, end), deadline) &&
+      this.#tail.refreshNow(this.units.touched(offset, end), deadline) &&
       this.units.cut(offset, end).length === 0
     );
   }
@@ -446,32 +346,9 @@ export class Partial {
 
   /** Has all that a change of this range needs there. */
   async #prepare(offset: number, length: number, deadline: number): Promise<void> {
-    if (!this.#isCurrent) await this.#claim(deadline);
-    await this.#refresh(this.units.touched(offset, offset + length), deadline);
+    if (!this.#tail.isCurrent) await this.#tail.claim(deadline);
+    await this.#tail.refresh(this.units.touched(offset, offset + length), deadline);
     for (const unit of this.units.cut(offset, offset + length)) await this.#fill(unit, deadline);
-  }
-
-  /** Units that are 1 in the file by an earlier stamp are not there; from now on those that are 1 are. */
-  async #claim(deadline: number): Promise<void> {
-    const { system, scratch, stamp } = this.#context;
-    const { fd, name } = this.#file;
-    const bytes = Buffer.from(await this.#readAll(fd, tailLength(this.length), tailOffset(this.length)));
-    const tail = decodeTail(bytes, this.length);
-    if (tail === null) throw this.#unreadable();
-    const isCurrent = tail.stamp === stamp;
-    const { written } = this.units;
-    this.units.merge(0, isCurrent ? tail.states : tail.states.map((state) => (state === DURABLE ? state : 0)));
-    if (!isCurrent) {
-      const claimed = encodeTail({ ...tail, stamp, states: this.units.states });
-      checkDeadline(deadline);
-      scratch.bytes.set(claimed);
-      this.#file.markWritten();
-      const n = system.pwrite(fd, scratch.address, claimed.length, tailOffset(this.length));
-      if (n !== claimed.length)
-        throw new SystemError(n < 0 ? system.errno() : errnos.ENOSPC, `object ${name}: its tail`);
-    }
-    if (this.units.written > written) this.takeOver();
-    this.#isCurrent = true;
   }
 
   /** Fills one unit with what is in memory; false: it has to be waited for, or went wrong. */
@@ -510,32 +387,10 @@ export class Partial {
     for (const run of this.units.absentIn(this.units.touched(offset, offset + length))) {
       if (isLate(deadline)) return errnos.ETIME;
       const errno =
-        this.#context.ledger.add(this.#file.name) || (isLate(deadline) ? errnos.ETIME : this.#write(run, WRITTEN));
+        this.#context.ledger.add(this.#file.name) || (isLate(deadline) ? errnos.ETIME : this.#tail.write(run, WRITTEN));
       if (errno !== 0) return errno;
     }
     return 0;
-  }
-
-  /** Writes the states of units, which are lower. @returns 0 or a positive errno */
-  #write(run: Run, state: number): number {
-    // Of what is for good the sync that makes it so is under way.
-    if (state === WRITTEN) this.#file.markWritten();
-    const errno = this.#fillTail(state, run.end - run.first, stateOffset(this.length, run.first));
-    if (errno === 0) this.units.mark(run, state);
-    return errno;
-  }
-
-  /** Writes so many bytes of one value. @returns 0 or a positive errno */
-  #fillTail(value: number, count: number, offset: number): number {
-    const { system, scratch } = this.#context;
-    scratch.bytes.fill(value, 0, count);
-    for (;;) {
-      const n = system.pwrite(this.#file.fd, scratch.address, count, offset);
-      if (n === count) return 0;
-      if (n >= 0) return errnos.EIO;
-      const errno = system.errno();
-      if (errno !== errnos.EINTR) return errno;
-    }
   }
 
   // Making it durable.
@@ -562,7 +417,7 @@ export class Partial {
   /** The content of these units is durable; so are they with the next sync. @returns 0 or a positive errno */
   settle(runs: readonly Run[]): number {
     for (const run of runs) {
-      const errno = this.#write(run, DURABLE);
+      const errno = this.#tail.write(run, DURABLE);
       if (errno !== 0) return errno;
     }
     return 0;

@@ -49,6 +49,12 @@ export class Units {
     return this.states[unit] !== ABSENT;
   }
 
+  /** Is each of the units from `first` to before `end` there? */
+  hasAll(first: number, end: number): boolean {
+    for (let unit = first; unit < end; unit++) if (!this.has(unit)) return false;
+    return true;
+  }
+
   /** The units that [offset, end), at least a byte, touches. */
   touched(offset: number, end: number): Run {
     return { first: Math.floor(offset / UNIT), end: Math.ceil(end / UNIT) };
