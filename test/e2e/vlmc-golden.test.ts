@@ -81,7 +81,7 @@ describe.runIf(programs('nbdcopy', 'python3'))('vlmc on volumes of the original'
     const gone = [...before.keys()].filter((name) => !after.has(name));
     expect(gone.map((name) => path.basename(name)).sort()).toEqual(leaked);
     expect([...after].filter(([name, what]) => before.get(name) !== what)).toEqual([]);
-    const verdicts = await goldenReader(golden, tree, path.join(golden, 'SHA256'));
+    const { verdicts } = await goldenReader(golden, tree, path.join(golden, 'SHA256'));
     expect(verdicts.filter(({ verdict }) => verdict !== 'SAME')).toEqual([]);
   });
 

@@ -55,21 +55,33 @@ export function fingerprintTree(directory: string): Map<string, string> {
   return files;
 }
 
+export interface Reading {
+  /** Of each volume: `SAME` or `DIFFER`. */
+  readonly verdicts: readonly { name: string; verdict: string; line: string }[];
+  /** Partial objects that were read. */
+  readonly partial: number;
+}
+
 /**
- * What the independent reader says of a tree: one verdict (`SAME` or `DIFFER`) for each volume.
+ * What the independent reader says of a tree, which knows what the original knows.
  * @param tree the directory that holds maps/ and blocks/
  */
-export async function goldenReader(
-  golden: string,
-  tree: string,
-  list: string,
-): Promise<{ name: string; verdict: string; line: string }[]> {
-  const { stdout } = await run('python3', [path.join(golden, 'golden_reader.py'), tree, list]);
-  return stdout
+export const goldenReader = (golden: string, tree: string, list: string): Promise<Reading> =>
+  readWith(path.join(golden, 'golden_reader.py'), tree, list);
+
+/** As goldenReader, by one that knows partial objects, too. */
+export const partialReader = (golden: string, tree: string, list: string): Promise<Reading> =>
+  readWith(path.join(import.meta.dirname, 'partial_reader.py'), golden, tree, list);
+
+async function readWith(...command: readonly string[]): Promise<Reading> {
+  const { stdout } = await run('python3', command);
+  const lines = stdout
     .trim()
     .split('\n')
     .map((line) => {
       const [verdict, name] = line.split(/\s+/);
       return { name, verdict, line };
     });
+  const partial = lines.find(({ verdict }) => verdict === 'PARTIAL');
+  return { verdicts: lines.filter((line) => line !== partial), partial: Number(partial?.name ?? 0) };
 }
