@@ -1,9 +1,6 @@
 /**
  * The open files of a store: found by hint (no string is made) or by name, opened on demand, closed in the order of disuse.
  *
- * A hint is a generation and a slot. Generations of a slot only go up and start from the clock, so a hint from before a restart
- * of this process, or from a file closed since, matches nothing.
- *
  * On a store that several nodes use, another node may delete or replace an object while this one keeps its old file open. A volume
  * changes nodes only through its lock, and who gets it says so (forget): every kept file is then stale, and its name is opened anew
  * before its next use, which on a network file system asks the server and also makes its cached content count no longer. Beside that a
@@ -21,26 +18,18 @@ import { type OpenedFile, Opener, type OpenMode } from './opener.js';
 import { OpeningNow } from './opening-now.js';
 import { Partials, type PartialsSettings } from './partial/partials.js';
 import { isPithosName } from './paths.js';
+import { type Kept, Room } from './room.js';
+import { Slots } from './slots.js';
 import type { FileSystem } from './system.js';
 
-/** Room in a hint for slots; also the most files that can be open. */
-const SLOTS = 16384;
 /** The most files of each kind, cached and dirty. */
 const MOST = 8000;
-/** Files beyond both that may wait for their sync before they close; past that, opening waits. */
-const OVERFLOW = 64;
-/** How many files are looked at for one to close. */
-const SEARCH = 512;
 const TICK_MS = 50;
 /**
  * Ticks for which a file that is found by its hint needs no check. Hints come from callers that keep what they know of an object while
  * they have the volume to themselves; a check (fstat) costs as much as a small read.
  */
 const HINT_TICKS = 20;
-/** Generations begin at the milliseconds since then: 2^39 of them (17 years) times SLOTS fit a number. */
-const GENERATION_EPOCH = Date.UTC(2026, 0, 1);
-const GENERATIONS = 2 ** 39;
-
 /** Exclusive use of a name, and who waits for its end. */
 interface Gate {
   readonly waiters: (() => void)[];
@@ -53,22 +42,13 @@ export class Handles {
   readonly partials: Partials;
   readonly #system: FileSystem;
   readonly #openingNow: OpeningNow;
-  readonly #limit: number;
-  readonly #dirtyLimit: number;
+  readonly #room: Room;
   readonly #byName = new Map<string, Handle>();
   readonly #gates = new Map<string, Gate>();
-  readonly #slots: (Handle | undefined)[] = [];
-  readonly #generations: number[] = [];
-  readonly #freeSlots: number[] = [];
+  readonly #slots = new Slots();
   readonly #dirty = new Set<Handle>();
-  /** Descriptors that exist, those being closed included. */
-  #opened = 0;
-  /** Of these, the ones that are not in a handle yet. */
-  #reserved = 0;
-  #hand = 0;
   /** How often everything was forgotten. */
   #forgotten = 0;
-  #roomWaiters: (() => void)[] = [];
   #tick = 0;
   #lastCheck = 0;
   #timer: NodeJS.Timeout | null = null;
@@ -93,8 +73,20 @@ export class Handles {
       (work) => this.retrying(work),
       () => this.opener.changes.local,
     );
-    this.#limit = Math.min(Math.max(settings.limit, 4), MOST);
-    this.#dirtyLimit = Math.min(settings.dirtyFiles ?? descriptorLimit() >> 2, MOST);
+    const byName = this.#byName;
+    const kept: Kept = {
+      get size() {
+        return byName.size;
+      },
+      victim: () => this.#slots.victim(),
+      drop: (handle) => this.drop(handle),
+      isKept: (name) => byName.has(name),
+      hasBases: () => this.partials.exist,
+    };
+    this.#room = new Room(kept, {
+      limit: Math.min(Math.max(settings.limit, 4), MOST),
+      dirtyLimit: Math.min(settings.dirtyFiles ?? descriptorLimit() >> 2, MOST),
+    });
     this.opener = new Opener(settings, this.directories);
     this.#openingNow = new OpeningNow(settings.system, settings.root);
     this.partials = new Partials(settings.partials, {
@@ -106,7 +98,7 @@ export class Handles {
   }
 
   get openFiles(): number {
-    return this.#opened;
+    return this.#room.opened;
   }
 
   get dirtyFiles(): number {
@@ -118,10 +110,8 @@ export class Handles {
    * bytes where they must never be, so the name is compared as well: some 50 ns.
    */
   recall(io: Pick<ObjectIo, 'hint' | 'isNamed'>): Handle | null {
-    const { hint } = io;
-    if (hint <= 0) return null;
-    const handle = this.#slots[hint - Math.floor(hint / SLOTS) * SLOTS];
-    if (handle === undefined || handle.hint !== hint || !io.isNamed(handle.nameBytes)) return null;
+    const handle = this.#slots.at(io.hint);
+    if (handle === undefined || !io.isNamed(handle.nameBytes)) return null;
     if (this.#tick - handle.checkedTick >= HINT_TICKS && !this.#check(handle)) return null;
     handle.used = true;
     return handle;
@@ -143,14 +133,14 @@ export class Handles {
     const present = this.#byName.get(name);
     // What somebody uses goes on being used as it is.
     if (present !== undefined && !(present.stale && present.idle)) return null;
-    if (present === undefined && !this.#makeRoomNow()) return null;
+    if (present === undefined && !this.#room.makeNow()) return null;
     const file = this.#openingNow.open(name, (fd) => this.partials.isMarked(fd));
     if (file === null) return null;
     if (present === undefined) return this.#keep(name, file);
     if (!this.#openingNow.isStill(present, file)) return null;
     present.stale = false;
     this.#checked(present);
-    present.hint = this.#nextHint(present.slot);
+    this.#slots.renew(present);
     return present;
   }
 
@@ -160,7 +150,7 @@ export class Handles {
    */
   createNow(name: string, deadline: number): Handle | null {
     if (this.#byName.has(name) || this.#gates.has(name)) return null;
-    if (!this.opener.changes.isImmediate(deadline) || !this.#makeRoomNow()) return null;
+    if (!this.opener.changes.isImmediate(deadline) || !this.#room.makeNow()) return null;
     try {
       const file = this.opener.createNow(name, deadline);
       return file && this.#keep(name, file);
@@ -172,10 +162,10 @@ export class Handles {
 
   /** A file that was opened within the call is the one that later operations on the name find, from now on. */
   #keep(name: string, file: OpenedFile): Handle {
-    this.#opened++;
+    this.#room.count();
     const handle = this.adopt(name, file);
     handle.held = false;
-    handle.hint = this.#nextHint(handle.slot);
+    this.#slots.renew(handle);
     return handle;
   }
 
@@ -237,10 +227,10 @@ export class Handles {
         handle.held = false;
         // What was opened or looked at before that counts no more.
         if (this.#forgotten !== forgotten) this.#suspect(handle);
-        if (handle.hint === 0 && !handle.stale) handle.hint = this.#nextHint(handle.slot);
+        if (handle.hint === 0 && !handle.stale) this.#slots.renew(handle);
       }
       for (const wake of gate.waiters) wake();
-      this.#wakeRoomWaiters();
+      this.#room.changed();
     }
   }
 
@@ -369,7 +359,7 @@ export class Handles {
     }
     if (file === null) return null;
     const found = await this.partials.inspect(name, file);
-    this.#opened++;
+    this.#room.count();
     return this.adopt(name, found);
   }
 
@@ -380,8 +370,8 @@ export class Handles {
         system: this.#system,
         dirty: this.#dirty,
         failed: this.failed,
-        closed: this.#onClosed,
-        idle: this.#wakeRoomWaiters,
+        closed: this.#room.closed,
+        idle: this.#room.changed,
       },
     );
   }
@@ -392,8 +382,7 @@ export class Handles {
     if (old) this.drop(old);
     const handle = this.#newHandle(name, file);
     handle.held = true;
-    handle.slot = this.#freeSlots.pop() ?? this.#slots.length;
-    this.#slots[handle.slot] = handle;
+    this.#slots.put(handle);
     this.#byName.set(name, handle);
     this.#checked(handle);
     // What a process left of a partial object is this one's from now on: the next flush makes it durable, or that of the process after this one.
@@ -405,43 +394,23 @@ export class Handles {
   drop(handle: Handle): void {
     if (this.#byName.get(handle.name) !== handle) return;
     this.#byName.delete(handle.name);
-    this.#slots[handle.slot] = undefined;
-    this.#freeSlots.push(handle.slot);
-    handle.hint = 0;
+    this.#slots.take(handle);
     handle.retire();
   }
 
-  /**
-   * Makes room for one more descriptor and counts it: `open` makes one, and on EMFILE runs again after cached files were closed.
-   * The descriptor ends up in a handle, or is reported by descriptorClosed.
-   */
-  async withDescriptor<T>(open: () => Promise<T>): Promise<T> {
-    await this.#makeRoom();
-    try {
-      return await this.retrying(open);
-    } catch (error) {
-      this.descriptorClosed();
-      throw error;
-    } finally {
-      this.#reserved--;
-    }
+  /** See Room.during. */
+  withDescriptor<T>(open: () => Promise<T>): Promise<T> {
+    return this.#room.during(open);
   }
 
-  /** Runs work that opens files; when no descriptor is left, closes cached files and runs it again. */
-  async retrying<T>(work: () => Promise<T>): Promise<T> {
-    for (;;) {
-      try {
-        return await work();
-      } catch (error) {
-        if (!isErrno(error, errnos.EMFILE, errnos.ENFILE) || !(await this.#closeSome())) throw error;
-      }
-    }
+  /** See Room.retrying. */
+  retrying<T>(work: () => Promise<T>): Promise<T> {
+    return this.#room.retrying(work);
   }
 
   /** A descriptor counted by withDescriptor is closed. */
   descriptorClosed(): void {
-    this.#opened--;
-    this.#wakeRoomWaiters();
+    this.#room.closed();
   }
 
   /** Makes files durable: these names' or all. @throws SystemError EIO */
@@ -463,11 +432,7 @@ export class Handles {
 
   /** Closes what was only kept because it was dirty. */
   shrink(): void {
-    while (this.#byName.size > this.#limit) {
-      const victim = this.#victim();
-      if (victim === null || victim.needsSync) return;
-      this.drop(victim);
-    }
+    this.#room.shrink();
   }
 
   /** Is this descriptor the one that later operations on the name find? */
@@ -485,25 +450,8 @@ export class Handles {
     if (this.#timer) clearInterval(this.#timer);
     this.#timer = null;
     for (const handle of [...this.#byName.values()]) this.drop(handle);
-    while (this.#opened > 0) await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
+    await this.#room.whenEmpty();
   }
-
-  #nextHint(slot: number): number {
-    const last = this.#generations[slot] ?? (Date.now() - GENERATION_EPOCH) % GENERATIONS;
-    const generation = (last + 1) % GENERATIONS;
-    this.#generations[slot] = generation;
-    return generation * SLOTS + slot;
-  }
-
-  readonly #onClosed = (): void => this.descriptorClosed();
-
-  /** A descriptor was closed or is not used any more: whoever waits for room looks again. */
-  readonly #wakeRoomWaiters = (): void => {
-    if (this.#roomWaiters.length === 0) return;
-    const waiters = this.#roomWaiters;
-    this.#roomWaiters = [];
-    for (const wake of waiters) wake();
-  };
 
   /** False when the handle's file is no longer the object's: then it is dropped. */
   #check(handle: Handle): boolean {
@@ -546,85 +494,6 @@ export class Handles {
     if (this.#tick - this.#lastCheck < HINT_TICKS || !this.#timer) return;
     clearInterval(this.#timer);
     this.#timer = null;
-  }
-
-  /** Waits until one more descriptor is within the limit, and counts it. */
-  async #makeRoom(): Promise<void> {
-    // Those of bases are not counted.
-    const background = this.#limit + (this.partials.exist ? this.#dirtyLimit >> 1 : this.#dirtyLimit);
-    const most = background + OVERFLOW;
-    for (;;) {
-      const cached = this.#byName.size + this.#reserved;
-      if (cached < this.#limit && this.#opened < most) break;
-      const victim = cached < this.#limit ? null : this.#victim();
-      if (victim !== null && !victim.needsSync) {
-        this.drop(victim);
-        continue;
-      }
-      if (this.#opened < most) {
-        if (victim !== null && this.#opened >= background) void this.#syncAndDrop(victim);
-        break;
-      }
-      // Everything is in use, closing or dirty: one closes or becomes idle sooner or later, for every use ends.
-      if (victim === null) await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
-      else await this.#syncAndDrop(victim);
-    }
-    this.#opened++;
-    this.#reserved++;
-  }
-
-  /** Makes room for one more descriptor if a file that is clean, or none, has to be closed for it. */
-  #makeRoomNow(): boolean {
-    if (this.#opened >= this.#limit + this.#dirtyLimit + OVERFLOW) return false;
-    if (this.#byName.size + this.#reserved < this.#limit) return true;
-    const victim = this.#victim();
-    if (victim === null || victim.needsSync) return false;
-    this.drop(victim);
-    return true;
-  }
-
-  /** After EMFILE: closes an eighth of the idle files, at least one. False when none could be closed. */
-  async #closeSome(): Promise<boolean> {
-    let dropped = 0;
-    for (let wanted = Math.max(1, this.#byName.size >> 3); wanted > 0; wanted--) {
-      const victim = this.#victim();
-      if (victim === null) break;
-      if (victim.needsSync) await this.#syncAndDrop(victim);
-      else this.drop(victim);
-      if (!this.#byName.has(victim.name)) dropped++;
-    }
-    // Closing is asynchronous: wait for one.
-    if (dropped > 0) await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
-    return dropped > 0;
-  }
-
-  /** Second-chance choice of a file nobody uses, clean ones first; null when there is none. */
-  #victim(): Handle | null {
-    let dirty: Handle | null = null;
-    const slots = this.#slots;
-    const steps = Math.min(2 * slots.length, SEARCH);
-    for (let step = 0; step < steps; step++) {
-      this.#hand = (this.#hand + 1) % slots.length;
-      const handle = slots[this.#hand];
-      if (handle === undefined || !handle.idle || handle.held || handle.evicting) continue;
-      if (handle.used) handle.used = false;
-      else if (!handle.needsSync) return handle;
-      else dirty ??= handle;
-    }
-    return dirty;
-  }
-
-  /** Dirty data is synced before its descriptor closes, so that a failure cannot pass unseen. */
-  async #syncAndDrop(victim: Handle): Promise<void> {
-    victim.evicting = true;
-    try {
-      await victim.sync();
-    } catch {
-      // Remembered as failed: every flush of the object reports it.
-    } finally {
-      victim.evicting = false;
-    }
-    if (victim.idle && !victim.needsSync && !victim.held) this.drop(victim);
   }
 }
 
