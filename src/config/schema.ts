@@ -192,7 +192,7 @@ export const fileBlocker = {
   partialCopies: fixed(
     'partial_copies',
     v.booleanOr('auto'),
-    false,
+    'auto',
     'Of blockerb: a block of a clone is copied by pieces of 4 KiB, each when it is written, and the rest is read from where it was (docs/architecture.md). ' +
       'auto: in stores that were new to version 1.5 or later. On ext4, XFS without reflink, btrfs and tmpfs; for stores that no older version, and not the original, uses as well, and that no node has over NFS.',
   ),

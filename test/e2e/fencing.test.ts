@@ -292,7 +292,7 @@ class Snapshots {
 
 /** Nothing in a tree changed after a moment (ns since the epoch, by the clock of the file system). */
 function expectNothingAfter(moment: bigint, tree: Tree): void {
-  const late = Number(tree.changed.ctime - moment) / 1e6;
+  const late = Number(tree.changed.time - moment) / 1e6;
   if (late > 0) throw new Error(`${tree.changed.path} changed ${late} ms after the lock was released`);
 }
 
