@@ -1,6 +1,6 @@
 /** The operations of a blocker that are not on the data path: what their requests say, and what their answers are. */
 import { encodeJson, parseListRequest } from '../requests/json.js';
-import { Flag, Op } from '../requests/ops.js';
+import { Flag, Op, opName } from '../requests/ops.js';
 import { decodeName, encodeInfo, encodeName } from '../requests/structs.js';
 import { errnos, SystemError } from '../sys/errno.js';
 import type { Request } from '../xseg/index.js';
@@ -46,17 +46,30 @@ async function breakLock(driver: Driver, request: Request): Promise<number> {
   return room === 0 ? 0 : answer(request, encodeJson(before));
 }
 
-async function flush(driver: Driver, request: Request): Promise<number> {
-  const { size, target, deadline } = request;
-  if (size === 0 && target !== '') {
-    await driver.flush([target], deadline);
-    return 0;
-  }
+/** The objects that a request is for: its target, or, with none, those whose names are its data; null: neither. @throws SystemError EINVAL */
+function objectsOf(request: Request): string[] | null {
+  const { op, size, target } = request;
+  if (size === 0) return target === '' ? null : [target];
   if (size > request.dataLength) {
-    throw new SystemError(errnos.EINVAL, `FLUSH: ${size} bytes of names in a buffer of ${request.dataLength}`);
+    throw new SystemError(errnos.EINVAL, `${opName(op)}: ${size} bytes of names in a buffer of ${request.dataLength}`);
   }
-  await driver.flush(size === 0 ? null : body(request).toString('utf8').split('\n'), deadline);
-  return size;
+  return body(request).toString('utf8').split('\n');
+}
+
+/** Fails once nothing of it runs any more, with the first error. */
+async function reset(driver: Driver, request: Request): Promise<number> {
+  const names = objectsOf(request);
+  if (names === null) throw new SystemError(errnos.EINVAL, 'RESET: of no object');
+  const isDurable = (request.flags & Flag.FUA) !== 0;
+  const { deadline } = request;
+  const ended = await Promise.allSettled(names.map((name) => driver.reset(name, isDurable, deadline)));
+  for (const outcome of ended) if (outcome.status === 'rejected') throw outcome.reason;
+  return request.size;
+}
+
+async function flush(driver: Driver, request: Request): Promise<number> {
+  await driver.flush(objectsOf(request), request.deadline);
+  return request.size;
 }
 
 /** Runs a cold operation; resolves to what was serviced. @throws SystemError */
@@ -71,8 +84,7 @@ export async function runCold(driver: Driver, request: Request, status: () => ob
       await driver.delete(target, deadline);
       return 0;
     case Op.RESET:
-      await driver.reset(target, (flags & Flag.FUA) !== 0, deadline);
-      return 0;
+      return await reset(driver, request);
     case Op.COPY: {
       const options = { durable: (flags & Flag.FUA) !== 0, exclusive: (flags & Flag.EXCL) !== 0, deadline };
       await driver.copy(decodeName(request.data, 'COPY'), target, size, options);

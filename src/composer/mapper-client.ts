@@ -4,7 +4,8 @@ import { decodeJson, encodeJson } from '../requests/json.js';
 import type { LeaseReply, LeaseRequest } from '../requests/lease.js';
 import { Flag, Op } from '../requests/ops.js';
 import { CHUNK_ENTRIES, type ResolvedMap } from '../requests/resolved-map.js';
-import { decodeMapReply, type MapSegment, mapReplySize } from '../requests/structs.js';
+import { decodeMapReply, encodeBlocks, type MapSegment, mapReplySize } from '../requests/structs.js';
+import { errnos, SystemError } from '../sys/errno.js';
 import type { CallInit, CallReply, Port } from '../xseg/index.js';
 import type { Volume, VolumeKey } from './volume.js';
 
@@ -44,8 +45,15 @@ export class MapperClient {
   /** Makes blocks writable; where their data is now. offset, size in bytes of the volume */
   async makeWritable(volume: Volume, offset: number, size: number, blocks: number): Promise<MapSegment[]> {
     const capacity = mapReplySize(blocks);
-    const reply = await this.#call(volume.key, { op: Op.MAPW, offset, size, capacity });
-    return decodeMapReply(reply.data.subarray(0, reply.serviced));
+    const reply = await this.#call(volume.key, { op: Op.MAPW, offset, size, capacity, brief: true });
+    return segmentsIn(reply, blocks);
+  }
+
+  /** Makes blocks writable, wherever they lie; the names of their objects, in the same order. */
+  async makeOwn(volume: Volume, blocks: readonly number[]): Promise<string[]> {
+    const init = { op: Op.MAPOWN, data: encodeBlocks(blocks), capacity: mapReplySize(blocks.length), brief: true };
+    const reply = await this.#call(volume.key, init);
+    return segmentsIn(reply, blocks.length).map(({ target }) => target);
   }
 
   /** Where the data of a range is, for one read without a lease. */
@@ -80,4 +88,11 @@ export class MapperClient {
       { wait: true },
     );
   }
+}
+
+/** @throws SystemError EIO when it has not so many */
+function segmentsIn({ data }: CallReply, blocks: number): MapSegment[] {
+  const segments = decodeMapReply(data);
+  if (segments.length === blocks) return segments;
+  throw new SystemError(errnos.EIO, `the mapper told of ${segments.length} of ${blocks} blocks`);
 }

@@ -11,6 +11,7 @@ import { CHUNK_ENTRIES, EntryFlag } from '../requests/resolved-map.js';
 import { monotonicMs } from '../sys/clock.js';
 import { errnoOf, errnos, messageOf } from '../sys/errno.js';
 import type { Port, Request } from '../xseg/index.js';
+import { CHANGE_BLOCKS, FirstWrites } from './first-writes.js';
 import type { MapperClient } from './mapper-client.js';
 import type { Operation } from './operation.js';
 import { Halt, type Volume } from './volume.js';
@@ -19,13 +20,12 @@ import { Halt, type Volume } from './volume.js';
 const WINDOW = 64;
 /** By how much clocks of two processes may seem to differ, ms. A refusal well before its deadline is no refusal but a store's own error. */
 const CLOCK_SLACK_MS = 500;
-/** Blocks made writable by one MAPW. */
-const CHANGE_BLOCKS = 64;
 
 export class Transfer {
   readonly #port: Port;
   readonly #blocker: number;
   readonly #mapper: MapperClient;
+  readonly #firstWrites: FirstWrites;
   readonly #finish: (operation: Operation) => void;
   /** The block a sub-request is for, by its record's index. */
   readonly #blocks: Float64Array;
@@ -42,6 +42,7 @@ export class Transfer {
     this.#port = port;
     this.#blocker = blockerPort;
     this.#mapper = mapper;
+    this.#firstWrites = new FirstWrites(mapper);
     this.#finish = finish;
     this.#blocks = new Float64Array(port.segment.geometry.requests);
     this.#versions = new Float64Array(port.segment.geometry.requests);
@@ -132,23 +133,11 @@ export class Transfer {
     }
     operation.next = this.start;
     volume.changing.get(block)!.push(operation);
-    const offset = block * volume.blockSize;
-    const size = Math.min(end * volume.blockSize, volume.size) - offset;
-    this.#mapper.makeWritable(volume, offset, size, end - block).then(
-      (segments) => {
-        volume.mapDirty = true;
-        segments.forEach(({ target }, i) => {
-          map.set(block + i, EntryFlag.WRITABLE | EntryFlag.ARCHIP, target);
-        });
-        volume.entriesChanged(block, end);
-        for (let changed = block; changed < end; changed++) this.#resume(volume.changing, changed, null);
-      },
-      (error: unknown) => {
-        // Only who asked has failed: others that wait for one of these blocks may want none of those that are in trouble.
-        operation.rejected(error);
-        for (let changed = block; changed < end; changed++) this.#resume(volume.changing, changed, null);
-      },
-    );
+    this.#firstWrites.add(volume, block, end, (error) => {
+      // Only who asked has failed: others that wait for one of these blocks may want none of those that are in trouble.
+      if (error !== null) operation.rejected(error);
+      for (let changed = block; changed < end; changed++) this.#resume(volume.changing, changed, null);
+    });
   }
 
   #resume(waiting: Map<number, Operation[]>, key: number, error: unknown): void {

@@ -12,6 +12,7 @@ import { forEachLimited } from './gate.js';
 import { LostLock } from './locking/lost.js';
 import { type EntryEncoder, removeObject } from './map-store.js';
 import { droppedBy, zeroedAmong } from './provisional/zeroes.js';
+import type { BlockRun } from './ranges.js';
 import type { StoredMap } from './stored-map.js';
 import type { Volume, ZeroedBlock } from './volume.js';
 
@@ -23,38 +24,39 @@ export function newObjectName(volume: string, epoch: number, i: number): string 
 }
 
 /**
- * Makes blocks [first, end) writable in place. The caller holds the lock of the volume and a place in its gate.
+ * Makes the blocks of these runs writable in place. The caller holds the lock of the volume and a place in its gate.
  * @throws SystemError EIO when a shared object is missing (it is never replaced by zeros), ENOSPC and others of the stores
  */
 export async function makeWritable(
   context: MapperContext,
   volume: Volume,
   map: StoredMap,
-  first: number,
-  end: number,
+  runs: readonly BlockRun[],
 ): Promise<void> {
-  await map.check(first, end - first);
-  if (isWritable(map, first, end)) return;
-  const make = (): Promise<boolean> =>
-    volume.blocks.run(first, end, async () => {
+  const check = async (): Promise<void> => {
+    for (const { first, end } of runs) await map.check(first, end - first);
+  };
+  await check();
+  if (unwritable(map, runs).length === 0) return;
+  const make = (): Promise<BlockRun | null> =>
+    volume.blocks.runAll(runs, async () => {
       // A zeroing that this had to wait for may have left them in doubt.
-      await map.check(first, end - first);
-      if (zeroedAmong(volume, first, end).length > 0) return false;
-      await makeRunWritable(context, volume, map, first, end);
-      return true;
+      await check();
+      const zeroed = runs.find(({ first, end }) => zeroedAmong(volume, first, end).length > 0);
+      if (!zeroed) await makeBlocksWritable(context, volume, map, unwritable(map, runs));
+      return zeroed ?? null;
     });
-  while (!(await make())) await context.volumes.committer.settleZeroes(volume, first, end);
+  for (let zeroed = await make(); zeroed !== null; zeroed = await make()) {
+    await context.volumes.committer.settleZeroes(volume, zeroed.first, zeroed.end);
+  }
 }
 
-async function makeRunWritable(
+async function makeBlocksWritable(
   context: MapperContext,
   volume: Volume,
   map: StoredMap,
-  first: number,
-  end: number,
+  todo: readonly number[],
 ): Promise<void> {
-  const todo: number[] = [];
-  for (let i = first; i < end; i++) if (!isWritable(map, i, i + 1)) todo.push(i);
   if (todo.length === 0) return;
   volume.written = true;
   const epochs = new Map<number, number>();
@@ -90,7 +92,7 @@ async function makeRunWritable(
   await writeOwnEntries(context, volume, map, todo, epochs, true);
 }
 
-/** Makes the own objects of these blocks, and notes the epochs in their names. */
+/** Makes the own objects of these blocks, the empty ones by one request, and notes the epochs in their names. */
 async function makeObjects(
   context: MapperContext,
   volume: Volume,
@@ -99,23 +101,37 @@ async function makeObjects(
   epochs: Map<number, number>,
   durable: boolean,
 ): Promise<void> {
-  await forEachLimited(blocks, PARALLEL, async (i) => {
-    epochs.set(i, await makeObject(context, volume, map, i, map.blockLength(i), durable));
+  const { epoch } = map.header;
+  const isZero = (i: number): boolean => (map.entries.flags(i) & EntryFlag.ZERO) !== 0;
+  const empty = blocks.filter(isZero);
+  const names = empty.map((i) => newObjectName(volume.name, epoch, i));
+  // Not only when the entry is written: by then the first write has been answered.
+  for (const name of names) v2.checkEntryName(name);
+  // Objects of these names may be left from blocks that were trimmed, or from interrupted writes: they must be empty.
+  if (names.length > 0) await context.blocks.reset(names, durable);
+  for (const i of empty) epochs.set(i, epoch);
+  const shared = blocks.filter((i) => !isZero(i));
+  await forEachLimited(shared, PARALLEL, async (i) => {
+    epochs.set(i, await copyObject(context, volume, map, i, map.blockLength(i), durable));
   });
 }
 
-function isWritable(map: StoredMap, first: number, end: number): boolean {
-  for (let i = first; i < end; i++) {
-    if ((map.entries.flags(i) & (EntryFlag.WRITABLE | EntryFlag.ZERO)) !== EntryFlag.WRITABLE) return false;
+/** The blocks that cannot be written in place. */
+function unwritable(map: StoredMap, runs: readonly BlockRun[]): number[] {
+  const found: number[] = [];
+  for (const { first, end } of runs) {
+    for (let i = first; i < end; i++) {
+      if ((map.entries.flags(i) & (EntryFlag.WRITABLE | EntryFlag.ZERO)) !== EntryFlag.WRITABLE) found.push(i);
+    }
   }
-  return true;
+  return found;
 }
 
 /**
- * Makes the own object of a zero or shared block: empty, or `length` bytes of the shared one. Durable, or with the next flush of its name.
+ * Makes the own object of a shared block: `length` bytes of the shared one. Durable, or with the next flush of its name.
  * @returns the epoch in its name
  */
-async function makeObject(
+async function copyObject(
   context: MapperContext,
   volume: Volume,
   map: StoredMap,
@@ -126,16 +142,11 @@ async function makeObject(
   const epoch = map.header.epoch;
   // Not only when the entry is written: by then the first write has been answered.
   v2.checkEntryName(newObjectName(volume.name, epoch, i));
-  if (map.entries.flags(i) & EntryFlag.ZERO) {
-    // An object of that name may be left from a block that was trimmed, or from an interrupted write: it must be empty.
-    await context.blocks.reset(newObjectName(volume.name, epoch, i), durable);
-    return epoch;
-  }
   const source = map.entries.objectName(i);
   if (source === newObjectName(volume.name, epoch, i)) {
     // Maps that the original grew name the block's current object by the current epoch without owning it (defect D3).
     await bumpEpoch(context, volume, map, epoch);
-    return makeObject(context, volume, map, i, length, durable);
+    return copyObject(context, volume, map, i, length, durable);
   }
   try {
     await context.blocks.copy(source, newObjectName(volume.name, epoch, i), length, { durable });
@@ -375,7 +386,7 @@ export async function cutBlock(
     await context.blocks.flush([name]);
     return;
   }
-  const epoch = await makeObject(context, volume, map, i, length, true);
+  const epoch = await copyObject(context, volume, map, i, length, true);
   await writeOwnEntries(context, volume, map, [i], new Map([[i, epoch]]));
   await context.maps.flush(volume.touched);
 }

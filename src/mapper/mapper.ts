@@ -40,7 +40,7 @@ import { Commits } from './provisional/commits.js';
 import type { NotedVolume } from './provisional/noted.js';
 import type { Notes } from './provisional/notes.js';
 import { SpoiledError } from './provisional/spoiling.js';
-import { blocksOf, segmentsOf } from './ranges.js';
+import { blocksOf, runsOfBlocks, segmentsOf } from './ranges.js';
 import { SnapshotIndex } from './snapshot-index.js';
 import { type LockWait, type Volume, Volumes } from './volume.js';
 
@@ -384,8 +384,31 @@ export class Mapper {
       const context = this.#contexts.of([volume]);
       const map = await writableMap(context, volume, port, options);
       const { first, end } = blocksOf(volume.name, map, offset, size, most);
-      await makeWritable(context, volume, map, first, end);
+      await makeWritable(context, volume, map, [{ first, end }]);
       return segmentsOf(map, offset, size);
+    });
+  }
+
+  /**
+   * MAPOWN: as mapWrite, for blocks anywhere in the volume; a whole block each, in the order asked for. All become writable, or it fails: some may
+   * be then.
+   * @param most blocks the answer has room for
+   * @throws SystemError EINVAL for a block that there is not, and as mapWrite
+   */
+  async mapOwn(
+    name: string,
+    blocks: readonly number[],
+    port: number,
+    options: OpenOptions = noV0,
+    most = Number.POSITIVE_INFINITY,
+  ): Promise<MapSegment[]> {
+    checkTarget(name);
+    return this.#read(name, async (volume) => {
+      const context = this.#contexts.of([volume]);
+      const map = await writableMap(context, volume, port, options);
+      const runs = runsOfBlocks(name, map, blocks, most);
+      await makeWritable(context, volume, map, runs);
+      return blocks.flatMap((block) => segmentsOf(map, block * map.header.blockSize, map.blockLength(block)));
     });
   }
 

@@ -5,6 +5,12 @@ import { errnos, SystemError } from '../sys/errno.js';
 import { frozenMessage } from './context.js';
 import type { StoredMap } from './stored-map.js';
 
+/** Blocks first .. end-1. */
+export interface BlockRun {
+  readonly first: number;
+  end: number;
+}
+
 /** @throws SystemError EROFS with the reason, for a map that must not be written */
 export function refuseImmutable(name: string, map: StoredMap): void {
   if (!map.immutable) return;
@@ -47,6 +53,30 @@ export function blocksOf(
   const end = size === 0 ? first : Math.ceil((offset + size) / blockSize);
   if (end - first > most) throw new TooManyBlocks(name, end - first, most);
   return { first, end };
+}
+
+/**
+ * These blocks as runs, in ascending order, each block once.
+ * @throws SystemError EINVAL for a block that there is not; TooManyBlocks
+ */
+export function runsOfBlocks(
+  name: string,
+  map: StoredMap,
+  blocks: readonly number[],
+  most = Number.POSITIVE_INFINITY,
+): BlockRun[] {
+  if (blocks.length > most) throw new TooManyBlocks(name, blocks.length, most);
+  const missing = blocks.find((block) => block >= map.blocks);
+  if (missing !== undefined) {
+    throw new SystemError(errnos.EINVAL, `volume ${name}: block ${missing} is past its end at ${map.blocks}`);
+  }
+  const runs: BlockRun[] = [];
+  for (const block of [...blocks].sort((a, b) => a - b)) {
+    const last = runs.at(-1);
+    if (last && block <= last.end) last.end = block + 1;
+    else runs.push({ first: block, end: block + 1 });
+  }
+  return runs;
 }
 
 /** The pieces of bytes [offset, offset + size), whose entries were checked. */

@@ -6,6 +6,7 @@ import { decodeJson, decodeMapStatus, encodeJson, parseListRequest } from '../re
 import type { LeaseRequest } from '../requests/lease.js';
 import { Flag, Op, opName } from '../requests/ops.js';
 import {
+  decodeBlocks,
   decodeClone,
   decodeCreate,
   decodeName,
@@ -111,6 +112,10 @@ export async function perform(mapper: Mapper, request: MapperRequest, status: ()
       return encodeMapReply(await mapper.mapRead(target, offset, size, options, roomFor(request)));
     case Op.MAPW:
       return encodeMapReply(await mapper.mapWrite(target, offset, size, request.src, options, roomFor(request)));
+    case Op.MAPOWN:
+      return encodeMapReply(
+        await mapper.mapOwn(target, decodeBlocks(body(request)), request.src, options, roomFor(request)),
+      );
     case Op.MAPZERO:
       await mapper.mapZero(target, offset, size, request.src, options);
       return nothing;

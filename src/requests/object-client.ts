@@ -26,8 +26,8 @@ export interface ObjectClient {
   /** The range reads as zeros afterwards; a missing object stays missing. */
   trim(name: string, offset: number, length: number): Promise<void>;
   writeZeroes(name: string, offset: number, length: number): Promise<void>;
-  /** Makes the object exist and be empty. */
-  reset(name: string, durable: boolean): Promise<void>;
+  /** Makes these objects exist and be empty: all, or it fails once none is being made any more. */
+  reset(names: readonly string[], durable: boolean): Promise<void>;
   /** Makes `target` a copy of at most `size` bytes of `source`. @throws ENOENT, EEXIST with `exclusive` */
   copy(source: string, target: string, size: number, options: { durable: boolean; exclusive?: boolean }): Promise<void>;
   /** @throws ENOENT when missing */
@@ -151,8 +151,10 @@ export class XsegObjectClient implements ObjectClient {
     await this.#call(Op.WRITE_ZEROES, name, { offset, size: length });
   }
 
-  async reset(name: string, durable: boolean): Promise<void> {
-    await this.#call(Op.RESET, name, { flags: durable ? Flag.FUA : 0 });
+  async reset(names: readonly string[], durable: boolean): Promise<void> {
+    const flags = durable ? Flag.FUA : 0;
+    if (names.length === 1) await this.#call(Op.RESET, names[0], { flags });
+    else await this.#callForAll(Op.RESET, names, flags);
   }
 
   async copy(
@@ -196,7 +198,11 @@ export class XsegObjectClient implements ObjectClient {
       await this.#call(Op.FLUSH, '');
       return;
     }
-    // In pieces that fit a request.
+    await this.#callForAll(Op.FLUSH, names);
+  }
+
+  /** One request for all of these objects, or several: pieces that fit one. */
+  async #callForAll(op: Op, names: readonly string[], flags = 0): Promise<void> {
     for (let from = 0; from < names.length; ) {
       let bytes = 0;
       let to = from;
@@ -204,7 +210,7 @@ export class XsegObjectClient implements ObjectClient {
         bytes += Buffer.byteLength(names[to++]) + 1;
       }
       const data = Buffer.from(names.slice(from, to).join('\n'), 'utf8');
-      await this.#call(Op.FLUSH, '', { size: data.length, data });
+      await this.#call(op, '', { size: data.length, data, flags, silent: true });
       from = to;
     }
   }

@@ -90,6 +90,8 @@ export const Op = {
   LIMIT: 88,
   /** mapper to endpoint: how many connections have the volume of the target open, in `serviced` of the answer. */
   CLIENTS: 89,
+  /** composer to mapper: these blocks, anywhere in the volume, become writable as by MAPW. Data: their numbers; reply: MAPW's, a whole block each. */
+  MAPOWN: 90,
 } as const;
 export type Op = (typeof Op)[keyof typeof Op];
 

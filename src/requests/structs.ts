@@ -6,6 +6,8 @@ import { errnos, SystemError } from '../sys/errno.js';
 
 /** Bytes of a name field; names are at most MAX_TARGET long. */
 const NAME_FIELD = 256;
+/** Bytes of a block's number in MAPOWN. */
+const BLOCK_NUMBER_SIZE = 8;
 export const NAME_STRUCT_SIZE = NAME_FIELD + 4;
 export const CLONE_STRUCT_SIZE = 272;
 /** Bytes of one segment in a MAPR or MAPW reply, and of the count before them. */
@@ -214,6 +216,21 @@ export function decodeMapReply(data: Uint8Array): MapSegment[] {
     });
   }
   return segments;
+}
+
+/** Data of MAPOWN: numbers of blocks, u64 each. */
+export function encodeBlocks(blocks: readonly number[]): Buffer {
+  const out = Buffer.alloc(blocks.length * BLOCK_NUMBER_SIZE);
+  for (const [i, block] of blocks.entries()) out.writeBigUInt64LE(BigInt(block), i * BLOCK_NUMBER_SIZE);
+  return out;
+}
+
+/** @throws SystemError EINVAL when it is cut short */
+export function decodeBlocks(data: Uint8Array): number[] {
+  const bytes = view(data);
+  const count = Math.ceil(bytes.length / BLOCK_NUMBER_SIZE);
+  if (bytes.length < count * BLOCK_NUMBER_SIZE) throw short('MAPOWN', count * BLOCK_NUMBER_SIZE, bytes.length);
+  return Array.from({ length: count }, (_, i) => safe(bytes.readBigUInt64LE(i * BLOCK_NUMBER_SIZE), 'MAPOWN: block'));
 }
 
 /** Data of CREATE (the original's X_CREATE): a map of given objects. */

@@ -52,6 +52,9 @@ const payload = Buffer.alloc(MIB, 0xa5);
 const sector = payload.subarray(0, SECTOR);
 const half = payload.subarray(0, 512 << 10);
 
+/** The next block that was never written: each attempt takes others. */
+let fresh = FILLED + 24;
+
 /** A place of 4 KiB among the data; no two in a cell are the same. */
 const place = (i: number): number => ((i * 7919) % ((FILLED * BLOCK) / SECTOR)) * SECTOR;
 
@@ -212,6 +215,21 @@ const cells: readonly Cell[] = [
       bytes: 2 * SECTOR + 1200,
       messages: { vlmcd: 1, blockerb: 2, mapperd: 1, blockerm: 2 },
       wakeUps: 20,
+    },
+  },
+  {
+    title: 'first writes to fresh blocks, depth 8',
+    requests: 64,
+    mapper: true,
+    attempts: 3,
+    work: ({ filled }) => inBursts(64, 8, () => filled.write(fresh++ * BLOCK, sector)),
+    limits: {
+      calls: 15,
+      // What arrives together is one request to the mapper, one note, and one request for all objects.
+      each: { pwrite64: 1.5, fdatasync: 1, fsync: 4, mkdir: 4, statx: 3, fgetxattr: 0 },
+      bytes: 2 * SECTOR + 1200,
+      messages: { vlmcd: 1, blockerb: 1.4, mapperd: 0.3, blockerm: 0.5 },
+      wakeUps: 1.5,
     },
   },
   {

@@ -94,8 +94,8 @@ export class FencedObjects implements ObjectClient {
   writeZeroes(name: string, offset: number, length: number): Promise<void> {
     return this.#change((objects) => objects.writeZeroes(name, offset, length));
   }
-  reset(name: string, durable: boolean): Promise<void> {
-    return this.#change((objects) => objects.reset(name, durable));
+  reset(names: readonly string[], durable: boolean): Promise<void> {
+    return this.#change((objects) => objects.reset(names, durable));
   }
   copy(source: string, target: string, size: number, options: { durable: boolean; exclusive?: boolean }) {
     return this.#change((objects) => objects.copy(source, target, size, options));

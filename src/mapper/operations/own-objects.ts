@@ -34,6 +34,6 @@ async function makeIfMissing(context: MapperContext, name: string): Promise<void
     await context.blocks.info(name);
   } catch (error) {
     if (errnoOf(error) !== errnos.ENOENT) throw error;
-    await context.blocks.reset(name, true);
+    await context.blocks.reset([name], true);
   }
 }

@@ -81,7 +81,7 @@ for (const kind of ['memory', 'file'] as const) {
     await client.truncate('two-object', 104);
     expect((await client.info('two-object')).size).toBe(104);
     expect(await client.hash('two-object', 4096)).toMatch(/^[0-9a-f]{64}$/);
-    await client.reset('two-object', true);
+    await client.reset(['two-object'], true);
     expect((await client.info('two-object')).size).toBe(0);
     const names: string[] = [];
     for (let cursor: string | null = null; ; ) {
@@ -108,6 +108,28 @@ for (const kind of ['memory', 'file'] as const) {
     });
   });
 }
+
+it('one reset is of as many objects as it names: all are made, though one cannot be', async () => {
+  const driver = new MemoryDriver('node_1');
+  const { client, port, blocker } = serve(driver);
+  await client.write('b-object', 0, Buffer.from('content'));
+  await client.reset(['a-object', 'b-object', 'c-object'], false);
+  for (const name of ['a-object', 'b-object', 'c-object']) expect((await client.info(name)).size).toBe(0);
+  expect(blocker.status()).toMatchObject({ operations: { RESET: { served: 1 } } });
+  await expect(client.reset(['d-object', '', 'e-object'], false)).rejects.toMatchObject({ code: 'EINVAL' });
+  for (const name of ['d-object', 'e-object']) expect((await client.info(name)).size).toBe(0);
+  const none = await send(port, (request) => {
+    request.op = Op.RESET;
+    request.target = '';
+  });
+  expect(none.errno).toBe(errnos.EINVAL);
+  const long = await send(port, (request) => {
+    request.op = Op.RESET;
+    request.target = '';
+    request.size = 5;
+  });
+  expect(long.errno).toBe(errnos.EINVAL);
+});
 
 it('a large object goes through whole', async () => {
   const { client } = serve(await fileDriver(temporaryDirectory()));

@@ -10,7 +10,7 @@ import type { LeaseReply } from '../../../src/requests/lease.js';
 import type { LockLook } from '../../../src/requests/lock-look.js';
 import { Op } from '../../../src/requests/ops.js';
 import { EntryFlag, ResolvedMap } from '../../../src/requests/resolved-map.js';
-import { encodeMapReply, type MapSegment } from '../../../src/requests/structs.js';
+import { decodeBlocks, encodeMapReply, type MapSegment } from '../../../src/requests/structs.js';
 import { errnos } from '../../../src/sys/errno.js';
 import { type Port, type Request, Segment, verify } from '../../../src/xseg/index.js';
 import { ownSegment } from '../../support/own.js';
@@ -217,6 +217,13 @@ export class Rig {
         for (let block = first; block < end; block++) this.#makeOwn(block);
         reply(request, encodeMapReply(this.#segments(offset, offset + size)));
         break;
+      case Op.MAPOWN: {
+        const asked = decodeBlocks(request.data.subarray(0, size));
+        for (const block of asked) this.#makeOwn(block);
+        const whole = (block: number) => this.#segments(block * blockSize, (block + 1) * blockSize);
+        reply(request, encodeMapReply(asked.flatMap(whole)));
+        break;
+      }
       case Op.MAPZERO:
         for (let block = first; block < end; block++) {
           const name = this.map.objectName(block);

@@ -1,10 +1,14 @@
 /** What runs at the same time on one volume. */
-import { expect, it } from 'vitest';
+import { expect, it, onTestFinished, vi } from 'vitest';
 import { errnos, SystemError } from '../../../src/sys/errno.js';
 import { checkInvariants } from './invariants.js';
-import { createSmall, failure, memoryNode, readVolume, writeVolume } from './support.js';
+import { createSmall, DriverClient, failure, memoryNode, memoryStores, readVolume, writeVolume } from './support.js';
 
 const BLOCK = 256;
+
+/** The volume's own object of a block, made under this epoch. */
+const object = (volume: string, epoch: number, block: number): string =>
+  `${volume}_${epoch.toString(16).padStart(16, '0')}_${block.toString(16).padStart(16, '0')}`;
 
 it('writes to one zero block at the same time make its object once; none loses what the other wrote', async () => {
   const node = memoryNode();
@@ -71,6 +75,76 @@ it('zeroing and writing one block at the same time leaves a map that agrees with
   await node.mapper.close('volume');
   expect((await readVolume(node, 'volume', 0, 2 * BLOCK)).equals(Buffer.alloc(2 * BLOCK))).toBe(true);
   await checkInvariants(node, []);
+});
+
+it('blocks from all over a volume become writable by one request to the store, and are told in the order asked for', async () => {
+  const node = memoryNode();
+  await createSmall(node, 'volume', 8 * BLOCK - 100, BLOCK);
+  await writeVolume(node, 'volume', 2 * BLOCK, Buffer.alloc(BLOCK, 2));
+  await node.mapper.snapshot('volume', 'snapshot');
+  const resets = vi.spyOn(DriverClient.prototype, 'reset');
+  onTestFinished(() => resets.mockRestore());
+  const segments = await node.mapper.mapOwn('volume', [7, 0, 2, 5, 0], 500);
+  expect(resets.mock.calls.map(([names]) => names)).toEqual([[0, 5, 7].map((block) => object('volume', 2, block))]);
+  const whole = (block: number) => ({ target: object('volume', 2, block), zero: false, offset: 0, size: BLOCK });
+  expect(segments).toEqual([{ ...whole(7), size: BLOCK - 100 }, whole(0), whole(2), whole(5), whole(0)]);
+  expect((await readVolume(node, 'volume', 2 * BLOCK, BLOCK)).equals(Buffer.alloc(BLOCK, 2))).toBe(true);
+  await checkInvariants(node);
+});
+
+it('blocks of which there are none, and more than the answer has room for, are refused, and nothing is done', async () => {
+  const stores = memoryStores();
+  const node = memoryNode(stores);
+  await createSmall(node, 'volume', 4 * BLOCK, BLOCK);
+  await expect(node.mapper.mapOwn('volume', [0, 4], 500)).rejects.toEqual(failure('EINVAL', 'block 4'));
+  await expect(node.mapper.mapOwn('volume', [0, 1, 2], 500, undefined, 2)).rejects.toEqual(failure('ERANGE'));
+  expect(await node.mapper.mapOwn('volume', [], 500)).toEqual([]);
+  expect(stores.blocks.objects.size).toBe(0);
+});
+
+it('of blocks that become writable together one that fails lets none be told, and each works by itself', async () => {
+  const node = memoryNode();
+  await createSmall(node, 'volume', 4 * BLOCK, BLOCK);
+  let running = 0;
+  node.blocks.before = async (operation, name) => {
+    if (operation !== 'reset') return;
+    if (name === object('volume', 1, 1)) throw new SystemError(errnos.ENOSPC, 'no space is left');
+    running++;
+    for (let turn = 0; turn < 50; turn++) await null;
+    running--;
+  };
+  await expect(node.mapper.mapOwn('volume', [0, 1, 3], 500)).rejects.toEqual(failure('ENOSPC'));
+  // One that is made later would empty what was written meanwhile.
+  expect(running).toBe(0);
+  await writeVolume(node, 'volume', 3 * BLOCK, Buffer.alloc(BLOCK, 3));
+  await expect(node.mapper.mapOwn('volume', [1], 500)).rejects.toEqual(failure('ENOSPC'));
+  const expected = Buffer.alloc(4 * BLOCK);
+  expected.fill(3, 3 * BLOCK);
+  expect((await readVolume(node, 'volume', 0, 4 * BLOCK)).equals(expected)).toBe(true);
+  await checkInvariants(node);
+});
+
+it('blocks that are asked for together by several, in any order, are made once each', async () => {
+  const node = memoryNode();
+  await createSmall(node, 'volume', 8 * BLOCK, BLOCK);
+  const resets: string[] = [];
+  node.blocks.before = async (operation, name) => {
+    if (operation !== 'reset') return;
+    resets.push(name);
+    for (let turn = 0; turn < 50; turn++) await null;
+  };
+  const asked = [
+    [7, 1, 4],
+    [1, 2],
+    [4, 7, 2],
+    [0, 7],
+  ];
+  await Promise.all([
+    ...asked.map((blocks) => node.mapper.mapOwn('volume', blocks, 500)),
+    node.mapper.mapWrite('volume', 0, 8 * BLOCK, 500),
+  ]);
+  expect([...resets].sort()).toEqual(Array.from({ length: 8 }, (_, block) => object('volume', 1, block)));
+  await checkInvariants(node);
 });
 
 it('a copy-up that fails for lack of space changes nothing, and works when there is space', async () => {

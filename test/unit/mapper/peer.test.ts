@@ -313,7 +313,7 @@ it('an object client moves long data in pieces and says what went wrong', async 
   expect((await client.read('object', 599_999, 2)).toString('hex')).toBe(
     `00${bytes.subarray(599_900, 599_901).toString('hex')}`,
   );
-  await client.reset('copied', true);
+  await client.reset(['copied'], true);
   expect((await client.info('copied')).size).toBe(0);
   await expect(client.copy('object', 'copied', 5, { durable: false, exclusive: true })).rejects.toEqual(
     failure('EEXIST'),

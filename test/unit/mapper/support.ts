@@ -79,9 +79,14 @@ export class DriverClient implements ObjectClient {
   async writeZeroes(name: string, offset: number, length: number): Promise<void> {
     await this.#io('writeZeroes', name, offset, length);
   }
-  async reset(name: string, durable: boolean): Promise<void> {
-    await this.before('reset', name);
-    await this.driver.reset(name, durable);
+  async reset(names: readonly string[], durable: boolean): Promise<void> {
+    const each = async (name: string): Promise<void> => {
+      await this.before('reset', name);
+      await this.driver.reset(name, durable);
+    };
+    for (const outcome of await Promise.allSettled(names.map(each))) {
+      if (outcome.status === 'rejected') throw outcome.reason;
+    }
   }
   async copy(source: string, target: string, size: number, options: { durable: boolean; exclusive?: boolean }) {
     await this.before('copy', target);

@@ -87,6 +87,18 @@ describe('a trim of whole blocks', () => {
     expect(await asStored()).toEqual(filled(0, 1, 9));
   });
 
+  it('keeps first writes that are asked for with it waiting likewise, wherever their blocks lie', async () => {
+    await trim(2);
+    const order = watch(node);
+    await node.mapper.mapOwn(NAME, [6, 2, 0], PORT);
+    const steps = [`maps flush ${ENTRY(2)}`, `blocks delete ${OBJECT(2)}`, `blocks reset ${OBJECT(2)}`];
+    expect(order.filter((what) => steps.includes(what))).toEqual(steps);
+    expect(node.mapper.status().provisional).toBe(3);
+    expect(await readVolume(node, NAME, 0, SIZE)).toEqual(filled(0, 1, 0, 3));
+    await node.mapper.flush(NAME, true, PORT);
+    expect(objects()).toEqual([0, 1, 2, 3, 6].map((block) => OBJECT(block)));
+  });
+
   it('of a shared block leaves the object to the snapshot', async () => {
     await done(node.mapper.snapshot(NAME, 'snapshot'));
     await node.mapper.lease(NAME, { write: true }, PORT);

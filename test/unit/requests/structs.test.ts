@@ -3,12 +3,14 @@ import { describe, expect, it } from 'vitest';
 import { decodeJson, encodeJson, parseListRequest } from '../../../src/requests/json.js';
 import {
   CLONE_STRUCT_SIZE,
+  decodeBlocks,
   decodeClone,
   decodeCreate,
   decodeInfo,
   decodeMapReply,
   decodeName,
   decodeVolumeInfo,
+  encodeBlocks,
   encodeClone,
   encodeCreate,
   encodeInfo,
@@ -44,6 +46,8 @@ describe('structs of requests', () => {
         expect(decodeCreate(encodeCreate(create))).toEqual(create);
         const segments = list.map((target) => ({ target, zero: flag, offset: size, size: 5 }));
         expect(decodeMapReply(encodeMapReply(segments))).toEqual(segments);
+        const blocks = [size, 0, list.length, size];
+        expect(decodeBlocks(encodeBlocks(blocks))).toEqual(blocks);
       }),
     );
   });
@@ -82,6 +86,7 @@ describe('structs of requests', () => {
       () => decodeVolumeInfo(Buffer.alloc(31)),
       () => decodeCreate(Buffer.alloc(11)),
       () => decodeCreate(objects),
+      () => decodeBlocks(encodeBlocks([1, 2]).subarray(0, 15)),
       () => decodeMapReply(Buffer.alloc(7)),
       () => decodeMapReply(many),
       () => decodeMapReply(Buffer.concat([many.subarray(0, 8), Buffer.alloc(mapReplySize(999))])),
