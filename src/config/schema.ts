@@ -194,7 +194,7 @@ export const fileBlocker = {
     v.booleanOr('auto'),
     'auto',
     'Of blockerb: a block of a clone is copied by pieces of 4 KiB, each when it is written, and the rest is read from where it was (docs/architecture.md). ' +
-      'auto: in stores that were new to version 1.5 or later. On ext4, XFS without reflink, btrfs and tmpfs; for stores that no older version, and not the original, uses as well, and that no node has over NFS.',
+      'auto: in stores that were new to version 1.5 or later. On ext4, XFS without reflink, btrfs and tmpfs; for stores that no older version, and not the original, uses as well, and that no node has over NFS. `archipelago complete` is the way back.',
   ),
   uniqueStr: lockName,
 };

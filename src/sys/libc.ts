@@ -188,6 +188,7 @@ export const SOCK_CLOEXEC = O_CLOEXEC;
 export const SO_RCVTIMEO = 20;
 /** Kept by the open file, until it is closed: a process that dies lets go. */
 export const flock = bind<[fd: number, operation: number], number>('int flock(int fd, int operation)');
+export const LOCK_SH = 1;
 export const LOCK_EX = 2;
 export const LOCK_NB = 4;
 

@@ -63,7 +63,15 @@ class KernelMarks implements FileMarks {
   }
 
   lock(fd: number): boolean {
-    while (libc.flock(fd, libc.LOCK_EX | libc.LOCK_NB) !== 0) {
+    return this.#flock(fd, libc.LOCK_EX);
+  }
+
+  share(fd: number): boolean {
+    return this.#flock(fd, libc.LOCK_SH);
+  }
+
+  #flock(fd: number, kind: number): boolean {
+    while (libc.flock(fd, kind | libc.LOCK_NB) !== 0) {
       const errno = libc.errno();
       if (errno === errnos.EAGAIN) return false;
       if (errno !== errnos.EINTR) throw new NativeError('flock', errno);

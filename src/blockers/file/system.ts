@@ -63,6 +63,8 @@ export interface FileMarks {
   set(fd: number, mark: Uint8Array): void;
   /** Takes the advisory lock (flock) of an open file if nobody has it; closing the file gives it back. @throws the system's error */
   lock(fd: number): boolean;
+  /** As lock, together with others that share it. Absent: nobody else is there. @throws the system's error */
+  share?(fd: number): boolean;
   /** Bytes of an open file. @throws the system's error */
   status(fd: number): { readonly size: number };
   /** The mark of the file at a path; null: it has none, or does not exist. @throws the system's error */

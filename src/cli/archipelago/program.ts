@@ -23,6 +23,7 @@ Examples:
   archipelago status                       one line for each role; exit status 255 when one does not run
   archipelago -c node2.conf stop -f        stop although volumes are mapped
   archipelago restart mapperd              restart one role, the others go on
+  archipelago complete --dry-run           what is partial in the stores of this node, and the room to make it whole
   source <(archipelago completion bash)    complete commands and roles in bash`,
   );
 
@@ -101,6 +102,21 @@ For inetd, systemd's socket units (LISTEN_FDS), and clients that start their ser
     .description('keep the devices that vlmc map made of volumes connected, until a signal; root only')
     .action(({ whileAttached }: { whileAttached: boolean }) =>
       import('./devices.js').then(({ runKeeper }) => runKeeper(session, { whileAttached })),
+    );
+
+  program
+    .command('complete')
+    .option('--dry-run', 'tell what there is to do and how much room it takes, also while nodes run', false)
+    .description('make each partial object whole, for older versions, the original, or NFS; no node may use the stores')
+    .addHelpText(
+      'after',
+      `
+Copies of blocks may be partial (partial_copies). What does not know that reads zeros in them. This makes whole copies of all of them, in each
+directory that the configuration has for objects. It can be interrupted, and run again:
+  archipelago stop && archipelago complete`,
+    )
+    .action(({ dryRun }: { dryRun: boolean }) =>
+      import('./complete.js').then(({ complete }) => complete(session, { dryRun })),
     );
 
   program

@@ -16,6 +16,7 @@ import { Bases } from './bases.js';
 import { Ledger } from './ledger.js';
 import { Left } from './left.js';
 import { Partial, type PartialContext } from './partial.js';
+import { type Release, shareStore } from './store-lock.js';
 import { storedOf } from './stored.js';
 import {
   canBePartial,
@@ -48,6 +49,8 @@ export interface PartialsSettings {
   readonly makes: MakesPartials;
   /** Bytes of data below which a source is copied at once. */
   readonly leastData?: number;
+  /** Who opens it has the store for himself (store-lock.ts). Default: others may have it open, too. */
+  readonly isAlone?: boolean;
 }
 
 /** What the open files of the store share with them. */
@@ -82,6 +85,8 @@ export class Partials {
   #made = 0;
   #completed = 0;
   #sweeping: Promise<void> | null = null;
+  readonly #isAlone: boolean;
+  #release: Release | null = null;
 
   constructor(settings: PartialsSettings, of: PartialsOf) {
     const { opener, directories, retrying } = of;
@@ -90,6 +95,7 @@ export class Partials {
     this.#root = settings.root;
     this.#opener = opener;
     this.#asked = settings.makes;
+    this.#isAlone = settings.isAlone ?? false;
     this.#leastData = settings.leastData ?? LEAST_DATA;
     this.#retrying = retrying;
     this.#bases = new Bases(settings.root, opener, directories);
@@ -97,11 +103,28 @@ export class Partials {
 
   /**
    * Looks at what the store has and its file system can do.
-   * @throws SystemError EOPNOTSUPP for a store that has partial objects where they cannot be read; the system's error
+   * @throws SystemError EOPNOTSUPP for a store that has partial objects where they cannot be read, EBUSY for one that a process has for itself; the system's error
    */
   async open(temp: TempFiles): Promise<void> {
+    try {
+      await this.#openStore(temp);
+    } catch (error) {
+      await this.#letGo();
+      throw error;
+    }
+  }
+
+  async #letGo(): Promise<void> {
+    const release = this.#release;
+    this.#release = null;
+    await release?.().catch(() => {});
+  }
+
+  async #openStore(temp: TempFiles): Promise<void> {
     const { marks } = this.#system;
     const why = this.#unsuitable();
+    // Before anything is looked at that goes when the store is made whole.
+    if (why === null && !this.#isAlone) this.#release = await shareStore(this.#system, this.#root);
     const isPrepared = await this.#bases.exist();
     if (marks === undefined || why !== null) {
       if (!isPrepared || !(await this.#bases.areAny())) return;
@@ -173,9 +196,11 @@ export class Partials {
     this.#left?.close();
     await this.#sweeping;
     await this.#bases.close();
-    if (context === null) return;
-    await context.ledger.close();
-    libc.freeMemory(context.scratch);
+    if (context !== null) {
+      await context.ledger.close();
+      libc.freeMemory(context.scratch);
+    }
+    await this.#letGo();
   }
 
   status(): object {
