@@ -18,7 +18,7 @@ import { StatusFilter } from './status-filter.js';
 import { Ticket } from './ticket.js';
 import type { Transport } from './transport.js';
 import { BAD_FILTER, payloadLength, type Refusal, refuse } from './validate.js';
-import { STAGE_SIZE, STAGE_START } from './wire-memory.js';
+import { RECEIVE_SIZE, STAGE_SIZE, STAGE_START } from './wire-memory.js';
 
 /** Bytes one connection receives or reads before the others have their turn. */
 const TURN_BYTES = 4 * 1024 * 1024;
@@ -26,6 +26,8 @@ const TURN_BYTES = 4 * 1024 * 1024;
 const FLUSH_BYTES = 1024 * 1024;
 /** After a write this long the next receive takes a header only, so that the next payload needs no copy out of the stage. */
 const DIRECT_WRITE = 16 * 1024;
+/** After so many shorter writes without such a long one between them, more are taken by one receive, and answered by one send. */
+const SHORT_WRITES = 8;
 
 /** Why run() stopped. */
 export const Stop = {
@@ -81,6 +83,8 @@ export class Intake {
   #end: number;
   /** The next receive takes a header only. */
   #headerOnly = false;
+  /** Writes since the last long one, as far as they matter. */
+  #shortWrites = 0;
 
   /** The request that is being cut into pieces. */
   #current: Request | null = null;
@@ -133,9 +137,17 @@ export class Intake {
     return this.#turnLeft > 0 && (this.#fill !== null || this.#skip > 0 || this.#headerOnly);
   }
 
-  /** `count` bytes have arrived in the stage. */
+  /** Bytes that the next receive into the stage may take. */
+  get #limit(): number {
+    return this.#shortWrites < SHORT_WRITES ? RECEIVE_SIZE : STAGE_SIZE;
+  }
+
+  /** `count` bytes have arrived in the stage; there may be more than the transport takes unasked. */
   staged(count: number): void {
-    this.#end = STAGE_START + count;
+    const limit = this.#limit;
+    const more = count === RECEIVE_SIZE && limit > count ? this.#transport.receiveStage(limit - count, count) : 0;
+    // Of an end it tells again.
+    this.#end = STAGE_START + count + Math.max(more, 0);
   }
 
   /** One receive to where the next bytes belong; after run() said BYTES. Bytes; 0 none now; -1 ended. */
@@ -146,9 +158,9 @@ export class Intake {
       count = this.#transport.receiveInto(fill.buffer as IoBuffer, this.#filled, fill.length - this.#filled);
       if (count > 0) this.#filled += count;
     } else {
-      const limit = this.#headerOnly && this.#skip === 0 ? this.#headerLength - (STAGE_START - this.#at) : STAGE_SIZE;
+      const limit = this.#headerOnly && this.#skip === 0 ? this.#headerLength - (STAGE_START - this.#at) : this.#limit;
       count = this.#transport.receiveStage(limit);
-      if (count > 0) this.staged(count);
+      if (count > 0) this.#end = STAGE_START + count;
     }
     if (count > 0) this.#turnLeft -= count;
     return count;
@@ -270,6 +282,8 @@ export class Intake {
     const { extended, contexts } = this.#session;
     const payload = payloadLength(request, extended);
     this.#headerOnly = command === Command.WRITE && payload >= DIRECT_WRITE;
+    if (this.#headerOnly) this.#shortWrites = 0;
+    else if (command === Command.WRITE && this.#shortWrites < SHORT_WRITES) this.#shortWrites++;
     let refusal: Refusal | null;
     if (extended && command === Command.BLOCK_STATUS && contexts.length > 0 && flags & CommandFlag.PAYLOAD_LEN) {
       refusal = this.#startFilter(payload);

@@ -28,7 +28,7 @@ import {
 import type { IoBuffer } from './device.js';
 import { hasLeft, isHungUp } from './sockets.js';
 import { LINGER_MS, type Transport, type TransportEvents } from './transport.js';
-import { HEADERS_SIZE, MAX_IOVECS, STAGE_START, WireMemory } from './wire-memory.js';
+import { HEADERS_SIZE, MAX_IOVECS, RECEIVE_SIZE, STAGE_START, WireMemory } from './wire-memory.js';
 
 const FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL;
 const TWO_32 = 2 ** 32;
@@ -124,7 +124,7 @@ export class RawTransport implements Transport {
       writable: true,
       manualStart: true,
       onread: {
-        buffer: this.stage.subarray(STAGE_START),
+        buffer: this.stage.subarray(STAGE_START, STAGE_START + RECEIVE_SIZE),
         callback: (count: number): boolean => {
           if (!this.#lingering) this.events.readable(count);
           return true;
@@ -146,8 +146,8 @@ export class RawTransport implements Transport {
     });
   }
 
-  receiveStage(limit: number): number {
-    return this.#received(recv(this.#fd, this.#memory.address + STAGE_START, limit, FLAGS));
+  receiveStage(limit: number, behind = 0): number {
+    return this.#received(recv(this.#fd, this.#memory.address + STAGE_START + behind, limit, FLAGS));
   }
 
   receiveInto(buffer: IoBuffer, at: number, length: number): number {

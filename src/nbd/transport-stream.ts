@@ -6,7 +6,7 @@ import { errnos, SystemError } from '../sys/errno.js';
 import type { IoBuffer } from './device.js';
 import { descriptorOf, hasLeft, isHungUp } from './sockets.js';
 import { LINGER_MS, type Transport, type TransportEvents } from './transport.js';
-import { HEADERS_SIZE, STAGE_SIZE, STAGE_START } from './wire-memory.js';
+import { HEADERS_SIZE, RECEIVE_SIZE, STAGE_SIZE, STAGE_START } from './wire-memory.js';
 
 /** Bytes of one batch, as in the raw transport. */
 const BATCH_BYTES = 1024 * 1024;
@@ -85,15 +85,15 @@ export class StreamTransport implements Transport {
   /** Tells of waiting bytes until they are taken or the owner pauses; reads on when they are taken. */
   #offer(): void {
     while (this.#wanted && this.#chunk !== null && !this.#gone) {
-      this.events.readable(this.receiveStage(STAGE_SIZE));
+      this.events.readable(this.receiveStage(RECEIVE_SIZE));
     }
     if (this.#ended && this.#chunk === null) this.events.ended();
     else if (this.#wanted && !this.#gone) this.#stream.resume();
     else this.#stream.pause();
   }
 
-  receiveStage(limit: number): number {
-    return this.#take(this.stage, STAGE_START, limit);
+  receiveStage(limit: number, behind = 0): number {
+    return this.#take(this.stage, STAGE_START + behind, limit);
   }
 
   receiveInto(buffer: IoBuffer, at: number, length: number): number {

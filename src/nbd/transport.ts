@@ -13,7 +13,7 @@ export const LINGER_MS = 1000;
 
 /** What a transport tells its owner. */
 export interface TransportEvents {
-  /** `staged` new bytes lie in the stage from STAGE_START on; more may be had by receive*. Not called while paused. */
+  /** `staged` new bytes, RECEIVE_SIZE at most, lie in the stage from STAGE_START on; more may be had by receive*. Not called while paused. */
   readable(staged: number): void;
   /** The peer sends no more; answers may still reach it. */
   ended(): void;
@@ -38,8 +38,10 @@ export interface Transport {
   /** receive* may be called without readiness being told: the poller may ask. */
   readonly pollable: boolean;
 
-  /** Receives into the stage, from STAGE_START, at most `limit` bytes. Bytes; 0 when there are none now; -1 when it has ended. */
-  receiveStage(limit: number): number;
+  /**
+   * Receives into the stage, from STAGE_START + `behind`, at most `limit` bytes. Bytes; 0 when there are none now; -1 when it has ended.
+   */
+  receiveStage(limit: number, behind?: number): number;
   /** Receives into buffer[at .. at+length). Bytes; 0 when there are none now; -1 when it has ended. */
   receiveInto(buffer: IoBuffer, at: number, length: number): number;
   /** Copies `length` staged bytes from offset `from` of the stage into buffer[at ..). */

@@ -3,14 +3,18 @@
  * and the arrays sendmsg reads. One allocation per connection, reused by later connections, never moved.
  */
 import { allocateMemory, freeMemory, type Memory } from '../sys/libc.js';
+import { EXTENDED_REQUEST_LENGTH } from './constants.js';
 
 /**
  * Room before the stage for the head of a message that was cut by the end of the last receive: it is moved there, so that what
  * arrives next, always at STAGE_START, continues it.
  */
 export const STAGE_START = 64;
-/** Bytes one receive into the stage takes: some hundred requests, or a batch of small writes. */
-export const STAGE_SIZE = 32 * 1024;
+const SMALL_WRITE = EXTENDED_REQUEST_LENGTH + 4096;
+/** Bytes that one receive into the stage takes as a rule: a thousand requests, or eight writes of 4 KiB. */
+export const RECEIVE_SIZE = 8 * SMALL_WRITE;
+/** Bytes that the stage has room for: 32 such writes. Only who sends short ones is received so much of at a time (intake.ts). */
+export const STAGE_SIZE = 32 * SMALL_WRITE;
 /** Bytes of headers of one batch of replies. */
 export const HEADERS_SIZE = 8 * 1024;
 /** Pieces of one sendmsg (the system allows 1024; a batch is sent well before). */

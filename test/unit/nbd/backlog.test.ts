@@ -3,7 +3,7 @@ import { describe, expect, test, vi } from 'vitest';
 import { MemoryDisk } from '../../../src/nbd/memory-device.js';
 import { Poller } from '../../../src/nbd/poller.js';
 import type { Transmission } from '../../../src/nbd/transmission.js';
-import { STAGE_SIZE, STAGE_START } from '../../../src/nbd/wire-memory.js';
+import { RECEIVE_SIZE, STAGE_START } from '../../../src/nbd/wire-memory.js';
 import { CMD } from './proto.js';
 import { SteeredDevice } from './support.js';
 import { type Asked, requestBytes, Talk } from './talk.js';
@@ -32,7 +32,7 @@ function waiting(count: number, length: number): Transmission {
   };
   transport.receiveStage = (limit) => take(transport.stage, STAGE_START, limit);
   transport.receiveInto = (buffer, start, limit) => take(buffer.bytes, start, limit);
-  transmission.readable(take(transport.stage, STAGE_START, STAGE_SIZE));
+  transmission.readable(take(transport.stage, STAGE_START, RECEIVE_SIZE));
   return transmission;
 }
 

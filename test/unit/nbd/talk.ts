@@ -10,7 +10,7 @@ import { silent } from '../../../src/nbd/log.js';
 import { Poller } from '../../../src/nbd/poller.js';
 import type { MetaContext } from '../../../src/nbd/session.js';
 import { Transmission } from '../../../src/nbd/transmission.js';
-import { STAGE_SIZE, STAGE_START } from '../../../src/nbd/wire-memory.js';
+import { RECEIVE_SIZE, STAGE_START } from '../../../src/nbd/wire-memory.js';
 import { assemble, CHUNK, type Chunk, CMD, extendedRequest, type RequestFields, request, type Style } from './proto.js';
 import { FakeTransport } from './support.js';
 
@@ -79,7 +79,8 @@ export class Talk {
   /** The bytes arrive, each chunk by itself. */
   feed(...chunks: readonly Uint8Array[]): void {
     for (const chunk of chunks) {
-      for (let at = 0; at < chunk.length; at += STAGE_SIZE) this.transport.feed(chunk.subarray(at, at + STAGE_SIZE));
+      for (let at = 0; at < chunk.length; at += RECEIVE_SIZE)
+        this.transport.feed(chunk.subarray(at, at + RECEIVE_SIZE));
     }
   }
 
