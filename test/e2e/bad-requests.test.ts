@@ -27,7 +27,7 @@ describe.runIf(programs('qemu-io', 'nbdinfo'))('vlmc refuses', () => {
   async function look(): Promise<Tree> {
     const { maps, blocks } = rig.node.stores;
     const tree = await fingerprint([maps, blocks]);
-    const counts = ([name, what]: [string, string]): boolean =>
+    const counts = ([name, { what }]: [string, { readonly what: string }]): boolean =>
       !what.startsWith('- ') && !(maps.onRados && name.endsWith('_lock'));
     return { ...tree, entries: new Map([...tree.entries].filter(counts)) };
   }

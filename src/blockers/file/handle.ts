@@ -193,7 +193,8 @@ export class Handle extends Syncable {
 
   /** The content of these units is durable. */
   async #settle(partial: Partial, units: readonly Run[]): Promise<void> {
-    if (units.length === 0) return;
+    // What a sync before this one did not get to the disk this one has not, either.
+    if (units.length === 0 || this.#failed.has(this.name)) return;
     const errno = partial.settle(units);
     if (errno !== 0) throw new NativeError('pwrite', errno);
     await this.#system.fdatasync(this.fd);

@@ -307,7 +307,7 @@ export class Handles {
   }
 
   #isBase(fd: number): boolean {
-    return this.partials.exist && this.#system.links(fd) > 1;
+    return this.#system.links(fd) > 1;
   }
 
   /** Is a file, of which nobody else knows yet, a partial object's? It is closed when that cannot be told. */

@@ -28,6 +28,9 @@ const fsetxattr = bind<[fd: number, name: string, value: number, size: number, f
   'int fsetxattr(int fd, const char *name, uintptr_t value, size_t size, int flags)',
 );
 
+/** Of these, those that have a number of the mount in /sys. */
+const NUMBERED = new Set([0xef53, 0x58465342]);
+
 /** What says that a file has no mark, as it has no attributes or is not there. */
 const NONE = [errnos.ENODATA, errnos.EOPNOTSUPP, errnos.ENOENT, errnos.ENOTDIR];
 
@@ -44,6 +47,8 @@ class KernelMarks implements FileMarks {
     this.#boot ??= fs.readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
     // Without the depth, which is another in another mount namespace.
     const id = new Mounted(directory).id()?.split('@')[0] ?? null;
+    // Two processes of one machine that do not tell the same stamp would not believe each other what is there.
+    if (id === null && NUMBERED.has(fs.statfsSync(directory).type)) throw new Error('/sys does not tell its mount');
     return id === null ? this.#boot : `${this.#boot}/${id}`;
   }
 

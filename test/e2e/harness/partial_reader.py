@@ -31,7 +31,7 @@ def content_length(fd):
         if error.errno in (errno.ENODATA, errno.ENOTSUP):
             return None
         raise
-    length, version = struct.unpack("<QB", value)
+    length, version = struct.unpack("<QH", value)
     assert version == 2, f"version {version}"
     return length
 

@@ -8,19 +8,32 @@ import { DURABLE, decodeMark, HEAD, tailOffset, WRITTEN } from '../../../src/blo
 import { objectPath } from './store.js';
 import { FileStore, type Store } from './stores.js';
 
-/** What nodes tell each other, what has no name yet, and what partial objects need lie in files of their own, which are no part of any volume. */
-const APART: readonly string[] = ['.archipelago-mail', '.archipelago-tmp', '.archipelago-ledgers', BASES_DIRECTORY];
+/** What nodes tell each other, what has no name yet, and what a process has for the next one lie in files of their own, which are no part of any volume. */
+const APART: readonly string[] = ['.archipelago-mail', '.archipelago-tmp', '.archipelago-ledgers'];
+
+/** What a flush that was under way may do in its own time (docs/consistency.md, "Where that ends"): take away the name of a base that nobody needs. */
+interface Entry {
+  /** `size inode times hash` of a file or directory (directories have no hash); `size version` of an object on RADOS. */
+  readonly what: string;
+  /** Of a file in a store that has bases: it may have one less, by which its ctime changes; else 0. */
+  readonly links: bigint;
+  readonly ctime: bigint;
+  /** The name of a base may go. */
+  readonly mayGo: boolean;
+}
+
+const only = (what: string): Entry => ({ what, links: 0n, ctime: 0n, mayGo: false });
 
 export interface Tree {
-  /** `inode size times hash` of each file and directory by its path (directories have no hash); `size version` of each object on RADOS. */
-  readonly entries: ReadonlyMap<string, string>;
+  /** By path, or `part/name` on RADOS. */
+  readonly entries: ReadonlyMap<string, Entry>;
   /** The latest change of any file, ns since the epoch: by ctime where that counts, as no program can set it back. On RADOS 0. */
   readonly changed: { readonly path: string; readonly time: bigint };
 }
 
 /** All that is in some stores, except mail, temporary files, and objects with these names. */
 export async function fingerprint(stores: readonly Store[], except: readonly string[] = []): Promise<Tree> {
-  const entries = new Map<string, string>();
+  const entries = new Map<string, Entry>();
   let changed = { path: '', time: 0n };
   for (const store of stores) {
     if (store instanceof FileStore) {
@@ -29,7 +42,7 @@ export async function fingerprint(stores: readonly Store[], except: readonly str
       if (tree.changed.time > changed.time) changed = tree.changed;
     } else {
       for (const { name, size, version } of await store.objects()) {
-        if (!except.includes(name)) entries.set(`${store.part}/${name}`, `${size} ${version}`);
+        if (!except.includes(name)) entries.set(`${store.part}/${name}`, only(`${size} ${version}`));
       }
     }
   }
@@ -46,26 +59,30 @@ function pathsOf(directory: string, names: readonly string[]): Set<string> {
 }
 
 function fingerprintFiles(directory: string, except: ReadonlySet<string>): Tree {
-  const entries = new Map<string, string>();
+  const entries = new Map<string, Entry>();
   let changed = { path: '', time: 0n };
-  // That a base has a name less, which nobody needs, is a change of its ctime (docs/consistency.md, "Where that ends").
-  const hasBases = existsSync(path.join(directory, BASES_DIRECTORY));
-  const timesOf = (stat: BigIntStats, partial: Buffer | null): bigint[] => {
+  const bases = path.join(directory, BASES_DIRECTORY);
+  const hasBases = existsSync(bases);
+  const add = (file: string, stat: BigIntStats): void => {
+    const partial = stat.isFile() ? partialContent(file) : null;
+    const hash = stat.isFile() ? sha256(partial ?? readFileSync(file)) : '-';
+    const mayLoseName = hasBases && stat.isFile();
+    const times = mayLoseName ? [stat.mtimeNs] : [stat.mtimeNs, stat.ctimeNs];
     // A sync that was under way says what it made durable, in its own time.
-    if (partial !== null) return [];
-    return hasBases && stat.isFile() ? [stat.mtimeNs] : [stat.mtimeNs, stat.ctimeNs];
+    const what = [stat.isFile() ? stat.size : '-', stat.ino, partial ? 'partial' : times.join(' '), hash].join(' ');
+    const isFixed = mayLoseName && partial === null;
+    entries.set(file, { what, links: isFixed ? stat.nlink : 0n, ctime: isFixed ? stat.ctimeNs : 0n, mayGo: false });
+    const time = partial === null ? (times.at(-1) ?? 0n) : 0n;
+    if (time > changed.time) changed = { path: file, time };
   };
   const visit = (file: string, top: boolean): void => {
+    if (file === bases) {
+      for (const name of readdirSync(file)) entries.set(path.join(file, name), { ...only('base'), mayGo: true });
+      return;
+    }
     const stat = lstatSync(file, { bigint: true });
     // The top directory changes when those come into being.
-    if (!top && !except.has(file)) {
-      const partial = stat.isFile() ? partialContent(file) : null;
-      const hash = stat.isFile() ? sha256(partial ?? readFileSync(file)) : '-';
-      const times = timesOf(stat, partial);
-      entries.set(file, [stat.ino, stat.isFile() ? stat.size : '-', times.join(' ') || 'partial', hash].join(' '));
-      const time = times.at(-1) ?? 0n;
-      if (time > changed.time) changed = { path: file, time };
-    }
+    if (!top && !except.has(file)) add(file, stat);
     if (!stat.isDirectory()) return;
     for (const name of readdirSync(file)) if (!APART.includes(name)) visit(path.join(file, name), false);
   };
@@ -91,9 +108,10 @@ export function differences(before: Tree, after: Tree): string[] {
   const found: string[] = [];
   for (const [file, entry] of after.entries) {
     const old = before.entries.get(file);
-    if (old === undefined) found.push(`new: ${file}: ${entry}`);
-    else if (old !== entry) found.push(`changed: ${file}: ${old} -> ${entry}`);
+    if (old === undefined) found.push(`new: ${file}: ${entry.what}`);
+    else if (old.what !== entry.what) found.push(`changed: ${file}: ${old.what} -> ${entry.what}`);
+    else if (old.ctime !== entry.ctime && old.links <= entry.links) found.push(`its inode changed: ${file}`);
   }
-  for (const file of before.entries.keys()) if (!after.entries.has(file)) found.push(`gone: ${file}`);
+  for (const [file, { mayGo }] of before.entries) if (!after.entries.has(file) && !mayGo) found.push(`gone: ${file}`);
   return found;
 }

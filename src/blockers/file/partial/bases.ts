@@ -81,11 +81,6 @@ export class Bases {
     }
   }
 
-  /** Are there any? @throws the system's error */
-  async areAny(): Promise<boolean> {
-    return (await this.exist()) && (await this.#opener.system.readdir(this.#directory)).length > 0;
-  }
-
   /** Makes the directory, durably, if it is not there. @throws the system's error */
   async make(): Promise<void> {
     await this.#opener.makeDirectory(this.#directory);

@@ -7,7 +7,18 @@ import type { Memory } from '../../../sys/libc.js';
 import { checkDeadline, isLate } from '../../errors.js';
 import { readFully } from '../copy.js';
 import type { FileSystem } from '../system.js';
-import { DURABLE, decodeTail, encodeTail, HEAD, STAMP, stateOffset, tailLength, tailOffset, WRITTEN } from './tail.js';
+import { settle } from './settle.js';
+import {
+  DURABLE,
+  decodeTail,
+  encodeTail,
+  HEAD,
+  stampOf,
+  stateOffset,
+  tailLength,
+  tailOffset,
+  WRITTEN,
+} from './tail.js';
 import type { Run, Units } from './units.js';
 
 export interface TailContext {
@@ -129,10 +140,7 @@ export class FileTail {
   /** @returns whether the states of units are worth looking at: somebody has written some since the file was opened here @throws SystemError EIO */
   #sawHead(head: Uint8Array): boolean {
     if (head.length !== HEAD) throw this.#unreadable();
-    const { stamp } = this.#context;
-    const end = STAMP + stamp.length + 1;
-    const text = Buffer.from(head.buffer, head.byteOffset, head.length).toString('latin1', STAMP, end);
-    this.#isCurrent = text === `${stamp}\0`;
+    this.#isCurrent = stampOf(head) === this.#context.stamp;
     return this.#isCurrent;
   }
 
@@ -151,8 +159,7 @@ export class FileTail {
    * @throws ETIME: nothing was changed; EIO; the system's error
    */
   async claim(deadline: number): Promise<void> {
-    const { system, scratch, stamp } = this.#context;
-    const { fd, name } = this.#file;
+    const { stamp } = this.#context;
     const units = this.#units;
     const { length } = units;
     const tail = decodeTail(await this.#read(tailLength(length), tailOffset(length)), length);
@@ -163,22 +170,39 @@ export class FileTail {
     if (!isCurrent) {
       const claimed = encodeTail({ ...tail, stamp, states: units.states });
       checkDeadline(deadline);
-      scratch.bytes.set(claimed);
       this.#file.markWritten();
-      const n = system.pwrite(fd, scratch.address, claimed.length, tailOffset(length));
-      if (n !== claimed.length)
-        throw new SystemError(n < 0 ? system.errno() : errnos.ENOSPC, `object ${name}: its tail`);
+      // The states first: by the new stamp all that are 1 count. By the old one none did.
+      if (tail.states.includes(WRITTEN)) {
+        this.#put(claimed.subarray(HEAD), tailOffset(length) + HEAD);
+        checkDeadline(deadline);
+      }
+      this.#put(claimed.subarray(0, HEAD), tailOffset(length));
     }
     if (units.written > written) this.#takeOver();
     this.#isCurrent = true;
   }
 
-  /** Writes the states of units, which are lower. @param state WRITTEN or DURABLE @returns 0 or a positive errno */
-  write(run: Run, state: number): number {
-    // Of what is for good the sync that makes it so is under way.
-    if (state === WRITTEN) this.#file.markWritten();
-    const errno = this.#fill(state, run.end - run.first, stateOffset(this.#units.length, run.first));
-    if (errno === 0) this.#units.mark(run, state);
+  /** @throws the system's error; ENOSPC when not all of it was written */
+  #put(bytes: Uint8Array, offset: number): void {
+    const { system, scratch } = this.#context;
+    const { fd, name } = this.#file;
+    scratch.bytes.set(bytes);
+    const n = system.pwrite(fd, scratch.address, bytes.length, offset);
+    if (n !== bytes.length) throw new SystemError(n < 0 ? system.errno() : errnos.ENOSPC, `object ${name}: its tail`);
+  }
+
+  /** Says of units, the content of which is durable, that they are there for good. @returns see settle */
+  settle(runs: readonly Run[]): number {
+    const errno = settle(this.#context, this.#file.fd, this.#units.length, runs);
+    if (errno === 0) for (const run of runs) this.#units.mark(run, DURABLE);
+    return errno;
+  }
+
+  /** Writes that these units are there, which were absent. @returns 0 or a positive errno */
+  write(run: Run): number {
+    this.#file.markWritten();
+    const errno = this.#fill(WRITTEN, run.end - run.first, stateOffset(this.#units.length, run.first));
+    if (errno === 0) this.#units.mark(run, WRITTEN);
     return errno;
   }
 

@@ -23,9 +23,11 @@ const LONG = 64 * 1024;
 /** Bytes of an entry at most. */
 const ENTRY = 1024;
 
-/** What a process left that was killed. */
-export interface LeftLedger {
+/** What another process has in its ledger. */
+export interface OtherLedger {
   readonly file: string;
+  /** It has it locked. */
+  readonly isAlive: boolean;
   readonly names: readonly string[];
 }
 
@@ -143,16 +145,16 @@ export class Ledger {
     this.#names.clear();
   }
 
-  /** What processes left that were killed; without names where that was under another stamp. @throws the system's error */
-  async left(): Promise<LeftLedger[]> {
-    const left: LeftLedger[] = [];
+  /** What others have; without names where that was under another stamp. @throws the system's error */
+  async others(): Promise<OtherLedger[]> {
+    const others: OtherLedger[] = [];
     for (const entry of await this.#entries()) {
       const file = path.join(this.#directory, entry);
       if (file === this.#file?.path) continue;
       const ledger = await this.#read(file);
-      if (ledger !== null) left.push(ledger);
+      if (ledger !== null) others.push(ledger);
     }
-    return left;
+    return others;
   }
 
   async #entries(): Promise<string[]> {
@@ -164,8 +166,8 @@ export class Ledger {
     }
   }
 
-  /** null: somebody has it locked, or it is gone. */
-  async #read(file: string): Promise<LeftLedger | null> {
+  /** null: it is gone, or not this user's. */
+  async #read(file: string): Promise<OtherLedger | null> {
     let fd: number;
     try {
       fd = await this.#system.open(file, fs.constants.O_RDWR, 0);
@@ -175,17 +177,17 @@ export class Ledger {
       throw error;
     }
     try {
-      if (!this.#marks.lock(fd)) return null;
+      const isAlive = !this.#marks.lock(fd);
       const { size } = await this.#system.fstat(fd);
       const [head, ...names] = (await readFully(this.#system, fd, size)).toString('utf8').split(END);
-      return { file, names: head === this.#stamp ? [...new Set(names.filter((name) => name !== ''))] : [] };
+      return { file, isAlive, names: head === this.#stamp ? [...new Set(names.filter((name) => name !== ''))] : [] };
     } finally {
       await this.#system.close(fd);
     }
   }
 
-  /** What was left is done. */
-  async drop({ file }: LeftLedger): Promise<void> {
+  /** What one that was killed left is done. */
+  async drop({ file }: OtherLedger): Promise<void> {
     await this.#system.unlink(file).catch(() => {});
   }
 }

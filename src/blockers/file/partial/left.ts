@@ -1,4 +1,4 @@
-/** What processes left that were killed: units that are there, and not for good, and names of bases that nobody needs. */
+/** What other processes left: units that are there, and not for good, and names of bases that nobody needs. */
 import fs from 'node:fs';
 import path from 'node:path';
 import { errnos, SystemError } from '../../../sys/errno.js';
@@ -8,8 +8,9 @@ import { NativeError } from '../pool.js';
 import type { FileSystem } from '../system.js';
 import type { PartialContext } from './partial.js';
 import type { PartialsOf } from './partials.js';
+import { settle } from './settle.js';
 import { storedOf, Unreadable } from './stored.js';
-import { DURABLE, stateOffset, type Tail } from './tail.js';
+import { DURABLE, type Tail, WRITTEN } from './tail.js';
 import { Units } from './units.js';
 
 export class Left {
@@ -34,20 +35,21 @@ export class Left {
   }
 
   /**
-   * Makes durable what processes acknowledged that were killed.
+   * Makes durable what other processes acknowledged: those that were killed, and those that live, whose volumes' locks may have been broken, so that
+   * nobody asks them any more.
    * @throws the system's error: it can be tried again
    */
   async settle(): Promise<void> {
     const { ledger: own } = this.#context;
-    const left = await own.left();
-    if (left.some(({ names }) => names.length > 0)) {
+    const others = await own.others();
+    if (others.some(({ names }) => names.length > 0)) {
       this.#context.bases.suspect();
       await this.#context.bases.sync();
     }
-    for (const ledger of left) {
+    for (const ledger of others) {
       for (const name of ledger.names)
         for (const file of candidatePaths(this.#root, name)) await this.#settleFile(file);
-      await own.drop(ledger);
+      if (!ledger.isAlive) await own.drop(ledger);
     }
   }
 
@@ -74,7 +76,7 @@ export class Left {
         if (error instanceof Unreadable) return null;
         throw error;
       });
-      if (stored === null || !stored.isCurrent) return;
+      if (!stored?.isCurrent || !stored.tail.states.includes(WRITTEN)) return;
       await this.#makeDurable(fd, stored.tail).catch((error: unknown) => {
         // The kernel tells of it once; others' objects have no part in it.
         this.#failed.add(path.basename(file), file, error);
@@ -87,11 +89,8 @@ export class Left {
   async #makeDurable(fd: number, { length, states }: Tail): Promise<void> {
     // With its attributes: it may have been made just before.
     await this.#system.fsync(fd);
-    for (const { first, end } of new Units(length, states).writtenRuns()) {
-      this.#context.scratch.bytes.fill(DURABLE, 0, end - first);
-      const n = this.#system.pwrite(fd, this.#context.scratch.address, end - first, stateOffset(length, first));
-      if (n !== end - first) throw new NativeError('pwrite', n < 0 ? this.#system.errno() : errnos.EIO);
-    }
+    const errno = settle(this.#context, fd, length, new Units(length, states).writtenRuns());
+    if (errno !== 0) throw new NativeError('pwrite', errno);
     await this.#system.fdatasync(fd);
   }
 

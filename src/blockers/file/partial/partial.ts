@@ -21,7 +21,7 @@ import { type Base, BaseFile } from './base-file.js';
 import type { Bases } from './bases.js';
 import { FileTail, type TailContext } from './file-tail.js';
 import type { Ledger } from './ledger.js';
-import { DURABLE, UNIT, WRITTEN } from './tail.js';
+import { UNIT } from './tail.js';
 import { Turns } from './turns.js';
 import type { Run, Units } from './units.js';
 
@@ -49,6 +49,8 @@ export class Partial {
   /** The name of the base may not be durable. */
   owesBase: boolean;
   #open: { readonly handle: Handle; readonly tail: FileTail } | null = null;
+  /** A sync has begun since it was said of all units that they are there for good. */
+  #isSettled = false;
   /** What makes units be there. */
   readonly #turns = new Turns();
 
@@ -387,7 +389,7 @@ export class Partial {
     for (const run of this.units.absentIn(this.units.touched(offset, offset + length))) {
       if (isLate(deadline)) return errnos.ETIME;
       const errno =
-        this.#context.ledger.add(this.#file.name) || (isLate(deadline) ? errnos.ETIME : this.#tail.write(run, WRITTEN));
+        this.#context.ledger.add(this.#file.name) || (isLate(deadline) ? errnos.ETIME : this.#tail.write(run));
       if (errno !== 0) return errno;
     }
     return 0;
@@ -414,13 +416,12 @@ export class Partial {
     return this.units.writtenRuns();
   }
 
-  /** The content of these units is durable; so are they with the next sync. @returns 0 or a positive errno */
+  /** The content of these units is durable; so are they with the next sync, which begins in the same turn. @returns see settle.ts */
   settle(runs: readonly Run[]): number {
-    for (const run of runs) {
-      const errno = this.#tail.write(run, DURABLE);
-      if (errno !== 0) return errno;
-    }
-    return 0;
+    const errno = this.#tail.settle(runs);
+    // The sync that begins now is of all that is said, by whomever.
+    if (errno === 0 && this.isComplete) this.#isSettled = true;
+    return errno;
   }
 
   /** What was settled is durable. */
@@ -428,7 +429,7 @@ export class Partial {
     const { bases, completed, ledger } = this.#context;
     if (this.units.written > 0) return;
     ledger.remove(this.#file.name);
-    if (this.units.absent > 0) return;
+    if (!this.#isSettled) return;
     completed();
     this.#baseFile.done();
     await bases.remove(this.base);

@@ -17,7 +17,7 @@ import { Ledger } from './ledger.js';
 import { Left } from './left.js';
 import { Partial, type PartialContext } from './partial.js';
 import { type Release, shareStore } from './store-lock.js';
-import { storedOf } from './stored.js';
+import { endsWithTail, storedOf } from './stored.js';
 import {
   canBePartial,
   decodeMark,
@@ -82,6 +82,8 @@ export class Partials {
   #makes = false;
   /** null: the store has no partial objects. */
   #context: PartialContext | null = null;
+  /** Why it can have none. */
+  #whyNot = '';
   #made = 0;
   #completed = 0;
   #sweeping: Promise<void> | null = null;
@@ -127,10 +129,11 @@ export class Partials {
     if (why === null && !this.#isAlone) this.#release = await shareStore(this.#system, this.#root);
     const isPrepared = await this.#bases.exist();
     if (marks === undefined || why !== null) {
-      if (!isPrepared || !(await this.#bases.areAny())) return;
+      this.#whyNot = why ?? 'this system cannot tell them';
+      if (!isPrepared) return;
       throw new SystemError(
         errnos.EOPNOTSUPP,
-        `the store ${this.#root} has copies that are not complete (${this.#bases.path('')}), and ${why}: use it where it was made`,
+        `the store ${this.#root} has copies that are not complete, or may get some (${this.#bases.path('')}), and ${this.#whyNot}: use it where it was made, or have all made whole there (archipelago complete)`,
       );
     }
     const isWanted = this.#asked === 'auto' ? isPrepared || (await this.#isNew()) : this.#asked;
@@ -359,15 +362,16 @@ export class Partials {
    * @returns false: it is an object like any other
    */
   async copyWhole(from: number, to: number, most: number): Promise<boolean> {
-    const stored = this.#context && (await storedOf(this.#context, from));
-    if (!stored) return false;
+    const stored = this.#context ? await storedOf(this.#context, from) : await this.#checkWhole('', from);
+    if (stored === null) return false;
     const { base, length: whole, states } = stored.tail;
     const units = new Units(whole, states);
     const length = Math.min(most, whole);
     if (units.absent > 0) {
-      const { fd } = await this.#openBase(base);
+      const { fd, size } = await this.#openBase(base);
       try {
-        await copyContent(this.#system, fd, to, length);
+        // Behind that may be a tail.
+        await copyContent(this.#system, fd, to, Math.min(length, size));
       } finally {
         await this.#system.close(fd);
       }
@@ -392,8 +396,11 @@ export class Partials {
    */
   async inspect(name: string, file: OpenedFile): Promise<OpenedFile> {
     const context = this.#context;
-    if (!context) return file;
     try {
+      if (!context) {
+        await this.#checkWhole(name, file.fd);
+        return file;
+      }
       const stored = await storedOf(context, file.fd, name);
       if (stored === null) return file;
       const { tail, isCurrent } = stored;
@@ -408,7 +415,17 @@ export class Partials {
     }
   }
 
-  /** Makes durable what processes acknowledged that were killed. @throws the system's error: it can be tried again */
+  /** Another machine may have made one that is partial where this one cannot tell. @throws SystemError EIO; the system's error */
+  async #checkWhole(name: string, fd: number): Promise<null> {
+    const { size } = this.#system.changesNow?.fstat(fd) ?? (await this.#system.fstat(fd));
+    if (!(await endsWithTail({ system: this.#system }, fd, size))) return null;
+    throw new SystemError(
+      errnos.EIO,
+      `object ${name}: it is a copy that is not complete, and ${this.#whyNot}: use the store where it was made`,
+    );
+  }
+
+  /** Makes durable what others acknowledged. @throws the system's error: it can be tried again */
   async settleLeft(): Promise<void> {
     await this.#left?.settle();
   }

@@ -52,13 +52,17 @@ export async function storedOf(reader: Reader, fd: number, name = ''): Promise<S
 
 /** A file that was copied without its attributes would read as zeros where it is not complete. */
 async function checkPlain(reader: Reader, fd: number, name: string): Promise<void> {
-  const { size } = reader.marks.status(fd);
-  const offset = hasOddLength(size) ? tailOf(size) : null;
-  if (offset === null || !isTail(await readTail(reader, fd, offset))) return;
+  if (!(await endsWithTail(reader, fd, reader.marks.status(fd).size))) return;
   throw new Unreadable(
     `object ${name}: it is a copy that is not complete, and its file has lost its attributes: copy the store with them (cp -a, rsync -aHX, tar --xattrs)`,
   );
 }
 
-const readTail = ({ system }: Reader, fd: number, length: number): Promise<Buffer> =>
+/** @param size of the file, bytes */
+export async function endsWithTail(reader: Pick<Reader, 'system'>, fd: number, size: number): Promise<boolean> {
+  const offset = hasOddLength(size) ? tailOf(size) : null;
+  return offset !== null && isTail(await readTail(reader, fd, offset));
+}
+
+const readTail = ({ system }: Pick<Reader, 'system'>, fd: number, length: number): Promise<Buffer> =>
   readFully(system, fd, tailLength(length), tailOffset(length));

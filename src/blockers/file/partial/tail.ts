@@ -29,12 +29,19 @@ export const DURABLE = 2;
 
 const MAGIC = 'ARCHPART';
 const VERSION = 2;
-export const STAMP = 24;
+const STAMP = 24;
 const STAMP_LENGTH = 104;
 const BASE = 128;
 /** Where the bytes of the units begin in the tail; what is before them is its head. */
 export const HEAD = 512;
-const MARK_LENGTH = 9;
+/** One byte more than those of before version 1.5 had, which took this for theirs, and read zeros. */
+const MARK_LENGTH = 10;
+
+/** The stamp in the head of a tail. */
+export const stampOf = (head: Uint8Array): string =>
+  Buffer.from(head.buffer, head.byteOffset + STAMP, STAMP_LENGTH)
+    .toString('latin1')
+    .replace(/\0+$/, '');
 
 /** A tail as it is read. */
 export interface Tail {
@@ -97,23 +104,22 @@ export function decodeTail(bytes: Buffer, length: number): Tail | null {
   if (bytes.length !== tailLength(length) || !isTail(bytes) || bytes.readUInt32LE(8) !== VERSION) return null;
   const nameLength = bytes.readUInt32LE(12);
   if (nameLength === 0 || nameLength > LONGEST_BASE || bytes.readBigUInt64LE(16) !== BigInt(length)) return null;
-  const stamp = bytes.toString('latin1', STAMP, STAMP + STAMP_LENGTH).replace(/\0+$/, '');
   const states = Uint8Array.from(bytes.subarray(HEAD));
   if (states.some((state) => state > DURABLE)) return null;
-  return { base: bytes.toString('utf8', BASE, BASE + nameLength), length, stamp, states };
+  return { base: bytes.toString('utf8', BASE, BASE + nameLength), length, stamp: stampOf(bytes), states };
 }
 
-/** The mark of a partial object's file: 8 bytes of its content's length, and a byte with the version. */
+/** The mark of a partial object's file: 8 bytes of its content's length, and 2 with the version. */
 export function encodeMark(length: number): Buffer {
   const out = Buffer.alloc(MARK_LENGTH);
   out.writeBigUInt64LE(BigInt(length));
-  out.writeUInt8(VERSION, MARK_LENGTH - 1);
+  out.writeUInt16LE(VERSION, 8);
   return out;
 }
 
 /** @returns bytes of the content; null when it is no mark that this version knows */
 export function decodeMark(mark: Buffer): number | null {
-  if (mark.length !== MARK_LENGTH || mark[MARK_LENGTH - 1] !== VERSION) return null;
+  if (mark.length !== MARK_LENGTH || mark.readUInt16LE(8) !== VERSION) return null;
   const length = Number(mark.readBigUInt64LE());
   return length > 0 && length <= LONGEST ? length : null;
 }
