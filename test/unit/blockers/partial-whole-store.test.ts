@@ -8,6 +8,7 @@ import { kernel } from '../../../src/blockers/file/kernel.js';
 import { ownStore, shareStore } from '../../../src/blockers/file/partial/store-lock.js';
 import { makeStoreWhole, type WholeStoreOptions } from '../../../src/blockers/file/partial/whole-store.js';
 import { hashedPath } from '../../../src/blockers/file/paths.js';
+import { NativeError } from '../../../src/blockers/file/pool.js';
 import type { FileSystem } from '../../../src/blockers/file/system.js';
 import { errnos, SystemError } from '../../../src/sys/errno.js';
 import { Mortal } from './mortal-system.js';
@@ -99,6 +100,9 @@ describe('a store that is made whole', () => {
   it('has the same content in files like any other, and no more partial objects are made in it', async () => {
     const { root, expected } = await closedStore();
     const mode = fs.statSync(hashedPath(root, 'written')).mode;
+    const left = `${root}/.archipelago-tmp/of a run that was killed`;
+    fs.writeFileSync(left, 'x');
+    fs.utimesSync(left, 1, 1);
     expect(await makeWhole(root)).toMatchObject({
       directory: root,
       objects: 8,
@@ -109,6 +113,7 @@ describe('a store that is made whole', () => {
     });
     expectWhole(root, expected);
     expect(fs.statSync(hashedPath(root, 'written')).mode).toBe(mode);
+    expect(fs.existsSync(left)).toBe(false);
     await expectRead(root, expected);
     const driver = await fileDriver(root, { partialCopies: 'auto', partialLeast: 0 });
     await copy(driver, 'filled', 'target');
@@ -290,12 +295,12 @@ describe('what cannot be made whole', () => {
     const { root, expected } = await closedStore();
     let taken = 0;
     const full = vi.spyOn(kernel, 'ftruncate').mockImplementation(async (fd, length) => {
-      if (++taken > 2) throw new SystemError(errnos.ENOSPC, 'no space left on device');
+      if (++taken > 2) throw new NativeError('ftruncate', errnos.ENOSPC);
       fs.ftruncateSync(fd, length);
     });
     const report = await makeWhole(root);
     expect(report).toMatchObject({ completed: 2, isWhole: false });
-    expect(report.problems[0].reason).toContain('no space');
+    expect(report.problems[0].reason).toContain('ENOSPC');
     full.mockRestore();
     await expectRead(root, expected);
     expect(fs.readdirSync(`${root}/.archipelago-tmp`)).toEqual([]);

@@ -1,7 +1,7 @@
 /** Finds the partial objects of a store by looking at each object, whatever the store's other files say, and changes nothing. */
 import fs from 'node:fs';
-import { errnos, messageOf, SystemError } from '../../../sys/errno.js';
-import { isErrno } from '../../errors.js';
+import { errnos, SystemError } from '../../../sys/errno.js';
+import { fileError, isErrno } from '../../errors.js';
 import { ListedStore, listNames } from '../listing.js';
 import { candidatePaths } from '../paths.js';
 import type { FileMarks, FileStatus, FileSystem } from '../system.js';
@@ -65,7 +65,7 @@ export async function scanStore(
         const found = await look(reader, candidatePaths(root, name), name, basePath);
         if (found !== null) partial.push(found);
       } catch (error) {
-        problems.push({ object: name, reason: messageOf(error) });
+        problems.push({ object: name, reason: fileError('it cannot be looked at', error).message });
       }
     }
     objects += page.names.length;

@@ -5,7 +5,7 @@
  */
 import fs from 'node:fs';
 import path from 'node:path';
-import { errnos, messageOf, SystemError } from '../../../sys/errno.js';
+import { errnos, SystemError } from '../../../sys/errno.js';
 import { fileError, isErrno } from '../../errors.js';
 import { Copying } from '../copying.js';
 import { Predecessor } from '../durability.js';
@@ -148,6 +148,8 @@ class WholeStore {
     const temp = new TempFiles(this.#root, handles.opener);
     await handles.partials.open(temp);
     try {
+      // Of runs before this one, or of nodes, that were killed.
+      await temp.clean();
       // Also where all are whole: a run before this one may have been killed before it could make the last of them durable.
       await new Predecessor(
         this.#root,
@@ -191,7 +193,7 @@ class WholeStore {
           completed++;
           this.#options.progress?.('objects made whole', completed, found.length);
         } catch (error) {
-          problems.push({ object: name, reason: messageOf(error) });
+          problems.push({ object: name, reason: fileError('it cannot be made whole', error).message });
           // The next ones would find no room either.
           if (isErrno(error, errnos.ENOSPC, errnos.EDQUOT)) waiting.length = 0;
         }
