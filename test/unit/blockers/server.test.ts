@@ -8,7 +8,7 @@ import { Blocker } from '../../../src/blockers/server.js';
 import { XsegObjectClient } from '../../../src/requests/object-client.js';
 import { Flag, Op } from '../../../src/requests/ops.js';
 import { decodeInfo, encodeName } from '../../../src/requests/structs.js';
-import { errnos } from '../../../src/sys/errno.js';
+import { errnos, SystemError } from '../../../src/sys/errno.js';
 import { type Port, type Request, Segment } from '../../../src/xseg/index.js';
 import { ownSegment } from '../../support/own.js';
 import { fileDriver, temporaryDirectory } from './support.js';
@@ -129,6 +129,22 @@ it('one reset is of as many objects as it names: all are made, though one cannot
     request.size = 5;
   });
   expect(long.errno).toBe(errnos.EINVAL);
+});
+
+it('of several objects one that cannot be reset is told when none is being made any more: a later one would lose what was written by then', async () => {
+  let running = 0;
+  const driver = new (class extends MemoryDriver {
+    override async reset(name: string): Promise<void> {
+      if (name === 'bad-object') throw new SystemError(errnos.ENOSPC, 'no space is left');
+      running++;
+      for (let turn = 0; turn < 50; turn++) await null;
+      await super.reset(name);
+      running--;
+    }
+  })('node_1');
+  const { client } = serve(driver);
+  await expect(client.reset(['bad-object', 'a-object', 'b-object'], false)).rejects.toMatchObject({ code: 'ENOSPC' });
+  expect(running).toBe(0);
 });
 
 it('a large object goes through whole', async () => {
