@@ -234,6 +234,8 @@ export class Workload {
     if (change.kind === 'snapshot') this.#model.names.add(change.name);
     if (change.kind === 'rename') this.#model.names.add(change.target);
     await work();
+    // In one turn: a name that were neither's would be given to the next.
+    if (change.kind === 'make') this.#model.add(change.volume);
     this.#model.changes.delete(change);
   }
 
@@ -346,7 +348,6 @@ export class Workload {
       await this.#during(change, () =>
         usual ? this.#node.createBlank(name, volume.size) : this.#node.create(name, volume.size, blockSize),
       );
-      this.#model.add(volume);
     };
   }
 
@@ -376,10 +377,9 @@ export class Workload {
     const more = this.#random.chance(0.3) ? this.#random.below(8) : 0;
     const values = [...parent.cells.map(({ values }) => values[0]), ...new Array<number>(more).fill(0)];
     const volume = new VolumeModel(name, parent.unit, values);
-    return this.#use(parent, `clone ${name} of`, async () => {
-      await this.#during({ kind: 'make', volume }, () => this.#node.clone(name, parent.name, volume.size));
-      this.#model.add(volume);
-    });
+    return this.#use(parent, `clone ${name} of`, () =>
+      this.#during({ kind: 'make', volume }, () => this.#node.clone(name, parent.name, volume.size)),
+    );
   }
 
   #remove(volume: VolumeModel): Operation | null {
