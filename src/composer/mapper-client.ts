@@ -93,6 +93,7 @@ export class MapperClient {
 /** @throws SystemError EIO when it has not so many */
 function segmentsIn({ data }: CallReply, blocks: number): MapSegment[] {
   const segments = decodeMapReply(data);
-  if (segments.length === blocks) return segments;
-  throw new SystemError(errnos.EIO, `the mapper told of ${segments.length} of ${blocks} blocks`);
+  const own = segments.filter(({ zero, target }) => !zero && target !== '').length;
+  if (segments.length === blocks && own === blocks) return segments;
+  throw new SystemError(errnos.EIO, `the mapper told of the objects of ${own} of ${blocks} blocks`);
 }

@@ -64,7 +64,11 @@ async function makeBlocksWritable(
   if (committer.accepts(volume)) {
     const { losses } = volume;
     const mount = committer.mount(null);
-    await Promise.all([context.locks.mark(volume), makeObjects(context, volume, map, todo, epochs, false)]);
+    const marked = context.locks.mark(volume);
+    marked.catch(() => {});
+    // Whatever becomes of the mark: who hears of its failure asks again, and none of these may be begun anew beneath what is written then.
+    await makeObjects(context, volume, map, todo, epochs, false);
+    await marked;
     if (volume.lost || volume.losses !== losses) throw new LostLock(volume);
     // In one turn: what is noted is what the map in memory says, and nobody has asked for it to be committed in between.
     const blocks = todo.map((block) => ({ block, epoch: epochs.get(block)! }));
@@ -184,8 +188,9 @@ export async function writeOwnEntries(
   const encode: EntryEncoder = (i, out, at) => {
     v2.encodeNamedEntry(out, at, OWN, newObjectName(volume.name, epochs.get(i)!, i));
   };
-  await writeRuns(context, volume, map, blocks, encode, guarded, (block) => {
-    map.entries.setOwn(block, OWN, volume.name, epochs.get(block)!);
+  await forEachLimited(runsIn(blocks), PARALLEL, async (run) => {
+    await writeRun(context, volume, map, run, encode, guarded);
+    for (let i = run.first; i < run.end; i++) map.entries.setOwn(i, OWN, volume.name, epochs.get(i)!);
   });
 }
 
@@ -197,29 +202,31 @@ export async function writeZeroEntries(
   blocks: readonly number[],
   guarded = false,
 ): Promise<void> {
-  await writeRuns(context, volume, map, blocks, encodeZero, guarded);
+  for (const run of runsIn(blocks)) await writeRun(context, volume, map, run, encodeZero, guarded);
 }
 
-/** @param written called with each block of which the entry was written */
-async function writeRuns(
-  context: MapperContext,
+async function writeRun(
+  { maps }: MapperContext,
   volume: Volume,
   map: StoredMap,
-  blocks: readonly number[],
+  { first, end }: BlockRun,
   encode: EntryEncoder,
   guarded: boolean,
-  written: (block: number) => void = () => {},
 ): Promise<void> {
-  const { maps } = context;
   const { blockSize } = map.header;
+  await maps.writeEntries(map.stored, blockSize, first, end - first, encode, volume.touched, undefined, guarded);
+}
+
+/** @param blocks in ascending order */
+function runsIn(blocks: readonly number[]): BlockRun[] {
+  const runs: BlockRun[] = [];
   for (let from = 0; from < blocks.length; ) {
     let to = from + 1;
     while (to < blocks.length && blocks[to] === blocks[to - 1] + 1) to++;
-    const first = blocks[from];
-    await maps.writeEntries(map.stored, blockSize, first, to - from, encode, volume.touched, undefined, guarded);
-    for (let k = from; k < to; k++) written(blocks[k]);
+    runs.push({ first: blocks[from], end: blocks[to - 1] + 1 });
     from = to;
   }
+  return runs;
 }
 
 /**

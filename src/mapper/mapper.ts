@@ -40,6 +40,7 @@ import { Commits } from './provisional/commits.js';
 import type { NotedVolume } from './provisional/noted.js';
 import type { Notes } from './provisional/notes.js';
 import { SpoiledError } from './provisional/spoiling.js';
+import { zeroedAmong } from './provisional/zeroes.js';
 import { blocksOf, runsOfBlocks, segmentsOf } from './ranges.js';
 import { SnapshotIndex } from './snapshot-index.js';
 import { type LockWait, type Volume, Volumes } from './volume.js';
@@ -393,7 +394,7 @@ export class Mapper {
    * MAPOWN: as mapWrite, for blocks anywhere in the volume; a whole block each, in the order asked for. All become writable, or it fails: some may
    * be then.
    * @param most blocks the answer has room for
-   * @throws SystemError EINVAL for a block that there is not, and as mapWrite
+   * @throws SystemError EINVAL for a block that there is not, EAGAIN when one has just been trimmed, and as mapWrite
    */
   async mapOwn(
     name: string,
@@ -407,6 +408,10 @@ export class Mapper {
       const context = this.#contexts.of([volume]);
       const map = await writableMap(context, volume, port, options);
       const runs = runsOfBlocks(name, map, blocks, most);
+      // What waits for the commit of a trim is asked for by itself, and the others do not wait with it.
+      if (runs.some(({ first, end }) => zeroedAmong(volume, first, end).length > 0)) {
+        throw new SystemError(errnos.EAGAIN, `volume ${name}: one of the blocks has just been trimmed`);
+      }
       await makeWritable(context, volume, map, runs);
       return blocks.flatMap((block) => segmentsOf(map, block * map.header.blockSize, map.blockLength(block)));
     });

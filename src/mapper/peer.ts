@@ -28,7 +28,7 @@ import { VolumeUsers } from './volume-users.js';
 const trouble = new Set<number>([errnos.EIO, errnos.ENOSPC, errnos.EACCES, errnos.ENOMEM, errnos.EMFILE]);
 
 /** What a composer needs to finish what it runs when its lease is revoked. */
-const drainOps = new Set<number>([Op.MAPR, Op.MAPW, Op.MAPZERO, Op.MAPFETCH, Op.FLUSH]);
+const drainOps = new Set<number>([Op.MAPR, Op.MAPW, Op.MAPOWN, Op.MAPZERO, Op.MAPFETCH, Op.FLUSH]);
 
 type Role = Parameters<RoleStarter<MapperSettings>>[0];
 

@@ -2,7 +2,7 @@
  * Objects as a peer sees them: the operations of a blocker as promises. The mapper is written against the interface; in a
  * running node the blocker is on the other side of a segment.
  */
-import { errnos, SystemError } from '../sys/errno.js';
+import { errnoOf, errnos, SystemError } from '../sys/errno.js';
 import { decodeJson, encodeJson, type LockInfo, type NameListReply } from './json.js';
 import { Flag, NO_V0_SIZE, Op } from './ops.js';
 import { decodeInfo, decodeName, encodeName, NAME_STRUCT_SIZE } from './structs.js';
@@ -154,7 +154,15 @@ export class XsegObjectClient implements ObjectClient {
   async reset(names: readonly string[], durable: boolean): Promise<void> {
     const flags = durable ? Flag.FUA : 0;
     if (names.length === 1) await this.#call(Op.RESET, names[0], { flags });
-    else await this.#callForAll(Op.RESET, names, flags);
+    else {
+      try {
+        await this.#callForAll(Op.RESET, names, flags);
+      } catch (error) {
+        // A blocker of before version 1.5, which goes on when the mapper was replaced, knows none for several.
+        if (errnoOf(error) !== errnos.EINVAL) throw error;
+        for (const name of names) await this.#call(Op.RESET, name, { flags });
+      }
+    }
   }
 
   async copy(

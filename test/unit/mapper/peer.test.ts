@@ -268,6 +268,33 @@ it('leaves what comes while it stops to the next mapper on its port, which knows
   expect(decodeVolumeInfo((await r.call({ op: Op.INFO, target: 'snapshot', capacity: 64 })).data).readOnly).toBe(true);
 });
 
+it.each([Op.MAPW, Op.MAPOWN])(
+  'stops in order though what a composer needs to drain comes after that (op %i)',
+  async (op) => {
+    const r = await rig();
+    await create(r, 'volume', 10 * MiB);
+    const { composer } = r;
+    let stopped: Promise<unknown> = Promise.resolve();
+    composer.serve((request) => {
+      stopped = r.mapper.stop();
+      const blocks = Buffer.alloc(16);
+      blocks.writeBigUInt64LE(1n, 8);
+      const asked = op === Op.MAPW ? { offset: 0, size: 2 * MiB } : { data: blocks, size: blocks.length };
+      composer.call(MAPPER, { op, target: 'volume', capacity: 4096, ...asked }, { wait: true }).then(
+        () => request.succeed(0),
+        (error: { errno: number; message: string }) => request.fail(error.errno, error.message),
+      );
+    });
+    await composer.call(MAPPER, { op: Op.LEASE, target: 'volume', data: encodeJson({ write: true }), capacity: 4096 });
+    await r.call({ op: Op.SNAPSHOT, target: 'volume', data: encodeName('snapshot') });
+    await stopped;
+    r.mapper = await r.startMapper();
+    expect(decodeVolumeInfo((await r.call({ op: Op.INFO, target: 'snapshot', capacity: 64 })).data).readOnly).toBe(
+      true,
+    );
+  },
+);
+
 it('makes no snapshot while a write that a killed composer sent is still being executed', async () => {
   const r = await rig();
   await create(r, 'volume', 10 * MiB);

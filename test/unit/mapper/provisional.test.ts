@@ -38,6 +38,25 @@ beforeEach(async () => {
 });
 
 describe('a first write', () => {
+  it('that cannot look at the lock fails when no object is being made any more: the next one is not to be made beneath', async () => {
+    let finish = (): void => {};
+    const held = new Promise<void>((resolve) => (finish = resolve));
+    node.blocks.before = (operation) => (operation === 'reset' ? held : undefined);
+    node.maps.before = (operation) => {
+      if (operation === 'holder') throw new SystemError(errnos.EIO, 'the store says no');
+    };
+    let isOver = false;
+    const asked = node.mapper.mapOwn(NAME, [1, 2], PORT).finally(() => (isOver = true));
+    asked.catch(() => {});
+    await settle();
+    expect(isOver).toBe(false);
+    finish();
+    await expect(asked).rejects.toEqual(failure('EIO'));
+    node.maps.before = () => {};
+    await write(1, 5);
+    expect(await readVolume(node, NAME, 0, SIZE)).toEqual(filled(0, 5));
+  });
+
   it('waits for its object and the note alone; a flush makes the object durable, looks at the lock, writes the entry, flushes it', async () => {
     const order = watch(node, true);
     await write(2, 7);
