@@ -58,7 +58,8 @@ function objectsOf(request: Request): string[] | null {
 
 /** Fails once nothing of it runs any more, with the first error. */
 async function reset(driver: Driver, request: Request): Promise<number> {
-  const names = objectsOf(request);
+  // One that has a target is of that, whatever its size says.
+  const names = request.target === '' ? objectsOf(request) : [request.target];
   if (names === null) throw new SystemError(errnos.EINVAL, 'RESET: of no object');
   const isDurable = (request.flags & Flag.FUA) !== 0;
   const { deadline } = request;

@@ -5,7 +5,7 @@
  */
 import type { ObjectIo } from '../driver.js';
 import type { Pace } from './pace.js';
-import { hasOddLength } from './partial/tail.js';
+import { mayHaveTail } from './partial/tail.js';
 import { hashedPath, isPithosName } from './paths.js';
 import type { FileSystem } from './system.js';
 
@@ -45,7 +45,7 @@ export class Beginnings {
     const bytes = this.#pace.look(() => system.peek?.(file, length) ?? null);
     if (bytes === null || this.#isPartial(file)) return false;
     // One that has lost its attributes, or whose cannot be read here.
-    if (bytes.length === length && hasOddLength(system.peekSize?.(file) ?? 0)) return false;
+    if (bytes.length === length && mayHaveTail(system.peekSize?.(file) ?? 0)) return false;
     io.bytes.set(bytes);
     io.bytes.fill(0, bytes.length, length);
     return true;

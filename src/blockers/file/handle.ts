@@ -1,5 +1,5 @@
 /** One open file of the store: its descriptor with the count of those using it, and whether it is dirty. */
-import { errnos } from '../../sys/errno.js';
+import { errnos, type SystemError } from '../../sys/errno.js';
 import { isErrno } from '../errors.js';
 import { type FailedObjects, Syncable } from './durability.js';
 import type { OpenedFile } from './opener.js';
@@ -135,7 +135,7 @@ export class Handle extends Syncable {
   async writeOut(offset: number, length: number): Promise<void> {
     const call = this.#system.writeOut?.(this.fd, offset, length).catch((error: unknown) => {
       if (isErrno(error, errnos.EINVAL, errnos.ENOSYS, errnos.EOPNOTSUPP, errnos.EINTR)) return;
-      this.#failed.add(this.name, this.path, error);
+      this.#fail(error);
     });
     if (call === undefined) return;
     this.#writingOut.add(call);
@@ -215,15 +215,20 @@ export class Handle extends Syncable {
       const { partial } = this;
       const settling = partial?.toSettle() ?? [];
       await this.#syncFile();
-      if (partial !== null) await this.#settle(partial, settling);
       // One that runs beside it may have heard of the failure first: who asked for the sync looks at what has failed afterwards.
       if (this.#writingOut.size > 0) await Promise.all(this.#writingOut);
+      if (partial !== null) await this.#settle(partial, settling);
       if (!this.dirty) this.#clean();
     } catch (error) {
       if (!this.dirty) this.#dirtySet.delete(this);
-      throw this.#failed.add(this.name, this.path, error);
+      throw this.#fail(error);
     } finally {
       this.release();
     }
+  }
+
+  #fail(error: unknown): SystemError {
+    this.partial?.failed();
+    return this.#failed.add(this.name, this.path, error);
   }
 }

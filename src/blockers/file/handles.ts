@@ -303,7 +303,7 @@ export class Handles {
 
   /** Is a file, of which nobody else knows yet, a partial object's, or one's base? It is closed when that cannot be told. */
   async #isAnothers(fd: number): Promise<boolean> {
-    return (await this.#isMarked(fd)) || this.#isBase(fd);
+    return this.#isBase(fd) || (await this.#isPartial(fd));
   }
 
   #isBase(fd: number): boolean {
@@ -311,9 +311,9 @@ export class Handles {
   }
 
   /** Is a file, of which nobody else knows yet, a partial object's? It is closed when that cannot be told. */
-  async #isMarked(fd: number): Promise<boolean> {
+  async #isPartial(fd: number): Promise<boolean> {
     try {
-      return this.partials.isMarked(fd);
+      return await this.partials.isPartial(fd);
     } catch (error) {
       await this.#system.close(fd).finally(() => this.descriptorClosed());
       throw error;

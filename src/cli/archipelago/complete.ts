@@ -3,7 +3,8 @@ import fs from 'node:fs';
 import { kernel } from '../../blockers/file/kernel.js';
 import { makeStoreWhole, type WholeStoreReport } from '../../blockers/file/partial/whole-store.js';
 import type { Config, FileBlockerSettings } from '../../config/types.js';
-import { dropPrivileges } from '../../peer/privileges.js';
+import { dropPrivileges, requireAccount } from '../../peer/privileges.js';
+import { errnos, SystemError } from '../../sys/errno.js';
 import { print, printError, printJson } from '../common/io.js';
 import { Problems } from '../common/program.js';
 import type { Session } from '../common/session.js';
@@ -20,6 +21,7 @@ const MOST_PROBLEMS = 20;
 export async function complete(session: Session, { dryRun }: { dryRun: boolean }): Promise<void> {
   const { config, io, json, progress } = session;
   // As the node would have made them.
+  requireAccount(config);
   dropPrivileges(config);
   process.umask(config.umask);
   const reports: WholeStoreReport[] = [];
@@ -30,6 +32,7 @@ export async function complete(session: Session, { dryRun }: { dryRun: boolean }
       umask,
       dryRun,
       free: () => freeIn(archipDir),
+      checkOwner,
       progress: (what, done, total) => progress.update(`${archipDir}: ${what}`, done, total),
     });
     progress.clear();
@@ -51,6 +54,13 @@ function storesOf({ roles }: Config): FileBlockerSettings[] {
   const found = new Map<string, FileBlockerSettings>();
   for (const role of roles) if (role.type === 'file_blocker') found.set(role.archipDir, role);
   return [...found.values()];
+}
+
+/** A node whose account is not in the configuration (systemd's User=) could not use what root made anew. */
+async function checkOwner(file: string): Promise<void> {
+  const { uid } = await fs.promises.stat(file);
+  if (uid === process.geteuid?.()) return;
+  throw new SystemError(errnos.EPERM, `it belongs to user ${uid}: run this as that user, or set USER`);
 }
 
 async function freeIn(directory: string): Promise<number> {

@@ -18,11 +18,11 @@ interface Entry {
   /** Of a file in a store that has bases: it may have one less, by which its ctime changes; else 0. */
   readonly links: bigint;
   readonly ctime: bigint;
-  /** The name of a base may go. */
-  readonly mayGo: boolean;
+  /** Of a partial object's file: what it says of its units, which may become "for good" by such a sync. */
+  readonly states: Buffer | null;
 }
 
-const only = (what: string): Entry => ({ what, links: 0n, ctime: 0n, mayGo: false });
+const only = (what: string): Entry => ({ what, links: 0n, ctime: 0n, states: null });
 
 export interface Tree {
   /** By path, or `part/name` on RADOS. */
@@ -64,20 +64,21 @@ function fingerprintFiles(directory: string, except: ReadonlySet<string>): Tree 
   const bases = path.join(directory, BASES_DIRECTORY);
   const hasBases = existsSync(bases);
   const add = (file: string, stat: BigIntStats): void => {
-    const partial = stat.isFile() ? partialContent(file) : null;
-    const hash = stat.isFile() ? sha256(partial ?? readFileSync(file)) : '-';
+    const partial = stat.isFile() ? partialOf(file) : null;
+    const hash = stat.isFile() ? sha256(partial?.content ?? readFileSync(file)) : '-';
     const mayLoseName = hasBases && stat.isFile();
     const times = mayLoseName ? [stat.mtimeNs] : [stat.mtimeNs, stat.ctimeNs];
     // A sync that was under way says what it made durable, in its own time.
     const what = [stat.isFile() ? stat.size : '-', stat.ino, partial ? 'partial' : times.join(' '), hash].join(' ');
     const isFixed = mayLoseName && partial === null;
-    entries.set(file, { what, links: isFixed ? stat.nlink : 0n, ctime: isFixed ? stat.ctimeNs : 0n, mayGo: false });
+    const states = partial?.states ?? null;
+    entries.set(file, { what, links: isFixed ? stat.nlink : 0n, ctime: isFixed ? stat.ctimeNs : 0n, states });
     const time = partial === null ? (times.at(-1) ?? 0n) : 0n;
     if (time > changed.time) changed = { path: file, time };
   };
   const visit = (file: string, top: boolean): void => {
     if (file === bases) {
-      for (const name of readdirSync(file)) entries.set(path.join(file, name), { ...only('base'), mayGo: true });
+      for (const name of readdirSync(file)) entries.set(path.join(file, name), only('base'));
       return;
     }
     const stat = lstatSync(file, { bigint: true });
@@ -92,15 +93,28 @@ function fingerprintFiles(directory: string, except: ReadonlySet<string>): Tree 
 
 const sha256 = (content: Buffer): string => createHash('sha256').update(content).digest('hex');
 
-/** A partial object's file, in which what is there for good and what is there otherwise are alike; null: it is none. */
-function partialContent(file: string): Buffer | null {
+/** A partial object's file: all of it but the states of its units, and these; null: it is none. */
+function partialOf(file: string): { content: Buffer; states: Buffer } | null {
   const mark = kernel.marks?.at(file) ?? null;
   const length = mark && decodeMark(mark);
   if (!length) return null;
   const bytes = readFileSync(file);
-  const states = bytes.subarray(tailOffset(length) + HEAD);
-  for (const [i, state] of states.entries()) if (state === DURABLE) states[i] = WRITTEN;
-  return bytes;
+  const from = tailOffset(length) + HEAD;
+  return { content: bytes.subarray(0, from), states: bytes.subarray(from) };
+}
+
+/** Did nothing but become there for good what was there? */
+const isLater = (before: Buffer, after: Buffer): boolean =>
+  after.length === before.length &&
+  after.every((state, unit) => state === before[unit] || (state === DURABLE && before[unit] === WRITTEN));
+
+/** Is all of the object that this was made a base for there for good, so that nobody needs it? */
+function mayGo(base: string, { entries }: Tree): boolean {
+  if (!base.includes(`/${BASES_DIRECTORY}/`)) return false;
+  const [, object] = /^[^-]+-[^-]+-(.+)$/.exec(path.basename(base)) ?? [];
+  for (const [file, { states }] of entries)
+    if (states !== null && path.basename(file) === object) return states.every((state) => state === DURABLE);
+  return false;
 }
 
 /** What is different, one line each; empty: nothing. */
@@ -111,7 +125,10 @@ export function differences(before: Tree, after: Tree): string[] {
     if (old === undefined) found.push(`new: ${file}: ${entry.what}`);
     else if (old.what !== entry.what) found.push(`changed: ${file}: ${old.what} -> ${entry.what}`);
     else if (old.ctime !== entry.ctime && old.links <= entry.links) found.push(`its inode changed: ${file}`);
+    else if (old.states !== null && entry.states !== null && !isLater(old.states, entry.states))
+      found.push(`units changed: ${file}`);
   }
-  for (const [file, { mayGo }] of before.entries) if (!after.entries.has(file) && !mayGo) found.push(`gone: ${file}`);
+  for (const file of before.entries.keys())
+    if (!after.entries.has(file) && !mayGo(file, after)) found.push(`gone: ${file}`);
   return found;
 }

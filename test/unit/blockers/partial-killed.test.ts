@@ -245,8 +245,8 @@ describe('a process that is killed', () => {
     });
     const driver = await fileDriver(root);
     await vi.waitFor(() => expect(failed).toBeGreaterThan(0));
-    await driver.flush(null).catch(() => {});
-    await driver.close();
+    await expect(driver.flush(null)).rejects.toMatchObject({ code: 'EIO' });
+    await driver.close().catch(() => {});
     broken.mockRestore();
     expect(basesOf(root)).toEqual([old]);
     same(await read(await fileDriver(root), 'target', 0, SIZE), acknowledged);

@@ -4,6 +4,8 @@ import { expect, it, vi } from 'vitest';
 import { kernel } from '../../../src/blockers/file/kernel.js';
 import { encodeTail, tailOffset } from '../../../src/blockers/file/partial/tail.js';
 import { hashedPath } from '../../../src/blockers/file/paths.js';
+import { errnos, SystemError } from '../../../src/sys/errno.js';
+import { Mortal } from './mortal-system.js';
 import {
   aloneWithTheKernel,
   basesOf,
@@ -12,8 +14,10 @@ import {
   copyWhole,
   ledgersOf,
   marks,
+  mortalDriver,
   pattern,
   powerCut,
+  prepared,
   SETTINGS,
   SIZE,
   same,
@@ -201,4 +205,57 @@ it('where they cannot be, a store that was prepared for them is refused', async 
   await driver.close();
   vi.spyOn(marks, 'suits').mockReturnValue(false);
   await expect(fileDriver(root)).rejects.toMatchObject({ code: 'EOPNOTSUPP' });
+});
+
+it('nor is what is partial begun anew in place', async () => {
+  const { root, driver } = await store();
+  vi.spyOn(marks, 'suits').mockReturnValue(false);
+  fs.renameSync(`${root}/.archipelago-bases`, `${root}/bases`);
+  const other = await fileDriver(root, SETTINGS);
+  vi.mocked(marks.suits).mockReturnValue(true);
+  fs.renameSync(`${root}/bases`, `${root}/.archipelago-bases`);
+  await copy(driver, 'source', 'target');
+  await writeInTime(driver, 'target', 0, pattern(UNIT, 2));
+  await driver.flush(null);
+  await other.reset('target', false);
+  await writeInTime(other, 'target', 0, pattern(UNIT, 3));
+  await other.flush(['target']);
+  const expected = Buffer.alloc(SIZE);
+  pattern(UNIT, 3).copy(expected);
+  for (const one of [other, await fileDriver(root, SETTINGS)]) same(await read(one, 'target', 0, SIZE), expected);
+});
+
+it.each(['lives', 'was killed'])(
+  'what a failed sync of a process that %s lost nobody else says to be there',
+  async (what) => {
+    const root = await prepared();
+    const mortal = new Mortal();
+    const driver = await mortalDriver(root, mortal);
+    await copy(driver, 'source', 'target');
+    await copy(driver, 'source', 'other');
+    await driver.flush(null);
+    await writeInTime(driver, 'target', 0, pattern(UNIT, 2));
+    await writeInTime(driver, 'other', 0, pattern(UNIT, 2));
+    const failing = vi.spyOn(kernel, 'fdatasync');
+    failing.mockRejectedValue(Object.assign(new Error('disk'), { code: 'EIO' }));
+    await expect(driver.flush(['target'])).rejects.toMatchObject({ code: 'EIO' });
+    failing.mockResolvedValue();
+    if (what !== 'lives') await mortal.kill();
+    const next = await fileDriver(root, SETTINGS);
+    await next.flush(null);
+    expect(statesOf(root, 'target')).toBe(`1${'0'.repeat(23)}`);
+    expect(statesOf(root, 'other')).toBe(`2${'0'.repeat(23)}`);
+  },
+);
+
+it('an object of others that cannot be read fails no flush but its own', async () => {
+  const { root, driver } = await store();
+  await copy(driver, 'source', 'target');
+  await writeInTime(driver, 'target', 0, pattern(UNIT, 2));
+  const next = await fileDriver(root, SETTINGS);
+  vi.spyOn(marks, 'get').mockImplementation(() => {
+    throw new SystemError(errnos.EIO, 'the disk says no');
+  });
+  await next.flush(['any']);
+  await expect(next.flush(['target'])).rejects.toMatchObject({ code: 'EIO' });
 });

@@ -41,6 +41,7 @@ export class Ledger {
   /** Those that are in the file, and those of them that count. */
   readonly #names = new Set<string>();
   readonly #counting = new Set<string>();
+  readonly #hasFailed = new Set<string>();
   readonly #entry = libc.allocateMemory(ENTRY);
   #file: { readonly fd: number; readonly path: string } | null = null;
   /** Bytes: of the stamp, and of all that counts. */
@@ -137,9 +138,20 @@ export class Ledger {
     return 0;
   }
 
+  /**
+   * A sync of the object failed: what its units have the disk may not have, whoever asks the kernel again. Said by an empty name before the object's.
+   */
+  failed(name: string): void {
+    if (this.#file === null || this.#hasFailed.has(name)) return;
+    this.#hasFailed.add(name);
+    this.#append(this.#file.fd, END + name);
+  }
+
   /** All of the object's units that are there are so for good. */
   remove(name: string): void {
-    if (!this.#counting.delete(name) || this.#counting.size > 0 || this.#length < LONG) return;
+    // What is said of failures stays.
+    if (!this.#counting.delete(name) || this.#hasFailed.size > 0 || this.#counting.size > 0 || this.#length < LONG)
+      return;
     // From the beginning: what is behind is of names that do not count, and looked at in vain.
     this.#length = this.#head;
     this.#names.clear();
@@ -180,7 +192,7 @@ export class Ledger {
       const isAlive = !this.#marks.lock(fd);
       const { size } = await this.#system.fstat(fd);
       const [head, ...names] = (await readFully(this.#system, fd, size)).toString('utf8').split(END);
-      return { file, isAlive, names: head === this.#stamp ? [...new Set(names.filter((name) => name !== ''))] : [] };
+      return { file, isAlive, names: head === this.#stamp ? settleable(names) : [] };
     } finally {
       await this.#system.close(fd);
     }
@@ -190,4 +202,12 @@ export class Ledger {
   async drop({ file }: OtherLedger): Promise<void> {
     await this.#system.unlink(file).catch(() => {});
   }
+}
+
+/** Names in a ledger of which no sync failed, each once. */
+function settleable(entries: readonly string[]): string[] {
+  const names = new Set(entries);
+  for (const [i, entry] of entries.entries()) if (entry === '' && i + 1 < entries.length) names.delete(entries[i + 1]);
+  names.delete('');
+  return [...names];
 }

@@ -47,10 +47,27 @@ export class Left {
       await this.#context.bases.sync();
     }
     for (const ledger of others) {
-      for (const name of ledger.names)
-        for (const file of candidatePaths(this.#root, name)) await this.#settleFile(file);
-      if (!ledger.isAlive) await own.drop(ledger);
+      let isDone = true;
+      for (const name of ledger.names) isDone = (await this.#settleName(name)) && isDone;
+      // What could not be done the next process tries.
+      if (isDone && !ledger.isAlive) await own.drop(ledger);
     }
+  }
+
+  /** @returns false: it failed, which is this object's trouble and nobody else's */
+  async #settleName(name: string): Promise<boolean> {
+    if (this.#failed.has(name)) return false;
+    for (const file of candidatePaths(this.#root, name)) {
+      try {
+        await this.#settleFile(file);
+      } catch (error) {
+        // For lack of what comes back.
+        if (isErrno(error, errnos.EMFILE, errnos.ENFILE, errnos.ENOMEM)) throw error;
+        this.#failed.add(name, file, error);
+        return false;
+      }
+    }
+    return true;
   }
 
   async #settleFile(file: string): Promise<void> {

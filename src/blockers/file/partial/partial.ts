@@ -424,6 +424,11 @@ export class Partial {
     return errno;
   }
 
+  /** A sync of its file failed. */
+  failed(): void {
+    this.#context.ledger.failed(this.#file.name);
+  }
+
   /** What was settled is durable. */
   async settled(): Promise<void> {
     const { bases, completed, ledger } = this.#context;

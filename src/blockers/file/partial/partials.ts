@@ -116,6 +116,16 @@ export class Partials {
     }
   }
 
+  /** @param isNeeded else a file system may have no such locks */
+  async #share(isNeeded: boolean): Promise<void> {
+    try {
+      this.#release = await shareStore(this.#system, this.#root);
+    } catch (error) {
+      if (isNeeded || !isErrno(error, errnos.EBADF, errnos.EINVAL, errnos.ENOLCK, errnos.EOPNOTSUPP, errnos.ENOSYS))
+        throw error;
+    }
+  }
+
   async #letGo(): Promise<void> {
     const release = this.#release;
     this.#release = null;
@@ -126,7 +136,7 @@ export class Partials {
     const { marks } = this.#system;
     const why = this.#unsuitable();
     // Before anything is looked at that goes when the store is made whole.
-    if (why === null && !this.#isAlone) this.#release = await shareStore(this.#system, this.#root);
+    if (!this.#isAlone) await this.#share(why === null);
     const isPrepared = await this.#bases.exist();
     if (marks === undefined || why !== null) {
       this.#whyNot = why ?? 'this system cannot tell them';
@@ -243,6 +253,11 @@ export class Partials {
   /** Is the open file marked as a partial object's? */
   isMarked(fd: number): boolean {
     return this.#context?.marks.get(fd) != null;
+  }
+
+  /** Is the open file a partial object's, also where that cannot be told but by its tail? @throws the system's error */
+  async isPartial(fd: number): Promise<boolean> {
+    return this.#context ? this.isMarked(fd) : await this.#endsWithTail(fd);
   }
 
   /** The name of the base of the object at a path; null: it is not partial, or not there. @throws the system's error */
@@ -417,12 +432,16 @@ export class Partials {
 
   /** Another machine may have made one that is partial where this one cannot tell. @throws SystemError EIO; the system's error */
   async #checkWhole(name: string, fd: number): Promise<null> {
-    const { size } = this.#system.changesNow?.fstat(fd) ?? (await this.#system.fstat(fd));
-    if (!(await endsWithTail({ system: this.#system }, fd, size))) return null;
+    if (!(await this.#endsWithTail(fd))) return null;
     throw new SystemError(
       errnos.EIO,
       `object ${name}: it is a copy that is not complete, and ${this.#whyNot}: use the store where it was made`,
     );
+  }
+
+  async #endsWithTail(fd: number): Promise<boolean> {
+    const { size } = this.#opener.changes.local?.fstat(fd) ?? (await this.#system.fstat(fd));
+    return await endsWithTail({ system: this.#system }, fd, size);
   }
 
   /** Makes durable what others acknowledged. @throws the system's error: it can be tried again */

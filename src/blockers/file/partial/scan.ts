@@ -6,7 +6,7 @@ import { ListedStore, listNames } from '../listing.js';
 import { candidatePaths } from '../paths.js';
 import type { FileMarks, FileStatus, FileSystem } from '../system.js';
 import { storedOf } from './stored.js';
-import { hasOddLength, tailOf, UNIT } from './tail.js';
+import { mayHaveTail, UNIT } from './tail.js';
 import { Units } from './units.js';
 
 /** Names asked for at a time. */
@@ -17,6 +17,7 @@ const SECTOR = 512;
 /** An object that has a tail. */
 export interface FoundPartial {
   readonly name: string;
+  readonly file: string;
   /** Bytes that its file takes. */
   readonly space: number;
   /** Bytes that a whole copy takes at most. */
@@ -62,7 +63,9 @@ export async function scanStore(
     const page = await listNames(listed, cursor, PAGE);
     for (const name of page.names) {
       try {
-        const found = await look(reader, candidatePaths(root, name), name, basePath);
+        const files = candidatePaths(root, name);
+        // Where others are at the store it may be completed in the middle of the first look.
+        const found = await look(reader, files, name, basePath).catch(() => look(reader, files, name, basePath));
         if (found !== null) partial.push(found);
       } catch (error) {
         problems.push({ object: name, reason: fileError('it cannot be looked at', error).message });
@@ -102,16 +105,13 @@ async function look(
       if (absent > 0 && base === null)
         throw new SystemError(errnos.EIO, `${basePath(stored.tail.base)}, which it is a copy of, is missing`);
       const whole = (count - absent) * UNIT + Math.min(absent * UNIT, (base?.blocks ?? 0) * SECTOR);
-      return { name, space: stats.blocks * SECTOR, whole, base };
+      return { name, file, space: stats.blocks * SECTOR, whole, base };
     } finally {
       await system.close(fd);
     }
   }
   return null;
 }
-
-/** Files that have lost their attributes have their tails still. */
-const mayHaveTail = (size: number): boolean => hasOddLength(size) && tailOf(size) !== null;
 
 async function statOf(system: FileSystem, file: string): Promise<FileStatus | null> {
   try {

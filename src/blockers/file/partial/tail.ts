@@ -79,6 +79,9 @@ export function tailOf(size: number): number | null {
   return Number.isInteger(units) && units > 0 && units * UNIT <= LONGEST ? units * UNIT : null;
 }
 
+/** May a file of this length end with a tail? */
+export const mayHaveTail = (size: number): boolean => hasOddLength(size) && tailOf(size) !== null;
+
 /** Can content of this length be partial? Not where the file would not look like one with a tail. */
 export const canBePartial = (length: number): boolean =>
   length > 0 && length <= LONGEST && hasOddLength(fileLength(length));

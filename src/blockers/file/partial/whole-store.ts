@@ -30,6 +30,8 @@ export interface WholeStoreOptions {
   readonly umask: number;
   /** Look only. Then others may be at the store, and the figures be old when they are told. */
   readonly dryRun?: boolean;
+  /** Of an object's file, which is replaced by one of this process's account. @throws SystemError EPERM when it is another's */
+  readonly checkOwner?: (file: string) => Promise<void>;
   /** Bytes that are free on the store's file system. */
   readonly free: () => Promise<number>;
   /** Called now and then. @param total 0: not known */
@@ -55,7 +57,7 @@ export interface WholeStoreReport {
 
 /**
  * Makes every object of a store whole.
- * @throws SystemError EBUSY when a process has the store, ENOSPC when there is no room: nothing was changed; EIO when what was left by killed processes
+ * @throws SystemError EBUSY when a process has the store, EOPNOTSUPP where partial objects cannot be told, ENOSPC when there is no room: nothing was changed; EIO when what was left by killed processes
  *   cannot be made durable; the system's error
  */
 export async function makeStoreWhole(options: WholeStoreOptions): Promise<WholeStoreReport> {
@@ -88,6 +90,13 @@ class WholeStore {
   }
 
   async run(dryRun: boolean): Promise<WholeStoreReport> {
+    // What is partial can be told where it was made only, and locks of here reach no other machine's processes.
+    if (!(this.#system.marks?.suits(this.#root) ?? false) && (await this.#has(this.#bases))) {
+      throw new SystemError(
+        errnos.EOPNOTSUPP,
+        `the store ${this.#root} may have partial objects, which cannot be told on this file system: run this where it was made`,
+      );
+    }
     const found = await this.#scan('objects looked at');
     const free = await this.#options.free();
     const needed = roomFor(found.partial);
@@ -102,7 +111,12 @@ class WholeStore {
     };
     const isClean = found.problems.length === 0 && found.partial.length === 0;
     const isUsed = (await this.#has(this.#bases)) || (await this.#has(this.#ledgers));
-    if (dryRun || (isClean && !isUsed)) return { ...report, isWhole: isClean && !isUsed };
+    if (dryRun) return { ...report, isWhole: isClean && !isUsed };
+    if (isClean && !isUsed) {
+      // A run before this one may have been killed before that.
+      await this.#syncRoot();
+      return { ...report, isWhole: true };
+    }
     if (needed > free) throw noRoom(this.#root, needed, free);
     const { completed, problems } = await this.#complete(found.partial);
     const all = [...found.problems, ...problems];
@@ -186,6 +200,7 @@ class WholeStore {
       for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
         const { name } = next;
         try {
+          await this.#options.checkOwner?.(next.file);
           await handles.exclusive(name, async () => {
             handles.failed.check([name]);
             await copying.complete(name, 0);
@@ -219,6 +234,10 @@ class WholeStore {
       for (const entry of entries) await this.#system.unlink(path.join(directory, entry));
       await fs.promises.rmdir(directory);
     }
+    await this.#syncRoot();
+  }
+
+  async #syncRoot(): Promise<void> {
     const fd = await this.#system.open(this.#root, fs.constants.O_RDONLY, 0);
     try {
       await this.#system.fsync(fd);
