@@ -1,6 +1,7 @@
 /** The bridge of a real node: who uses it, and what becomes of commands when it is not there, hangs, or is restarted meanwhile. */
 import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { BridgeClient } from '../../src/bridge/client.js';
 import { ganetiMain } from '../../src/cli/ganeti/program.js';
@@ -184,6 +185,9 @@ describe('a node whose endpoint', () => {
     });
 
     it('is asked over the segment what others of its processes know', async () => {
+      // One that has just been started would stand still in the middle of something, with a lock of the segment.
+      await vlmcDone(rig.node.conf, 'showmapped');
+      await sleep(100);
       process.kill(rig.node.rolePid('nbd'), 'SIGSTOP');
       const { status, out, err } = await vlmcHere(rig.node.conf, ['list']);
       expect({ status, out, err }).toEqual({ status: 0, out: 'first-volume\n', err: '' });
