@@ -1,6 +1,7 @@
 /** What is said of units that they are there for good, and what goes with that, is true whoever has the volume's lock by then. */
 import fs from 'node:fs';
 import { expect, it, vi } from 'vitest';
+import type { FileDriver } from '../../../src/blockers/file/index.js';
 import { kernel } from '../../../src/blockers/file/kernel.js';
 import { encodeTail, tailOffset } from '../../../src/blockers/file/partial/tail.js';
 import { hashedPath } from '../../../src/blockers/file/paths.js';
@@ -41,6 +42,16 @@ function putTail(root: string, name: string, change: { stamp?: string; states?: 
   const bytes = encodeTail({ ...tail, ...change });
   fs.writeSync(fd, bytes, 0, bytes.length, tailOffset(tail.length));
   fs.closeSync(fd);
+}
+
+/** A driver that cannot tell what is partial, and opened the store before there was anything: the directory tells nothing. */
+async function withoutMarks(root: string): Promise<FileDriver> {
+  vi.spyOn(marks, 'suits').mockReturnValue(false);
+  fs.renameSync(`${root}/.archipelago-bases`, `${root}/bases`);
+  const driver = await fileDriver(root, SETTINGS);
+  vi.mocked(marks.suits).mockReturnValue(true);
+  fs.renameSync(`${root}/bases`, `${root}/.archipelago-bases`);
+  return driver;
 }
 
 /** Does something at the end of the `n`th sync of a file's content. */
@@ -170,12 +181,7 @@ it('a claim that is cut short counts nothing that did not count before', async (
 
 it('who cannot tell what is partial refuses what is, however it is read, copied or looked at', async () => {
   const { root, driver } = await store();
-  // Before there were any: the directory tells nothing.
-  vi.spyOn(marks, 'suits').mockReturnValue(false);
-  fs.renameSync(`${root}/.archipelago-bases`, `${root}/bases`);
-  const other = await fileDriver(root, SETTINGS);
-  vi.mocked(marks.suits).mockReturnValue(true);
-  fs.renameSync(`${root}/bases`, `${root}/.archipelago-bases`);
+  const other = await withoutMarks(root);
   await copy(driver, 'source', 'target');
   await writeInTime(driver, 'target', UNIT, pattern(UNIT, 2));
   await driver.flush(null);
@@ -190,11 +196,7 @@ it('who cannot tell what is partial refuses what is, however it is read, copied 
 
 it('a base is not begun anew in place by who cannot tell what is one', async () => {
   const { root, driver } = await store();
-  vi.spyOn(marks, 'suits').mockReturnValue(false);
-  fs.renameSync(`${root}/.archipelago-bases`, `${root}/bases`);
-  const other = await fileDriver(root, SETTINGS);
-  vi.mocked(marks.suits).mockReturnValue(true);
-  fs.renameSync(`${root}/bases`, `${root}/.archipelago-bases`);
+  const other = await withoutMarks(root);
   await copy(driver, 'source', 'target');
   await other.reset('source', false);
   same(await read(driver, 'target', 0, SIZE), SOURCE);
@@ -209,11 +211,7 @@ it('where they cannot be, a store that was prepared for them is refused', async 
 
 it('nor is what is partial begun anew in place', async () => {
   const { root, driver } = await store();
-  vi.spyOn(marks, 'suits').mockReturnValue(false);
-  fs.renameSync(`${root}/.archipelago-bases`, `${root}/bases`);
-  const other = await fileDriver(root, SETTINGS);
-  vi.mocked(marks.suits).mockReturnValue(true);
-  fs.renameSync(`${root}/bases`, `${root}/.archipelago-bases`);
+  const other = await withoutMarks(root);
   await copy(driver, 'source', 'target');
   await writeInTime(driver, 'target', 0, pattern(UNIT, 2));
   await driver.flush(null);
