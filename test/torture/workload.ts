@@ -246,6 +246,12 @@ export class Workload {
       volume.disk.resized((sizes.get(control.name) ?? 0) / SECTOR);
       volume.exclusive = false;
     } else {
+      // When the command died with the whole node, there may be both, which share all they have: the old one goes, as `vlmc check` advises.
+      if (sizes.has(control.to) && sizes.has(control.name)) {
+        await this.#removeAgain(control.name, true);
+        (sizes as Map<string, number>).delete(control.name);
+        fleet.volumes.set(control.name, volume);
+      }
       if (sizes.has(control.to)) this.#renamed(volume, control.to);
       await fleet.open(volume);
     }
