@@ -90,7 +90,7 @@ export class MapperClient {
   }
 }
 
-/** @throws SystemError EIO when it has not so many */
+/** @throws SystemError EIO when it has not so many, or one without an object */
 function segmentsIn({ data }: CallReply, blocks: number): MapSegment[] {
   const segments = decodeMapReply(data);
   const own = segments.filter(({ zero, target }) => !zero && target !== '').length;

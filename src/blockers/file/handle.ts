@@ -177,7 +177,7 @@ export class Handle extends Syncable {
       // As a sync that fails.
       this.dirty = false;
       this.#dirtySet.delete(this);
-      throw this.#failed.add(this.name, this.path, error);
+      throw this.#fail(error);
     } finally {
       this.release();
     }

@@ -257,3 +257,18 @@ it('an object of others that cannot be read fails no flush but its own', async (
   await next.flush(['any']);
   await expect(next.flush(['target'])).rejects.toMatchObject({ code: 'EIO' });
 });
+
+it('what a ledger has of earlier names, however they end beside the new ones, is not taken for a failure', async () => {
+  const root = await prepared();
+  const mortal = new Mortal();
+  const driver = await mortalDriver(root, mortal);
+  await copy(driver, 'source', 'target');
+  await driver.flush(null);
+  await writeInTime(driver, 'target', 0, pattern(UNIT, 2));
+  const [file] = ledgersOf(root);
+  // As a rest of an older, longer entry: its end, and a name behind it.
+  fs.appendFileSync(file, '\0target\0');
+  await mortal.kill();
+  await (await fileDriver(root, SETTINGS)).flush(null);
+  expect(statesOf(root, 'target')).toBe(`2${'0'.repeat(23)}`);
+});

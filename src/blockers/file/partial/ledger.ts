@@ -18,6 +18,8 @@ import type { TempFiles } from '../temp.js';
 export const LEDGERS_DIRECTORY = '.archipelago-ledgers';
 /** Between names; no name has it. */
 const END = '\0';
+/** Before the name of an object of which a sync failed. No name has it, nor has any rest of one, as an entry written over an old one may leave. */
+const FAILED = '/';
 /** When nothing is in it that counts, a ledger that is longer begins anew. */
 const LONG = 64 * 1024;
 /** Bytes of an entry at most. */
@@ -139,12 +141,12 @@ export class Ledger {
   }
 
   /**
-   * A sync of the object failed: what its units have the disk may not have, whoever asks the kernel again. Said by an empty name before the object's.
+   * A sync of the object failed: what its units have the disk may not have, whoever asks the kernel again.
    */
   failed(name: string): void {
     if (this.#file === null || this.#hasFailed.has(name)) return;
     this.#hasFailed.add(name);
-    this.#append(this.#file.fd, END + name);
+    this.#append(this.#file.fd, FAILED + name);
   }
 
   /** All of the object's units that are there are so for good. */
@@ -206,8 +208,8 @@ export class Ledger {
 
 /** Names in a ledger of which no sync failed, each once. */
 function settleable(entries: readonly string[]): string[] {
-  const names = new Set(entries);
-  for (const [i, entry] of entries.entries()) if (entry === '' && i + 1 < entries.length) names.delete(entries[i + 1]);
-  names.delete('');
-  return [...names];
+  const failed = new Set(
+    entries.filter((entry) => entry.startsWith(FAILED)).map((entry) => entry.slice(FAILED.length)),
+  );
+  return [...new Set(entries)].filter((entry) => entry !== '' && !entry.startsWith(FAILED) && !failed.has(entry));
 }
